@@ -1,0 +1,181 @@
+"""Does what the documents name exist?  python scripts/check_docs.py
+
+- relative links (and their #anchors in Markdown files);
+- every `path/to/file.py` and `path/to/file.py:function` of a paper map (docs/paper_map.md, docs/PAPER_MAPPING.md);
+- scripts, `kava` commands, `make` targets and configurations in fenced shell blocks;
+- the annotated file tree of a README, which must also name all of src/kava.
+"""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PAPER_MAPS = ("paper_map.md", "PAPER_MAPPING.md")
+SHELLS = {"bash", "sh", "shell", "console", "powershell"}
+
+FENCE = re.compile(r"^[ \t]*(```+|~~~+)[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*\1[ \t]*$", re.M | re.S)
+LINK = re.compile(r"!?\[[^\]\n]*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)")
+CODE_REFERENCE = re.compile(r"`([\w./-]+\.(?:py|yaml|md|slurm|sh))(?:::?([\w.\[\]-]+))?`")
+# What a line of a shell block names: (pattern, whether the name is a file of the project).
+SCRIPT = re.compile(
+    r"(?:^|[\s;&|(])(?:python3?|bash|sh|sbatch(?:\s+--?\S+)*|srun(?:\s+--?\S+)*\s+python3?)\s+([\w./-]+\.(?:py|sh|slurm))\b"
+)
+EXECUTABLE = re.compile(r"(?:^|[\s;&|(])\.[/\\]([\w./-]+\.(?:sh|py|ps1))\b")
+COMMAND = re.compile(r"(?:^|[;&|(]\s*|\$ |python3? -m )kava\s+([a-z][\w-]*)")
+TARGET = re.compile(r"(?:^|[;&|(]\s*|\$ )make((?:\s+(?:-\S+|[A-Z_]+=\S+|[a-z][\w-]*))+)")
+CONFIGURATION = re.compile(r"--config[ =](configs/[\w./-]+)")
+
+
+def markdown_files(root: Path) -> list[Path]:
+    """Markdown of the project: what git would track, or everything where there is no git."""
+    listing = subprocess.run(
+        ["git", "-C", str(root), "ls-files", "-co", "--exclude-standard", "*.md"], capture_output=True, text=True, check=False
+    )
+    if listing.returncode == 0:
+        return sorted(path for line in set(listing.stdout.splitlines()) if (path := root / line).is_file())
+    return sorted(path for path in root.rglob("*.md") if not any(part.startswith(".") for part in path.relative_to(root).parts))
+
+
+def anchors(text: str) -> set[str]:
+    """Anchors that GitHub gives the headings of a document."""
+    found: set[str] = set()
+    for heading in re.findall(r"^#{1,6}\s+(.+?)\s*#*$", FENCE.sub("", text), re.M):
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "").lower()
+        slug = re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
+        name, number = slug, 0
+        while name in found:
+            number += 1
+            name = f"{slug}-{number}"
+        found.add(name)
+    return found | set(re.findall(r"<a (?:id|name)=\"([^\"]+)\"", text))
+
+
+def link_problems(path: Path, text: str, root: Path) -> Iterator[str]:
+    prose = re.sub(r"`[^`\n]*`", "", FENCE.sub("", text))
+    for target in LINK.findall(prose):
+        if re.match(r"[a-z][a-z0-9+.-]*:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        linked = path if not file else (root / file[1:] if file.startswith("/") else path.parent / file)
+        if not linked.exists():
+            yield f"link to {target}: no such file"
+        elif anchor and linked.suffix == ".md" and anchor not in anchors(linked.read_text(encoding="utf-8")):
+            yield f"link to {target}: no such heading"
+
+
+def defined_names(source: str) -> set[str]:
+    """Functions, classes, `Class.method`s and module variables of a Python file."""
+    names: set[str] = set()
+
+    def visit(body: list[ast.stmt], prefix: str) -> None:
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                names.add(prefix + node.name)
+                if isinstance(node, ast.ClassDef):
+                    visit(node.body, f"{prefix}{node.name}.")
+            elif isinstance(node, ast.Assign):
+                names.update(prefix + target.id for target in node.targets if isinstance(target, ast.Name))
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                names.add(prefix + node.target.id)
+
+    visit(ast.parse(source).body, "")
+    return names
+
+
+def reference_problems(text: str, root: Path) -> Iterator[str]:
+    for file, name in CODE_REFERENCE.findall(text):
+        candidates = [root / file, root / "src" / file, root / "src" / "kava" / file, root / "docs" / file]
+        found = next((path for path in candidates if path.is_file()), None)
+        if found is None:
+            yield f"`{file}`: no such file"
+            continue
+        wanted = name.partition("[")[0].strip(".")
+        names = defined_names(found.read_text(encoding="utf-8")) if found.suffix == ".py" and wanted else set()
+        # `file.py::Class::test` arrives as `Class` here; a line number needs no name.
+        if names and wanted and not wanted.isdigit() and wanted not in names:
+            yield f"`{file}:{name}`: the file defines no {wanted}"
+
+
+def make_targets(root: Path) -> set[str]:
+    makefile = root / "Makefile"
+    text = makefile.read_text(encoding="utf-8") if makefile.is_file() else ""
+    return {name for line in re.findall(r"^([a-z][\w -]*):(?!=)", text, re.M) for name in line.split()}
+
+
+def shell_problems(text: str, root: Path, commands: set[str], targets: set[str]) -> Iterator[str]:
+    for _, language, body in FENCE.findall(text):
+        if language.lower() not in SHELLS:
+            continue
+        for line in re.sub(r"\\\n\s*", " ", body).splitlines():
+            line = re.sub(r"(^|\s)#.*", "", line)
+            for file in [*SCRIPT.findall(line), *EXECUTABLE.findall(line), *CONFIGURATION.findall(line)]:
+                if not Path(file).is_absolute() and not (root / file).exists():
+                    yield f"`{line.strip()}`: no file {file}"
+            for command in COMMAND.findall(line.strip()):
+                if command not in commands:
+                    yield f"`{line.strip()}`: no command kava {command}"
+            for words in TARGET.findall(line.strip()):
+                for word in words.split():
+                    if word[0].islower() and "=" not in word and word not in targets:
+                        yield f"`{line.strip()}`: no target {word} in the Makefile"
+
+
+def tree_paths(block: str) -> list[str]:
+    """Paths of a drawn tree: indented or with box-drawing lines, several names on a line allowed, two spaces before the remark."""
+    paths: list[str] = []
+    stack: list[tuple[int, str]] = []
+    for line in block.splitlines():
+        plain = re.sub(r"[│├└─┬|`]", " ", line)
+        if not plain.strip():
+            continue
+        indent = len(plain) - len(plain.lstrip())
+        entries = re.split(r"\s{2,}|\s+#|\t", plain.strip(), maxsplit=1)[0].split()
+        while stack and stack[-1][0] >= indent:
+            stack.pop()
+        parent = stack[-1][1] if stack else ""
+        named = [entry.rstrip(",") for entry in entries if entry not in ("...", "…")]
+        paths += [parent + entry for entry in named]
+        if len(named) == 1 and named[0].endswith("/"):
+            stack.append((indent, "" if not stack and named[0] in ("kava/", "./") else parent + named[0]))
+    return [path for path in paths if path not in ("kava/", "./")]
+
+
+def tree_problems(text: str, root: Path) -> Iterator[str]:
+    for _, language, block in FENCE.findall(text):
+        if language not in ("", "text", "tree") or not re.search(r"^\W*src/", block, re.M):
+            continue
+        paths = {path.rstrip("/") for path in tree_paths(block)}
+        for path in sorted(paths):
+            if not any(root.glob(path)):
+                yield f"file tree: no {path}"
+        present = [p for p in (root / "src" / "kava").iterdir() if not p.name.startswith(("_", ".")) and (p.is_dir() or p.suffix == ".py")]
+        if any(path.startswith("src/kava/") for path in paths):
+            matched = {match for path in paths for match in root.glob(path)}
+            yield from (f"file tree: src/kava/{p.name} is missing" for p in sorted(present) if p not in matched)
+
+
+def main() -> int:
+    sys.path.insert(0, str(ROOT / "src"))
+    from kava.cli import COMMANDS
+
+    problems = []
+    for path in markdown_files(ROOT):
+        text = path.read_text(encoding="utf-8")
+        found = [*link_problems(path, text, ROOT), *shell_problems(text, ROOT, set(COMMANDS), make_targets(ROOT))]
+        if path.name in PAPER_MAPS:
+            found += reference_problems(text, ROOT)
+        if path.name.startswith("README") and path.parent == ROOT:
+            found += tree_problems(text, ROOT)
+        problems += [f"{path.relative_to(ROOT)}: {problem}" for problem in found]
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    print(f"check_docs: {len(problems)} problems")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""Attention backends that can record, on request, how much the answer attends to each CoT token.
+
+Each of transformers' backends is registered once more under a `kava_` name: the same function, plus a recorder that,
+while one is active, computes under `no_grad` the probabilities of the answer's rows alone. No S x S matrix is kept.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import AttentionInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+PREFIX = "kava_"
+BACKENDS = ("sdpa", "eager", "flash_attention_2")
+
+
+@dataclass
+class ImportanceRecorder:
+    """What to record, and what was recorded, in one teacher pass.
+
+    Attributes:
+        rows: query positions of the answer tokens within the pass, [B, A].
+        row_mask: which of them are real.
+        start, stop: key columns of the CoT in the cache.
+        reduction: how the query heads of a group become one KV head, "max" (as R-KV) or "mean".
+        layers: per layer, the mean probability over answer tokens, reduced to KV heads, [B, H, C].
+    """
+
+    rows: Int[Tensor, "B A"]
+    row_mask: Bool[Tensor, "B A"]
+    start: int
+    stop: int
+    reduction: str = "max"
+    layers: dict[int, Float[Tensor, "B H C"]] = field(default_factory=dict)
+
+    def stacked(self) -> Float[Tensor, "L B H C"]:
+        """All layers, in order."""
+        return torch.stack([self.layers[index] for index in sorted(self.layers)])
+
+
+_active: ContextVar[ImportanceRecorder | None] = ContextVar("kava_importance_recorder", default=None)
+
+
+@contextmanager
+def recording(recorder: ImportanceRecorder) -> Iterator[ImportanceRecorder]:
+    """Record importance in every attention call inside the block."""
+    token = _active.set(recorder)
+    try:
+        yield recorder
+    finally:
+        _active.reset(token)
+
+
+def register_backends() -> None:
+    """Make `kava_sdpa`, `kava_eager` and `kava_flash_attention_2` known to transformers (harmless to repeat)."""
+    for backend in BACKENDS:
+        AttentionInterface.register(PREFIX + backend, _recording_backend(backend))
+        AttentionMaskInterface.register(PREFIX + backend, ALL_MASK_ATTENTION_FUNCTIONS[backend])
+
+
+def _recording_backend(backend: str) -> Callable[..., Any]:
+    def attend(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any) -> Any:
+        recorder = _active.get()
+        if recorder is not None:
+            _record(recorder, module, query, key, attention_mask, kwargs.get("scaling"), kwargs.get("softcap"))
+        # Eager attention is each architecture's own function, next to its attention module.
+        function = (
+            sys.modules[type(module).__module__].eager_attention_forward if backend == "eager" else ALL_ATTENTION_FUNCTIONS[backend]
+        )
+        return function(module, query, key, value, attention_mask, **kwargs)
+
+    return attend
+
+
+@torch.no_grad()
+def _record(
+    recorder: ImportanceRecorder,
+    module: Any,
+    query: Float[Tensor, "B Nh S D"],
+    key: Float[Tensor, "B H K D"],
+    attention_mask: Tensor | None,
+    scaling: float | None,
+    softcap: float | None,
+) -> None:
+    batch, query_heads, queries, width = query.shape
+    heads, keys = key.shape[1], key.shape[2]
+    index = recorder.rows[:, None, :, None].expand(-1, query_heads, -1, width)
+    rows = query.gather(2, index).view(batch, heads, query_heads // heads, -1, width)
+    scores = torch.einsum("bhgad,bhkd->bhgak", rows, key).float() * (width**-0.5 if scaling is None else scaling)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores = scores + _row_bias(recorder.rows, attention_mask, queries, keys)[:, None, None]
+    probabilities = scores.softmax(-1)[..., recorder.start : recorder.stop]
+    weight = recorder.row_mask / recorder.row_mask.sum(-1, keepdim=True).clamp(min=1)
+    per_query_head = torch.einsum("bhgac,ba->bhgc", probabilities, weight.to(probabilities.dtype))
+    reduced = per_query_head.amax(2) if recorder.reduction == "max" else per_query_head.mean(2)
+    recorder.layers[module.layer_idx] = reduced
+
+
+def _row_bias(rows: Int[Tensor, "B A"], mask: Tensor | None, queries: int, keys: int) -> Float[Tensor, "B A K"]:
+    """Additive bias of the answer rows, from whichever form of mask the backend was given (none, 2-D or 4-D)."""
+    lowest = torch.finfo(torch.float32).min
+    if mask is not None and mask.dim() == 4:
+        mask = mask.expand(rows.shape[0], -1, -1, -1)[:, 0]
+        picked = mask.gather(1, rows[:, :, None].expand(-1, -1, mask.shape[-1]))[..., :keys]
+        return torch.where(picked, 0.0, lowest) if picked.dtype == torch.bool else picked.float()
+    visible = torch.arange(keys, device=rows.device) <= (rows + keys - queries)[:, :, None]
+    if mask is not None:
+        visible = visible & mask[:, None, :keys].bool()
+    return torch.where(visible, 0.0, lowest)

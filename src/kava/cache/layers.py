@@ -1,0 +1,45 @@
+"""KV caches as plain per-layer tensors, in and out of transformers' `DynamicCache`.
+
+A cache is a tuple of (keys, values), one pair per layer, each [B, H, S, D] and carrying gradients. Shortening one is a
+slice, never an in-place crop, so that one question can be shared by several passes.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+KVLayers = tuple[tuple[Tensor, Tensor], ...]
+
+
+def to_dynamic_cache(layers: KVLayers) -> DynamicCache:
+    """A `DynamicCache` that starts from `layers`; updates concatenate, so the tensors given stay as they are."""
+    cache = DynamicCache()
+    for keys, values in layers:
+        layer = DynamicLayer()
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = keys, values
+        cache.layers.append(layer)
+    return cache
+
+
+def from_dynamic_cache(cache: DynamicCache) -> KVLayers:
+    """The tensors that a cache holds."""
+    return tuple((layer.keys, layer.values) for layer in cache.layers)
+
+
+def slice_layers(layers: KVLayers, start: int, stop: int) -> KVLayers:
+    """Entries `start` to `stop` (exclusive) of every layer."""
+    return tuple((keys[:, :, start:stop], values[:, :, start:stop]) for keys, values in layers)
+
+
+def stack_layers(layers: KVLayers, start: int, stop: int) -> tuple[Float[Tensor, "L B H S D"], Float[Tensor, "L B H S D"]]:
+    """Keys and values of entries `start` to `stop`, stacked over layers."""
+    part = slice_layers(layers, start, stop)
+    return torch.stack([keys for keys, _ in part]), torch.stack([values for _, values in part])
+
+
+def cache_bytes(layers: KVLayers) -> int:
+    """Memory that a cache holds, in bytes."""
+    return sum(tensor.numel() * tensor.element_size() for pair in layers for tensor in pair)

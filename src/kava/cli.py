@@ -1,0 +1,66 @@
+"""The command line: `kava <command> ...`, and the scripts at the root, which call `main("<command>")`.
+
+kava train --config configs/mini.yaml --output_dir outputs/mini --seed 42
+"""
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from kava.errors import EXIT_USER_ERROR, UserError, nearest
+
+# Command -> (module, class, one line for `kava --help`). Modules are imported only when their command is called.
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "train": ("kava.commands.train", "Train", "train one method with one seed"),
+    "evaluate": ("kava.commands.evaluate", "Evaluate", "accuracy and efficiency of a checkpoint"),
+    "run-multi-seed": ("kava.commands.run_multi_seed", "RunMultiSeed", "train, evaluate and aggregate several seeds of one configuration"),
+    "aggregate": ("kava.commands.aggregate", "Aggregate", "mean and deviation over the seeds of one configuration"),
+    "format-results": ("kava.commands.format_results", "FormatResults", "LaTeX and CSV tables, ours beside the reference numbers"),
+    "model-configs": ("kava.commands.model_configs", "ModelConfigs", "list, compare and export configurations"),
+    "compare": ("kava.commands.compare", "Compare", "results against the paper's or the guide's numbers"),
+    "inspect": ("kava.commands.inspect", "Inspect", "where the numbers of a file come from"),
+}
+
+
+def main(command: str | None = None, arguments: list[str] | None = None) -> NoReturn:
+    """Run a command and leave the process with its exit code: 0 done, 1 a check failed, 2 something the user can mend."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        if command is None:
+            command, arguments = _choose(arguments)
+        sys.exit(_run(command, arguments))
+    except UserError as error:
+        print(f"kava: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)
+
+
+def _choose(arguments: list[str]) -> tuple[str, list[str]]:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        print("usage: kava COMMAND [OPTIONS]   (kava COMMAND --help says more)\n")
+        for name, (_, _, summary) in COMMANDS.items():
+            print(f"  {name:<{width}}  {summary}")
+        sys.exit(0)
+    if arguments[0] not in COMMANDS:
+        raise UserError(f"unknown command '{arguments[0]}'{nearest(arguments[0], COMMANDS)}")
+    return arguments[0], arguments[1:]
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    import tyro
+
+    module, attribute, _ = COMMANDS[name]
+    command_class: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    program = f"kava {name}"
+    if not hasattr(command_class, "overrides"):
+        return int(tyro.cli(command_class, prog=program, args=arguments, use_underscores=True).run() or 0)
+    command, rest = tyro.cli(command_class, prog=program, args=arguments, use_underscores=True, return_unknown_args=True)
+    from kava.overrides import parse_overrides
+
+    command.overrides = parse_overrides(rest)
+    return int(command.run() or 0)

@@ -1,0 +1,39 @@
+"""`kava aggregate`, `python aggregate_multi_seed.py`."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Aggregate:
+    """Mean and sample standard deviation over the seeds of one configuration. Refuses runs that do not belong together."""
+
+    seed_dirs: tuple[str, ...]
+    """Directories of the seeds, each with its results_<dataset>.yaml."""
+    datasets: tuple[str, ...] = ("gsm8k", "gsm8k-hard", "svamp")
+    """Data sets to aggregate; each seed must have a result for each."""
+    model_name: str | None = None
+    """Name to show in tables (default: the configuration's)."""
+    output_json: str | None = None
+    """JSON file to write."""
+    output_yaml: str | None = None
+    """YAML file to write; with neither, the YAML is printed."""
+
+    def run(self) -> None:
+        from rich.console import Console
+
+        from kava.errors import UserError
+        from kava.experiment.aggregate import combine, entry_name, read_run
+        from kava.experiment.aggregate_file import to_yaml, write_aggregates
+        from kava.report.summary import aggregate_table
+
+        if not self.seed_dirs or not self.datasets:
+            raise UserError("give at least one directory with --seed_dirs and one data set with --datasets")
+        runs = [read_run(directory, self.datasets) for directory in self.seed_dirs]
+        aggregates = {entry_name(runs, self.model_name): combine(runs, self.model_name)}
+        if self.output_json is None and self.output_yaml is None:
+            print(to_yaml(aggregates), end="")
+            return
+        write_aggregates(aggregates, self.output_json, self.output_yaml)
+        console = Console(highlight=False)
+        for name, aggregate in aggregates.items():
+            console.print(aggregate_table(name, aggregate))

@@ -1,0 +1,56 @@
+"""`kava evaluate`, `python evaluate.py`."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+@dataclass
+class Evaluate:
+    """Measure accuracy, forward passes, tokens and seconds per question of a checkpoint on a data set."""
+
+    checkpoint_dir: str | None = None
+    """A checkpoint, or the directory of a run that has a best_checkpoint."""
+    checkpoint: str | None = None
+    """The same, in the guide's other spelling."""
+    eval_dataset: str | None = None
+    """A name in evaluation.datasets (gsm8k, gsm8k-hard, svamp), a file, a directory or a hub name."""
+    dataset: str | None = None
+    """The same, in the guide's other spelling."""
+    output: str | None = None
+    """Result file to write (default: results_<dataset>.yaml in the directory of the run)."""
+    data_dir: str | None = None
+    """A local directory that holds the data set."""
+    max_samples: int | None = None
+    """Only the first so many questions."""
+    batch_size: int | None = None
+    """Questions per batch."""
+    quick_test: bool = False
+    """Twenty questions and short answers."""
+    no_latent: bool = False
+    """Write the chain of thought instead of thinking in latents."""
+
+    overrides: ClassVar[dict[str, Any]] = {}
+
+    def run(self) -> None:
+        from pathlib import Path
+
+        from kava.errors import UserError
+
+        checkpoint, dataset = self.checkpoint_dir or self.checkpoint, self.eval_dataset or self.dataset
+        if checkpoint is None or dataset is None:
+            raise UserError("say what to evaluate: --checkpoint_dir RUN/best_checkpoint --eval_dataset gsm8k")
+        from kava.evaluate.run import QUICK_TEST_QUESTIONS, Request, checkpoint_directory, dataset_label, evaluate, print_result
+
+        request = Request(
+            checkpoint,
+            dataset,
+            data_dir=self.data_dir,
+            max_samples=self.max_samples or (QUICK_TEST_QUESTIONS if self.quick_test else None),
+            batch_size=self.batch_size,
+            use_latent=not self.no_latent,
+            overrides=self.overrides,
+        )
+        output = self.output or checkpoint_directory(checkpoint).parent / f"results_{dataset_label(dataset)}.yaml"
+        result = evaluate(request, output)
+        print_result(result)
+        print(f"written: {output} and {Path(output).with_suffix('.jsonl')}")

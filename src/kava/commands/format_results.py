@@ -1,0 +1,35 @@
+"""`kava format-results`, `python format_results.py`."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class FormatResults:
+    """The paper's Tables 1 and 2 with the reference rows beside ours, as LaTeX and as CSV."""
+
+    input_dir: str = "outputs"
+    """Directory with the runs; every aggregated_results.yaml below it is read."""
+    output_latex: str | None = None
+    """LaTeX file to write: tables to \\input, or a whole document with --standalone."""
+    output_csv: str | None = None
+    """CSV file to write, for a spreadsheet."""
+    standalone: bool = False
+    """Make the LaTeX file a document that compiles by itself."""
+
+    def run(self) -> None:
+        from kava.errors import UserError
+        from kava.experiment.aggregate_file import find_aggregates
+        from kava.report.csv_table import render_csv
+        from kava.report.latex import render_latex
+        from kava.report.reference import load_reference
+        from kava.results import write_text
+
+        if self.output_latex is None and self.output_csv is None:
+            raise UserError("nothing to write: give --output_latex FILE, --output_csv FILE or both")
+        found = find_aggregates(self.input_dir)
+        latex = render_latex([aggregate for _, _, aggregate in found], load_reference(), self.standalone)
+        table = render_csv((file.as_posix(), name, aggregate) for file, name, aggregate in found)
+        for path, text in ((self.output_latex, latex), (self.output_csv, table)):
+            if path is not None:
+                write_text(path, text)
+                print(f"{path}: {len(found)} configuration{'s' if len(found) > 1 else ''}")

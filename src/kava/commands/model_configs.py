@@ -1,0 +1,113 @@
+"""`kava model-configs`, `python model_configs.py`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from kava.config import Config
+
+
+@dataclass
+class ModelConfigs:
+    """List, compare and export the configurations in configs/."""
+
+    list_: Annotated[bool, tyro.conf.arg(name="list"), tyro.conf.FlagCreatePairsOff] = False
+    """List all configurations with what sets them apart."""
+    verbose: bool = False
+    """With --list: every setting that the files state; all others have their defaults."""
+    compare: tuple[str, ...] = ()
+    """Two or more configurations (names or files): print only what differs."""
+    export: str | None = None
+    """Directory to write every configuration to, with all defaults filled in."""
+    format: Literal["yaml", "json"] = "yaml"
+    """With --export: the format of the files."""
+
+    def run(self) -> None:
+        from kava.errors import UserError
+
+        if not (self.list_ or self.compare or self.export):
+            raise UserError("nothing to do: give --list, --compare A B or --export DIR")
+        if self.list_:
+            _list(self.verbose)
+        if self.compare:
+            _compare(self.compare)
+        if self.export:
+            _export(Path(self.export), self.format)
+
+
+def _shipped() -> "dict[str, Config]":
+    from kava.config import CONFIG_DIR, load_config
+    from kava.errors import UserError
+
+    paths = sorted(CONFIG_DIR.glob("*.yaml"))
+    if not paths:
+        raise UserError(f"no configurations in {CONFIG_DIR.absolute()}; run this from the repository's root")
+    return {path.stem: load_config(path) for path in paths}
+
+
+def _list(verbose: bool) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from kava.experiment.difference import flatten
+    from kava.report.reference import load_reference
+    from kava.report.summary import settings_table
+
+    console = Console(highlight=False)
+    configs = _shipped()
+    if not verbose:
+        reference = load_reference()
+        table = Table(
+            "config", "method", "model", "data", "lr", "α1", "α2", "KV loss", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+        )
+        table.columns[0].no_wrap = True
+        for name, config in configs.items():
+            loss = config.loss
+            model, data = reference.model_label(config.model.name), reference.dataset_label(config.dataset.name)
+            figures = (f"{config.training.learning_rate:g}", f"{loss.alpha1_codi:g}", f"{loss.alpha2_kv:g}")
+            table.add_row(*map(Text, (name, config.method, model, data, *figures, loss.kv_loss_type)))
+        console.print(table)
+        return
+    for name, config in configs.items():
+        stated = flatten(config.model_dump(mode="json", by_alias=True, exclude_unset=True))
+        console.print(settings_table(name, {key: [value] for key, value in stated.items()}, ["value"]))
+
+
+def _compare(names: tuple[str, ...]) -> None:
+    from rich.console import Console
+
+    from kava.config import config_path, load_config
+    from kava.errors import UserError
+    from kava.experiment.difference import differences
+    from kava.report.summary import settings_table
+
+    if len(names) < 2:
+        raise UserError("--compare needs at least two configurations, such as --compare llama1b_aug llama3b_aug")
+    contents: list[dict[str, Any]] = [load_config(config_path(name)).to_dict() for name in names]
+    found = differences(contents)
+    if not found:
+        print(f"{' and '.join(names)} do not differ")
+        return
+    Console(highlight=False).print(settings_table("what differs", found, names))
+
+
+def _export(directory: Path, kind: str) -> None:
+    import json
+
+    import yaml
+
+    from kava.results import write_text
+
+    for name, config in _shipped().items():
+        content = config.to_dict()
+        if kind == "json":
+            text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        else:
+            text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        write_text(directory / f"{name}.{kind}", text)
+        print(directory / f"{name}.{kind}")

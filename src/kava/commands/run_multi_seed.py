@@ -1,0 +1,137 @@
+"""`kava run-multi-seed`, `python run_multi_seed.py`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from kava.experiment.multi_seed import Outcome, Plan
+
+
+@dataclass
+class RunMultiSeed:
+    """Train each seed, evaluate it, aggregate. Done steps are skipped, unfinished ones go on. Any field of
+    the configuration is an override: --training.batch_size 64.
+
+    Exit code 0: all seeds done; 1: a seed failed (the others are kept); stopped by a signal: the exit code of the step that it stopped.
+    """
+
+    config: str
+    """A configuration file, or its name in configs/."""
+    seeds: tuple[int, ...] = (42, 123, 456)
+    """Random seeds, such as 42 123 456."""
+    output_dir: str | None = None
+    """Where the seeds go (default: outputs/<config>_multi_seed)."""
+    datasets: tuple[str, ...] = ()
+    """Names in the configuration's evaluation.datasets, or paths (default: all of the configuration's)."""
+    parallel: int = 1
+    """Seeds side by side; on several GPUs each gets one in turn, on CPUs each gets its share of the threads."""
+    quick_test: bool = False
+    """A few steps and a few questions per seed, in a directory of their own: does everything work?"""
+    use_wandb: bool = False
+    """Log to Weights & Biases too."""
+    aggregate: bool = True
+    """Write aggregated_results.{yaml,json}; --no_aggregate where each seed is a job of its own."""
+
+    overrides: ClassVar[dict[str, Any]] = {}
+
+    def run(self) -> int:
+        from rich.console import Console
+
+        from kava.errors import UserError
+        from kava.experiment.multi_seed import RUN_LOG, run_seeds
+
+        if self.parallel < 1:
+            raise UserError(f"--parallel {self.parallel}: give the number of seeds to run side by side, at least 1")
+        plan = self._plan()
+        console = Console(markup=False, highlight=False)
+        outcomes, stopped = run_seeds(plan, min(self.parallel, len(plan.seeds)), lambda line: console.print(line, soft_wrap=True))
+        for outcome in outcomes:
+            if outcome.tail:
+                log = plan.seed_dir(outcome.seed) / RUN_LOG
+                console.print(f"\nseed {outcome.seed}: the last lines of {log}\n{outcome.tail}", soft_wrap=True)
+        if self.aggregate:
+            _aggregate(plan, outcomes, console)
+        _show(plan, outcomes, console)
+        if stopped is not None:
+            return max((outcome.returncode for outcome in outcomes if outcome.returncode > 0), default=128 + stopped)
+        return int(any(outcome.problem for outcome in outcomes))
+
+    def _plan(self) -> "Plan":
+        from kava.config import config_path, load_config
+        from kava.errors import UserError
+        from kava.experiment.multi_seed import Plan
+        from kava.results import checked_name
+
+        if "training.seed" in self.overrides:
+            raise UserError("--training.seed: give the seeds with --seeds")
+        if len(set(self.seeds)) != len(self.seeds) or not self.seeds or min(self.seeds) < 0:
+            raise UserError(f"--seeds {' '.join(map(str, self.seeds))}: give at least one seed, each once and not negative")
+        path = config_path(self.config)
+        name = checked_name(path.stem, "configuration")
+        config = load_config(path, self.overrides)
+        flags = ["--quick_test"] if self.quick_test else []
+        default_dir = f"outputs/{name}_quick_test_multi_seed" if self.quick_test else f"outputs/{name}_multi_seed"
+        return Plan(
+            config=str(path),
+            name=name,
+            output_dir=Path(self.output_dir or default_dir),
+            seeds=self.seeds,
+            datasets=_datasets(self.datasets, config.evaluation.datasets),
+            fingerprint=None if self.quick_test else config.fingerprint(),
+            train_flags=[*flags, *(["--use_wandb"] if self.use_wandb else []), *_as_flags(self.overrides)],
+            evaluate_flags=flags,
+        )
+
+
+def _datasets(asked: tuple[str, ...], known: dict[str, str]) -> dict[str, str]:
+    from kava.errors import UserError, nearest
+    from kava.results import checked_name
+
+    chosen: dict[str, str] = {}
+    for text in asked or tuple(known):
+        if text not in known and not Path(text).exists():
+            raise UserError(f"data set '{text}' is neither in the configuration's evaluation.datasets nor a path{nearest(text, known)}")
+        name = checked_name(text if text in known else Path(text).stem, "data set")
+        if name in chosen:
+            raise UserError(f"data set '{name}' is given twice; give each once")
+        chosen[name] = text
+    return chosen
+
+
+def _as_flags(overrides: dict[str, Any]) -> list[str]:
+    """Overrides as the words that `parse_overrides` reads back to the same values."""
+    return [word for key, value in overrides.items() for word in (f"--{key}", _word(value))]
+
+
+def _word(value: Any) -> str:
+    import json
+
+    from kava.overrides import parse_overrides
+
+    plain = isinstance(value, str) and not value.startswith("--") and parse_overrides(["--key", value]) == {"key": value}
+    return value if plain else json.dumps(value)
+
+
+def _aggregate(plan: "Plan", outcomes: "list[Outcome]", console: Any) -> None:
+    from kava.experiment.aggregate import SeedResults, combine
+    from kava.experiment.aggregate_file import AGGREGATE_JSON, AGGREGATE_YAML, write_aggregates
+
+    if any(outcome.problem for outcome in outcomes):
+        # A mean over two of three seeds must not pass for the number that was asked for.
+        console.print("not aggregated, for not every seed is done: the same command again goes on where this one ended", soft_wrap=True)
+        return
+    runs = [SeedResults(str(plan.seed_dir(outcome.seed)), outcome.results) for outcome in outcomes]
+    yaml_path = plan.output_dir / AGGREGATE_YAML
+    write_aggregates({plan.name: combine(runs, plan.name)}, plan.output_dir / AGGREGATE_JSON, yaml_path)
+    console.print(f"aggregated: {yaml_path}", soft_wrap=True)
+
+
+def _show(plan: "Plan", outcomes: "list[Outcome]", console: Any) -> None:
+    from rich.table import Table
+
+    table = Table("seed", *plan.datasets, "state", title=f"{plan.name}: accuracy in percent")
+    for outcome in outcomes:
+        cells = [f"{100 * outcome.results[name].metrics.accuracy:.1f}" if name in outcome.results else "-" for name in plan.datasets]
+        table.add_row(str(outcome.seed), *cells, outcome.problem or "done")
+    console.print(table)

@@ -1,0 +1,46 @@
+"""`kava train`, `python train.py`."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+# Where the guide's evaluation example looks for the checkpoint of a quick test.
+QUICK_TEST_DIR = "checkpoints/test"
+
+
+@dataclass
+class Train:
+    """Train one method with one seed. Any field of the configuration is an override: --training.batch_size 64."""
+
+    config: str | None = None
+    """A configuration file, or its name in configs/; none: the mini experiment."""
+    output_dir: str | None = None
+    """Where checkpoints, logs and results go (default: outputs/<config>_seed_<seed>)."""
+    seed: int | None = None
+    """Random seed, in place of training.seed."""
+    use_wandb: bool = False
+    """Log to Weights & Biases too."""
+    quick_test: bool = False
+    """A few dozen steps on a few examples: does everything work?"""
+    resume: bool = False
+    """Go on from the newest checkpoint in output_dir."""
+
+    overrides: ClassVar[dict[str, Any]] = {}
+
+    def run(self) -> int:
+        from kava.config import config_path, load_config
+
+        path = config_path(self.config or "mini")
+        config = load_config(path, self.overrides | ({} if self.seed is None else {"training.seed": self.seed}))
+        output_dir = self.output_dir or (QUICK_TEST_DIR if self.quick_test else f"outputs/{path.stem}_seed_{config.training.seed}")
+        if self.quick_test:
+            from kava.quick import quick_test
+
+            config = quick_test(config, self.overrides)
+        from kava.train.run import train
+
+        outcome = train(config, output_dir, resume=self.resume, name=path.stem, use_wandb=self.use_wandb)
+        if outcome.exit_code:
+            print(f"stopped by a signal after step {outcome.steps}; go on with --resume --output_dir {output_dir}")
+        else:
+            print(f"trained {outcome.steps} steps, best validation accuracy {100 * outcome.accuracy:.1f} %: {outcome.output_dir}/best_checkpoint")
+        return outcome.exit_code

@@ -1,0 +1,23 @@
+"""One problem, whatever data set it comes from."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+CotType = Literal["equation", "natural_language"]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A question, its written reasoning and its answer, as text.
+
+    Attributes:
+        question: the problem.
+        steps: chain-of-thought steps in order, either ``<<48/2=24>>`` forms or sentences; empty when there is no trace.
+        answer: canonical number text, as `kava.data.answers.canonical_number` gives it, e.g. ``72``.
+        id: ``<file stem, directory or hub name>/<split>/<row number>``, unique within a loaded split.
+    """
+
+    question: str
+    steps: tuple[str, ...]
+    answer: str
+    id: str

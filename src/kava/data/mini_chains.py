@@ -1,0 +1,95 @@
+"""Chains of arithmetic on a counter that wraps at p, and which split a chain belongs to."""
+
+import hashlib
+import itertools
+import math
+import random
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+Operation = Literal["+", "-", "*"]
+Group = Literal["train", "validation", "test"]
+
+VALIDATION_SHARE = 0.05
+TEST_SHARE = 0.05
+_RANKED_UP_TO = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A start and the (operation, operand) pairs that follow it."""
+
+    start: int
+    steps: tuple[tuple[Operation, int], ...]
+
+    def values(self, modulus: int) -> list[int]:
+        """The counter after every step, each in 0 .. modulus-1."""
+        value, seen = self.start, []
+        for operation, operand in self.steps:
+            value = {"+": value + operand, "-": value - operand, "*": value * operand}[operation] % modulus
+            seen.append(value)
+        return seen
+
+
+@lru_cache
+def operands(modulus: int) -> dict[Operation, tuple[int, ...]]:
+    """The operands in 0 .. modulus-1 of each operation that change the counter; factors are coprime to the modulus, so nothing is lost."""
+    shifts = tuple(range(1, modulus))
+    factors = tuple(n for n in range(2, modulus) if math.gcd(n, modulus) == 1)
+    choices: dict[Operation, tuple[int, ...]] = {"+": shifts, "-": shifts, "*": factors}
+    return {operation: several for operation, several in choices.items() if several}
+
+
+def group_of(chain: Chain, modulus: int) -> Group:
+    """The group of a chain with operands in 0 .. modulus-1, by a hash that depends on nothing else.
+
+    About a tenth is held out. Small spaces (at most 2,048 chains of this length) are divided by the rank of the hash, so that no
+    group is empty.
+    """
+    moves = sum(map(len, operands(modulus).values()))
+    if modulus * moves ** len(chain.steps) <= _RANKED_UP_TO:
+        return _ranked_groups(modulus, len(chain.steps))[chain]
+    share = _hash(chain, modulus) / 2**64
+    return "validation" if share < VALIDATION_SHARE else "test" if share < VALIDATION_SHARE + TEST_SHARE else "train"
+
+
+def sample_chain(rng: random.Random, length: int, group: Group, modulus: int) -> Chain:
+    """Draw a chain of a group with operands in 0 .. modulus-1: operations, then operands, uniformly."""
+    choices = operands(modulus)
+    kinds = tuple(choices)
+    while True:
+        start = rng.randrange(modulus)
+        steps = []
+        for _ in range(length):
+            operation = rng.choice(kinds)
+            steps.append((operation, rng.choice(choices[operation])))
+        chain = Chain(start, tuple(steps))
+        if group_of(chain, modulus) == group:
+            return chain
+
+
+def lift(chain: Chain, rate: float, modulus: int, rng: random.Random) -> Chain:
+    """Add one or two times the modulus to this share of the numbers of a chain: same values, larger operands (p .. 3p-1)."""
+
+    def lifted(number: int) -> int:
+        return number + modulus * rng.randint(1, 2) if rng.random() < rate else number
+
+    return Chain(lifted(chain.start), tuple((operation, lifted(operand)) for operation, operand in chain.steps))
+
+
+@lru_cache
+def _ranked_groups(modulus: int, length: int) -> dict[Chain, Group]:
+    moves = [(operation, operand) for operation, several in operands(modulus).items() for operand in several]
+    chains = [Chain(start, steps) for start in range(modulus) for steps in itertools.product(moves, repeat=length)]
+    chains.sort(key=lambda chain: _hash(chain, modulus))
+    validation = max(1, round(VALIDATION_SHARE * len(chains)))
+    test = max(1, round(TEST_SHARE * len(chains)))
+    return {
+        chain: "validation" if rank < validation else "test" if rank < validation + test else "train" for rank, chain in enumerate(chains)
+    }
+
+
+def _hash(chain: Chain, modulus: int) -> int:
+    text = f"{modulus}:{chain.start}" + "".join(f"{operation}{operand}" for operation, operand in chain.steps)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")

@@ -1,0 +1,130 @@
+"""Words of the built-in word problems: names, objects and sentence templates, every word and mark separated by spaces.
+
+Slots: {S} subject at the beginning of a sentence, {s} inside one (name or pronoun), {name} the person, {o} the objects, {n} a number,
+{m} a factor as a verb, {other} and {x} another person and other objects.
+`REWORDED` uses no word that the training templates do not use.
+"""
+
+from dataclasses import dataclass
+
+NAMES = {
+    "He": ("Tom", "Ben", "Sam", "Max", "Leo", "Jack", "Adam", "Omar", "Ivan", "Hugo", "Liam", "Noah"),
+    "She": ("Anna", "Mia", "Lucy", "Emma", "Sara", "Nora", "Ella", "Ruth", "Wei", "Zoe", "Lena", "Kate"),
+}
+OBJECTS = (
+    "apples", "pears", "plums", "lemons", "shells", "stones", "coins", "cards", "books", "pens", "cups", "hats",
+    "keys", "balls", "stamps", "marbles", "beads", "boats", "kites", "flags", "bells", "ropes", "masks", "tiles",
+)  # fmt: skip
+OPERATION_WORDS = {"+": "plus", "-": "minus", "*": "times"}
+FACTOR_VERBS = {2: "doubles", 3: "triples", 4: "quadruples"}
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """One way to tell an operation: the sentence of the question, and the verb phrase of the natural-language trace."""
+
+    sentence: str
+    verb: str
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """All templates of one way of telling problems."""
+
+    start: tuple[str, ...]
+    operations: dict[str, tuple[Phrase, ...]]
+    question: tuple[str, ...]
+    question_may_come_first: bool
+
+
+DISTRACTORS = ("{other} has {n} {x} .", "{other} buys {n} {x} .", "{other} loses {n} {x} .", "Then {other} finds {n} more {x} .")
+TRACE = "{name} {verb} , so {a} {word} {n} leaves {name} with {r} {o} ."
+
+TRAINED = Style(
+    start=(
+        "{name} has {n} {o} .",
+        "{name} starts with {n} {o} .",
+        "At first {name} has {n} {o} .",
+        "{name} has {n} {o} at first .",
+        "{name} finds a box of {n} {o} .",
+    ),
+    operations={
+        "+": (
+            Phrase("{S} finds {n} more .", "finds {n}"),
+            Phrase("{S} buys {n} {o} .", "buys {n}"),
+            Phrase("Then {s} gets {n} more {o} .", "gets {n}"),
+            Phrase("After that , {s} picks {n} more {o} .", "picks {n}"),
+            Phrase("A friend gives {n} {o} to {name} .", "is given {n}"),
+            Phrase("The number of {o} grows by {n} .", "gets {n} more"),
+        ),
+        "-": (
+            Phrase("{S} loses {n} .", "loses {n}"),
+            Phrase("{S} sells {n} {o} .", "sells {n}"),
+            Phrase("Then {s} gives {n} {o} to a friend .", "gives away {n}"),
+            Phrase("After that , {s} drops {n} of the {o} .", "drops {n}"),
+            Phrase("Later {s} uses {n} .", "uses {n}"),
+        ),
+        "*": (
+            Phrase("{S} multiplies the {o} by {n} .", "multiplies by {n}"),
+            Phrase("Then {s} has {n} times as many {o} .", "has {n} times as many"),
+            Phrase("Later the number of {o} grows {n} times .", "gets {n} times as many"),
+            Phrase("After that , {s} makes it {n} times as many .", "makes it {n} times as many"),
+            Phrase("{S} {m} the {o} .", "{m} the {o}"),
+        ),
+    },
+    question=(
+        "How many {o} does {name} have ?",
+        "How many {o} does {name} have now ?",
+        "How many {o} does {name} have after that ?",
+        "What is the number of {o} that {name} has ?",
+        "Now what is the number of {o} that {name} has ?",
+        "How many {o} are left for {name} ?",
+        "After all of that , how many {o} does {name} have ?",
+    ),
+    question_may_come_first=False,
+)
+
+REWORDED = Style(
+    start=(
+        "The number of {o} that {name} has at first is {n} .",
+        "{n} {o} is what {name} starts with .",
+        "What {name} has at first is {n} {o} .",
+    ),
+    operations={
+        "+": (
+            Phrase("The number of {o} that {s} finds is {n} .", "finds {n}"),
+            Phrase("What {s} gets now is {n} more .", "gets {n}"),
+            Phrase("A box of {n} {o} is for {name} .", "is given {n}"),
+            Phrase("Later a friend finds {n} {o} for {name} .", "is given {n}"),
+        ),
+        "-": (
+            Phrase("The number of {o} that {s} loses is {n} .", "loses {n}"),
+            Phrase("Now {s} sells a box of {n} .", "sells {n}"),
+            Phrase("A friend gets {n} of the {o} that {name} has .", "gives away {n}"),
+            Phrase("After that , {n} of the {o} are for a friend .", "gives away {n}"),
+        ),
+        "*": (
+            Phrase("Now the number of {o} is {n} times as many .", "gets {n} times as many"),
+            Phrase("{S} gets {n} times as many {o} .", "gets {n} times as many"),
+            Phrase("After that , the {o} are {n} times as many .", "gets {n} times as many"),
+            Phrase("A friend multiplies the {o} that {name} has by {n} .", "has {n} times as many"),
+        ),
+    },
+    question=(
+        "Now how many {o} are left for {name} ?",
+        "What number of {o} does {name} have after all of that ?",
+        "What is the number of {o} that {name} is left with ?",
+    ),
+    question_may_come_first=True,
+)
+
+
+def words() -> set[str]:
+    """Every word and mark that training questions and traces can hold, numbers left out."""
+    phrases = [phrase for several in TRAINED.operations.values() for phrase in several]
+    told = [text for phrase in phrases for text in (phrase.sentence, phrase.verb)]
+    templates = [*TRAINED.start, *told, *TRAINED.question, *DISTRACTORS, TRACE]
+    found = {word for template in templates for word in template.split() if not word.startswith("{")}
+    people = {name for names in NAMES.values() for name in names}
+    pronouns = {form for pronoun in NAMES for form in (pronoun, pronoun.lower())}
+    return found | people | pronouns | set(OBJECTS) | set(OPERATION_WORDS.values()) | set(FACTOR_VERBS.values())

@@ -1,0 +1,80 @@
+"""Containers to rows: JSON lists, JSON lines, plain text lines and parquet, told apart by their first bytes."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kava.data.formats import Row
+from kava.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that is not even a set of fields, with the reason."""
+
+    reason: str
+
+
+Placed = tuple[str, Row | BadRow]
+
+
+def read_rows(path: Path) -> Iterator[Placed]:
+    """Yield ("line 17" or "row 17", row) for every row of a file; a text line becomes the field ``text``. Blank lines are left out.
+
+    Raises:
+        UserError: the file cannot be read, or is a JSON list that does not parse.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+        if head.startswith(b"PAR1"):
+            yield from _parquet_rows(path)
+        elif head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+            yield from _list_rows(path)
+        else:
+            yield from _line_rows(path, is_json=head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"data file {path} cannot be read: {error}") from None
+
+
+def _line_rows(path: Path, is_json: bool) -> Iterator[Placed]:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield f"line {number}", _json_row(line) if is_json else {"text": line.strip()}
+
+
+def _json_row(line: str) -> Row | BadRow:
+    try:
+        return _as_row(json.loads(line))
+    except ValueError as error:
+        return BadRow(f"not valid JSON ({error})")
+
+
+def _list_rows(path: Path) -> Iterator[Placed]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"data file {path} is not valid JSON: {error}") from None
+    for number, row in enumerate(content, 1):
+        yield f"row {number}", _as_row(row)
+
+
+def _as_row(value: object) -> Row | BadRow:
+    return value if isinstance(value, dict) else BadRow(f"a {type(value).__name__} instead of an object with fields")
+
+
+def _parquet_rows(path: Path) -> Iterator[Placed]:
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"row {number}", row
+    except pyarrow.ArrowException as error:
+        raise UserError(f"data file {path} is not readable parquet: {error}") from None

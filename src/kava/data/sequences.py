@@ -1,0 +1,81 @@
+"""Token ids of one example, segment by segment: question | CoT steps | answer prompt + number + EOS (method.md, section 2).
+
+Segments are tokenised apart and joined as ids, so that no token ever spans two of them and the teacher's and the
+student's copies of a segment are the same tokens.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+from kava.data.example import Example
+from kava.errors import UserError
+
+# The new tokens; the one home of their spelling.
+BOT, EOT, LATENT = "<bot>", "<eot>", "<latent>"
+SPECIAL_TOKENS = [BOT, EOT, LATENT]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedExample:
+    """Token ids of one example.
+
+    Attributes:
+        question: ids of the question, with BOS where the tokenizer has one.
+        steps: ids of each CoT step.
+        answer: ids of the answer prompt, the number and EOS.
+        seed: a hash of the example's content, for random choices that must not depend on the batch.
+    """
+
+    question: list[int]
+    steps: list[list[int]]
+    answer: list[int]
+    seed: int
+
+    def cot(self, drop_last_step: bool) -> list[int]:
+        """Ids of the written trace, without its last step if asked (it states the result, and would leak the answer)."""
+        steps = self.steps[:-1] if drop_last_step else self.steps
+        return [token for step in steps for token in step]
+
+    @property
+    def length(self) -> int:
+        return len(self.question) + sum(map(len, self.steps)) + len(self.answer)
+
+
+class SequenceBuilder:
+    """Turns examples into ids with one tokenizer and one answer prompt.
+
+    Raises:
+        UserError: the tokenizer has no EOS token, or merges the answer prompt with the number that follows it.
+    """
+
+    def __init__(self, tokenizer: Any, answer_prompt: str) -> None:
+        if tokenizer.eos_token_id is None:
+            raise UserError("the tokenizer has no EOS token, so no answer could ever end; set one in its tokenizer_config.json")
+        self.tokenizer = tokenizer
+        self.answer_prompt = answer_prompt
+        self.prompt_ids = self._ids(answer_prompt)
+        for number in ("7", "42", "-3.5"):
+            in_context = self._ids(f"{answer_prompt} {number}")
+            if in_context[: len(self.prompt_ids)] != self.prompt_ids:
+                raise UserError(
+                    f"dataset.answer_prompt '{answer_prompt}' is split differently when a number follows it; "
+                    "end it with a character that this tokenizer keeps apart, such as ':'"
+                )
+
+    def encode(self, example: Example) -> EncodedExample:
+        """Ids of one example; every segment ends its line."""
+        content = "\n".join([example.question, *example.steps, example.answer])
+        return EncodedExample(
+            question=self.question_ids(example.question),
+            steps=[self._ids(step + "\n") for step in example.steps],
+            answer=[*self.prompt_ids, *self._ids(f" {example.answer}"), self.tokenizer.eos_token_id],
+            seed=crc32(content.encode()),
+        )
+
+    def question_ids(self, question: str) -> list[int]:
+        """Ids of a question as it is read at training and at inference."""
+        return list(self.tokenizer(question.strip() + "\n").input_ids)
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)

@@ -1,0 +1,1 @@
+"""Evaluation: accuracy by generation, efficiency, result files."""

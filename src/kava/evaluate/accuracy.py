@@ -1,0 +1,98 @@
+"""Answer questions, extract the numbers, compare them by value (method.md, section 9)."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kava.data.answers import answers_equal, extract_answer
+from kava.data.example import Example
+from kava.generate import Generation, Reasoner
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One question of an evaluation."""
+
+    example: Example
+    generation: Generation
+    prediction: str | None
+    correct: bool
+
+    def row(self) -> dict[str, Any]:
+        """As it stands in the per-question file."""
+        return {
+            "id": self.example.id,
+            "question": self.example.question,
+            "gold": self.example.answer,
+            "prediction": self.prediction,
+            "text": self.generation.text,
+            "correct": self.correct,
+            "forward_passes": self.generation.forward_passes,
+            "generated_tokens": self.generation.generated_tokens,
+        }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All questions of one data set, and the time they took together."""
+
+    answered: list[Answered]
+    seconds: float
+
+    @property
+    def correct(self) -> int:
+        """How many predictions equal the gold answer."""
+        return sum(item.correct for item in self.answered)
+
+    @property
+    def accuracy(self) -> float:
+        """A fraction."""
+        return self.correct / len(self.answered)
+
+    def mean(self, field: str) -> float:
+        """Mean of a numeric field of the generations."""
+        return float(sum(getattr(item.generation, field) for item in self.answered) / len(self.answered))
+
+    @property
+    def seconds_per_question(self) -> float:
+        """Wall time of the whole set over its questions."""
+        return self.seconds / len(self.answered)
+
+
+def evaluate_accuracy(
+    reasoner: Reasoner,
+    examples: Sequence[Example],
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+    use_latent: bool = True,
+) -> Evaluation:
+    """Answer every example and mark it.
+
+    Args:
+        reasoner: the model.
+        examples: at least one.
+        batch_size: questions per batch.
+        max_new_tokens: per question.
+        temperature, seed: of the sampling; 0 is greedy.
+        use_latent: False makes a latent method write its CoT.
+    """
+    start = time.perf_counter()
+    generations = reasoner.generate(
+        [example.question for example in examples],
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        use_latent=use_latent,
+    )
+    seconds = time.perf_counter() - start
+    prompt = reasoner.builder.answer_prompt
+    answered = []
+    for example, generation in zip(examples, generations, strict=True):
+        prediction = extract_answer(generation.text, prompt)
+        answered.append(Answered(example, generation, prediction, answers_equal(prediction, example.answer)))
+    return Evaluation(answered, seconds)

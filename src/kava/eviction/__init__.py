@@ -1,0 +1,64 @@
+"""Eviction: compress a teacher's cached chain of thought to M entries per layer and KV head (docs/notation.md, method section 4).
+
+To add a scorer: write its file beside the others, name it in `SCORERS`, and allow the name in `kava.config.RkvConfig`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from kava.eviction.attention import attention
+from kava.eviction.cosine import cosine
+from kava.eviction.crop import crop
+from kava.eviction.random import random
+from kava.eviction.rkv import rkv
+from kava.eviction.selection import gather, select
+from kava.eviction.trace import Options, Scorer, Trace
+from kava.eviction.uniform import uniform
+
+__all__ = ["SCORERS", "Compressed", "Options", "Scorer", "Trace", "compress", "gather", "select"]
+
+SCORERS: dict[str, Scorer] = {
+    "rkv": rkv,
+    "cosine": cosine,
+    "attention": attention,
+    "crop": crop,
+    "uniform": uniform,
+    "random": random,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Compressed:
+    """The teacher's target for the M latents: slot m is the m-th kept entry in time."""
+
+    keys: Float[Tensor, "L B H M D"]
+    """In the trace's dtype; zero in empty slots."""
+    values: Float[Tensor, "L B H M D"]
+    indices: Int[Tensor, "L B H M"]
+    """Position in the trace; 0 in empty slots."""
+    slot_mask: Bool[Tensor, "B M"]
+    """True at slots that hold an entry: the first min(C, M) of each example."""
+
+
+@torch.no_grad()
+def compress(trace: Trace, eviction: str, num_slots: int, lam: float, seed: int = 0) -> Compressed:
+    """Score, select, gather. Each example gets what it would get alone, bit for bit; nothing carries a gradient.
+
+    Args:
+        trace: the teacher's cache over the chain of thought.
+        eviction: a name in `SCORERS`.
+        num_slots: M, at least 0.
+        lam: weight of importance in `rkv`; the other scorers ignore it.
+        seed: seed of `random`; the other scorers ignore it.
+
+    Raises:
+        KeyError: `eviction` is no scorer (`kava.config` refuses such a name first).
+    """
+    scores = SCORERS[eviction](trace, Options(num_slots, lam, seed))
+    indices, slot_mask = select(scores, trace.mask, num_slots)
+    keys, values = gather(trace, indices)
+    empty = ~slot_mask[None, :, None, :, None]
+    return Compressed(keys.masked_fill(empty, 0), values.masked_fill(empty, 0), indices, slot_mask)

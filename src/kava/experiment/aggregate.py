@@ -1,0 +1,161 @@
+"""Several seeds of one configuration -> one aggregate, or a refusal that names what does not belong together.
+
+    runs = [read_run("outputs/llama1b_aug/seed_42", ["gsm8k", "svamp"]), ...]
+    aggregate = combine(runs, model_name="KAVA-LLaMA-3.2-1B")
+
+`combine` is pure; only `read_run` touches files.
+"""
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kava.errors import UserError
+from kava.experiment.aggregate_file import Aggregate, DatasetSummary, SeedRun, SeedValues
+from kava.experiment.difference import differences
+from kava.results import Result, read_result, result_path
+from kava.statistics import summarise
+
+DEFAULT_DATASETS = ("gsm8k", "gsm8k-hard", "svamp")
+_SHOWN_DIFFERENCES = 5
+
+
+@dataclass(frozen=True)
+class SeedResults:
+    """The results of one seed: data set -> result."""
+
+    directory: str
+    results: dict[str, Result]
+
+    @property
+    def first(self) -> Result:
+        return next(iter(self.results.values()))
+
+    @property
+    def seed(self) -> int:
+        return self.first.run.seed
+
+
+def read_run(directory: str | Path, datasets: Sequence[str]) -> SeedResults:
+    """Read the result files of one seed.
+
+    Raises:
+        UserError: a file is missing, broken, of another data set, or of another run than the directory's first file.
+    """
+    results: dict[str, Result] = {}
+    for dataset in datasets:
+        path = result_path(directory, dataset)
+        result = results[dataset] = read_result(path)
+        if result.dataset != dataset:
+            raise UserError(f"result file {path} holds data set '{result.dataset}', not '{dataset}'; evaluate again")
+        first = next(iter(results.values()))
+        _refuse_different_configs([(str(directory), first), (str(path), result)])
+        if result.run.seed != first.run.seed:
+            raise UserError(f"{directory} mixes seeds {first.run.seed} and {result.run.seed} ({path.name}); give each seed a directory")
+    return SeedResults(str(directory), results)
+
+
+def combine(runs: Sequence[SeedResults], model_name: str | None = None) -> Aggregate:
+    """Mean, sample deviation and t interval per data set over the seeds.
+
+    Raises:
+        UserError: a seed twice, configurations that differ in more than the seed, or different questions.
+    """
+    _refuse_repeated_seeds(runs)
+    _refuse_different_configs([(run.directory, run.first) for run in runs])
+    runs = sorted(runs, key=lambda run: run.seed)
+    first = runs[0].first
+    return Aggregate(
+        num_seeds=len(runs),
+        datasets={name: _summary(name, runs) for name in runs[0].results},
+        model_name=model_name or first.run.name or first.run.model,
+        method=first.run.method,
+        model=first.run.model,
+        train_dataset=str(first.run.config.get("dataset", {}).get("name", "unknown")),
+        seeds=[run.seed for run in runs],
+        config_fingerprint=first.run.config_fingerprint,
+        config=_without_seed(first.run.config),
+        runs=[SeedRun(seed=run.seed, directory=Path(run.directory).as_posix(), provenance=run.first.provenance) for run in runs],
+    )
+
+
+def entry_name(runs: Sequence[SeedResults], model_name: str | None) -> str:
+    """The aggregate's top key: the configuration's name, else the model name the user gave.
+
+    Raises:
+        UserError: neither is known.
+    """
+    name = runs[0].first.run.name or model_name
+    if not name:
+        raise UserError("the results carry no configuration name; give one with --model_name")
+    return name
+
+
+def _summary(dataset: str, runs: Sequence[SeedResults]) -> DatasetSummary:
+    results = [run.results[dataset] for run in runs]
+    first = results[0]
+    for run, result in zip(runs, results, strict=True):
+        if (result.data.fingerprint, result.metrics.total) != (first.data.fingerprint, first.metrics.total):
+            raise UserError(
+                f"'{dataset}' is not the same data in {runs[0].directory} ({first.metrics.total} questions, {first.data.fingerprint}) "
+                f"and {run.directory} ({result.metrics.total} questions, {result.data.fingerprint}); evaluate both on the same questions"
+            )
+    metrics = [result.metrics for result in results]
+    accuracy = summarise([m.accuracy for m in metrics])
+    passes = summarise([m.forward_passes for m in metrics])
+    tokens = summarise([m.generated_tokens for m in metrics])
+    seconds = summarise([m.seconds_per_question for m in metrics])
+    cache = [m.cache_bytes_per_question for m in metrics if m.cache_bytes_per_question is not None]
+    return DatasetSummary(
+        accuracy_mean=accuracy.mean, accuracy_std=accuracy.std, accuracy_ci95=None if accuracy.ci95 is None else list(accuracy.ci95),
+        forward_passes_mean=passes.mean, forward_passes_std=passes.std,
+        generated_tokens_mean=tokens.mean, generated_tokens_std=tokens.std,
+        seconds_per_question_mean=seconds.mean, seconds_per_question_std=seconds.std,
+        cache_bytes_per_question_mean=summarise(cache).mean if len(cache) == len(metrics) else None,
+        n=len(runs), questions=first.metrics.total, data=first.data, per_seed=[_seed_values(result) for result in results],
+    )  # fmt: skip
+
+
+def _seed_values(result: Result) -> SeedValues:
+    metrics = result.metrics
+    return SeedValues(
+        seed=result.run.seed,
+        accuracy=metrics.accuracy,
+        accuracy_ci95=metrics.accuracy_ci95,
+        forward_passes=metrics.forward_passes,
+        generated_tokens=metrics.generated_tokens,
+        seconds_per_question=metrics.seconds_per_question,
+        cache_bytes_per_question=metrics.cache_bytes_per_question,
+    )
+
+
+def _refuse_repeated_seeds(runs: Iterable[SeedResults]) -> None:
+    seen: dict[int, str] = {}
+    for run in runs:
+        if run.seed in seen:
+            raise UserError(f"{seen[run.seed]} and {run.directory} both hold seed {run.seed}; give each seed once")
+        seen[run.seed] = run.directory
+
+
+def _refuse_different_configs(named: Sequence[tuple[str, Result]]) -> None:
+    name_a, a = named[0]
+    for name_b, b in named[1:]:
+        found = differences([_identity(a), _identity(b)])
+        if found:
+            shown = "; ".join(f"{key}: {values[0]!r} against {values[1]!r}" for key, values in list(found.items())[:_SHOWN_DIFFERENCES])
+            more = f"; and {len(found) - _SHOWN_DIFFERENCES} more" if len(found) > _SHOWN_DIFFERENCES else ""
+            raise UserError(f"{name_a} and {name_b} are runs of different configurations and cannot be aggregated: {shown}{more}")
+
+
+def _identity(result: Result) -> dict[str, Any]:
+    run = result.run
+    return {"run": {"name": run.name, "method": run.method, "model": run.model}} | _without_seed(run.config)
+
+
+def _without_seed(config: dict[str, Any]) -> dict[str, Any]:
+    config = copy.deepcopy(config)
+    if isinstance(config.get("training"), dict):
+        config["training"].pop("seed", None)
+    return config

@@ -1,0 +1,124 @@
+"""`aggregated_results.{yaml,json}`: several seeds of one configuration, with the guide's keys first.
+
+    llama1b_aug:
+      num_seeds: 3
+      datasets: {gsm8k: {accuracy_mean: 0.565, accuracy_std: 0.004, forward_passes_mean: 6.9, forward_passes_std: 0.1, ...}}
+
+Everything else that traces the numbers (per-seed values, data, configuration, provenance) follows in the same entry.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field
+
+from kava.errors import UserError
+from kava.results import DataInfo, Record, parse_record, read_mapping, write_text
+
+AGGREGATE_FORMAT: Literal["kava.aggregate/1"] = "kava.aggregate/1"
+AGGREGATE_YAML = "aggregated_results.yaml"
+AGGREGATE_JSON = "aggregated_results.json"
+_CURE = "aggregate the seeds again"
+
+
+class SeedValues(Record):
+    """What one seed measured on one data set; accuracy and its Wilson interval as fractions."""
+
+    seed: int
+    accuracy: float
+    accuracy_ci95: list[float] = Field(min_length=2, max_length=2)
+    forward_passes: float
+    generated_tokens: float
+    seconds_per_question: float
+    cache_bytes_per_question: float | None = None
+
+
+class DatasetSummary(Record):
+    """One data set over `n` seeds: means, sample standard deviations (null for one seed) and the t interval of the accuracy."""
+
+    accuracy_mean: float = Field(ge=0, le=1)
+    accuracy_std: float | None = Field(ge=0)
+    forward_passes_mean: float = Field(ge=0)
+    forward_passes_std: float | None = Field(ge=0)
+    n: int = Field(ge=1)
+    accuracy_ci95: list[float] | None = Field(min_length=2, max_length=2)
+    generated_tokens_mean: float = Field(ge=0)
+    generated_tokens_std: float | None = Field(ge=0)
+    seconds_per_question_mean: float = Field(ge=0)
+    seconds_per_question_std: float | None = Field(ge=0)
+    cache_bytes_per_question_mean: float | None = Field(None, ge=0)
+    questions: int = Field(ge=1)
+    data: DataInfo
+    per_seed: list[SeedValues] = Field(min_length=1)
+
+
+class SeedRun(Record):
+    """Which directory a seed's numbers came from, and the provenance of its first result."""
+
+    seed: int
+    directory: str
+    provenance: dict[str, Any]
+
+
+class Aggregate(Record):
+    """All seeds of one configuration. `config` leaves out the seed."""
+
+    num_seeds: int = Field(ge=1)
+    datasets: dict[str, DatasetSummary] = Field(min_length=1)
+    model_name: str
+    method: str
+    model: str
+    train_dataset: str
+    seeds: list[int] = Field(min_length=1)
+    config_fingerprint: str
+    config: dict[str, Any]
+    runs: list[SeedRun]
+    format: Literal["kava.aggregate/1"] = AGGREGATE_FORMAT
+
+
+def write_aggregates(aggregates: Mapping[str, Aggregate], json_path: str | Path | None, yaml_path: str | Path | None) -> None:
+    """Write the same content as JSON and as YAML, each where a path is given.
+
+    Raises:
+        UserError: a place cannot be written to.
+    """
+    content = {name: aggregate.model_dump(mode="json") for name, aggregate in aggregates.items()}
+    if json_path is not None:
+        write_text(json_path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    if yaml_path is not None:
+        write_text(yaml_path, to_yaml(aggregates))
+
+
+def to_yaml(aggregates: Mapping[str, Aggregate]) -> str:
+    """The text of `aggregated_results.yaml`."""
+    content = {name: aggregate.model_dump(mode="json") for name, aggregate in aggregates.items()}
+    return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=140))
+
+
+def read_aggregates(path: str | Path) -> dict[str, Aggregate]:
+    """Read an aggregate, YAML or JSON: configuration name -> aggregate.
+
+    Raises:
+        UserError: missing, broken or empty; names the file, the field and the cure.
+    """
+    content = read_mapping(path, "aggregate", _CURE)
+    if not content:
+        raise UserError(f"aggregate {path} is empty; {_CURE}")
+    return {str(name): parse_record(Aggregate, entry, f"aggregate {path}, entry '{name}'", _CURE) for name, entry in content.items()}
+
+
+def find_aggregates(input_dir: str | Path) -> list[tuple[Path, str, Aggregate]]:
+    """Every entry of every `aggregated_results.yaml` at or below a directory, by path: (file, configuration name, aggregate).
+
+    Raises:
+        UserError: no such directory, no such file in it, or a broken one.
+    """
+    if not Path(input_dir).is_dir():
+        raise UserError(f"{input_dir} is not a directory; give the one that holds the runs, such as outputs/")
+    files = sorted(Path(input_dir).rglob(AGGREGATE_YAML))
+    if not files:
+        raise UserError(f"no {AGGREGATE_YAML} below {input_dir}; run run_multi_seed.py or aggregate_multi_seed.py first")
+    return [(file, name, aggregate) for file in files for name, aggregate in read_aggregates(file).items()]

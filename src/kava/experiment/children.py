@@ -1,0 +1,116 @@
+"""Child processes of an experiment: output to a log, signals passed on, GPUs shared out."""
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from types import FrameType
+
+TAIL_LINES = 15
+TAIL_BYTES = 16_384
+# Slurm's warning before the time limit is USR1; TERM and INT come from scancel, a service manager or Ctrl-C.
+PASSED_ON = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+
+class StoppedError(Exception):
+    """A signal arrived: no new step may start."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a child ended, and the last lines it wrote."""
+
+    returncode: int
+    tail: str
+
+    @property
+    def reason(self) -> str:
+        return f"killed by signal {-self.returncode}" if self.returncode < 0 else f"exit code {self.returncode}"
+
+
+class Children:
+    """Starts children and passes signals on to all that run. Thread-safe."""
+
+    def __init__(self) -> None:
+        self.stop_signal: int | None = None
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._guard = threading.Lock()
+
+    def run(self, command: Sequence[str], log: Path, environment: Mapping[str, str], inherit: tuple[int, ...] = ()) -> Finished:
+        """Run a command to its end with its output appended to `log`.
+
+        Raises:
+            StoppedError: a signal arrived before it could start.
+        """
+        with log.open("ab") as file:
+            file.write(f"\n[{datetime.now(timezone.utc).isoformat(timespec='seconds')}] {shlex.join(command)}\n".encode())
+            file.flush()
+            start = file.tell()
+            with self._guard:
+                if self.stop_signal is not None:
+                    raise StoppedError
+                # A session of its own: Ctrl-C reaches the child once, from us, and not a second time from the terminal.
+                child = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+                    env={**os.environ, **environment}, start_new_session=True, pass_fds=inherit,
+                )  # fmt: skip
+                self._running.add(child)
+            returncode = child.wait()
+        with self._guard:
+            self._running.discard(child)
+        return Finished(returncode, _tail(log, start))
+
+    @contextmanager
+    def passing_signals(self) -> Iterator[None]:
+        """While inside, SIGINT, SIGTERM and SIGUSR1 go to the children, which save and end, and no new one starts."""
+        before = {number: signal.signal(number, self._pass_on) for number in PASSED_ON}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _pass_on(self, number: int, _frame: FrameType | None) -> None:
+        with self._guard:
+            self.stop_signal = number
+            for child in self._running:
+                # Windows has no such signals; there the console has told the child already.
+                with contextlib.suppress(ValueError):
+                    child.send_signal(number)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs this process may use, as `CUDA_VISIBLE_DEVICES` names them; found without loading torch."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [name for name in chosen.split(",") if name.strip()]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+    return [str(index) for index, line in enumerate(line for line in listing.splitlines() if line.startswith("GPU "))]
+
+
+def environments(parallel: int, gpus: Sequence[str], cpus: int) -> list[dict[str, str]]:
+    """What each of `parallel` children gets for its own: a GPU in turn where there are several, else a share of the CPU threads."""
+    if parallel == 1:
+        return [{}]
+    threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, cpus // parallel))}
+    if len(gpus) < 2:
+        return [dict(threads) for _ in range(parallel)]
+    return [{**threads, "CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} for slot in range(parallel)]
+
+
+def _tail(log: Path, start: int) -> str:
+    with log.open("rb") as file:
+        file.seek(max(start, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+        text = file.read().decode("utf-8", errors="replace")
+    return "\n".join(text.splitlines()[-TAIL_LINES:])

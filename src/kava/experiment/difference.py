@@ -1,0 +1,28 @@
+"""Which settings differ between configurations, by dotted key.
+
+differences([a.to_dict(), b.to_dict()])  ->  {"training.learning_rate": [0.0008, 0.0002]}
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+ABSENT = "(absent)"
+
+
+def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping of dotted keys; lists and empty mappings are values."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def differences(contents: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Dotted keys whose value is not the same everywhere, each with one value per content, in the order of the first content."""
+    flats = [flatten(content) for content in contents]
+    keys = dict.fromkeys(key for flat in flats for key in flat)
+    found = {key: [flat.get(key, ABSENT) for flat in flats] for key in keys}
+    return {key: values for key, values in found.items() if any(value != values[0] for value in values[1:])}

@@ -1,0 +1,161 @@
+"""One configuration, several seeds: train, evaluate, aggregate; done steps are skipped and unfinished ones go on.
+
+    run_seeds(plan, parallel=2, say=print)
+
+Every step is a command of its own (`python -m kava train ...`), so that a crash, an out-of-memory kill or a failed seed stays its own.
+"""
+
+import json
+import os
+import queue
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kava.errors import UserError
+from kava.experiment.children import Children, StoppedError, environments, visible_gpus
+from kava.experiment.lock import LOCK_FILE, locked
+from kava.results import BEST_CHECKPOINT, TRAINING_DONE, Result, read_result, result_path
+
+RUN_LOG = "run.log"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run. `datasets` maps the name in file names to what `evaluate` is given; `fingerprint` None accepts any finished training."""
+
+    config: str
+    name: str
+    output_dir: Path
+    seeds: Sequence[int]
+    datasets: dict[str, str]
+    fingerprint: str | None
+    train_flags: list[str] = field(default_factory=list)
+    evaluate_flags: list[str] = field(default_factory=list)
+
+    def seed_dir(self, seed: int) -> Path:
+        return self.output_dir / f"seed_{seed}"
+
+
+@dataclass
+class Outcome:
+    """How one seed ended. `problem` is one line, `tail` the end of the failed step's output; `returncode` is that step's."""
+
+    seed: int
+    results: dict[str, Result] = field(default_factory=dict)
+    problem: str | None = None
+    tail: str = ""
+    returncode: int = 0
+
+
+def run_seeds(plan: Plan, parallel: int, say: Callable[[str], None]) -> tuple[list[Outcome], int | None]:
+    """Run all seeds, `parallel` at a time; returns an outcome per seed and the signal that stopped the run, if one did."""
+    children = Children()
+    slots: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
+    for environment in environments(parallel, visible_gpus(), os.cpu_count() or 1):
+        slots.put(environment)
+
+    def one(seed: int) -> Outcome:
+        environment = slots.get()
+        try:
+            return _Seed(plan, seed, children, environment, say).run()
+        finally:
+            slots.put(environment)
+
+    with children.passing_signals(), ThreadPoolExecutor(parallel) as pool:
+        outcomes = list(pool.map(one, plan.seeds))
+    return outcomes, children.stop_signal
+
+
+class _StepError(Exception):
+    """A step ended with an error."""
+
+
+@dataclass
+class _Seed:
+    plan: Plan
+    seed: int
+    children: Children
+    environment: dict[str, str]
+    say: Callable[[str], None]
+
+    def run(self) -> Outcome:
+        outcome = Outcome(self.seed)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with locked(self.directory) as self.inherit:
+                self._train(outcome)
+                for dataset in self.plan.datasets:
+                    self._evaluate(outcome, dataset)
+        except _StepError:
+            self.say(f"seed {self.seed}: {outcome.problem}")
+        except StoppedError:
+            outcome.problem = outcome.problem or "stopped by a signal"
+        except (UserError, OSError) as error:
+            outcome.problem = str(error)
+            self.say(f"seed {self.seed}: {error}")
+        return outcome
+
+    @property
+    def directory(self) -> Path:
+        return self.plan.seed_dir(self.seed)
+
+    def _train(self, outcome: Outcome) -> None:
+        if self._training_fingerprint() is not None:
+            self.say(f"seed {self.seed}: training is done")
+            return
+        # Where a trainer has already been, it goes on from its newest checkpoint.
+        begun = any(entry.name not in (RUN_LOG, LOCK_FILE) for entry in self.directory.iterdir())
+        self.say(f"seed {self.seed}: training{' goes on' if begun else ''} in {self.directory}")
+        flags = ["--config", self.plan.config, "--output_dir", str(self.directory), "--seed", str(self.seed)]
+        self._step(outcome, "train", [*flags, *(["--resume"] if begun else []), *self.plan.train_flags])
+        if self._training_fingerprint() is None:
+            raise UserError(f"training ended without {self.directory / TRAINING_DONE}; see {self.directory / RUN_LOG}")
+
+    def _evaluate(self, outcome: Outcome, dataset: str) -> None:
+        path = result_path(self.directory, dataset)
+        result = self._finished_result(path)
+        if result is None:
+            self.say(f"seed {self.seed}: evaluating on {dataset}")
+            flags = ["--checkpoint_dir", str(self.directory / BEST_CHECKPOINT), "--eval_dataset", self.plan.datasets[dataset]]
+            self._step(outcome, "evaluate", [*flags, "--output", str(path), *self.plan.evaluate_flags])
+            result = read_result(path)
+        outcome.results[dataset] = result
+        self.say(f"seed {self.seed}: {dataset} {100 * result.metrics.accuracy:.1f} % of {result.metrics.total}")
+
+    def _step(self, outcome: Outcome, command: str, flags: list[str]) -> None:
+        words = [sys.executable, "-m", "kava", command, *flags]
+        finished = self.children.run(words, self.directory / RUN_LOG, self.environment, self.inherit)
+        if finished.returncode != 0:
+            outcome.problem, outcome.tail, outcome.returncode = f"{command}: {finished.reason}", finished.tail, finished.returncode
+            raise StoppedError if self.children.stop_signal is not None else _StepError
+
+    def _training_fingerprint(self) -> str | None:
+        """The configuration that a finished training here was run with; None: not finished.
+
+        Raises:
+            UserError: it was another configuration than the plan's.
+        """
+        marker = self.directory / TRAINING_DONE
+        try:
+            fingerprint: Any = json.loads(marker.read_text(encoding="utf-8"))["config_fingerprint"]
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            return None
+        if not (self.directory / BEST_CHECKPOINT).is_dir():
+            return None
+        if self.plan.fingerprint not in (None, fingerprint):
+            raise UserError(f"{self.directory} holds a finished run of another configuration; choose another --output_dir, or move it away")
+        return str(fingerprint)
+
+    def _finished_result(self, path: Path) -> Result | None:
+        """The result at `path` if it is whole, of this run, and made after training ended."""
+        try:
+            result = read_result(path)
+            older = path.stat().st_mtime < (self.directory / TRAINING_DONE).stat().st_mtime
+        except (UserError, OSError):
+            return None
+        same = (result.run.config_fingerprint, result.run.seed) == (self._training_fingerprint(), self.seed)
+        return result if same and not older else None

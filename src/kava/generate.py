@@ -1,0 +1,178 @@
+"""Inference: read a question, think in latents (or in words, or not at all), write the answer; batched and cached.
+
+    reasoner = Reasoner(model, builder)
+    reasoner.generate(["Tom has 7 apples . He finds 5 more . How many apples does Tom have ?"])
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kava.cache.layers import KVLayers, cache_bytes
+from kava.data.sequences import SequenceBuilder
+from kava.model.backbone import Extension, Prefix
+from kava.model.kava import KavaModel
+from kava.model.latents import Thought, follow, iterate, parallel_tail, sequential_tail
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One answered question.
+
+    Attributes:
+        text: what was written after the fixed text (latent and direct modes) or after the question (written CoT).
+        token_ids: the same as ids, EOS left out.
+        forward_passes: calls of the backbone that this question alone would have needed (method.md, section 6).
+        generated_tokens: tokens written, EOS included.
+        cache_bytes: KV cache of this question at the end, without padding.
+        complete: EOS came before `max_new_tokens` ran out.
+    """
+
+    text: str
+    token_ids: list[int]
+    forward_passes: int
+    generated_tokens: int
+    cache_bytes: int
+    complete: bool
+
+
+class Reasoner:
+    """Answers questions with one model.
+
+    Args:
+        model: the trained model.
+        builder: its tokenizer and answer prompt.
+        num_latents, num_iterations: M and T.
+    """
+
+    def __init__(self, model: KavaModel, builder: SequenceBuilder, num_latents: int, num_iterations: int) -> None:
+        self.model = model
+        self.builder = builder
+        self.num_latents = num_latents
+        self.num_iterations = num_iterations
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        questions: Sequence[str],
+        *,
+        batch_size: int = 32,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int = 0,
+        use_latent: bool = True,
+    ) -> list[Generation]:
+        """Answer questions, in batches of similar length; results come in the order asked.
+
+        Args:
+            questions: plain text.
+            batch_size: questions read together.
+            max_new_tokens: stop there where no EOS came.
+            temperature: 0 is greedy.
+            seed: of the sampling.
+            use_latent: False makes a method with latents write its CoT instead (its teacher's voice).
+        """
+        ids = [self.builder.question_ids(question) for question in questions]
+        order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
+        results: dict[int, Generation] = {}
+        generator = torch.Generator(self._device).manual_seed(seed)
+        training = self.model.training
+        self.model.eval()
+        for start in range(0, len(order), batch_size):
+            chunk = order[start : start + batch_size]
+            answered = self._answer([ids[index] for index in chunk], max_new_tokens, temperature, generator, use_latent)
+            results.update(zip(chunk, answered, strict=True))
+        self.model.train(training)
+        return [results[index] for index in range(len(ids))]
+
+    @property
+    def _device(self) -> torch.device:
+        return self.model.backbone.special_ids.device
+
+    def start(self, questions: list[list[int]], use_latent: bool = True) -> tuple[Prefix, Tensor, int]:
+        """Read questions up to the first free token: (prefix, logits of that token [B, V], forward passes so far)."""
+        backbone, method = self.model.backbone, self.model.method
+        ids, mask = self._pad(questions)
+        prompt = torch.tensor(self.builder.prompt_ids, device=self._device).expand(len(questions), -1)
+        if not (method.thinks and use_latent):
+            writes = method.writes_cot or method.thinks
+            run = backbone.read(ids, mask, None if writes else backbone.embed(prompt))
+            return run.prefix, self._next_logits(run), 1
+        thought, passes = self.think(ids, mask)
+        eot = backbone.special_embeddings()[1:2].expand(len(questions), -1, -1)
+        run = backbone.extend(thought.prefix, torch.cat([eot, backbone.embed(prompt)], dim=1))
+        return run.prefix, self._next_logits(run), passes + 1
+
+    def think(self, ids: Tensor, mask: Tensor, keep_trajectory: bool = False) -> tuple[Thought, int]:
+        """Read padded questions and think: one pass for the question, then the latents. Returns the passes too."""
+        backbone, method, batch = self.model.backbone, self.model.method, len(ids)
+        if method.latents == "sequential":
+            prefill = backbone.read(ids, mask, sequential_tail(backbone, batch))
+            return follow(backbone, prefill, self.model.projection, self.num_latents), 1 + self.num_latents
+        prefill = backbone.read(ids, mask, parallel_tail(backbone, self.num_latents, batch))
+        thought = iterate(
+            backbone, prefill, self.model.projection, self.num_latents, self.num_iterations, keep_trajectory=keep_trajectory
+        )
+        return thought, 1 + min(self.num_iterations, self.num_latents)
+
+    def _answer(
+        self, questions: list[list[int]], max_new_tokens: int, temperature: float, generator: torch.Generator, use_latent: bool
+    ) -> list[Generation]:
+        prefix, logits, passes = self.start(questions, use_latent)
+        backbone, eos = self.model.backbone, self.builder.tokenizer.eos_token_id
+        written: list[list[int]] = [[] for _ in questions]
+        alive = list(range(len(questions)))
+        entry_bytes = cache_bytes(prefix.layers) // max(prefix.mask.numel(), 1)
+        start_entries = prefix.mask.sum(1).tolist()
+        for step in range(max_new_tokens):
+            tokens = _choose(logits, temperature, generator)
+            going = []
+            for row, token in enumerate(tokens.tolist()):
+                written[alive[row]].append(token)
+                if token != eos:
+                    going.append(row)
+            if not going or step + 1 == max_new_tokens:
+                break
+            if len(going) < len(alive):
+                keep = torch.tensor(going, device=tokens.device)
+                prefix, tokens = _rows(prefix, keep), tokens[keep]
+                alive = [alive[row] for row in going]
+            run = backbone.extend(prefix, backbone.embed(tokens[:, None]))
+            prefix, logits = run.prefix, self._next_logits(run)
+        return [self._finish(ids, passes, entries, entry_bytes, eos) for ids, entries in zip(written, start_entries, strict=True)]
+
+    def _finish(self, ids: list[int], passes: int, entries: int, entry_bytes: int, eos: int) -> Generation:
+        complete = bool(ids) and ids[-1] == eos
+        content = ids[:-1] if complete else ids
+        fed = max(len(ids) - 1, 0)
+        return Generation(
+            text=self.builder.tokenizer.decode(content, skip_special_tokens=True).strip(),
+            token_ids=content,
+            forward_passes=passes + fed,
+            generated_tokens=len(ids),
+            cache_bytes=(entries + fed) * entry_bytes,
+            complete=complete,
+        )
+
+    def _next_logits(self, run: Extension) -> Tensor:
+        return self.model.backbone.logits(run.hidden[:, -1])
+
+    def _pad(self, questions: list[list[int]]) -> tuple[Tensor, Tensor]:
+        width = max(map(len, questions))
+        pad = self.builder.tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * (width - len(q)) + q for q in questions], device=self._device)
+        lengths = torch.tensor([len(q) for q in questions], device=self._device)
+        return ids, torch.arange(width, device=self._device) >= (width - lengths)[:, None]
+
+
+def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    if temperature == 0:
+        return logits.argmax(-1)
+    return torch.multinomial((logits.float() / temperature).softmax(-1), 1, generator=generator)[:, 0]
+
+
+def _rows(prefix: Prefix, keep: Tensor) -> Prefix:
+    layers: KVLayers = tuple((keys[keep], values[keep]) for keys, values in prefix.layers)
+    return Prefix(layers, prefix.mask[keep], prefix.next_position[keep], prefix.last_hidden[keep])

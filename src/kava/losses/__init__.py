@@ -1,0 +1,9 @@
+"""Losses, each per example in float32, so that a batch gives every example the loss that it gets alone (method section 5)."""
+
+from kava.losses.distance import DISTANCES
+from kava.losses.hidden import codi_loss
+from kava.losses.kv import Parts, kv_loss
+from kava.losses.token import token_cross_entropy
+from kava.losses.total import LossTerms, combine
+
+__all__ = ["DISTANCES", "LossTerms", "Parts", "codi_loss", "combine", "kv_loss", "token_cross_entropy"]

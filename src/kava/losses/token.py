@@ -1,0 +1,29 @@
+"""Cross-entropy over labelled tokens, per example."""
+
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from kava.losses.distance import at_least_float32
+
+
+def token_cross_entropy(
+    logits: Float[Tensor, "N V"], labels: Int[Tensor, " N"], example: Int[Tensor, " N"], num_examples: int
+) -> Float[Tensor, " B"]:
+    """Mean cross-entropy in nats over each example's labelled tokens.
+
+    The mean is taken within an example and not over the batch's tokens, so an example weighs the same in every batch.
+
+    Args:
+        logits: one row per labelled token of the whole batch, in any order and float type.
+        labels: the token each row should predict, in [0, V).
+        example: the row of the batch that each token belongs to, in [0, B).
+        num_examples: B.
+
+    Returns:
+        Float32 loss of each example; 0 for an example without labelled tokens.
+    """
+    losses = cross_entropy(at_least_float32(logits), labels, reduction="none")
+    sums = losses.new_zeros(num_examples).index_add(0, example, losses)
+    counts = losses.new_zeros(num_examples).index_add(0, example, losses.new_ones(losses.shape))
+    return sums / counts.clamp_min(1)

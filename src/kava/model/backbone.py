@@ -1,0 +1,177 @@
+"""Any causal language model of transformers, reduced to three calls: embed tokens, extend a prefix, read off logits.
+
+Masks and position ids belong to every call here, the latent ones first; leaving them to defaults is how padding leaks
+into other implementations (method.md, section 10).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from peft.utils.other import TrainableTokensWrapper
+from torch import Tensor, nn
+
+from kava.cache.layers import KVLayers, from_dynamic_cache, slice_layers, to_dynamic_cache
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What a sequence has read so far.
+
+    Attributes:
+        layers: its KV cache, S entries per layer.
+        mask: which entries are real, [B, S].
+        next_position: position id of the token that comes next, per example, [B].
+        last_hidden: last-layer hidden state of the final entry, [B, 1, E].
+    """
+
+    layers: KVLayers
+    mask: Bool[Tensor, "B S"]
+    next_position: Int[Tensor, " B"]
+    last_hidden: Float[Tensor, "B 1 E"]
+
+    @property
+    def length(self) -> int:
+        """S, padding included."""
+        return self.mask.shape[1]
+
+    def shortened(self, removed: int, last_hidden: Float[Tensor, "B 1 E"]) -> "Prefix":
+        """The prefix without its last `removed` entries, all of which must be real."""
+        if removed == 0:
+            return self
+        keep = self.length - removed
+        return Prefix(slice_layers(self.layers, 0, keep), self.mask[:, :keep], self.next_position - removed, last_hidden)
+
+
+@dataclass(frozen=True)
+class Extension:
+    """The outcome of one forward pass over n tokens.
+
+    Attributes:
+        prefix: the old prefix and the n new entries.
+        hidden: last-layer hidden states of the new tokens, [B, n, E].
+        all_hidden: after each layer, where asked for: L tensors [B, n, E].
+    """
+
+    prefix: Prefix
+    hidden: Float[Tensor, "B n E"]
+    all_hidden: tuple[Tensor, ...] | None = None
+
+
+class Backbone(nn.Module):
+    """A transformers causal language model, bare or wrapped by peft.
+
+    Args:
+        model: the causal language model; its embeddings already have rows for the new tokens.
+        special_ids: ids of `<bot>`, `<eot>` and `<latent>`.
+    """
+
+    def __init__(self, model: Any, special_ids: list[int]) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("special_ids", torch.tensor(special_ids), persistent=False)
+        self.forward_passes = 0
+
+    @property
+    def causal_lm(self) -> Any:
+        """The transformers model itself, adapters in place."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @property
+    def decoder(self) -> Any:
+        """The stack of layers without the language-model head."""
+        return self.causal_lm.base_model
+
+    @property
+    def num_layers(self) -> int:
+        """L."""
+        return int(self.causal_lm.config.get_text_config().num_hidden_layers)
+
+    def embed(self, ids: Int[Tensor, "B n"]) -> Float[Tensor, "B n E"]:
+        """Input embeddings of ordinary text, which holds no new token."""
+        embedding = self.causal_lm.get_input_embeddings()
+        if isinstance(embedding, TrainableTokensWrapper):
+            embedding = embedding.original_module
+        embedded: Tensor = embedding(ids)
+        return embedded
+
+    def special_embeddings(self) -> Float[Tensor, "3 E"]:
+        """Trained input embeddings of `<bot>`, `<eot>` and `<latent>`."""
+        embedding = self.causal_lm.get_input_embeddings()
+        if isinstance(embedding, TrainableTokensWrapper):
+            # peft's own forward copies the whole V x E matrix to swap three rows, and back-propagates through the copy.
+            scale = getattr(embedding.original_module, "embed_scale", None)
+            rows = _new_rows(embedding)
+            return rows if scale is None else rows * scale.to(rows.dtype)
+        embedded: Tensor = embedding(self.special_ids)
+        return embedded
+
+    def logits(self, hidden: Float[Tensor, "*N E"]) -> Float[Tensor, "*N V"]:
+        """Next-token logits; with tied embeddings, the new tokens' columns use their trained rows."""
+        head = self.causal_lm.get_output_embeddings()
+        if isinstance(head, TrainableTokensWrapper):
+            base = head.original_module(hidden)
+            rows = _new_rows(head)
+            logits = base.index_copy(-1, self.special_ids, nn.functional.linear(hidden, rows.to(hidden.dtype)).to(base.dtype))
+        else:
+            logits = head(hidden)
+        config = self.causal_lm.config.get_text_config()
+        logits = logits * getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
+        softcap = getattr(config, "final_logit_softcapping", None)
+        return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+    def read(self, ids: Int[Tensor, "B Q"], mask: Bool[Tensor, "B Q"], tail: Float[Tensor, "B n E"] | None = None) -> Extension:
+        """Run left-padded text from nothing, and in the same pass the embeddings of `tail` behind it (all real)."""
+        embeds = self.embed(ids)
+        if tail is not None:
+            embeds = torch.cat([embeds, tail.to(embeds.dtype)], dim=1)
+            mask = torch.cat([mask, mask.new_ones(tail.shape[:2])], dim=1)
+        position_ids = (mask.long().cumsum(1) - 1).clamp(min=0)
+        return self._run(None, embeds, mask, position_ids)
+
+    def extend(
+        self,
+        prefix: Prefix,
+        embeds: Float[Tensor, "B n E"],
+        mask: Bool[Tensor, "B n"] | None = None,
+        *,
+        keep_hidden: bool = False,
+    ) -> Extension:
+        """Run n further tokens on a prefix, which stays as it was. Gaps of `mask` must come last (right padding).
+
+        Args:
+            prefix: what came before.
+            embeds: input embeddings of the new tokens.
+            mask: which of them are real (default: all).
+            keep_hidden: return every layer's hidden states too.
+        """
+        if mask is None:
+            mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+        position_ids = prefix.next_position[:, None] + torch.arange(embeds.shape[1], device=embeds.device)
+        return self._run(prefix, embeds, mask, position_ids, keep_hidden)
+
+    def _run(
+        self, prefix: Prefix | None, embeds: Tensor, mask: Tensor, position_ids: Tensor, keep_hidden: bool = False
+    ) -> Extension:
+        self.forward_passes += 1
+        full_mask = mask if prefix is None else torch.cat([prefix.mask, mask], dim=1)
+        output = self.decoder(
+            inputs_embeds=embeds,
+            attention_mask=full_mask.long(),
+            position_ids=position_ids,
+            past_key_values=to_dynamic_cache(() if prefix is None else prefix.layers),
+            use_cache=True,
+            output_hidden_states=keep_hidden,
+        )
+        hidden = output.last_hidden_state
+        start = 0 if prefix is None else prefix.next_position
+        extended = Prefix(from_dynamic_cache(output.past_key_values), full_mask, start + mask.sum(1), hidden[:, -1:])
+        return Extension(extended, hidden, tuple(output.hidden_states[1:]) if keep_hidden else None)
+
+
+def _new_rows(wrapper: Any) -> Float[Tensor, "3 E"]:
+    """peft's trained rows of a tied or plain embedding."""
+    adapter = wrapper.token_adapter
+    rows: Tensor = adapter.trainable_tokens_delta[wrapper.active_adapters[0]]
+    return rows

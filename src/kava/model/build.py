@@ -1,0 +1,154 @@
+"""From a configuration to a `KavaModel`: base model, new tokens, LoRA, projection. Configuration stops here."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from kava.cache.attention import PREFIX, register_backends
+from kava.config import Config
+from kava.data.sequences import SPECIAL_TOKENS
+from kava.errors import UserError
+from kava.methods import METHODS
+from kava.model.backbone import Backbone
+from kava.model.kava import KavaModel, Settings
+from kava.model.projection import build_projection
+
+HUB_CURES = (
+    "set HF_ENDPOINT to a mirror (HF_ENDPOINT=https://hf-mirror.com), download it beforehand "
+    "(huggingface-cli download NAME) or set model.name to a local path"
+)
+
+
+def load_tokenizer(base: str, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a base model (hub name or directory), with the three new tokens.
+
+    Raises:
+        UserError: it cannot be found.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"the tokenizer of model '{base}' cannot be loaded ({_first_line(error)}): {HUB_CURES}") from None
+    tokenizer.add_tokens(SPECIAL_TOKENS, special_tokens=True)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(base: str, config: Config) -> Any:
+    """A base model as it is published, with this project's attention backend.
+
+    Raises:
+        UserError: it cannot be found or loaded, or its attention backend is not installed.
+    """
+    from transformers import AutoModelForCausalLM
+
+    register_backends()
+    backend = config.model.attn_implementation
+    if backend == "flash_attention_2" and not _flash_attention_installed():
+        raise UserError("model.attn_implementation is flash_attention_2, but flash-attn is not installed: pip install flash-attn, or use sdpa")
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            base,
+            dtype=getattr(torch, config.model.dtype),
+            attn_implementation=PREFIX + backend,
+            trust_remote_code=config.model.trust_remote_code,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"model '{base}' cannot be loaded ({_first_line(error)}): {HUB_CURES}") from None
+
+
+def build_model(base: str, tokenizer: Any, config: Config) -> KavaModel:
+    """A model ready to train. Seed torch before; new rows, adapters and projection are drawn from its generator."""
+    method = METHODS[config.method]
+    causal_lm = load_base(base, config)
+    special_ids = add_token_rows(causal_lm, tokenizer)
+    embeddings = causal_lm.get_input_embeddings().weight
+    use_projection = method.uses_projection and config.loss.use_projection
+    projection = build_projection(use_projection, embeddings.shape[1], embeddings)
+    model = add_lora(causal_lm, special_ids, config) if config.lora.enabled else causal_lm
+    return KavaModel(Backbone(model, special_ids), projection, method, settings_of(config))
+
+
+def settings_of(config: Config) -> Settings:
+    """The plain values of a training step."""
+    loss, rkv = config.loss, config.rkv
+    return Settings(
+        num_iterations=config.latent.num_iterations,
+        alpha1=loss.alpha1_codi,
+        alpha2=loss.alpha2_kv,
+        kv_loss_type=loss.kv_loss_type,
+        codi_loss_type=loss.codi_loss_type,
+        layerwise_std=loss.layerwise_std,
+        kv_rope=loss.kv_rope,
+        kv_parts=loss.kv_parts,
+        eviction=rkv.eviction,
+        rkv_lambda=rkv.lambda_,
+        group_reduction=rkv.group_reduction,
+        eviction_seed=config.training.seed,
+    )
+
+
+def add_token_rows(causal_lm: Any, tokenizer: Any) -> list[int]:
+    """Give the new tokens embedding rows, drawn around the mean embedding at the spread of the others; returns their ids."""
+    special_ids: list[int] = tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS)
+    embeddings = causal_lm.get_input_embeddings().weight
+    old = min(special_ids[0], embeddings.shape[0])
+    mean, deviation = embeddings.detach()[:old].float().mean(0), embeddings.detach()[:old].float().std(0)
+    if max(special_ids) >= embeddings.shape[0]:
+        causal_lm.resize_token_embeddings(max(special_ids) + 1, mean_resizing=False)
+    weight = causal_lm.get_input_embeddings().weight
+    with torch.no_grad():
+        rows = mean + deviation * torch.randn(len(special_ids), weight.shape[1])
+        weight[special_ids] = rows.to(weight.dtype)
+    return special_ids
+
+
+def add_lora(causal_lm: Any, special_ids: list[int], config: Config) -> Any:
+    """Wrap a base model with peft's LoRA on the attention projections, and train the new tokens' rows alone."""
+    from peft import LoraConfig, get_peft_model
+
+    lora = config.lora
+    targets = attention_projections(causal_lm) if lora.target_modules == "auto" else lora.target_modules
+    embedding = causal_lm.get_input_embeddings()
+    name = next(name for name, module in causal_lm.named_modules() if module is embedding)
+    try:
+        return get_peft_model(
+            causal_lm,
+            LoraConfig(
+                r=lora.r,
+                lora_alpha=lora.alpha,  # type: ignore[arg-type]
+                lora_dropout=lora.dropout,
+                target_modules=targets,
+                trainable_token_indices={name.rpartition(".")[2]: special_ids},
+                task_type="CAUSAL_LM",
+            ),
+        )
+    except ValueError as error:
+        raise UserError(f"lora.target_modules {targets}: {_first_line(error)}") from None
+
+
+def attention_projections(causal_lm: Any) -> list[str]:
+    """Names of the linear maps inside attention modules: q, k, v and o, or their fused forms."""
+    from transformers.pytorch_utils import Conv1D
+
+    names = set()
+    for module in causal_lm.modules():
+        if hasattr(module, "layer_idx") and hasattr(module, "is_causal"):
+            names |= {name for name, child in module.named_children() if isinstance(child, (nn.Linear, Conv1D))}
+    if not names:
+        raise UserError("no attention projections were found in this model; name them in lora.target_modules")
+    return sorted(names)
+
+
+def _flash_attention_installed() -> bool:
+    from transformers.utils import is_flash_attn_2_available
+
+    return bool(is_flash_attn_2_available())
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

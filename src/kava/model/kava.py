@@ -1,0 +1,118 @@
+"""One training step of every method, on a page. Read this first.
+
+    question ──┬── teacher:  c a                      -> CE_teacher, trace (keys, values, importance)
+               └── student:  <bot> z_1 .. z_M <eot> a -> CE_student, latent keys and values
+
+The question is computed once and shared by both. L = CE_student + CE_teacher + alpha1 L_CODI + alpha2 L_KV.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from kava.cache.layers import stack_layers
+from kava.cache.rope import unrotate
+from kava.data.collate import Batch
+from kava.eviction import Compressed, compress
+from kava.losses.hidden import codi_loss
+from kava.losses.kv import kv_loss
+from kava.losses.total import LossTerms, combine
+from kava.methods import Method
+from kava.model.backbone import Backbone, Prefix
+from kava.model.latents import Thought, think_parallel, think_sequential
+from kava.model.passes import read_suffix, read_trace
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The plain values that a training step needs, taken from the configuration by `kava.model.build`."""
+
+    num_iterations: int
+    alpha1: float
+    alpha2: float
+    kv_loss_type: str = "smooth_l1"
+    codi_loss_type: str = "smooth_l1"
+    layerwise_std: bool = True
+    kv_rope: str = "post"
+    kv_parts: str = "both"
+    eviction: str = "rkv"
+    rkv_lambda: float = 0.1
+    group_reduction: str = "max"
+    eviction_seed: int = 0
+
+
+class KavaModel(nn.Module):
+    """Backbone and projection, trained by one method.
+
+    Args:
+        backbone: the language model.
+        projection: hidden state -> latent input embedding.
+        method: which passes and losses there are.
+        settings: weights and choices of the losses.
+    """
+
+    def __init__(self, backbone: Backbone, projection: nn.Module, method: Method, settings: Settings) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projection = projection
+        self.method = method
+        self.settings = settings
+
+    def forward(self, batch: Batch) -> dict[str, Any]:
+        """Losses of a batch.
+
+        Returns:
+            `loss`: the total per example, [B]; `terms`: the unweighted `LossTerms`, each [B] or None.
+        """
+        terms = self.losses(batch)
+        return {"loss": combine(terms, self.settings.alpha1, self.settings.alpha2), "terms": terms}
+
+    def losses(self, batch: Batch) -> LossTerms:
+        """The terms of the loss that this method has, each per example (method.md, section 5)."""
+        method, settings = self.method, self.settings
+        question = self.backbone.read(batch.question_ids, batch.question_mask).prefix
+        thought = self.think(question, batch.num_latents)
+        lead = self.backbone.special_embeddings()[1] if thought else None
+        student = read_suffix(
+            self.backbone, thought.prefix if thought else question, batch.student, lead=lead, keep_hidden=method.codi
+        )
+        if batch.teacher is None:
+            return LossTerms(student_ce=student.cross_entropy)
+        teacher, trace = read_trace(
+            self.backbone, question, batch.teacher, batch.example_seed,
+            keep_hidden=method.codi, group_reduction=settings.group_reduction,
+        )  # fmt: skip
+        codi = kv = None
+        if teacher.distillation is not None and student.distillation is not None:
+            codi = codi_loss(teacher.distillation, student.distillation, settings.codi_loss_type, settings.layerwise_std)
+        if method.kv and thought is not None:
+            target = compress(trace, settings.eviction, batch.num_latents, settings.rkv_lambda, settings.eviction_seed)
+            kv = self.match_cache(target, question, thought)
+        return LossTerms(student_ce=student.cross_entropy, teacher_ce=teacher.cross_entropy, codi=codi, kv=kv)
+
+    def think(self, question: Prefix, num_latents: int) -> Thought | None:
+        """Latent reasoning on a question; None where the method has no latents."""
+        if not self.method.thinks:
+            return None
+        if self.method.latents == "sequential":
+            return think_sequential(self.backbone, question, self.projection, num_latents)
+        return think_parallel(self.backbone, question, self.projection, num_latents, self.settings.num_iterations)
+
+    def match_cache(self, target: Compressed, question: Prefix, thought: Thought) -> Float[Tensor, " B"]:
+        """L_KV of the latents' entries against the compressed trace, slot by slot."""
+        settings = self.settings
+        first = question.length + 1
+        keys, values = stack_layers(thought.prefix.layers, first, thought.prefix.length)
+        target_keys = target.keys
+        if settings.kv_rope == "pre":
+            start = question.next_position[None, :, None, None]
+            slots = torch.arange(keys.shape[3], device=keys.device).expand(keys.shape[:4])
+            keys = unrotate(self.backbone.decoder, keys, start + 1 + slots)
+            target_keys = unrotate(self.backbone.decoder, target_keys, start + target.indices)
+        return kv_loss(
+            target_keys, target.values, keys, values, target.slot_mask,
+            settings.kv_loss_type, settings.layerwise_std, settings.kv_parts,
+        )  # fmt: skip

@@ -1,0 +1,78 @@
+"""Dotted overrides: from the words of a command line to values, and from values into the sections of a configuration.
+
+parse_overrides(["--training.batch_size", "64", "--rkv.lambda=0.3"]) == {"training.batch_size": 64, "rkv.lambda": 0.3}
+"""
+
+import copy
+from typing import Any
+
+import yaml
+
+from kava.errors import UserError
+
+# Keys under this section are names that the user chooses (gsm8k-hard), so dashes stay.
+FREE_NAMES = "evaluation.datasets."
+
+
+def parse_overrides(arguments: list[str]) -> dict[str, Any]:
+    """Turn ``--training.batch_size 64 --lora.target_modules q_proj v_proj`` into dotted keys and YAML values.
+
+    Several words after a flag make a list; of one flag given twice the last counts.
+
+    Raises:
+        UserError: a word belongs to no flag, or a flag has no value.
+    """
+    words: dict[str, list[str]] = {}
+    key: str | None = None
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, equals, value = argument[2:].partition("=")
+            key = name if name.startswith(FREE_NAMES) else name.replace("-", "_")
+            words[key] = [value] if equals else []
+        elif key is None:
+            raise UserError(f"unexpected argument '{argument}'; overrides look like --training.batch_size 64")
+        else:
+            words[key].append(argument)
+    overrides = {}
+    for key, values in words.items():
+        if not values:
+            raise UserError(f"--{key} needs a value")
+        parsed = [_yaml_value(value) for value in values]
+        overrides[key] = parsed if len(parsed) > 1 else parsed[0]
+    return overrides
+
+
+def apply_overrides(content: dict[Any, Any], overrides: dict[str, Any], defaults: dict[str, Any]) -> dict[Any, Any]:
+    """Return the sections of `content` with dotted `overrides` set; a section that is absent starts from its `defaults`.
+
+    Raises:
+        UserError: a key leads through something that is no section.
+    """
+    content = copy.deepcopy(content)
+    for key, value in overrides.items():
+        *sections, last = key.split(".")
+        place, default = content, defaults
+        for section in sections:
+            default = default.get(section, {})
+            if place.get(section) is None:
+                place[section] = copy.deepcopy(default)
+            place = place[section]
+            if not isinstance(place, dict):
+                raise UserError(f"override '{key}': '{section}' holds a value, not a section")
+            default = default if isinstance(default, dict) else {}
+        place[last] = value
+    return content
+
+
+def _yaml_value(text: str) -> Any:
+    """A number, truth value, null, or list or mapping in brackets; everything else is the text itself.
+
+    `The answer is:` is YAML for a mapping, and 2024-01-01 for a date, but nobody means that on a command line.
+    """
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
+    bracketed = isinstance(value, list | dict) and text.lstrip().startswith(("[", "{"))
+    quoted = isinstance(value, str) and text.startswith(("'", '"'))
+    return value if bracketed or quoted or value is None or isinstance(value, bool | int | float) else text

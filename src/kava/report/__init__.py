@@ -1,0 +1,1 @@
+"""Aggregates as tables: LaTeX, CSV, terminal, beside the reference numbers."""

@@ -1,0 +1,89 @@
+"""The numbers that results are set beside (`data/reference.yaml`): each row says where it comes from.
+
+reference = load_reference()
+rows = reference.matching(aggregate, source="paper")
+"""
+
+from functools import lru_cache
+from importlib import resources
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field
+
+from kava.experiment.aggregate_file import Aggregate
+from kava.experiment.difference import flatten
+from kava.results import Record
+
+Source = Literal["paper", "guide"]
+
+
+class Labels(Record):
+    """How tables print methods, models and data sets; the latter two by the last part of their hub name or path."""
+
+    models: dict[str, str]
+    datasets: dict[str, str]
+    methods: dict[str, str]
+
+
+class ReferenceRow(Record):
+    """One published figure. Accuracy and its deviation in percent; `settings` are the configuration keys that make it an ablation."""
+
+    source: Source
+    where: str
+    method: str
+    model: str
+    train_dataset: str
+    dataset: str
+    accuracy: float | None = Field(None, ge=0, le=100)
+    accuracy_std: float | None = Field(None, ge=0)
+    forward_passes: float | None = Field(None, gt=0)
+    forward_passes_std: float | None = Field(None, ge=0)
+    unconfirmed: bool = False
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class Reference(Record):
+    """All reference rows, the names tables use, and the difference (in points of accuracy) that counts as reproduced."""
+
+    tolerance_points: float = Field(gt=0)
+    labels: Labels
+    rows: list[ReferenceRow]
+
+    def matching(self, aggregate: Aggregate, source: Source | None = None) -> list[ReferenceRow]:
+        """The rows for the same method, model, training data and ablation, from one source or from all."""
+        identity = (aggregate.method, last_part(aggregate.model), last_part(aggregate.train_dataset))
+        return [
+            row
+            for row in self.rows
+            if source in (None, row.source)
+            and (row.method, row.model, row.train_dataset) == identity
+            and self._same_ablation(row, flatten(aggregate.config))
+        ]
+
+    def _same_ablation(self, row: ReferenceRow, config: dict[str, Any]) -> bool:
+        """A row's own settings hold, and no setting that another row names as an ablation does."""
+        others = [(key, value) for other in self.rows for key, value in other.settings.items() if key not in row.settings]
+        own = all(config.get(key) == value for key, value in row.settings.items())
+        return own and all(config.get(key) != value for key, value in others)
+
+    def model_label(self, name: str) -> str:
+        return self.labels.models.get(last_part(name), last_part(name))
+
+    def dataset_label(self, name: str) -> str:
+        return self.labels.datasets.get(last_part(name), last_part(name))
+
+    def method_label(self, name: str) -> str:
+        return self.labels.methods.get(name, name)
+
+
+@lru_cache
+def load_reference() -> Reference:
+    """Read the packaged reference numbers."""
+    text = (resources.files("kava.report") / "data" / "reference.yaml").read_text(encoding="utf-8")
+    return Reference.model_validate(yaml.safe_load(text))
+
+
+def last_part(name: str) -> str:
+    """`meta-llama/Llama-3.2-1B-Instruct` and `/models/Llama-3.2-1B-Instruct/` name the same thing."""
+    return name.replace("\\", "/").rstrip("/").rpartition("/")[2] or name

@@ -1,0 +1,231 @@
+"""The files of a run: their names, and the one reader and writer of results.
+
+    write_rows(rows_path(path), rows); write_result(path, result)     # in this order: the result marks the evaluation as done
+    result = read_result("outputs/llama1b_aug/seed_42/results_gsm8k.yaml")
+
+`results_<dataset>.yaml` carries the metrics and everything needed to trace them; `results_<dataset>.jsonl` beside it has a row for
+each question.
+"""
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from kava.errors import UserError
+
+RESULT_FORMAT: Literal["kava.results/1"] = "kava.results/1"
+BEST_CHECKPOINT = "best_checkpoint"
+TRAINING_DONE = "training_done.json"
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_CURE = "evaluate again to write a new one"
+
+
+class Record(BaseModel):
+    """A strict part of a file: no unknown keys, no silent conversion, finite numbers only."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+T = TypeVar("T", bound=Record)
+
+
+class Metrics(Record):
+    """What an evaluation measured. `accuracy` is a fraction; the per-question figures are means over the `total` questions."""
+
+    accuracy: float = Field(ge=0, le=1)
+    accuracy_ci95: list[float] = Field(min_length=2, max_length=2, description="Wilson interval, fractions")
+    correct: int = Field(ge=0)
+    total: int = Field(ge=1)
+    forward_passes: float = Field(ge=0, description="backbone calls per question")
+    generated_tokens: float = Field(ge=0)
+    seconds_per_question: float = Field(ge=0)
+    cache_bytes_per_question: float | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _agree(self) -> "Metrics":
+        if abs(self.accuracy - self.correct / self.total) > 1e-6:
+            raise ValueError(f"accuracy {self.accuracy} is not correct / total = {self.correct} / {self.total}")
+        low, high = self.accuracy_ci95
+        if not low - 1e-9 <= self.accuracy <= high + 1e-9:
+            raise ValueError(f"accuracy {self.accuracy} lies outside its interval [{low}, {high}]")
+        return self
+
+
+class RunInfo(Record):
+    """Which run was measured. `name` is the configuration's name (its file without the ending), `config` the full configuration."""
+
+    name: str | None = None
+    method: str
+    seed: int = Field(ge=0)
+    config: dict[str, Any]
+    config_fingerprint: str
+    model: str
+
+
+class DataInfo(Record):
+    """Which questions: where they came from, which part of them (`split`, in words) and a hash of their content."""
+
+    source: str
+    split: str
+    fingerprint: str
+    rows: int = Field(ge=1)
+    bad_rows: int = Field(0, ge=0)
+
+
+class Result(Record):
+    """One evaluation of one checkpoint on one data set."""
+
+    format: Literal["kava.results/1"] = RESULT_FORMAT
+    dataset: str = Field(min_length=1)
+    metrics: Metrics
+    run: RunInfo
+    data: DataInfo
+    provenance: dict[str, Any]
+
+
+class Row(Record):
+    """One question with its answer; `prediction` is null when the text holds no number."""
+
+    id: str
+    question: str
+    gold: str
+    prediction: str | None
+    text: str
+    correct: bool
+    forward_passes: int = Field(ge=0)
+    generated_tokens: int = Field(ge=0)
+
+
+def checked_name(name: str, what: str) -> str:
+    """Return `name` if it is safe as part of a path or a command.
+
+    Raises:
+        UserError: it holds anything but letters, digits, '_', '.' and '-', or is only dots.
+    """
+    if not _NAME.fullmatch(name) or not name.strip("."):
+        raise UserError(f"{what} {name!r} is not a valid name: use letters, digits, '_', '.' and '-' only")
+    return name
+
+
+def result_path(run_dir: str | Path, dataset: str) -> Path:
+    """`results_<dataset>.yaml` in the directory of a run."""
+    return Path(run_dir) / f"results_{checked_name(dataset, 'data set')}.yaml"
+
+
+def rows_path(result: str | Path) -> Path:
+    """The per-question file beside a result file."""
+    return Path(result).with_suffix(".jsonl")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file as a whole or not at all: beside it, flushed to disk, renamed.
+
+    Raises:
+        UserError: the place cannot be written to.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror or error}; free the place or choose another output path") from None
+
+
+def write_result(path: str | Path, result: Result) -> None:
+    """Write a result file atomically.
+
+    Raises:
+        UserError: the place cannot be written to.
+    """
+    write_text(path, yaml.safe_dump(result.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=140))
+
+
+def read_result(path: str | Path) -> Result:
+    """Read and check a result file.
+
+    Raises:
+        UserError: missing, truncated, not YAML or of another shape; names the file, the field and the cure.
+    """
+    return parse_record(Result, read_mapping(path, "result file", _CURE), f"result file {path}", _CURE)
+
+
+def write_rows(path: str | Path, rows: Iterable[Row]) -> None:
+    """Write per-question rows atomically, one JSON object a line."""
+    write_text(path, "".join(json.dumps(row.model_dump(), ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """Read per-question rows.
+
+    Raises:
+        UserError: missing or broken; names the file, the line and the cure.
+    """
+    rows = []
+    # Only "\n" ends a row: a generated text may hold other characters that str.splitlines takes for a line's end.
+    for number, line in enumerate(_read_text(path, "per-question file", _CURE).split("\n"), start=1):
+        if line.strip():
+            try:
+                content = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"per-question file {path}, line {number}: not JSON ({error}); {_CURE}") from None
+            rows.append(parse_record(Row, content, f"per-question file {path}, line {number}", _CURE))
+    return rows
+
+
+def read_mapping(path: str | Path, what: str, cure: str) -> dict[str, Any]:
+    """Read a YAML or JSON file that must hold a mapping.
+
+    Raises:
+        UserError: missing, unreadable, not YAML, or something else than a mapping.
+    """
+    text = _read_text(path, what, cure)
+    try:
+        content = yaml.safe_load(text)
+    # PyYAML lets the plain Python errors of its constructors through: KeyError for "!!bool x", AttributeError for "!!timestamp x".
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, OverflowError, RecursionError) as error:
+        raise UserError(f"{what} {path} is not valid YAML ({_one_line(error)}); {cure}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{what} {path} holds no mapping (truncated or another kind of file); {cure}")
+    return content
+
+
+def parse_record(model: type[T], content: Any, where: str, cure: str) -> T:
+    """Check content against a record's fields.
+
+    Raises:
+        UserError: names the first wrong fields.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, p['loc'])) or 'content'}: {_one_line(p['msg'])}" for p in error.errors()[:3]]
+    except RecursionError:
+        problems = ["nested too deeply"]
+    raise UserError(f"{where} is broken: {'; '.join(problems)}; {cure}")
+
+
+def _read_text(path: str | Path, what: str, cure: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{what} {path} does not exist; {cure}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{what} {path} cannot be read ({_one_line(error)}); {cure}") from None
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())[:200]

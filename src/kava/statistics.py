@@ -1,0 +1,142 @@
+"""Statistics for result tables: intervals for one run, over seeds, and tests between two methods on the same questions.
+
+    wilson_interval(745, 1319)             # one run
+    summarise([0.561, 0.569, 0.565])       # over seeds
+    paired_bootstrap(correct_a, correct_b); mcnemar(correct_a, correct_b)
+
+scipy and statsmodels are loaded only where they are used.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kava.errors import UserError
+
+BOOTSTRAP_CHUNK = 1_000_000
+
+
+@dataclass(frozen=True)
+class SeedSummary:
+    """A measure over n seeds: mean, sample standard deviation (n - 1) and t interval; the last two are None for one seed."""
+
+    n: int
+    mean: float
+    std: float | None
+    ci95: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class PairedBootstrap:
+    """Mean difference a - b over questions, its percentile interval, and the two-sided p value of no difference."""
+
+    difference: float
+    ci95: tuple[float, float]
+    p_value: float
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Questions that only a, or only b, answered correctly, and the exact two-sided p value."""
+
+    only_a: int
+    only_b: int
+    p_value: float
+
+
+def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a proportion (Wilson 1927), as fractions.
+
+    Raises:
+        ValueError: not 0 <= correct <= total, or total is 0.
+    """
+    from scipy.stats import binomtest
+
+    if not 0 <= correct <= total or total == 0:
+        raise ValueError(f"no proportion: {correct} of {total}")
+    interval = binomtest(correct, total).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def summarise(values: Sequence[float], confidence: float = 0.95) -> SeedSummary:
+    """Mean, sample deviation and Student's t interval over seeds.
+
+    Raises:
+        ValueError: no values.
+    """
+    n = len(values)
+    if n == 0:
+        raise ValueError("no values to summarise")
+    mean = math.fsum(values) / n
+    if n == 1:
+        return SeedSummary(1, mean, None, None)
+    from scipy.stats import t
+
+    std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = float(t.ppf((1 + confidence) / 2, n - 1)) * std / math.sqrt(n)
+    return SeedSummary(n, mean, std, (mean - half, mean + half))
+
+
+def paired_bootstrap(a: Sequence[float], b: Sequence[float], resamples: int = 10_000, seed: int = 0) -> PairedBootstrap:
+    """Resample questions with replacement and compare the means of two methods on them.
+
+    Args:
+        a: score of the first method per question: 0 or 1, or a mean over seeds.
+        b: the same questions in the same order for the second method.
+        resamples: bootstrap samples.
+        seed: of the generator, so that a table can be made again.
+
+    Returns:
+        95 % percentile interval (Efron & Tibshirani 1993, 13.3); p = 2 min(P(d <= 0), P(d >= 0)) with one added to both counts,
+        at most 1.
+
+    Raises:
+        ValueError: lengths differ or are 0.
+    """
+    import numpy as np
+
+    difference = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
+    if len(a) != len(b) or difference.ndim != 1 or difference.size == 0:
+        raise ValueError(f"paired samples need the same questions: {len(a)} against {len(b)}")
+    generator = np.random.default_rng(seed)
+    at_once = max(1, BOOTSTRAP_CHUNK // difference.size)
+    means = np.concatenate(
+        [
+            difference[generator.integers(0, difference.size, (min(at_once, resamples - start), difference.size))].mean(axis=1)
+            for start in range(0, resamples, at_once)
+        ]
+    )
+    low, high = np.percentile(means, [2.5, 97.5])
+    # Sums of many thirds are not exactly zero: a tolerance decides ties.
+    tail = min(np.count_nonzero(means <= 1e-12), np.count_nonzero(means >= -1e-12))
+    p_value = min(1.0, 2 * (int(tail) + 1) / (resamples + 1))
+    return PairedBootstrap(float(difference.mean()), (float(low), float(high)), p_value)
+
+
+def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> McNemar:
+    """Exact (binomial) McNemar test on two methods' right and wrong answers to the same questions.
+
+    Raises:
+        ValueError: lengths differ or are 0.
+    """
+    from statsmodels.stats.contingency_tables import mcnemar as test
+
+    if len(a) != len(b) or len(a) == 0:
+        raise ValueError(f"paired samples need the same questions: {len(a)} against {len(b)}")
+    both = sum(x and y for x, y in zip(a, b, strict=True))
+    only_a = sum(x and not y for x, y in zip(a, b, strict=True))
+    only_b = sum(y and not x for x, y in zip(a, b, strict=True))
+    neither = len(a) - both - only_a - only_b
+    return McNemar(only_a, only_b, float(test([[both, only_a], [only_b, neither]], exact=True).pvalue))
+
+
+def pair_by_id(a: dict[str, float], b: dict[str, float], name_a: str, name_b: str) -> tuple[list[float], list[float]]:
+    """Bring two methods' scores per question id into one order.
+
+    Raises:
+        UserError: they answered different questions.
+    """
+    if a.keys() != b.keys():
+        odd = sorted(a.keys() ^ b.keys())
+        raise UserError(f"{name_a} and {name_b} answered different questions ({len(odd)} ids differ, such as '{odd[0]}'); evaluate again")
+    return [a[key] for key in a], [b[key] for key in a]

@@ -1,0 +1,57 @@
+"""From a configuration to Hugging Face's `TrainingArguments`."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from kava.config import Config
+
+LOGS = "logs"
+
+
+def training_arguments(config: Config, output_dir: Path, report_to: list[str], run_name: str) -> Any:
+    """The arguments of the Trainer. TensorBoard writes to `output_dir/logs`."""
+    import torch
+    from transformers import TrainingArguments
+
+    training, system = config.training, config.system
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(output_dir / LOGS)
+    on_cpu = system.device == "cpu" or not torch.cuda.is_available()
+    return TrainingArguments(
+        output_dir=str(output_dir),
+        run_name=run_name,
+        seed=training.seed,
+        data_seed=training.seed,
+        num_train_epochs=training.epochs,
+        max_steps=training.max_steps,
+        per_device_train_batch_size=training.batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        lr_scheduler_type=training.lr_scheduler,
+        warmup_steps=training.warmup_ratio,
+        optim=training.optimizer,
+        logging_strategy="steps",
+        logging_steps=training.logging_steps,
+        logging_nan_inf_filter=False,
+        eval_strategy="epoch" if training.eval_steps is None else "steps",
+        eval_steps=training.eval_steps,
+        save_strategy="epoch" if training.save_steps is None else "steps",
+        save_steps=training.save_steps or 500,
+        save_total_limit=training.save_total_limit,
+        metric_for_best_model="accuracy",
+        greater_is_better=True,
+        bf16=system.mixed_precision == "bf16",
+        fp16=system.mixed_precision == "fp16",
+        use_cpu=on_cpu,
+        dataloader_num_workers=training.num_workers,
+        dataloader_pin_memory=not on_cpu,
+        remove_unused_columns=False,
+        label_names=[],
+        report_to=report_to,
+        disable_tqdm=True,
+        log_level="warning",
+        ddp_find_unused_parameters=False,
+        restore_callback_states_from_checkpoint=True,
+    )

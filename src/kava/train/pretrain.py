@@ -1,0 +1,142 @@
+"""The mini experiment's "pretrained model": a small Llama taught to write chains of thought, once per seed.
+
+It is trained with the last zero to `pretrain_drop_steps` steps of its traces left out, so that it can also do a step in its
+head: a teacher that cannot collapses when student and teacher share their weights. Every method starts from it.
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, set_seed
+
+from kava.cache.attention import PREFIX, register_backends
+from kava.config import Config
+from kava.data.collate import Collator
+from kava.data.mini import generate
+from kava.data.mini_tokenizer import build_mini_tokenizer
+from kava.data.sequences import EncodedExample, SequenceBuilder
+from kava.methods import METHODS
+from kava.model.backbone import Backbone
+from kava.model.kava import KavaModel, Settings
+from kava.model.sources import cache_dir
+from kava.train.arguments import training_arguments
+from kava.train.progress import Report
+
+VERSION = 1
+
+
+def mini_base_directory(config: Config) -> Path:
+    """Where the base of this configuration and seed is cached; everything that shapes it is in the name."""
+    shape = {
+        "version": VERSION,
+        "model": config.model.mini.model_dump(),
+        "data": config.dataset.mini.model_dump(),
+        "cot_type": config.dataset.cot_type,
+        "answer_prompt": config.dataset.answer_prompt,
+        "seed": config.training.seed,
+    }
+    digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:12]
+    return cache_dir() / "mini" / f"{config.dataset.cot_type}-seed{config.training.seed}-{digest}"
+
+
+def ensure_mini_base(config: Config, quiet: bool = False) -> Path:
+    """The pretrained base of the mini experiment, made now if the cache does not hold it."""
+    directory = mini_base_directory(config)
+    if (directory / "config.json").exists():
+        return directory
+    staging = directory.with_name(f".{directory.name}.writing")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    _pretrain(config, staging, quiet)
+    try:
+        staging.rename(directory)
+    except OSError:
+        # Another process finished first; same seed, same base.
+        shutil.rmtree(staging, ignore_errors=True)
+    return directory
+
+
+def _pretrain(config: Config, directory: Path, quiet: bool) -> None:
+    mini = config.model.mini
+    tokenizer = build_mini_tokenizer(config.dataset.mini, config.dataset.answer_prompt)
+    builder = SequenceBuilder(tokenizer, config.dataset.answer_prompt)
+    examples = [builder.encode(e) for e in generate("train", config.dataset.mini, config.dataset.cot_type)]
+    set_seed(config.training.seed)
+    model = _new_model(config, len(tokenizer), tokenizer)
+    full_cot = METHODS["full_cot"]
+    wrapped = KavaModel(Backbone(model, [0, 0, 0]), nn.Identity(), full_cot, Settings(0, 0.0, 0.0))
+    collator = DroppingCollator(mini.pretrain_drop_steps, pad_id=tokenizer.pad_token_id, prompt_length=len(builder.prompt_ids))
+    schedule = config.model_copy(
+        update={
+            "training": config.training.model_copy(
+                update={
+                    "max_steps": mini.pretrain_steps,
+                    "batch_size": mini.pretrain_batch_size,
+                    "gradient_accumulation_steps": 1,
+                    "learning_rate": mini.pretrain_learning_rate,
+                    "weight_decay": 0.01,
+                    "max_grad_norm": 1.0,
+                    "logging_steps": 100,
+                }
+            )
+        }
+    )
+    arguments = training_arguments(schedule, directory / "run", [], "mini-base")
+    arguments.save_strategy = arguments.eval_strategy = "no"
+    trainer = _PretrainTrainer(model=wrapped, args=arguments, train_dataset=examples, data_collator=collator)
+    report = Report(directory / "pretrain.log", f"pretraining the mini base (seed {config.training.seed})", quiet)
+    trainer.remove_callback(_printer())
+    trainer.add_callback(report)
+    if mini.pretrain_steps:
+        trainer.train()
+    shutil.rmtree(directory / "run", ignore_errors=True)
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def _printer() -> Any:
+    from transformers import PrinterCallback
+
+    return PrinterCallback
+
+
+def _new_model(config: Config, vocabulary: int, tokenizer: Any) -> LlamaForCausalLM:
+    mini = config.model.mini
+    register_backends()
+    shape = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=mini.hidden_size,
+        intermediate_size=4 * mini.hidden_size,
+        num_hidden_layers=mini.num_layers,
+        num_attention_heads=mini.num_heads,
+        num_key_value_heads=mini.num_kv_heads,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return LlamaForCausalLM._from_config(shape, attn_implementation=PREFIX + config.model.attn_implementation)
+
+
+class DroppingCollator(Collator):
+    """Leaves the last 0 to `most` CoT steps out, by a hash of the example."""
+
+    def __init__(self, most: int, *, pad_id: int, prompt_length: int) -> None:
+        super().__init__(METHODS["full_cot"], pad_id, prompt_length, num_latents=0)
+        self.most = most
+
+    def _written(self, example: EncodedExample) -> list[int]:
+        kept = len(example.steps) - min(example.seed % (self.most + 1), len(example.steps))
+        return [token for step in example.steps[:kept] for token in step]
+
+
+class _PretrainTrainer(Trainer):
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> torch.Tensor:
+        loss: torch.Tensor = model(**inputs)["loss"].mean()
+        return loss

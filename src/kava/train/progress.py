@@ -1,0 +1,77 @@
+"""What a person sees of a run: a live bar on a terminal, plain lines elsewhere, and the same lines in `train.log`."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import TrainerCallback
+
+TRAIN_LOG = "train.log"
+_SHORT = {"student_ce": "ce", "teacher_ce": "teacher", "grad_norm": "grad", "learning_rate": "lr"}
+
+
+class Report(TrainerCallback):
+    """Logs to `train.log` and to the terminal.
+
+    Args:
+        log_file: appended to, one line per log entry.
+        title: what the bar is called.
+        quiet: nothing on the terminal.
+    """
+
+    def __init__(self, log_file: Path, title: str, quiet: bool = False) -> None:
+        self.log_file = log_file
+        self.title = title
+        self.quiet = quiet
+        self.console = Console(file=sys.stderr)
+        self.bar: Progress | None = None
+        self.task: Any = None
+        self.last = (0.0, 0)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Open the bar."""
+        self.last = (time.perf_counter(), state.global_step)
+        if self.console.is_terminal and not self.quiet and state.is_world_process_zero:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+            self.bar = Progress(*columns, console=self.console)
+            self.task = self.bar.add_task(self.title, total=state.max_steps, completed=state.global_step, note="")
+            self.bar.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the bar."""
+        if self.bar:
+            self.bar.update(self.task, completed=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Write one line."""
+        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+            return
+        line = self.line(state, logs)
+        with self.log_file.open("a", encoding="utf-8") as stream:
+            stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+        if self.bar:
+            self.bar.update(self.task, note=line.partition("  ")[2])
+        elif not self.quiet:
+            print(f"{self.title}: {line}", file=sys.stderr, flush=True)
+
+    def line(self, state: Any, logs: dict[str, Any]) -> str:
+        """A log entry in one line."""
+        numbers = {key: value for key, value in logs.items() if key != "epoch" and isinstance(value, (int, float))}
+        parts = [f"{_SHORT.get(key, key.removeprefix('eval_'))} {value:.4g}" for key, value in numbers.items()]
+        if "loss" in logs:
+            now, step = time.perf_counter(), state.global_step
+            elapsed, steps = now - self.last[0], step - self.last[1]
+            self.last = (now, step)
+            if steps:
+                left = (state.max_steps - step) * elapsed / steps
+                parts.append(f"{elapsed / steps:.3g} s/step, {left / 60:.0f} min left")
+        return f"step {state.global_step}/{state.max_steps}  {'validation: ' if 'eval_accuracy' in logs else ''}{', '.join(parts)}"
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Close the bar."""
+        if self.bar:
+            self.bar.stop()
+            self.bar = None

@@ -1,0 +1,167 @@
+"""One training run, from a configuration to `best_checkpoint`."""
+
+import json
+import math
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PrinterCallback, set_seed
+
+from kava.checkpoint import Trained, recover, verify
+from kava.config import Config
+from kava.data.sequences import SequenceBuilder
+from kava.errors import UserError
+from kava.evaluate.accuracy import Evaluation, evaluate_accuracy
+from kava.generate import Reasoner
+from kava.methods import METHODS
+from kava.model.build import build_model, load_tokenizer
+from kava.provenance import collect
+from kava.results import BEST_CHECKPOINT, TRAINING_DONE
+from kava.train.arguments import training_arguments
+from kava.train.curriculum import Curriculum
+from kava.train.prepare import Prepared, build_collator, last_stage, prepare_data, resolve_base
+from kava.train.progress import Report
+from kava.train.signals import StopOnSignal
+from kava.train.trainer import KavaTrainer, checkpoints
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        output_dir: where everything is.
+        exit_code: 0, or the code of the signal that stopped it.
+        accuracy: best validation accuracy, a fraction.
+        steps: optimizer steps taken.
+    """
+
+    output_dir: Path
+    exit_code: int
+    accuracy: float
+    steps: int
+
+
+def train(config: Config, output_dir: str | Path, *, resume: bool = False, name: str | None = None, use_wandb: bool = False, quiet: bool = False) -> Outcome:
+    """Train one method with one seed; see `Outcome`. `name` is what result files call the configuration.
+
+    Raises:
+        UserError: whatever the user can mend: a model or data set that is missing, a full disk, an output directory in use.
+    """
+    output_dir = Path(output_dir)
+    finished = _claim(output_dir, config, resume)
+    if finished is not None:
+        return finished
+    if config.system.num_threads:
+        torch.set_num_threads(config.system.num_threads)
+    base = resolve_base(config, quiet)
+    tokenizer = load_tokenizer(base, config.model.trust_remote_code)
+    builder = SequenceBuilder(tokenizer, config.dataset.answer_prompt)
+    prepared = prepare_data(config, builder)
+    set_seed(config.training.seed)
+    metadata = {"name": name, "data": prepared.data, "provenance": collect()}
+    trained = Trained(build_model(base, tokenizer, config), tokenizer, config, base, metadata)
+    started = time.time()
+    with StopOnSignal() as stop:
+        trainer = _build_trainer(trained, builder, prepared, output_dir, stop, use_wandb, quiet)
+        newest = _newest_good(output_dir) if resume else None
+        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    outcome = Outcome(output_dir, stop.exit_code, trainer.state.best_metric or 0.0, trainer.state.global_step)
+    if outcome.exit_code == 0:
+        _finish(trainer, config, outcome, time.time() - started, use_wandb)
+    return outcome
+
+
+def _build_trainer(
+    trained: Trained, builder: SequenceBuilder, prepared: Prepared, output_dir: Path, stop: StopOnSignal, use_wandb: bool, quiet: bool
+) -> KavaTrainer:
+    config = trained.config
+    collator = build_collator(config, builder)
+    reasoner = Reasoner(trained.model, builder, config.latent.num_tokens, config.latent.num_iterations)
+
+    def validate() -> Evaluation:
+        return evaluate_accuracy(
+            reasoner, prepared.validation, batch_size=config.evaluation.batch_size, max_new_tokens=config.evaluation.max_new_tokens
+        )
+
+    name = f"{config.method} {output_dir.name}"
+    arguments = training_arguments(config, output_dir, ["tensorboard"] + ["wandb"] * use_wandb, name)
+    trainer = KavaTrainer(
+        trained, validate, args=arguments, train_dataset=prepared.train, eval_dataset=prepared.validation, data_collator=collator
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Report(output_dir / "train.log", name, quiet))
+    trainer.add_callback(stop)
+    if METHODS[config.method].curriculum != "none":
+        per_epoch = math.ceil(len(prepared.train) / (config.training.batch_size * config.training.gradient_accumulation_steps))
+        steps_per_stage = max(1, round(config.training.epochs_per_stage * per_epoch))
+        trainer.add_callback(Curriculum(collator, steps_per_stage, last_stage(config, prepared.train)))
+    return trainer
+
+
+def _claim(output_dir: Path, config: Config, resume: bool) -> Outcome | None:
+    """Make the output directory ready; returns the outcome of a run that is already finished."""
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        (output_dir / "config.yaml.tmp").write_text(_yaml(config), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"output directory {output_dir} cannot be written ({error.strerror}); choose another --output_dir") from None
+    done = output_dir / TRAINING_DONE
+    if resume and done.exists():
+        content = json.loads(done.read_text())
+        if content["config_fingerprint"] != config.fingerprint() or content["seed"] != config.training.seed:
+            raise UserError(f"{output_dir} holds a finished run of another configuration; choose another --output_dir")
+        (output_dir / "config.yaml.tmp").unlink()
+        return Outcome(output_dir, 0, content["accuracy"], content["steps"])
+    if not resume:
+        _clear(output_dir)
+    (output_dir / "config.yaml.tmp").replace(output_dir / "config.yaml")
+    return None
+
+
+def _clear(output_dir: Path) -> None:
+    """A run that does not resume starts clean, so that nothing of an older one is taken for its own."""
+    for path in [*checkpoints(output_dir), output_dir / BEST_CHECKPOINT, output_dir / "logs"]:
+        shutil.rmtree(path, ignore_errors=True)
+    for name in (TRAINING_DONE, "train.log"):
+        (output_dir / name).unlink(missing_ok=True)
+
+
+def _newest_good(output_dir: Path) -> Path | None:
+    """The newest checkpoint that is whole; damaged ones are named and passed over."""
+    recover(output_dir / BEST_CHECKPOINT)
+    for candidate in checkpoints(output_dir):
+        problem = verify(candidate)
+        if problem is None:
+            return candidate
+        print(f"kava: {candidate} is damaged ({problem}); trying an older one", flush=True)
+    return None
+
+
+def _finish(trainer: KavaTrainer, config: Config, outcome: Outcome, seconds: float, use_wandb: bool) -> None:
+    if not trainer.args.should_save:
+        return
+    content = {
+        "config_fingerprint": config.fingerprint(),
+        "seed": config.training.seed,
+        "accuracy": outcome.accuracy,
+        "steps": outcome.steps,
+        "seconds": round(seconds, 1),
+    }
+    (outcome.output_dir / TRAINING_DONE).write_text(json.dumps(content, indent=2) + "\n")
+    if use_wandb:
+        import wandb
+
+        wandb.finish()
+
+
+def _yaml(config: Config) -> str:
+    import yaml
+
+    text: str = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
+    return text
+
+

@@ -1,0 +1,82 @@
+"""What all tests share: shapes checked at run time, and markers that skip with a reason where a program is absent.
+
+KAVA_TYPECHECK=0 leaves the shape checks out. KAVA_DATA_DIR names the directory of the real benchmark files.
+"""
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# Before anything imports kava: every annotated function checks the shapes and types of what it is given and returns.
+if os.environ.get("KAVA_TYPECHECK", "1") != "0" and importlib.util.find_spec("beartype") is not None:
+    from jaxtyping import install_import_hook
+
+    install_import_hook("kava", "beartype.beartype")
+
+SYSTEM_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+DATA_DIR_VARIABLE = "KAVA_DATA_DIR"
+
+
+def _lacks_programs(*names: str) -> str | None:
+    absent = [name for name in names if shutil.which(name, path=SYSTEM_PATH) is None]
+    return f"not installed: {', '.join(absent)} (scripts/install_test_servers.sh)" if absent else None
+
+
+def _lacks_slurm() -> str | None:
+    if os.geteuid() != 0:
+        return "only root can start a private Slurm"
+    return _lacks_programs("slurmctld", "slurmd", "sbatch", "munged")
+
+
+def _lacks_browser() -> str | None:
+    reasons = [_lacks_programs(name) for name in ("chromium", "chromium-browser", "google-chrome")]
+    return None if None in reasons else reasons[0]
+
+
+def _lacks_data() -> str | None:
+    directory = os.environ.get(DATA_DIR_VARIABLE)
+    if not directory:
+        return f"{DATA_DIR_VARIABLE} names no directory of benchmark files"
+    return None if Path(directory).is_dir() else f"{DATA_DIR_VARIABLE}={directory} is no directory"
+
+
+def _lacks_gpu() -> str | None:
+    import torch
+
+    return None if torch.cuda.is_available() else "no CUDA device"
+
+
+# Marker -> why its tests cannot run here, or None.
+OBSTACLES: dict[str, Callable[[], str | None]] = {
+    "slurm": _lacks_slurm,
+    "browser": _lacks_browser,
+    "latex": lambda: _lacks_programs("pdflatex"),
+    "data": _lacks_data,
+    "gpu": _lacks_gpu,
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot run; each obstacle is looked for once, and only where a test asks."""
+    reasons: dict[str, str | None] = {}
+    for item in items:
+        for marker, obstacle in OBSTACLES.items():
+            if item.get_closest_marker(marker) is None:
+                continue
+            if marker not in reasons:
+                reasons[marker] = obstacle()
+            if reasons[marker]:
+                item.add_marker(pytest.mark.skip(reason=f"{marker}: {reasons[marker]}"))
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The directory of real benchmark files (`data` marker): gsm8k_test.jsonl, gsm8k_hard.jsonl, svamp.json, ..."""
+    reason = _lacks_data()
+    if reason:
+        pytest.skip(reason)
+    return Path(os.environ[DATA_DIR_VARIABLE])

@@ -1,0 +1,238 @@
+"""The Slurm scripts on a real Slurm (scripts/slurm_testbed.py): three seeds, preemption, failure, cancellation.
+
+One campaign is run once and looked at by several tests: `./hpc_run_all.sh tiny`, whose seed 123 gets its pre-timeout signal while
+it trains, beside an undisturbed run of the same seed.
+"""
+
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from system.slurm_site import SITE_ENV, Site, load_testbed, until
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+SEEDS = [42, 123, 456]
+# Small in every dimension, long enough in steps to be met by a signal while it trains.
+TINY = """
+model: {name: builtin:mini, mini: {num_layers: 2, hidden_size: 32, num_heads: 2, num_kv_heads: 1, pretrain_steps: 5, pretrain_batch_size: 4}}
+lora: {r: 4, alpha: 4}
+latent: {num_tokens: 2, num_iterations: 1}
+dataset: {mini: {num_train: 400, num_eval: 8}}
+training: {max_steps: 200, batch_size: 2, save_steps: 1000, save_total_limit: 1, logging_steps: 5}
+evaluation: {datasets: {mini: builtin:mini/test}, validation_samples: 4, max_samples: 8, max_new_tokens: 4}
+system: {mixed_precision: "no", device: cpu}
+"""
+ENDLESS = TINY.replace("max_steps: 200", "max_steps: 1000000")
+
+
+@dataclass
+class Campaign:
+    site: Site
+    array: str
+    aggregation: str
+    reference: str
+    timed: str
+
+    def seed_dir(self, seed: int) -> Path:
+        return self.site.root / "outputs" / "tiny_multi_seed" / f"seed_{seed}"
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[Any]:
+    with load_testbed().Testbed() as testbed:
+        yield testbed
+
+
+def hpc_run_all(site: Site) -> tuple[str, str]:
+    """Job ids of the array and of the aggregation."""
+    done = site.run("./hpc_run_all.sh", "tiny")
+    assert done.returncode == 0, done.stderr
+    found = re.fullmatch(r"tiny:\n  job (\d+): seeds 42 123 456\n  job (\d+): aggregation into (\S+)\nwatch: .*\n", done.stdout)
+    assert found, done.stdout
+    assert found[3] == "outputs/tiny_multi_seed/aggregated_results.yaml"
+    return found[1], found[2]
+
+
+def train_until_step(site: Site, run_dir: Path) -> None:
+    """Until the trainer of a run has logged a step."""
+    log = run_dir / "train.log"
+    until(lambda: log.exists() and re.search(r"\bstep \d+", log.read_text()) is not None, f"a step in {log}", explain=site.logs)
+
+
+def weights(run_dir: Path) -> dict[str, bytes]:
+    """Every weight file of the best checkpoint, byte for byte."""
+    found = {path.name: path.read_bytes() for path in (run_dir / "best_checkpoint").glob("*.safetensors")}
+    assert found, f"no weights in {run_dir}"
+    return found
+
+
+@pytest.fixture(scope="module")
+def campaign(slurm: Any, tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+    site = Site(tmp_path_factory.mktemp("site"), {"tiny": TINY, "endless": ENDLESS}, slurm.environment)
+    timed = site.sbatch("sbatch --time=3 --export=CONFIG=endless,SEED=1,OUTPUT_DIR=outputs/timed submit_kava.sh")
+    array, aggregation = hpc_run_all(site)
+    reference = site.sbatch("sbatch --export=CONFIG=tiny,SEED=123,OUTPUT_DIR=outputs/reference submit_kava.sh")
+    campaign = Campaign(site, array, aggregation, reference, timed)
+    train_until_step(site, campaign.seed_dir(123))
+    # What --signal=B:USR1@120 does two minutes before the time limit: to the batch shell alone.
+    assert site.run("scancel", "--signal=USR1", "--batch", f"{array}_1").returncode == 0
+    site.wait(array, aggregation, reference)
+    return campaign
+
+
+def test_each_element_trained_its_own_seed(campaign: Campaign) -> None:
+    for element, seed in enumerate(SEEDS):
+        result = yaml.safe_load((campaign.seed_dir(seed) / "results_mini.yaml").read_text())
+        assert (result["run"]["seed"], result["run"]["name"], result["metrics"]["total"]) == (seed, "tiny", 8)
+        assert f"seed {seed} of tiny: done" in campaign.site.log(f"{campaign.array}_{element}")
+    assert len({tuple(weights(campaign.seed_dir(seed)).values()) for seed in SEEDS}) == 3
+
+
+def test_aggregation_starts_after_all_three(campaign: Campaign) -> None:
+    assert campaign.site.field(campaign.aggregation, "JobState") == "COMPLETED"
+    ends = [campaign.site.field(f"{campaign.array}_{element}", "EndTime") for element in range(3)]
+    assert campaign.site.field(campaign.aggregation, "StartTime") >= max(ends)
+    folder = campaign.site.root / "outputs" / "tiny_multi_seed"
+    entry = yaml.safe_load((folder / "aggregated_results.yaml").read_text())["tiny"]
+    assert entry["num_seeds"] == 3
+    accuracies = [yaml.safe_load((campaign.seed_dir(seed) / "results_mini.yaml").read_text())["metrics"]["accuracy"] for seed in SEEDS]
+    assert entry["datasets"]["mini"]["accuracy_mean"] == pytest.approx(sum(accuracies) / 3)
+    assert (folder / "aggregated_results.json").exists()
+
+
+def test_preempted_seed_requeues_itself_and_goes_on(campaign: Campaign) -> None:
+    element = f"{campaign.array}_1"
+    log = campaign.site.log(element)
+    assert campaign.site.field(element, "Restarts") == "1"
+    assert f"requeueing job {element}, which will go on from its newest checkpoint" in log
+    assert [start for start in ("start 1,", "start 2,") if start in log] == ["start 1,", "start 2,"]
+    assert [campaign.site.field(f"{campaign.array}_{other}", "Restarts") for other in (0, 2)] == ["0", "0"]
+
+
+def test_preempted_weights_equal_those_of_an_undisturbed_run(campaign: Campaign) -> None:
+    assert campaign.site.field(campaign.reference, "Restarts") == "0"
+    assert weights(campaign.seed_dir(123)) == weights(campaign.site.root / "outputs" / "reference")
+
+
+def test_environment_of_the_job_comes_from_the_site_file_alone(campaign: Campaign) -> None:
+    log = campaign.site.log(f"{campaign.array}_0")
+    assert "the submitter's variable is gone" in log
+    assert "no module command on" in log
+    assert "KAVA_MODULES (cuda/11.8.0 anaconda3) left out" in log
+
+
+def test_time_limit_itself_sends_the_signal(campaign: Campaign) -> None:
+    """`#SBATCH --signal=B:USR1@120` of the script as it is, met by a limit of three minutes."""
+    site = campaign.site
+    until(lambda: "requeueing job" in site.log(campaign.timed), "the pre-timeout signal", 150, site.logs)
+    assert site.field(campaign.timed, "TimeLimit") == "00:03:00"
+    site.run("scancel", campaign.timed)
+    site.wait(campaign.timed)
+
+
+def test_finished_seeds_stay_and_a_failed_one_cancels_the_aggregation(campaign: Campaign, tmp_path: Path, slurm: Any) -> None:
+    site = Site(tmp_path, {"tiny": TINY}, slurm.environment)
+    folder = site.root / "outputs" / "tiny_multi_seed"
+    shutil.copytree(campaign.site.root / "outputs" / "tiny_multi_seed", folder)
+    before = weights(folder / "seed_42")
+    shutil.rmtree(folder / "seed_123")
+    (folder / "seed_123").write_text("not a directory")
+    array, aggregation = hpc_run_all(site)
+    site.wait(array, aggregation, seconds=120)
+    assert [site.field(f"{array}_{element}", "JobState") for element in range(3)] == ["COMPLETED", "FAILED", "COMPLETED"]
+    assert (site.field(aggregation, "JobState"), site.field(aggregation, "Reason")) == ("CANCELLED", "DependencyNeverSatisfied")
+    again = "sbatch --array=1 --export=CONFIG=tiny submit_multi_seed.slurm"
+    for stream in ("out", "err"):
+        assert (
+            f"seed 123 of tiny (training) failed with status 2; the reason stands above and in the .err log; then continue with: {again}"
+            in (site.log(f"{array}_1", stream))
+        )
+    assert "seed_123" in site.log(f"{array}_1", "err").split("kava: seed 123")[0]
+    assert weights(folder / "seed_42") == before
+
+
+def test_cancelled_run_goes_on_with_the_command_in_its_log(campaign: Campaign) -> None:
+    site = campaign.site
+    job = site.sbatch("sbatch --export=CONFIG=tiny,SEED=123 submit_kava.sh")
+    run_dir = site.root / "outputs" / f"seed_{job}"
+    train_until_step(site, run_dir)
+    site.run("scancel", job)
+    site.wait(job)
+    assert site.field(job, "JobState") == "CANCELLED"
+    assert not (run_dir / "best_checkpoint").exists()
+    command = re.search(r"continue with: (sbatch .*)\n", site.log(job))[1]
+    assert command == f"sbatch --export=CONFIG=tiny,SEED=123,OUTPUT_DIR=outputs/seed_{job} submit_kava.sh"
+    continued = site.sbatch(command)
+    site.wait(continued)
+    assert site.field(continued, "JobState") == "COMPLETED"
+    assert weights(run_dir) == weights(site.root / "outputs" / "reference")
+
+
+@pytest.mark.parametrize(
+    ("export", "script", "sentence"),
+    [
+        ("CONFIG=tiny; touch owned", "submit_multi_seed.slurm", "CONFIG 'tiny; touch owned' is no configuration name"),
+        ("CONFIG=$(touch owned)", "submit_aggregate.slurm", "CONFIG '$(touch owned)' is no configuration name"),
+        ("CONFIG=tiny,SEED=1; touch owned", "submit_kava.sh", "SEED '1; touch owned' is no seed: a whole number such as 42"),
+        ("CONFIG=tyni", "submit_multi_seed.slurm", "configuration 'tyni' is neither a file nor a name in configs/; did you mean 'tiny'?"),
+        ("SEED=42", "submit_multi_seed.slurm", "CONFIG is not set: sbatch --export=CONFIG=llama1b_aug submit_multi_seed.slurm"),
+        ("SEED=42", "submit_kava.sh", "configuration 'llama1b_aug' is neither a file"),
+    ],
+)
+def test_wrong_input_ends_the_job_with_one_sentence(slurm: Any, tmp_path: Path, export: str, script: str, sentence: str) -> None:
+    site = Site(tmp_path, {"tiny": TINY}, slurm.environment)
+    array = ["--array=0"] if script == "submit_multi_seed.slurm" else []
+    done = site.run("sbatch", "--parsable", *array, f"--export={export}", script)
+    job = done.stdout.strip()
+    site.wait(job)
+    log = site.log(f"{job}_0" if array else job, "err")
+    assert log.startswith(f"kava: {sentence}")
+    assert log.count("\n") == 1
+    assert site.field(job, "ExitCode") == "2:0"
+    assert not (site.root / "owned").exists()
+
+
+def test_an_environment_without_the_packages_is_named(slurm: Any, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    site_env = f"KAVA_ACTIVATE='source {bare}/bin/activate'\n"
+    (tmp_path / "site").mkdir()
+    site = Site(tmp_path / "site", {"tiny": TINY}, slurm.environment, site_env)
+    assert site.run("python3", "-m", "venv", "--without-pip", str(bare)).returncode == 0
+    job = site.sbatch("sbatch --export=CONFIG=tiny,SEED=1 submit_kava.sh")
+    site.wait(job)
+    log = site.log(job, "err")
+    assert log.startswith(f"kava: {bare}/bin/python3 on ")
+    assert "cannot run kava (no torch, transformers, peft, pydantic, yaml, tyro): set KAVA_ACTIVATE in configs/site.env" in log
+
+
+def test_two_jobs_do_not_train_in_one_directory(campaign: Campaign) -> None:
+    site = campaign.site
+    command = "sbatch --export=CONFIG=endless,SEED=5,OUTPUT_DIR=outputs/shared submit_kava.sh"
+    first = site.sbatch(command)
+    train_until_step(site, site.root / "outputs" / "shared")
+    second = site.sbatch(command)
+    until(lambda: site.field(second, "JobState") == "FAILED", "the second job to refuse", explain=site.logs)
+    assert site.field(first, "JobState") == "RUNNING"
+    assert "outputs/shared" in site.log(second, "err")
+    site.run("scancel", first)
+    site.wait(first)
+
+
+def test_hpc_run_all_refuses_a_configuration_that_is_queued(slurm: Any, tmp_path: Path) -> None:
+    site = Site(tmp_path, {"tiny": TINY}, slurm.environment, SITE_ENV + "export SBATCH_PARTITION=compute\n")
+    held = site.run(
+        "sbatch", "--parsable", "--hold", "--job-name=kava-tiny", "--export=CONFIG=tiny", "submit_multi_seed.slurm"
+    ).stdout.strip()
+    done = site.run("./hpc_run_all.sh", "tiny")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "kava: tiny is already queued (squeue -n kava-tiny); wait for it, or scancel -n kava-tiny\n",
+    )
+    site.run("scancel", held)

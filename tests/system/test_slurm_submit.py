@@ -1,0 +1,96 @@
+"""hpc_run_all.sh without a Slurm: what it would submit, what it refuses, in which words."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from system.slurm_site import REPOSITORY, Site, login_environment
+
+GUIDE = ["llama1b_aug", "llama1b_aug_nl", "qwen05b_aug", "llama3b_aug"]
+SIX = ["llama1b_aug", "llama1b_aug_nl", "qwen05b_aug", "qwen05b_aug_nl", "llama3b_aug", "llama3b_aug_nl"]
+SCRIPTS = ["hpc_run_all.sh", "submit_kava.sh", "submit_multi_seed.slurm", "submit_aggregate.slurm"]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path, dict.fromkeys(SIX, ""), login_environment(), site_env="")
+
+
+def arrays(output: str) -> list[str]:
+    """Configurations of the arrays that a dry run shows."""
+    lines = [line for line in output.splitlines() if "--array" in line]
+    return [line.split("--export=CONFIG=")[1].split()[0] for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"), [([], GUIDE), (["--all"], SIX), (["llama1b_aug", "qwen05b_aug"], ["llama1b_aug", "qwen05b_aug"])]
+)
+def test_dry_run_shows_an_array_and_an_aggregation_per_configuration(site: Site, arguments: list[str], expected: list[str]) -> None:
+    done = site.run("./hpc_run_all.sh", "--dry-run", *arguments)
+    assert done.returncode == 0
+    assert arrays(done.stdout) == expected
+    assert done.stdout.count("--array=0-2 ") == len(expected)
+    assert done.stdout.count("--dependency=afterok:<job> --kill-on-invalid-dep=yes") == len(expected)
+
+
+def test_dry_run_follows_the_seeds_and_partition_of_the_site(tmp_path: Path) -> None:
+    site = Site(tmp_path, {"mini": ""}, login_environment(), 'KAVA_SEEDS="1 2 3 4 5"\nKAVA_AGGREGATE_PARTITION=cpu\n')
+    done = site.run("./hpc_run_all.sh", "--dry-run", "mini")
+    assert "--array=0-4 " in done.stdout
+    assert done.stdout.splitlines()[2].split()[:3] == ["sbatch", "--job-name=kava-mini-mean", "--partition=cpu"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["llama1b_agu"], "configuration 'llama1b_agu' is neither a file nor a name in configs/; did you mean 'llama1b_aug'?"),
+        (
+            ["qwen05b_aug", "qwen_aug_nl"],
+            "configuration 'qwen_aug_nl' is neither a file nor a name in configs/; did you mean 'qwen05b_aug_nl'?",
+        ),
+        (["x; touch owned"], "CONFIG 'x; touch owned' is no configuration name: letters, digits and _ . / - only"),
+        (["$(touch owned)"], "CONFIG '$(touch owned)' is no configuration name: letters, digits and _ . / - only"),
+        (["--quick"], "unknown option '--quick'; ./hpc_run_all.sh --help lists them"),
+    ],
+)
+def test_a_wrong_argument_submits_nothing_and_is_named(site: Site, arguments: list[str], sentence: str) -> None:
+    done = site.run("./hpc_run_all.sh", "--dry-run", *arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"kava: {sentence}\n")
+    assert not (site.root / "owned").exists()
+
+
+def test_without_sbatch_one_sentence_says_what_to_do(site: Site) -> None:
+    tools = site.root / "bin"
+    tools.mkdir()
+    for name in ("bash", "dirname", "find", "sed", "sort", "awk", "id", "env"):
+        (tools / name).symlink_to(next(p for d in os.get_exec_path() if (p := Path(d) / name).exists()))
+    site.environment["PATH"] = str(tools)
+    done = site.run("./hpc_run_all.sh", "llama1b_aug")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "kava: there is no sbatch here: run this on a login node of a Slurm cluster, "
+        "or python run_multi_seed.py --config llama1b_aug on this machine\n"
+    )
+
+
+def test_broken_site_settings_are_named(tmp_path: Path) -> None:
+    site = Site(tmp_path, {"mini": ""}, login_environment(), 'KAVA_SEEDS="42,123"\n')
+    done = site.run("./hpc_run_all.sh", "--dry-run", "mini")
+    assert done.returncode == 2
+    assert done.stderr.startswith("kava: KAVA_SEEDS in configs/site.env is '42,123'; write whole numbers with one space between")
+
+
+def test_the_shipped_site_settings_change_nothing() -> None:
+    before = subprocess.run(["bash", "-c", "set -o posix; set"], capture_output=True, text=True).stdout.splitlines()
+    command = f"source {REPOSITORY}/configs/site.env; set -o posix; set"
+    after = subprocess.run(["bash", "-c", command], capture_output=True, text=True).stdout.splitlines()
+    names = {line.split("=")[0] for line in after} - {line.split("=")[0] for line in before}
+    assert not names - {"BASH_EXECUTION_STRING", "_"}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_scripts_are_executable_and_valid_bash(name: str) -> None:
+    assert os.access(REPOSITORY / name, os.X_OK)
+    assert subprocess.run(["bash", "-n", REPOSITORY / name]).returncode == 0

@@ -1,0 +1,134 @@
+"""The command line: what answers at once, what exits with which code, and in how many lines."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+import pytest
+
+from kava import cli
+from kava.errors import UserError
+
+SOURCE = Path(cli.__file__).parents[1]
+HEAVY = ("torch", "transformers", "peft", "datasets", "scipy", "matplotlib", "pandas", "accelerate")
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(SOURCE), "COLUMNS": "200"}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120, env=environment, check=False)
+
+
+def run(arguments: list[str], capsys: pytest.CaptureFixture[str], command: str | None = None) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(command, arguments)
+    captured = capsys.readouterr()
+    return int(stop.value.code or 0), captured.out, captured.err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], [], *([name, "--help"] for name in cli.COMMANDS)], ids=" ".join)
+def test_help_is_quick_and_loads_nothing_heavy(arguments: list[str]) -> None:
+    script = f"""
+import sys
+from kava.cli import main
+try:
+    main(None, {arguments!r})
+except SystemExit as stop:
+    print("exit", stop.code, *[name for name in {HEAVY!r} if name in sys.modules])
+"""
+    done = python("-c", script)
+    assert done.stdout.splitlines()[-1] == "exit 0", done.stderr
+    assert "usage: kava" in done.stdout
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(["--help"], capsys)
+    assert code == 0
+    assert all(f"  {name} " in out and summary in out for name, (_, _, summary) in cli.COMMANDS.items())
+
+
+def test_unknown_command_in_a_real_process() -> None:
+    done = python("-m", "kava", "trian")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "kava: unknown command 'trian'; did you mean 'train'?\n"
+
+
+def test_unknown_configuration_in_a_real_process() -> None:
+    done = python("-m", "kava", "train", "--config", "no_such_config")
+    assert done.returncode == 2
+    assert done.stderr.startswith("kava: configuration 'no_such_config' is neither a file nor a name in configs/")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_unknown_option_of_a_command_without_overrides(probe: type["Probe"], capsys: pytest.CaptureFixture[str]) -> None:
+    del probe.overrides
+    code, _, err = run(["probe", "--nmae", "x"], capsys)
+    assert code == 2
+    assert "--nmae" in err
+
+
+@dataclass
+class Probe:
+    """Reports what it was called with."""
+
+    name: str = "nobody"
+    result: int = 0
+    problem: str = ""
+
+    overrides: ClassVar[dict[str, Any]] = {}
+
+    def run(self) -> int | None:
+        if self.problem:
+            raise {"user": UserError("first line\nsecond line"), "stop": KeyboardInterrupt(), "pipe": BrokenPipeError()}[self.problem]
+        print(self.name, dict(getattr(self, "overrides", {})))
+        return self.result or None
+
+
+@pytest.fixture
+def probe(monkeypatch: pytest.MonkeyPatch) -> type[Probe]:
+    """A command of its own, so that parsing and exit codes are seen without a model."""
+    fresh = dataclass(type("Probe", (Probe,), {"overrides": {}, "__doc__": Probe.__doc__}))
+    monkeypatch.delattr(Probe, "overrides")
+    module = ModuleType("kava_test_probe")
+    module.Probe = fresh  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(cli.COMMANDS, "probe", (module.__name__, "Probe", "test"))
+    return fresh
+
+
+@pytest.mark.usefixtures("probe")
+@pytest.mark.parametrize(
+    ("arguments", "code", "out"),
+    [
+        ([], 0, "nobody {}"),
+        (["--name", "ada"], 0, "ada {}"),
+        (["--result", "1"], 1, "nobody {}"),
+        (["--training.batch_size", "64", "--name", "ada"], 0, "ada {'training.batch_size': 64}"),
+        (["--name", "ada", "--lora.target_modules", "q", "v"], 0, "ada {'lora.target_modules': ['q', 'v']}"),
+        (["--rkv.lambda=0.3"], 0, "nobody {'rkv.lambda': 0.3}"),
+        (["--evaluation.datasets.gsm8k-hard", "f.json"], 0, "nobody {'evaluation.datasets.gsm8k-hard': 'f.json'}"),
+        (["--dataset.answer_prompt", "The answer is:"], 0, "nobody {'dataset.answer_prompt': 'The answer is:'}"),
+    ],
+)
+def test_options_overrides_and_results(arguments: list[str], code: int, out: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments, capsys, command="probe") == (code, out + "\n", "")
+    assert run(["probe", *arguments], capsys) == (code, out + "\n", "")
+
+
+@pytest.mark.usefixtures("probe")
+@pytest.mark.parametrize(
+    ("problem", "code", "err"),
+    [("user", 2, "kava: first line second line\n"), ("stop", 130, ""), ("pipe", 141, "")],
+)
+def test_exit_codes_of_trouble(problem: str, code: int, err: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["probe", "--problem", problem], capsys) == (code, "", err)
+
+
+@pytest.mark.usefixtures("probe")
+def test_stray_words_are_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(["probe", "stray"], capsys)
+    assert code == 2
+    assert err == "kava: unexpected argument 'stray'; overrides look like --training.batch_size 64\n"
