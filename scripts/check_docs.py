@@ -61,9 +61,9 @@ def link_problems(path: Path, text: str, root: Path) -> Iterator[str]:
             continue
         file, _, anchor = target.partition("#")
         linked = path if not file else (root / file[1:] if file.startswith("/") else path.parent / file)
-        if not linked.exists():
+        if linked != path and not linked.exists():
             yield f"link to {target}: no such file"
-        elif anchor and linked.suffix == ".md" and anchor not in anchors(linked.read_text(encoding="utf-8")):
+        elif anchor and linked.suffix == ".md" and anchor not in anchors(text if linked == path else linked.read_text(encoding="utf-8")):
             yield f"link to {target}: no such heading"
 
 

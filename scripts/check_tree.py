@@ -66,7 +66,6 @@ def opening_comment(text: str) -> str:
 
 
 def configuration_problems(root: Path) -> Iterator[str]:
-    sys.path.insert(0, str(root / "src"))
     from kava.config import load_config
     from kava.errors import UserError
 
@@ -83,6 +82,7 @@ def configuration_problems(root: Path) -> Iterator[str]:
 
 
 def main() -> int:
+    sys.path.insert(0, str(ROOT / "src"))
     problems = [*source_problems(ROOT), *root_script_problems(ROOT), *configuration_problems(ROOT)]
     for problem in problems:
         print(problem, file=sys.stderr)

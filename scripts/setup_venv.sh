@@ -35,7 +35,7 @@ if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$fingerprint" ] && "$venv/bin/pytho
     exit 0
 fi
 echo "setup_venv: installing $requirements into $venv (a minute or two the first time)"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$requirements"
+"$venv/bin/python" -m pip install -qq --disable-pip-version-check -r "$requirements"
 echo "$fingerprint" >"$stamp"
 # The development pins include the others.
 [ "$requirements" != requirements-dev.txt ] || echo "$fingerprint" >"$venv/.installed-requirements"

@@ -13,6 +13,7 @@ from kava.errors import EXIT_USER_ERROR, UserError, nearest
 # Command -> (module, class, one line for `kava --help`). Modules are imported only when their command is called.
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "train": ("kava.commands.train", "Train", "train one method with one seed"),
+    "inference": ("kava.commands.inference", "Inference", "ask a trained model, in a session or in batches"),
     "evaluate": ("kava.commands.evaluate", "Evaluate", "accuracy and efficiency of a checkpoint"),
     "run-multi-seed": ("kava.commands.run_multi_seed", "RunMultiSeed", "train, evaluate and aggregate several seeds of one configuration"),
     "aggregate": ("kava.commands.aggregate", "Aggregate", "mean and deviation over the seeds of one configuration"),

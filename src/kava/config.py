@@ -140,6 +140,7 @@ class TrainingConfig(Section):
     save_steps: int | None = Field(None, ge=1, description="checkpoint every so many steps; default: each epoch")
     save_total_limit: int | None = Field(None, ge=1)
     gradient_checkpointing: bool = False
+    sort_by_length: bool = Field(True, description="batch examples of similar length: less padding, faster steps")
     num_workers: int = Field(0, ge=0)
     epochs_per_stage: float = Field(1, gt=0, description="iCoT and Coconut: epochs before the curriculum moves on")
     tokens_per_stage: int = Field(8, ge=1, description="iCoT: CoT tokens removed per stage")

@@ -94,7 +94,7 @@ class Reasoner:
     def start(self, questions: list[list[int]], use_latent: bool = True) -> tuple[Prefix, Tensor, int]:
         """Read questions up to the first free token: (prefix, logits of that token [B, V], forward passes so far)."""
         backbone, method = self.model.backbone, self.model.method
-        ids, mask = self._pad(questions)
+        ids, mask = self.pad(questions)
         prompt = torch.tensor(self.builder.prompt_ids, device=self._device).expand(len(questions), -1)
         if not (method.thinks and use_latent):
             writes = method.writes_cot or method.thinks
@@ -159,7 +159,8 @@ class Reasoner:
     def _next_logits(self, run: Extension) -> Tensor:
         return self.model.backbone.logits(run.hidden[:, -1])
 
-    def _pad(self, questions: list[list[int]]) -> tuple[Tensor, Tensor]:
+    def pad(self, questions: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Left-padded ids and mask of tokenised questions."""
         width = max(map(len, questions))
         pad = self.builder.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(q)) + q for q in questions], device=self._device)

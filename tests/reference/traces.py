@@ -9,12 +9,14 @@ from kava.eviction import Trace
 def make_trace(
     counts: list[int], length: int, layers: int = 2, heads: int = 3, head_size: int = 5, dtype: torch.dtype = torch.float32
 ) -> Trace:
-    """A batch with `counts` real entries per example, padded to `length`; padding holds NaN, which must never be read."""
+    """A batch with `counts` real entries per example, padded to `length` with NaN and 7 in turn, which must never be read."""
     batch = len(counts)
     mask = torch.arange(length) < torch.tensor(counts)[:, None]
-    padding = ~mask[None, :, None, :]
-    keys, values = torch.randn(2, layers, batch, heads, length, head_size, dtype=dtype).masked_fill(padding[..., None], torch.nan)
-    importance = torch.rand(layers, batch, heads, length, dtype=dtype).masked_fill(padding, 0)
+    garbage = torch.tensor([torch.nan, 7.0], dtype=dtype).repeat(length)[:length]
+    real = mask[None, :, None, :]
+    keys, values = torch.randn(2, layers, batch, heads, length, head_size, dtype=dtype)
+    keys, values = (torch.where(real[..., None], x, garbage[:, None]) for x in (keys, values))
+    importance = torch.where(real, torch.rand(layers, batch, heads, length, dtype=dtype), garbage)
     return Trace(keys, values, importance, mask, torch.randint(-(2**62), 2**62, (batch,)))
 
 

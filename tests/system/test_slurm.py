@@ -4,6 +4,7 @@ One campaign is run once and looked at by several tests: `./hpc_run_all.sh tiny`
 it trains, beside an undisturbed run of the same seed.
 """
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -24,12 +25,12 @@ TINY = """
 model: {name: builtin:mini, mini: {num_layers: 2, hidden_size: 32, num_heads: 2, num_kv_heads: 1, pretrain_steps: 5, pretrain_batch_size: 4}}
 lora: {r: 4, alpha: 4}
 latent: {num_tokens: 2, num_iterations: 1}
-dataset: {mini: {num_train: 400, num_eval: 8}}
-training: {max_steps: 200, batch_size: 2, save_steps: 1000, save_total_limit: 1, logging_steps: 5}
+dataset: {mini: {num_train: 800, num_eval: 8}}
+training: {max_steps: 400, batch_size: 2, logging_steps: 5}
 evaluation: {datasets: {mini: builtin:mini/test}, validation_samples: 4, max_samples: 8, max_new_tokens: 4}
 system: {mixed_precision: "no", device: cpu}
 """
-ENDLESS = TINY.replace("max_steps: 200", "max_steps: 1000000")
+ENDLESS = TINY.replace("max_steps: 400", "max_steps: 1000000")
 
 
 @dataclass
@@ -83,7 +84,9 @@ def campaign(slurm: Any, tmp_path_factory: pytest.TempPathFactory) -> Campaign:
     train_until_step(site, campaign.seed_dir(123))
     # What --signal=B:USR1@120 does two minutes before the time limit: to the batch shell alone.
     assert site.run("scancel", "--signal=USR1", "--batch", f"{array}_1").returncode == 0
-    site.wait(array, aggregation, reference)
+    until(lambda: "requeueing job" in site.log(timed), "the signal before the time limit", 150, site.logs)
+    site.run("scancel", timed)
+    site.wait(array, aggregation, reference, timed)
     return campaign
 
 
@@ -96,7 +99,7 @@ def test_each_element_trained_its_own_seed(campaign: Campaign) -> None:
 
 
 def test_aggregation_starts_after_all_three(campaign: Campaign) -> None:
-    assert campaign.site.field(campaign.aggregation, "JobState") == "COMPLETED"
+    assert campaign.site.field(campaign.aggregation, "JobState") == "COMPLETED", campaign.site.logs()
     ends = [campaign.site.field(f"{campaign.array}_{element}", "EndTime") for element in range(3)]
     assert campaign.site.field(campaign.aggregation, "StartTime") >= max(ends)
     folder = campaign.site.root / "outputs" / "tiny_multi_seed"
@@ -113,6 +116,8 @@ def test_preempted_seed_requeues_itself_and_goes_on(campaign: Campaign) -> None:
     assert campaign.site.field(element, "Restarts") == "1"
     assert f"requeueing job {element}, which will go on from its newest checkpoint" in log
     assert [start for start in ("start 1,", "start 2,") if start in log] == ["start 1,", "start 2,"]
+    stopped = int(re.search(r"stopped by a signal after step (\d+);", log)[1])
+    assert 0 < stopped < 400
     assert [campaign.site.field(f"{campaign.array}_{other}", "Restarts") for other in (0, 2)] == ["0", "0"]
 
 
@@ -130,11 +135,9 @@ def test_environment_of_the_job_comes_from_the_site_file_alone(campaign: Campaig
 
 def test_time_limit_itself_sends_the_signal(campaign: Campaign) -> None:
     """`#SBATCH --signal=B:USR1@120` of the script as it is, met by a limit of three minutes."""
-    site = campaign.site
-    until(lambda: "requeueing job" in site.log(campaign.timed), "the pre-timeout signal", 150, site.logs)
-    assert site.field(campaign.timed, "TimeLimit") == "00:03:00"
-    site.run("scancel", campaign.timed)
-    site.wait(campaign.timed)
+    log = campaign.site.log(campaign.timed)
+    assert campaign.site.field(campaign.timed, "TimeLimit") == "00:03:00"
+    assert log.index("stopped by a signal after step") < log.index(f"requeueing job {campaign.timed}")
 
 
 def test_finished_seeds_stay_and_a_failed_one_cancels_the_aggregation(campaign: Campaign, tmp_path: Path, slurm: Any) -> None:
@@ -142,8 +145,8 @@ def test_finished_seeds_stay_and_a_failed_one_cancels_the_aggregation(campaign: 
     folder = site.root / "outputs" / "tiny_multi_seed"
     shutil.copytree(campaign.site.root / "outputs" / "tiny_multi_seed", folder)
     before = weights(folder / "seed_42")
-    shutil.rmtree(folder / "seed_123")
-    (folder / "seed_123").write_text("not a directory")
+    done = folder / "seed_123" / "training_done.json"
+    done.write_text(json.dumps(json.loads(done.read_text()) | {"config_fingerprint": "another configuration"}))
     array, aggregation = hpc_run_all(site)
     site.wait(array, aggregation, seconds=120)
     assert [site.field(f"{array}_{element}", "JobState") for element in range(3)] == ["COMPLETED", "FAILED", "COMPLETED"]
@@ -154,7 +157,8 @@ def test_finished_seeds_stay_and_a_failed_one_cancels_the_aggregation(campaign: 
             f"seed 123 of tiny (training) failed with status 2; the reason stands above and in the .err log; then continue with: {again}"
             in (site.log(f"{array}_1", stream))
         )
-    assert "seed_123" in site.log(f"{array}_1", "err").split("kava: seed 123")[0]
+    reason = "kava: outputs/tiny_multi_seed/seed_123 holds a finished run of another configuration"
+    assert reason in site.log(f"{array}_1", "err").split("kava: seed 123")[0]
     assert weights(folder / "seed_42") == before
 
 
@@ -166,7 +170,7 @@ def test_cancelled_run_goes_on_with_the_command_in_its_log(campaign: Campaign) -
     site.run("scancel", job)
     site.wait(job)
     assert site.field(job, "JobState") == "CANCELLED"
-    assert not (run_dir / "best_checkpoint").exists()
+    assert not (run_dir / "training_done.json").exists()
     command = re.search(r"continue with: (sbatch .*)\n", site.log(job))[1]
     assert command == f"sbatch --export=CONFIG=tiny,SEED=123,OUTPUT_DIR=outputs/seed_{job} submit_kava.sh"
     continued = site.sbatch(command)

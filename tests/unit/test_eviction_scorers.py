@@ -38,7 +38,8 @@ def naive_scores(name: str, trace: Trace, layer: int, b: int, head: int, options
 def test_scores_equal_naive_loops(name: str, dtype: torch.dtype) -> None:
     trace = make_trace(COUNTS, length=18, dtype=dtype)
     scores = SCORERS[name](trace, OPTIONS)
-    assert scores.dtype == torch.float32 and scores.shape == trace.importance.shape
+    assert scores.dtype == torch.float32
+    assert scores.shape == trace.importance.shape
     assert torch.isneginf(scores[:, ~trace.mask.unsqueeze(1).expand(-1, 3, -1)]).all()
     for layer in range(2):
         for b, count in enumerate(COUNTS):
@@ -145,7 +146,9 @@ def test_random_uses_both_halves_of_the_example_seed() -> None:
     trace = make_trace([30, 30, 30], length=30)
     trace = replace(trace, example_seed=torch.tensor([5, 5 + 2**32, -5]))
     a, b, c = SCORERS["random"](trace, OPTIONS).unbind(1)
-    assert not torch.equal(a, b) and not torch.equal(a, c) and not torch.equal(b, c)
+    assert not torch.equal(a, b)
+    assert not torch.equal(a, c)
+    assert not torch.equal(b, c)
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,6 +1,6 @@
 """Which entries are kept, in which order, and that a batch keeps what each example keeps alone."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -69,7 +69,8 @@ def test_compress_equals_naive_loops(name: str, dtype: torch.dtype) -> None:
                 assert result.indices[layer, b, head].tolist() == expected + [0] * (num_slots - kept)
                 assert torch.equal(result.keys[layer, b, head, :kept], trace.keys[layer, b, head, expected])
                 assert torch.equal(result.values[layer, b, head, :kept], trace.values[layer, b, head, expected])
-                assert not result.keys[layer, b, head, kept:].any() and not result.values[layer, b, head, kept:].any()
+                assert not result.keys[layer, b, head, kept:].any()
+                assert not result.values[layer, b, head, kept:].any()
 
 
 @pytest.mark.parametrize("name", SCORERS)
@@ -99,7 +100,9 @@ def test_of_identical_entries_the_earliest_are_kept(name: str) -> None:
 def test_batch_without_any_trace(name: str) -> None:
     result = compress(make_trace([0, 0], length=0), name, 4, 0.1)
     assert result.keys.shape == result.values.shape == (2, 2, 3, 4, 5)
-    assert not result.keys.any() and not result.indices.any() and not result.slot_mask.any()
+    assert not result.keys.any()
+    assert not result.indices.any()
+    assert not result.slot_mask.any()
 
 
 @settings(max_examples=80, deadline=None)
@@ -120,8 +123,10 @@ def test_indices_are_ascending_distinct_and_real(name: str, counts: list[int], e
         assert int(result.slot_mask[b].sum()) == kept
         rows = result.indices[:, b].flatten(0, 1)
         assert not rows[:, kept:].any()
-        assert (rows[:, :kept] < count).all() and (rows[:, :kept].diff(dim=-1) > 0).all()
-    assert not result.keys.isnan().any() and not result.values.isnan().any()
+        assert (rows[:, :kept] < count).all()
+        assert (rows[:, :kept].diff(dim=-1) > 0).all()
+    assert not result.keys.isnan().any()
+    assert not result.values.isnan().any()
 
 
 def test_compress_carries_no_gradient() -> None:
@@ -130,7 +135,8 @@ def test_compress_carries_no_gradient() -> None:
         trace, keys=trace.keys.requires_grad_(), values=trace.values.requires_grad_(), importance=trace.importance.requires_grad_()
     )
     result = compress(trace, "rkv", 3, 0.1)
-    assert not result.keys.requires_grad and not result.values.requires_grad
+    assert not result.keys.requires_grad
+    assert not result.values.requires_grad
 
 
 def test_gather_takes_each_head_by_its_own_indices() -> None:
@@ -152,3 +158,20 @@ def test_config_offers_exactly_the_scorers() -> None:
     from kava.config import RkvConfig
 
     assert set(get_args(RkvConfig.model_fields["eviction"].annotation)) == set(SCORERS)
+
+
+@pytest.mark.parametrize("name", SCORERS)
+def test_everything_is_made_on_the_traces_device(name: str) -> None:
+    """The meta device refuses to meet another device and to be read, so it stands for an accelerator and shows host syncs."""
+    trace = make_trace([9, 3], length=12)
+    on_meta = Trace(*(getattr(trace, field.name).to("meta") for field in fields(trace)))
+    result = compress(on_meta, name, 4, 0.1)
+    assert {getattr(result, field.name).device.type for field in fields(result)} == {"meta"}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", SCORERS)
+def test_the_same_entries_are_kept_on_a_gpu(name: str) -> None:
+    trace = make_trace([90, 1, 0, 24, 65], length=97, head_size=16)
+    on_gpu = Trace(*(getattr(trace, field.name).to("cuda") for field in fields(trace)))
+    assert torch.equal(compress(on_gpu, name, 24, 0.1).indices.cpu(), compress(trace, name, 24, 0.1).indices)

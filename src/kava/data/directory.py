@@ -20,7 +20,7 @@ _ALIASES = {
 }
 
 
-class NoSuchSplit(UserError):
+class NoSuchSplitError(UserError):
     """The data set exists but has no such split; the message lists what there is."""
 
 
@@ -83,7 +83,7 @@ def choose_split(directory: Path, split: str, cot_type: CotType | None) -> DataF
     """The one file for a split that can give the wanted kind of trace.
 
     Raises:
-        NoSuchSplit: there is none.
+        NoSuchSplitError: there is none.
         UserError: there are several.
     """
     files = data_files(directory)
@@ -97,7 +97,7 @@ def choose_split(directory: Path, split: str, cot_type: CotType | None) -> DataF
         raise UserError(f"directory {directory} has several files for split '{split}': {names}; name the file itself")
     if not candidates:
         why = f" with {cot_type} steps" if named else ""
-        raise NoSuchSplit(f"directory {directory} has no file for split '{split}'{why}; it holds {listing(files)}")
+        raise NoSuchSplitError(f"directory {directory} has no file for split '{split}'{why}; it holds {listing(files)}")
     return candidates[0]
 
 
@@ -105,7 +105,7 @@ def choose_benchmark(directory: Path, dataset: str) -> DataFile:
     """The file that holds an evaluation set of `BENCHMARKS`, e.g. the only GSM8K test file.
 
     Raises:
-        NoSuchSplit: there is none.
+        NoSuchSplitError: there is none.
         UserError: there are several.
     """
     benchmark, files = BENCHMARKS[dataset], data_files(directory)
@@ -118,7 +118,7 @@ def choose_benchmark(directory: Path, dataset: str) -> DataFile:
                 raise UserError(f"directory {directory} has several files for benchmark '{dataset}': {names}; name the file itself")
             if candidates:
                 return candidates[0]
-    raise NoSuchSplit(f"directory {directory} has no file for benchmark '{dataset}'; it holds {listing(files)}")
+    raise NoSuchSplitError(f"directory {directory} has no file for benchmark '{dataset}'; it holds {listing(files)}")
 
 
 def listing(files: list[DataFile]) -> str:

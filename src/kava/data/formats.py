@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from kava.data.answers import canonical_number
@@ -61,9 +62,11 @@ def _text(row: Row, field: str) -> str:
 
 def _answer(value: Any, what: str) -> str:
     try:
-        return canonical_number(value)
+        if isinstance(value, str | int | float | Decimal):
+            return canonical_number(value)
     except ValueError:
-        raise RowError(f"{what} {value!r} is not a number") from None
+        pass
+    raise RowError(f"{what} {value!r} is not a number")
 
 
 def _after_hashes(text: str) -> tuple[str, str]:
@@ -84,14 +87,15 @@ def _parse_icot(row: Row, cot_type: CotType) -> Parsed:
 
 def _parse_steps(row: Row, cot_type: CotType) -> Parsed:
     steps = row.get("steps")
-    if not isinstance(steps, Sequence) or isinstance(steps, str) or not all(isinstance(step, str) for step in steps):
+    if not isinstance(steps, list) or not all(isinstance(step, str) for step in steps):
         raise RowError("field 'steps' is not a list of texts")
     kept = tuple(step.strip() for step in steps if step.strip())
     return _text(row, "question"), kept, _answer(row.get("answer"), "answer")
 
 
 def _steps_forms(rows: Sequence[Row]) -> frozenset[CotType]:
-    steps = [step for row in rows for step in (row.get("steps") or ()) if isinstance(step, str) and step.strip()]
+    lists = [row["steps"] for row in rows if isinstance(row.get("steps"), list)]
+    steps = [step for several in lists for step in several if isinstance(step, str) and step.strip()]
     if not steps:
         return _BOTH
     equations = sum(_ANNOTATION.fullmatch(step.strip()) is not None for step in steps)

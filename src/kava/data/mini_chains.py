@@ -60,22 +60,17 @@ def sample_chain(rng: random.Random, length: int, group: Group, modulus: int) ->
     kinds = tuple(choices)
     while True:
         start = rng.randrange(modulus)
-        steps = []
-        for _ in range(length):
-            operation = rng.choice(kinds)
-            steps.append((operation, rng.choice(choices[operation])))
-        chain = Chain(start, tuple(steps))
+        operations = rng.choices(kinds, k=length)
+        chain = Chain(start, tuple((operation, rng.choice(choices[operation])) for operation in operations))
         if group_of(chain, modulus) == group:
             return chain
 
 
 def lift(chain: Chain, rate: float, modulus: int, rng: random.Random) -> Chain:
     """Add one or two times the modulus to this share of the numbers of a chain: same values, larger operands (p .. 3p-1)."""
-
-    def lifted(number: int) -> int:
-        return number + modulus * rng.randint(1, 2) if rng.random() < rate else number
-
-    return Chain(lifted(chain.start), tuple((operation, lifted(operand)) for operation, operand in chain.steps))
+    numbers = [chain.start, *(operand for _, operand in chain.steps)]
+    lifted = [number + modulus * rng.randint(1, 2) if rng.random() < rate else number for number in numbers]
+    return Chain(lifted[0], tuple((operation, operand) for (operation, _), operand in zip(chain.steps, lifted[1:], strict=True)))
 
 
 @lru_cache

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kava.data import hub
-from kava.data.directory import BENCHMARKS, DataFile, NoSuchSplit, canonical_split, choose_benchmark, choose_split, data_files
+from kava.data.directory import BENCHMARKS, DataFile, NoSuchSplitError, canonical_split, choose_benchmark, choose_split, data_files
 from kava.data.example import CotType
 from kava.data.readers import Placed, read_rows
 from kava.errors import UserError
@@ -38,13 +38,13 @@ def open_split(name: str, split: str, cot_type: CotType | None, *, apart_from_tr
     """Open a split; `apart_from_train` refuses sources without splits, whose rows are the training rows too.
 
     Raises:
-        NoSuchSplit: the source has no such split.
+        NoSuchSplitError: the source has no such split.
         UserError: there is nothing of that name.
     """
     path = Path(name).expanduser()
     if path.is_file():
         if apart_from_train:
-            raise NoSuchSplit(f"{path} is a single file without splits")
+            raise NoSuchSplitError(f"{path} is a single file without splits")
         return _open_files((path,), path.stem)
     if path.is_dir() and hub.is_saved_dataset(path):
         return _open_dataset(hub.load_saved(path), (split,), str(path.resolve()), path.resolve().name, apart_from_train)
@@ -90,13 +90,13 @@ def _open_dataset(
 
     if isinstance(dataset, datasets.Dataset):
         if apart_from_train:
-            raise NoSuchSplit(f"{source} has no splits")
+            raise NoSuchSplitError(f"{source} has no splits")
         return Opened(hub.dataset_rows(dataset), source, stem, stem)
     for split in splits:
         for found in dataset:
             if found == split or canonical_split(str(found)) == canonical_split(split):
                 return Opened(hub.dataset_rows(dataset[found]), f"{source} ({found})", f"{source} ({found})", stem)
-    raise NoSuchSplit(f"data set {source} has no split '{splits[0]}'; it has {', '.join(map(str, dataset))}")
+    raise NoSuchSplitError(f"data set {source} has no split '{splits[0]}'; it has {', '.join(map(str, dataset))}")
 
 
 def _open_hub(name: str, splits: tuple[str, ...], choose: Callable[[Path], DataFile]) -> Opened:

@@ -13,7 +13,7 @@ from itertools import chain, islice
 from typing import Literal
 
 from kava.config import MiniDataConfig
-from kava.data.directory import BENCHMARKS, FIRST_ROWS, NoSuchSplit, canonical_split, first_rows
+from kava.data.directory import BENCHMARKS, FIRST_ROWS, NoSuchSplitError, canonical_split, first_rows
 from kava.data.example import CotType, Example
 from kava.data.fingerprint import fingerprint
 from kava.data.formats import FORMATS, Format, RowError, recognise
@@ -115,7 +115,7 @@ def train_validation(
     rules = _Rules(cot_type, on_bad_row, limit, need_trace=True)
     try:
         validation_rows = open_split(name, validation_split, cot_type, apart_from_train=True)
-    except NoSuchSplit:
+    except NoSuchSplitError:
         everything = _read(open_split(name, train_split, cot_type), train_split, replace(rules, limit=None))
         return _hold_out(everything, limit)
     validation = _read(validation_rows, validation_split, _Rules(cot_type, on_bad_row, None))

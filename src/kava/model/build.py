@@ -20,6 +20,14 @@ HUB_CURES = (
 )
 
 
+def silence_libraries() -> None:
+    """Keep transformers' own progress bars and notices out of our output."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
 def load_tokenizer(base: str, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a base model (hub name or directory), with the three new tokens.
 
@@ -28,6 +36,7 @@ def load_tokenizer(base: str, trust_remote_code: bool = False) -> Any:
     """
     from transformers import AutoTokenizer
 
+    silence_libraries()
     try:
         tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:

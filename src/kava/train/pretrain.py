@@ -22,10 +22,12 @@ from kava.data.mini_tokenizer import build_mini_tokenizer
 from kava.data.sequences import EncodedExample, SequenceBuilder
 from kava.methods import METHODS
 from kava.model.backbone import Backbone
+from kava.model.build import silence_libraries
 from kava.model.kava import KavaModel, Settings
 from kava.model.sources import cache_dir
 from kava.train.arguments import training_arguments
 from kava.train.progress import Report
+from kava.train.sampler import LengthSortedSampler
 
 VERSION = 1
 
@@ -63,6 +65,7 @@ def ensure_mini_base(config: Config, quiet: bool = False) -> Path:
 
 def _pretrain(config: Config, directory: Path, quiet: bool) -> None:
     mini = config.model.mini
+    silence_libraries()
     tokenizer = build_mini_tokenizer(config.dataset.mini, config.dataset.answer_prompt)
     builder = SequenceBuilder(tokenizer, config.dataset.answer_prompt)
     examples = [builder.encode(e) for e in generate("train", config.dataset.mini, config.dataset.cot_type)]
@@ -111,7 +114,7 @@ def _new_model(config: Config, vocabulary: int, tokenizer: Any) -> LlamaForCausa
     shape = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=mini.hidden_size,
-        intermediate_size=4 * mini.hidden_size,
+        intermediate_size=2 * mini.hidden_size,
         num_hidden_layers=mini.num_layers,
         num_attention_heads=mini.num_heads,
         num_key_value_heads=mini.num_kv_heads,
@@ -137,6 +140,9 @@ class DroppingCollator(Collator):
 
 
 class _PretrainTrainer(Trainer):
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthSortedSampler:
+        return LengthSortedSampler([example.length for example in self.train_dataset], self.args.train_batch_size, self.args.seed)
+
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> torch.Tensor:
         loss: torch.Tensor = model(**inputs)["loss"].mean()
         return loss

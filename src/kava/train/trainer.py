@@ -16,6 +16,7 @@ from kava.checkpoint import PROJECTION, Trained, publish, save_checkpoint, seal,
 from kava.evaluate.accuracy import Evaluation
 from kava.losses.total import LossTerms
 from kava.results import BEST_CHECKPOINT
+from kava.train.sampler import LengthSortedSampler
 
 STAGING = ".writing"
 TERM_NAMES = tuple(field.name for field in fields(LossTerms))
@@ -79,6 +80,14 @@ class KavaTrainer(Trainer):
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
         """Examples, not tokens, are what the loss is a mean of."""
         return sum(len(sample["batch"]) for sample in batch_samples)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int] | None:
+        training = self.trained.config.training
+        if not training.sort_by_length:
+            sampler: torch.utils.data.Sampler[int] | None = super()._get_train_sampler(train_dataset)
+            return sampler
+        lengths = [example.length for example in self.train_dataset]
+        return LengthSortedSampler(lengths, training.batch_size * self.args.world_size, training.seed)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Replace the Trainer's running loss by ours, and add the terms."""

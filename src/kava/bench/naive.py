@@ -1,0 +1,236 @@
+"""The training step written as plainly as it can be: the oracle of the tests and the slow sides of the benchmark.
+
+`naive_losses`: teacher and student each read their whole sequence under eager attention with every probability kept and
+logits at every position, and the question is read again in every Jacobi iteration, as the earlier public reproduction does.
+`pccot_losses`: the question is cached for the iterations, as PCCoT (arXiv 2506.18582) does, but teacher and student are
+still apart and logits are everywhere.
+
+Both take the padded batch and the weights of the fast step and use plain forward passes of the causal language model, with
+embeddings and logits through peft's own wrappers. Of the fast step they share the eviction and the final loss functions.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from kava.cache.layers import KVLayers, from_dynamic_cache, slice_layers, stack_layers, to_dynamic_cache
+from kava.cache.rope import unrotate
+from kava.data.collate import Batch, Suffix
+from kava.eviction import Trace, compress
+from kava.losses.distance import at_least_float32
+from kava.losses.hidden import codi_loss
+from kava.losses.kv import kv_loss
+from kava.losses.total import LossTerms
+from kava.model.kava import KavaModel
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One pass that ends in a suffix.
+
+    Attributes:
+        cross_entropy: mean over each example's suffix tokens, [B].
+        hidden: last-layer hidden states of the pass, [B, n, E].
+        distillation: hidden states at the distillation token after each layer, [L, B, E].
+        layers: the cache after the pass.
+        attentions: per layer [B, Nh, n, S], where asked for.
+    """
+
+    cross_entropy: Float[Tensor, " B"]
+    hidden: Float[Tensor, "B n E"]
+    distillation: Float[Tensor, "L B E"]
+    layers: KVLayers
+    attentions: tuple[Tensor, ...] | None
+
+
+def naive_losses(model: KavaModel, batch: Batch) -> LossTerms:
+    """The losses of a batch by full passes alone: nothing is shared, cached or skipped."""
+    with eager_attention(model):
+        student = read_student(model, batch, latent_inputs(model, batch))
+        teacher = _read_full(model, batch, batch.teacher, None) if batch.teacher is not None else None
+    return _terms(model, batch, student, teacher)
+
+
+def pccot_losses(model: KavaModel, batch: Batch) -> LossTerms:
+    """The losses of a batch with the question cached for the latents alone; attention is eager only where its weights are needed."""
+    student = _read_cached(model, batch) if model.method.thinks else _read_full(model, batch, batch.student, None, attentions=False)
+    teacher = None
+    if batch.teacher is not None and model.method.kv:
+        with eager_attention(model):
+            teacher = _read_full(model, batch, batch.teacher, None)
+    elif batch.teacher is not None:
+        teacher = _read_full(model, batch, batch.teacher, None, attentions=False)
+    return _terms(model, batch, student, teacher)
+
+
+@contextmanager
+def eager_attention(model: KavaModel) -> Iterator[None]:
+    """Run transformers' own eager attention inside the block."""
+    causal_lm = model.backbone.causal_lm
+    backend = causal_lm.config._attn_implementation
+    causal_lm.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        causal_lm.set_attn_implementation(backend)
+
+
+def latent_inputs(model: KavaModel, batch: Batch) -> Float[Tensor, "B M E"] | None:
+    """Input embeddings of the latents in the student's last pass, by a full pass over question and latents per iteration."""
+    if not model.method.thinks:
+        return None
+    bot, _, latent = _special(model, batch)
+    count = batch.num_latents
+    sequential = model.method.latents == "sequential"
+    inputs = bot[:, :0] if sequential else latent.expand(-1, count, -1)
+    for _ in range(count if sequential else model.settings.num_iterations):
+        embeds, mask = _question(model, batch, torch.cat([bot, inputs.to(bot.dtype)], dim=1))
+        hidden = _forward(model, embeds, mask).hidden_states[-1]
+        if sequential:
+            inputs = torch.cat([inputs, model.projection(hidden[:, -1:])], dim=1)
+        else:
+            inputs = model.projection(hidden[:, -(count + 1) : -1])
+    return inputs
+
+
+def read_student(model: KavaModel, batch: Batch, latents: Float[Tensor, "B M E"] | None) -> Reading:
+    """One full pass over `q <bot> z <eot> a`, or over the question and what is written after it where nothing is latent."""
+    if latents is None:
+        return _read_full(model, batch, batch.student, None)
+    bot, eot, _ = _special(model, batch)
+    return _read_full(model, batch, batch.student, torch.cat([bot, latents.to(bot.dtype), eot], dim=1))
+
+
+def importance(attentions: tuple[Tensor, ...], batch: Batch, heads: int, reduction: str) -> Float[Tensor, "L B H C"]:
+    """Mean attention of each example's answer rows on its CoT columns, from the teacher's full matrices [B, Nh, S, S]."""
+    teacher, first = batch.teacher, batch.question_ids.shape[1]
+    assert teacher is not None
+    result = attentions[0].new_zeros(len(attentions), len(batch), heads, teacher.cot_width)
+    for b in range(len(batch)):
+        count, answers = int(teacher.cot_length[b]), int(teacher.answer_mask[b].sum())
+        stop = first + count
+        for layer, attention in enumerate(attentions):
+            groups = attention[b, :, stop : stop + answers, first:stop].mean(1).unflatten(0, (heads, -1))
+            result[layer, b, :, :count] = groups.amax(1) if reduction == "max" else groups.mean(1)
+    return result.detach()
+
+
+def _read_cached(model: KavaModel, batch: Batch) -> Reading:
+    """PCCoT's student: `q <bot>` is cached, all M latents run in every iteration, the answer runs on top."""
+    bot, eot, latent = _special(model, batch)
+    sequential, count = model.method.latents == "sequential", batch.num_latents
+    embeds, mask = _question(model, batch, bot if sequential else torch.cat([bot, latent.expand(-1, count, -1)], dim=1))
+    first = embeds.shape[1] if sequential else embeds.shape[1] - count
+    output = _forward(model, embeds, mask)
+    cache, hidden = from_dynamic_cache(output.past_key_values), output.hidden_states[-1][:, first - 1 :]
+    for _ in range(count if sequential else model.settings.num_iterations):
+        inputs = model.projection(hidden[:, -1:] if sequential else hidden[:, :-1]).to(bot.dtype)
+        before = cache if sequential else slice_layers(cache, 0, first)
+        mask = _with_ones(mask[:, : before[0][0].shape[2]], inputs)
+        output = _forward(model, inputs, mask, before)
+        cache, hidden = from_dynamic_cache(output.past_key_values), torch.cat([hidden[:, :1], output.hidden_states[-1]], dim=1)
+    embeds = torch.cat([eot, _embed(model, batch.student.ids)], dim=1)
+    full_mask = torch.cat([_with_ones(mask, eot), batch.student.mask], dim=1)
+    return _read(model, embeds, full_mask, batch.student, cache, attentions=False)
+
+
+def _read_full(model: KavaModel, batch: Batch, suffix: Suffix, between: Tensor | None, *, attentions: bool = True) -> Reading:
+    embeds, mask = _question(model, batch, between)
+    embeds = torch.cat([embeds, _embed(model, suffix.ids)], dim=1)
+    return _read(model, embeds, torch.cat([mask, suffix.mask], dim=1), suffix, None, attentions=attentions)
+
+
+def _read(model: KavaModel, embeds: Tensor, mask: Tensor, suffix: Suffix, cache: KVLayers | None, *, attentions: bool) -> Reading:
+    output = _forward(model, embeds, mask, cache, attentions=attentions)
+    start = embeds.shape[1] - suffix.ids.shape[1]
+    written = suffix.ids.masked_fill(~suffix.mask, IGNORED)
+    labels = torch.cat([written.new_full((len(written), start), IGNORED), written], dim=1)[:, 1:]
+    logits = at_least_float32(output.logits[:, :-1])
+    losses = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none").view(labels.shape)
+    position = start + suffix.distillation_position
+    examples = torch.arange(len(embeds), device=embeds.device)
+    return Reading(
+        cross_entropy=losses.sum(1) / (labels != IGNORED).sum(1),
+        hidden=output.hidden_states[-1],
+        distillation=torch.stack([layer[examples, position] for layer in output.hidden_states[1:]]),
+        layers=from_dynamic_cache(output.past_key_values),
+        attentions=output.attentions if attentions else None,
+    )
+
+
+def _forward(model: KavaModel, embeds: Tensor, mask: Tensor, cache: KVLayers | None = None, *, attentions: bool = False) -> Any:
+    """One pass of the causal language model; `mask` covers cache and embeds."""
+    positions = (mask.long().cumsum(1) - 1).clamp(min=0)
+    return model.backbone.model(
+        inputs_embeds=embeds,
+        attention_mask=mask.long(),
+        position_ids=positions[:, -embeds.shape[1] :],
+        past_key_values=to_dynamic_cache(cache or ()),
+        use_cache=True,
+        output_hidden_states=True,
+        output_attentions=attentions,
+    )
+
+
+def _terms(model: KavaModel, batch: Batch, student: Reading, teacher: Reading | None) -> LossTerms:
+    if teacher is None:
+        return LossTerms(student_ce=student.cross_entropy)
+    settings, codi, kv = model.settings, None, None
+    if model.method.codi:
+        codi = codi_loss(teacher.distillation, student.distillation, settings.codi_loss_type, settings.layerwise_std)
+    if model.method.kv:
+        kv = _match(model, batch, student, teacher)
+    return LossTerms(student_ce=student.cross_entropy, teacher_ce=teacher.cross_entropy, codi=codi, kv=kv)
+
+
+def _match(model: KavaModel, batch: Batch, student: Reading, teacher: Reading) -> Float[Tensor, " B"]:
+    """L_KV: compress the teacher's trace, then compare slot by slot."""
+    assert batch.teacher is not None
+    assert teacher.attentions is not None
+    settings, first, width = model.settings, batch.question_ids.shape[1], batch.teacher.cot_width
+    heads = teacher.layers[0][0].shape[1]
+    weights = importance(teacher.attentions, batch, heads, settings.group_reduction)
+    trace_keys, trace_values = stack_layers(teacher.layers, first, first + width)
+    mask = torch.arange(width, device=weights.device) < batch.teacher.cot_length[:, None]
+    trace = Trace(trace_keys.detach(), trace_values.detach(), weights, mask, batch.example_seed)
+    target = compress(trace, settings.eviction, batch.num_latents, settings.rkv_lambda, settings.eviction_seed)
+    keys, values = stack_layers(student.layers, first + 1, first + 1 + batch.num_latents)
+    target_keys = target.keys
+    if settings.kv_rope == "pre":
+        question_length = batch.question_mask.sum(1)[None, :, None, None]
+        slots = torch.arange(batch.num_latents, device=keys.device).expand(keys.shape[:-1])
+        keys = unrotate(model.backbone.decoder, keys, question_length + 1 + slots)
+        target_keys = unrotate(model.backbone.decoder, target_keys, question_length + target.indices)
+    return kv_loss(
+        target_keys, target.values, keys, values, target.slot_mask,
+        settings.kv_loss_type, settings.layerwise_std, settings.kv_parts,
+    )  # fmt: skip
+
+
+def _embed(model: KavaModel, ids: Tensor) -> Tensor:
+    embedded: Tensor = model.backbone.causal_lm.get_input_embeddings()(ids)
+    return embedded
+
+
+def _special(model: KavaModel, batch: Batch) -> tuple[Tensor, ...]:
+    """Embeddings of `<bot>`, `<eot>` and `<latent>`, each [B, 1, E]."""
+    return _embed(model, model.backbone.special_ids.expand(len(batch), -1)).split(1, dim=1)
+
+
+def _question(model: KavaModel, batch: Batch, tail: Tensor | None) -> tuple[Float[Tensor, "B S E"], Bool[Tensor, "B S"]]:
+    embeds = _embed(model, batch.question_ids)
+    if tail is None:
+        return embeds, batch.question_mask
+    return torch.cat([embeds, tail], dim=1), _with_ones(batch.question_mask, tail)
+
+
+def _with_ones(mask: Tensor, tail: Tensor) -> Bool[Tensor, "B S"]:
+    return torch.cat([mask, mask.new_ones(tail.shape[:2])], dim=1)

@@ -1,0 +1,52 @@
+"""`kava inference`, `python inference.py`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass
+class Inference:
+    """Ask a trained model, in a terminal session or in batches."""
+
+    checkpoint: str
+    """A checkpoint, or the directory of a run that has a best_checkpoint."""
+    config: str | None = None
+    """The configuration it was trained with; checked against the checkpoint's own."""
+    mode: Literal["interactive", "batch"] = "interactive"
+    """A session, or all questions at once."""
+    questions: tuple[str, ...] = ()
+    """Questions for --mode batch."""
+    input_file: str | None = None
+    """A file of questions for --mode batch: one a line, or JSON lines."""
+    output_file: str | None = None
+    """Where --mode batch writes its JSON lines (default: standard output)."""
+    use_latent: bool = True
+    """Think in latents."""
+    no_latent: bool = False
+    """Write the chain of thought instead."""
+    temperature: float = 0.0
+    """0 is greedy."""
+    max_new_tokens: int | None = None
+    """Stop there where no end came (default: evaluation.max_new_tokens)."""
+
+    def run(self) -> None:
+        from kava.checkpoint import load_checkpoint
+        from kava.config import config_path, load_config
+        from kava.evaluate.run import checkpoint_directory, device_of
+        from kava.generate import Reasoner
+        from kava.session import Session, answer_file, check_config, read_questions
+
+        trained = load_checkpoint(checkpoint_directory(self.checkpoint), device=device_of(None))
+        if self.config:
+            check_config(trained, load_config(config_path(self.config)))
+        latent = trained.config.latent
+        reasoner = Reasoner(trained.model, trained.builder, latent.num_tokens, latent.num_iterations)
+        max_new_tokens = self.max_new_tokens or trained.config.evaluation.max_new_tokens
+        use_latent = self.use_latent and not self.no_latent
+        if self.mode == "interactive":
+            Session(reasoner, max_new_tokens, self.temperature, use_latent).run()
+            return
+        questions = [*self.questions, *(read_questions(self.input_file) if self.input_file else [])]
+        answer_file(
+            reasoner, questions, self.output_file, max_new_tokens=max_new_tokens, temperature=self.temperature, use_latent=use_latent
+        )

@@ -1,0 +1,1 @@
+"""What the latents think: read off by the language-model head, compared with the teacher, disturbed."""

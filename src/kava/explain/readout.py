@@ -1,0 +1,51 @@
+"""Read each latent through the language-model head: which tokens does it stand for, and when did it settle?"""
+
+from dataclasses import dataclass
+
+import torch
+
+from kava.generate import Reasoner
+
+
+@dataclass(frozen=True)
+class Readout:
+    """Top tokens of every latent after the prefill and after each Jacobi iteration.
+
+    Attributes:
+        question: as asked.
+        tokens: `tokens[t][i]` holds the top tokens of latent i after iteration t (0 is the prefill).
+        probabilities: of the same shape.
+    """
+
+    question: str
+    tokens: list[list[list[str]]]
+    probabilities: list[list[list[float]]]
+
+    def final(self) -> list[str]:
+        """The top token of each latent after the last iteration."""
+        return [top[0] for top in self.tokens[-1]]
+
+
+@torch.inference_mode()
+def read_latents(reasoner: Reasoner, question: str, top_k: int = 5) -> Readout:
+    """Think about one question and read the latents off at every iteration.
+
+    Args:
+        reasoner: a model of a method that has latents.
+        question: plain text.
+        top_k: tokens per latent.
+    """
+    reasoner.model.eval()
+    ids, mask = reasoner.pad([reasoner.builder.question_ids(question)])
+    thought, _ = reasoner.think(ids, mask, keep_trajectory=True)
+    tokens, probabilities = [], []
+    for hidden in thought.trajectory or (thought.hidden,):
+        top = reasoner.model.backbone.logits(hidden[0, 1:]).float().softmax(-1).topk(top_k)
+        tokens.append([[_readable(reasoner, token) for token in row] for row in top.indices.tolist()])
+        probabilities.append(top.values.tolist())
+    return Readout(question, tokens, probabilities)
+
+
+def _readable(reasoner: Reasoner, token: int) -> str:
+    text = reasoner.builder.tokenizer.decode([token]).strip()
+    return text or repr(reasoner.builder.tokenizer.decode([token]))

@@ -1,0 +1,184 @@
+"""Ask a trained model: a terminal session, or a file of questions."""
+
+import json
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kava.checkpoint import Trained
+from kava.config import Config
+from kava.data.answers import extract_answer
+from kava.errors import UserError
+from kava.explain.readout import Readout, read_latents
+from kava.generate import Generation, Reasoner
+from kava.results import write_text
+
+HELP = "commands: /latent on|off   /temp NUMBER   /trace (what the latents decode to)   /help   /quit"
+
+
+def check_config(trained: Trained, config: Config) -> None:
+    """Refuse a configuration file that is not the one the checkpoint was trained with, where it matters at inference."""
+    for key in ("method", "model.name", "latent.num_tokens", "dataset.answer_prompt"):
+        mine, theirs = _get(trained.config, key), _get(config, key)
+        if mine != theirs:
+            raise UserError(f"the checkpoint was trained with {key} {mine!r}, but --config says {theirs!r}; leave --config out or give the right one")
+
+
+def _get(config: Config, key: str) -> object:
+    value: object = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+class Session:
+    """A conversation with one model.
+
+    Args:
+        reasoner: the model.
+        max_new_tokens, temperature: of the generation.
+        use_latent: think in latents; False writes the chain of thought.
+    """
+
+    def __init__(self, reasoner: Reasoner, max_new_tokens: int, temperature: float = 0.0, use_latent: bool = True) -> None:
+        self.reasoner = reasoner
+        self.max_new_tokens = max_new_tokens
+        self.temperature = temperature
+        self.use_latent = use_latent
+        self.last_question: str | None = None
+        self.console = Console(highlight=False)
+
+    def run(self) -> None:
+        """Read questions from the terminal until /quit, Ctrl-C or the end of input."""
+        method = self.reasoner.model.method
+        thinks = f"{self.reasoner.num_latents} latents" if method.thinks else "no latents"
+        self.console.print(f"[bold]kava[/bold]  {method.name}, {thinks}. Ask a question.  [dim]{HELP}[/dim]")
+        while True:
+            try:
+                line = input("question> " if sys.stdin.isatty() else "").strip()
+            except (EOFError, KeyboardInterrupt):
+                self.console.print("\nbye")
+                return
+            if line == "/quit":
+                self.console.print("bye")
+                return
+            if line:
+                try:
+                    self._handle(line)
+                except UserError as error:
+                    self.console.print(Text(str(error), style="red"))
+                except KeyboardInterrupt:
+                    self.console.print("stopped")
+
+    def _handle(self, line: str) -> None:
+        if not line.startswith("/"):
+            self.ask(line)
+            return
+        command, _, argument = line.partition(" ")
+        if command == "/latent" and argument in ("on", "off"):
+            if not self.reasoner.model.method.thinks:
+                raise UserError(f"method {self.reasoner.model.method.name} has no latents to switch")
+            self.use_latent = argument == "on"
+            self.console.print(f"latent reasoning {argument}")
+        elif command == "/temp":
+            self._set_temperature(argument)
+        elif command == "/trace":
+            self.trace()
+        elif command == "/help":
+            self.console.print(HELP)
+        else:
+            raise UserError(f"'{line}' is no command; {HELP}")
+
+    def _set_temperature(self, argument: str) -> None:
+        try:
+            temperature = float(argument)
+        except ValueError:
+            temperature = -1.0
+        if not 0 <= temperature < float("inf"):
+            raise UserError("/temp needs a number of at least 0, such as /temp 0.7")
+        self.temperature = temperature
+        self.console.print(f"temperature {temperature:g}")
+
+    def ask(self, question: str) -> Generation:
+        """Answer one question and show the answer, its forward passes and its time."""
+        self.last_question = question
+        start = time.perf_counter()
+        generation = self.reasoner.generate(
+            [question], max_new_tokens=self.max_new_tokens, temperature=self.temperature, use_latent=self.use_latent
+        )[0]
+        seconds = time.perf_counter() - start
+        answer = extract_answer(generation.text, self.reasoner.builder.answer_prompt)
+        if generation.text != answer:
+            self.console.print(Text(generation.text, style="dim"))
+        cost = f"{generation.forward_passes} forward passes, {generation.generated_tokens} tokens, {seconds:.2f} s"
+        self.console.print(Text(f"answer: {answer or '(no number)'}", style="bold").append(f"   {cost}", style="dim"))
+        return generation
+
+    def trace(self) -> None:
+        """Show what the latents of the last question decode to."""
+        if self.last_question is None:
+            raise UserError("ask a question first, then /trace")
+        if not self.reasoner.model.method.thinks:
+            raise UserError(f"method {self.reasoner.model.method.name} has no latents to read")
+        self.console.print(readout_table(read_latents(self.reasoner, self.last_question, top_k=1)))
+
+
+def readout_table(readout: Readout) -> Table:
+    """Top token of every latent, a row per Jacobi iteration."""
+    table = Table(title="what the latents decode to", show_lines=False, pad_edge=False)
+    table.add_column("iteration", justify="right")
+    table.add_column("latents 1 .. M")
+    for iteration, latents in enumerate(readout.tokens):
+        table.add_row("prefill" if iteration == 0 and len(readout.tokens) > 1 else str(iteration), Text(" ".join(top[0] for top in latents)))
+    return table
+
+
+def answer_file(reasoner: Reasoner, questions: Iterable[str], output: str | None, *, max_new_tokens: int, temperature: float, use_latent: bool) -> None:
+    """Answer questions in batches; one JSON object a line, to a file or to standard output."""
+    asked = [question for question in questions if question.strip()]
+    if not asked:
+        raise UserError("there is no question: give --questions 'How many ...?' or an --input_file with one question a line")
+    generations = reasoner.generate(asked, max_new_tokens=max_new_tokens, temperature=temperature, use_latent=use_latent)
+    lines = []
+    for question, generation in zip(asked, generations, strict=True):
+        row = {
+            "question": question,
+            "answer": extract_answer(generation.text, reasoner.builder.answer_prompt),
+            "text": generation.text,
+            "forward_passes": generation.forward_passes,
+            "generated_tokens": generation.generated_tokens,
+        }
+        lines.append(json.dumps(row, ensure_ascii=False))
+    text = "\n".join(lines) + "\n"
+    if output is None:
+        print(text, end="")
+    else:
+        write_text(output, text)
+        print(f"written: {output} ({len(lines)} answers)")
+
+
+def read_questions(path: str) -> list[str]:
+    """Questions of a file: one a line, or JSON lines with a `question`.
+
+    Raises:
+        UserError: the file cannot be read, or a JSON line has no question.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"input file {path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    questions = []
+    for number, line in enumerate(lines, 1):
+        if line.lstrip().startswith("{"):
+            try:
+                questions.append(str(json.loads(line)["question"]))
+            except (ValueError, KeyError):
+                raise UserError(f"input file {path}, line {number}: not a JSON object with a 'question'") from None
+        else:
+            questions.append(line)
+    return questions

@@ -1,0 +1,119 @@
+"""Aggregation over seeds: numbers by hand, the guide's layout, and refusals that name what does not belong together."""
+
+import json
+import math
+
+import pytest
+import yaml
+
+from kava.errors import UserError
+from kava.experiment.aggregate import SeedResults, combine, entry_name, read_run
+from kava.experiment.aggregate_file import find_aggregates, read_aggregates, write_aggregates
+from kava.experiment.difference import ABSENT, differences
+from kava.results import result_path, write_result
+from result_files import make_result, write_seed_dirs
+
+
+def runs(*results):
+    return [SeedResults(f"run{index}", {result.dataset: result}) for index, result in enumerate(results)]
+
+
+def test_mean_deviation_and_interval_by_hand():
+    aggregate = combine(runs(make_result(42, correct=561, total=1000), make_result(123, correct=569, total=1000, passes=7.1),
+                             make_result(456, correct=565, total=1000, passes=7.0)))  # fmt: skip
+    summary = aggregate.datasets["gsm8k"]
+    assert (aggregate.num_seeds, aggregate.seeds) == (3, [42, 123, 456])
+    assert summary.accuracy_mean == pytest.approx(0.565)
+    assert summary.accuracy_std == pytest.approx(0.004)
+    half = 4.302652729911275 * 0.004 / math.sqrt(3)
+    assert summary.accuracy_ci95 == pytest.approx([0.565 - half, 0.565 + half])
+    assert (summary.forward_passes_mean, summary.forward_passes_std) == pytest.approx((7.0, 0.1))
+    assert (summary.generated_tokens_mean, summary.generated_tokens_std) == pytest.approx((3.5, 0.0))
+    assert (summary.seconds_per_question_mean, summary.cache_bytes_per_question_mean) == pytest.approx((0.25, 1024))
+    assert [(entry.seed, entry.accuracy) for entry in summary.per_seed] == [(42, 0.561), (123, 0.569), (456, 0.565)]
+    assert "seed" not in aggregate.config["training"]
+
+
+def test_one_seed_has_null_deviations():
+    summary = combine(runs(make_result())).datasets["gsm8k"]
+    assert (summary.n, summary.accuracy_std, summary.forward_passes_std, summary.accuracy_ci95) == (1, None, None, None)
+
+
+def test_the_file_has_the_guides_layout_and_reads_back(tmp_path):
+    directories = write_seed_dirs(tmp_path, {"gsm8k": [561, 569, 565], "gsm8k-hard": [338, 342, 346]})
+    seeds = [read_run(directory, ["gsm8k", "gsm8k-hard"]) for directory in directories]
+    aggregates = {entry_name(seeds, None): combine(seeds, "KAVA-LLaMA-3.2-1B")}
+    write_aggregates(aggregates, tmp_path / "a.json", tmp_path / "aggregated_results.yaml")
+    content = yaml.safe_load((tmp_path / "aggregated_results.yaml").read_text())
+    assert content == json.loads((tmp_path / "a.json").read_text())
+    assert list(content) == ["llama1b_aug"]
+    entry = content["llama1b_aug"]
+    assert list(entry)[:2] == ["num_seeds", "datasets"]
+    assert list(entry["datasets"]) == ["gsm8k", "gsm8k-hard"]
+    assert list(entry["datasets"]["gsm8k"])[:4] == ["accuracy_mean", "accuracy_std", "forward_passes_mean", "forward_passes_std"]
+    assert entry["datasets"]["gsm8k-hard"]["accuracy_mean"] == pytest.approx(0.342)
+    assert entry["model_name"] == "KAVA-LLaMA-3.2-1B"
+    assert read_aggregates(tmp_path / "aggregated_results.yaml") == aggregates == read_aggregates(tmp_path / "a.json")
+    assert [(path.name, name) for path, name, _ in find_aggregates(tmp_path)] == [("aggregated_results.yaml", "llama1b_aug")]
+
+
+def test_entry_is_named_by_the_run_else_by_the_user():
+    assert entry_name(runs(make_result()), "mine") == "llama1b_aug"
+    assert entry_name(runs(make_result(name=None)), "mine") == "mine"
+    with pytest.raises(UserError, match="--model_name"):
+        entry_name(runs(make_result(name=None)), None)
+
+
+def test_configurations_that_differ_are_refused_by_key_and_value():
+    other = make_result(123, overrides={"training.learning_rate": 0.002, "rkv.lambda": 0.3})
+    expected = (
+        r"run0 and run1 are runs of different configurations.*rkv.lambda: 0.1 against 0.3; training.learning_rate: 0.0008 against 0.002"
+    )
+    with pytest.raises(UserError, match=expected):
+        combine(runs(make_result(42), other))
+
+
+def test_another_name_is_another_configuration():
+    with pytest.raises(UserError, match="run.name: 'llama1b_aug' against 'mini'"):
+        combine(runs(make_result(42), make_result(123, name="mini")))
+
+
+def test_a_seed_twice_is_refused():
+    with pytest.raises(UserError, match="run0 and run1 both hold seed 42"):
+        combine(runs(make_result(42), make_result(42, correct=3)))
+
+
+@pytest.mark.parametrize("change", [{"data_fingerprint": "ffff"}, {"total": 1000}])
+def test_other_questions_are_refused(change):
+    with pytest.raises(UserError, match=r"'gsm8k' is not the same data in run0 \(1319 questions, d41d.*and run1"):
+        combine(runs(make_result(42), make_result(123, **change)))
+
+
+def test_a_directory_holds_one_run(tmp_path):
+    write_result(result_path(tmp_path, "gsm8k"), make_result(42))
+    write_result(result_path(tmp_path, "svamp"), make_result(43, "svamp"))
+    with pytest.raises(UserError, match="mixes seeds 42 and 43"):
+        read_run(tmp_path, ["gsm8k", "svamp"])
+    write_result(result_path(tmp_path, "svamp"), make_result(42, "gsm8k"))
+    with pytest.raises(UserError, match="holds data set 'gsm8k', not 'svamp'"):
+        read_run(tmp_path, ["gsm8k", "svamp"])
+
+
+def test_differences_are_dotted_and_keep_absent_keys():
+    a = {"x": {"y": 1, "z": [1, 2]}, "same": 3}
+    b = {"x": {"y": 2, "z": [1, 2]}, "same": 3, "new": {"k": 0}}
+    assert differences([a, b, a]) == {"x.y": [1, 2, 1], "new.k": [ABSENT, 0, ABSENT]}
+    assert differences([a]) == {}
+
+
+def test_broken_aggregates_are_named(tmp_path):
+    path = tmp_path / "aggregated_results.yaml"
+    for text, message in (("{}", "is empty"), ("llama1b_aug: 3", "entry 'llama1b_aug' is broken"), ("a: [", "not valid YAML")):
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            find_aggregates(tmp_path)
+    path.unlink()
+    with pytest.raises(UserError, match=r"no aggregated_results.yaml below"):
+        find_aggregates(tmp_path)
+    with pytest.raises(UserError, match="is not a directory"):
+        find_aggregates(tmp_path / "absent")

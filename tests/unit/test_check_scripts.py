@@ -1,0 +1,152 @@
+"""The checks of documents and tree find what they are there to find."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+docs = _load("check_docs")
+tree = _load("check_tree")
+
+MAKEFILE = ".PHONY: demo test\nVENV ?= .venv\nsetup setup-dev:\n\ttrue\ndemo: setup ## run\n"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for file, text in {
+        "train.py": "x = 1\n",
+        "run.sh": "",
+        "job.slurm": "",
+        "Makefile": MAKEFILE,
+        "docs/a.md": "# Top\n## Some `code` here\n## Twice\n## Twice\n",
+        "configs/mini.yaml": "# python train.py --config configs/mini.yaml\n",
+        "src/kava/__init__.py": "",
+        "src/kava/config.py": "LIMIT = 1\nclass Box:\n    size: int = 0\n    def lid(self): ...\ndef load(): ...\n",
+        "src/kava/data/formats.py": "",
+    }.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text)
+    return tmp_path
+
+
+def test_links(root: Path) -> None:
+    good = "[a](docs/a.md) [b](docs/a.md#some-code-here) [c](docs/a.md#twice-1) [d](https://x.org/y) ![e](train.py) [f](#here)\n# Here\n"
+    ignored = "`[x](gone.md)`\n```text\n[x](gone.md)\n```\n"
+    assert list(docs.link_problems(root / "README.md", good + ignored, root)) == []
+    (root / "README.md").write_text(good)
+    bad = "[a](docs/b.md) [b](docs/a.md#missing) [c](docs/a.md#twice-2)"
+    assert list(docs.link_problems(root / "README.md", bad, root)) == [
+        "link to docs/b.md: no such file",
+        "link to docs/a.md#missing: no such heading",
+        "link to docs/a.md#twice-2: no such heading",
+    ]
+
+
+def test_references_of_a_paper_map(root: Path) -> None:
+    good = "`src/kava/config.py:load` `config.py:Box.lid` `src/kava/config.py:LIMIT` `config.py:Box` `config.py:12` `kava/config.py` `pip`"
+    assert list(docs.reference_problems(good, root)) == []
+    assert list(docs.reference_problems("`config.py:gone` `src/kava/gone.py:load` `config.py::Box.gone`", root)) == [
+        "`config.py:gone`: the file defines no gone",
+        "`src/kava/gone.py`: no such file",
+        "`config.py:Box.gone`: the file defines no Box.gone",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("python train.py --config configs/mini.yaml", None),
+        ("    python train.py \\\n    --config configs/gone.yaml", "no file configs/gone.yaml"),
+        ("for d in a b; do python gone.py $d; done", "no file gone.py"),
+        ("sbatch --export=CONFIG=mini --time=1 job.slurm", None),
+        ("sbatch --export=CONFIG=mini gone.slurm", "no file gone.slurm"),
+        ("./run.sh mini", None),
+        ("./gone.sh", "no file gone.sh"),
+        (".\\gone.ps1 -Config x", "no file gone.ps1"),
+        ("kava train --seed 1", None),
+        ("kava trian", "no command kava trian"),
+        ("x && python -m kava trian", "no command kava trian"),
+        ("conda create -n kava python=3.10", None),
+        ("conda activate kava", None),
+        ("make -j2 demo WORKERS=3", None),
+        ("make gone", "no target gone in the Makefile"),
+        ("# python gone.py", None),
+        ("python -c 'import torch'", None),
+        ("python /elsewhere/gone.py", None),
+    ],
+)
+def test_shell_blocks(root: Path, line: str, problem: str | None) -> None:
+    found = list(docs.shell_problems(f"```bash\n{line}\n```\n", root, {"train"}, docs.make_targets(root)))
+    assert [text.rpartition("`: ")[2] for text in found] == ([problem] if problem else [])
+    assert list(docs.shell_problems(f"```text\n{line}\n```\n", root, {"train"}, set())) == []
+
+
+@pytest.mark.parametrize(
+    "drawing",
+    [
+        """
+train.py run.sh   scripts
+configs/          YAML
+src/kava/
+  config.py       settings
+  data/           rows
+    formats.py    row formats
+""",
+        """
+kava/
+├── train.py  # train
+├── docs/
+│   └── a.md
+└── src/kava/
+    ├── config.py
+    └── data/
+        └── formats.py
+""",
+    ],
+)
+def test_file_trees(root: Path, drawing: str) -> None:
+    assert list(docs.tree_problems(f"```text\n{drawing}```\n", root)) == []
+    gone = drawing.replace("formats.py", "gone.py").replace("config.py", "gone.py")
+    assert list(docs.tree_problems(f"```text\n{gone}```\n", root)) == [
+        "file tree: no src/kava/data/gone.py",
+        "file tree: no src/kava/gone.py",
+        "file tree: src/kava/config.py is missing",
+    ]
+
+
+def test_sizes(root: Path) -> None:
+    assert list(tree.source_problems(root)) == []
+    body = "\n".join(["    x = 1"] * 49)
+    (root / "src/kava/long.py").write_text(f'def fits():\n    """Not\n\n    counted."""\n{body}\n\n\ndef long():\n{body}\n    x = 2\n')
+    assert list(tree.source_problems(root)) == ["src/kava/long.py:56: long has 51 lines, at most 50"]
+    (root / "src/kava/long.py").write_text("x = 1\n" * 301)
+    assert list(tree.source_problems(root)) == ["src/kava/long.py: 301 lines, at most 300"]
+
+
+def test_root_scripts(root: Path) -> None:
+    script = '"""Doc\n\nstring."""\n\n# comment\n' + "x = 1\n" * 10
+    (root / "train.py").write_text(script)
+    assert list(tree.root_script_problems(root)) == []
+    (root / "train.py").write_text(script + "x = 1\n")
+    assert list(tree.root_script_problems(root)) == ["train.py: 11 lines of code, at most 10; the work belongs in src/kava"]
+
+
+def test_configurations(root: Path) -> None:
+    assert list(tree.configuration_problems(root)) == []
+    (root / "configs/own.yaml").write_text("# python train.py --config configs/mini.yaml\nmethod: kva\n")
+    comment, value = tree.configuration_problems(root)
+    assert comment.startswith("configs/own.yaml: opens with no comment that launches it")
+    assert "method: Input should be" in value

@@ -1,0 +1,106 @@
+"""LaTeX and CSV tables: the guide's row, the reference rows with their source, and text that cannot break either format."""
+
+import csv
+import io
+
+import pytest
+
+from kava.experiment.aggregate import SeedResults, combine
+from kava.report.csv_table import render_csv
+from kava.report.latex import escape, render_latex
+from kava.report.reference import load_reference
+from kava.report.rows import number
+from result_files import make_result
+
+
+def guide_aggregate(model_name=None, seeds=(42, 123, 456), datasets=("gsm8k", "gsm8k-hard", "svamp")):
+    correct = {"gsm8k": (561, 569, 565), "gsm8k-hard": (336, 348, 342), "svamp": (478, 488, 483), "mine": (1, 2, 3)}
+    return combine(
+        [
+            SeedResults(
+                f"run{seed}", {name: make_result(seed, name, correct[name][index], 1000, passes=6.8 + index / 10) for name in datasets}
+            )
+            for index, seed in enumerate(seeds)
+        ],
+        model_name,
+    )
+
+
+def test_table_1_has_the_guides_header_and_row():
+    text = render_latex([guide_aggregate()], load_reference())
+    assert r"Model & Dataset & GSM8k & GSM8k-Hard & SVAMP & Method & Source \\" in text
+    assert r"LLaMA-3.2-1B & GSM8k-AUG & 56.5 (0.4) & 34.2 (0.6) & 48.3 (0.5) & KaVa & ours: llama1b\_aug, 3 seeds \\" in text
+
+
+def test_reference_rows_stand_beside_ours_with_their_source():
+    lines = render_latex([guide_aggregate()], load_reference()).splitlines()
+    ours = next(number for number, line in enumerate(lines) if "ours: llama1b" in line)
+    group = lines[ours + 1 : lines.index(r"\midrule", ours)]
+    assert r"LLaMA-3.2-1B & GSM8k-AUG & 53.4 & -- & -- & PCCoT & arXiv 2510.02312, Table 1 \\" in group
+    assert r"LLaMA-3.2-1B & GSM8k-AUG & 56.5 (0.4) & -- & -- & KaVa & arXiv 2510.02312, Table 1 \\" in group
+    dagger = r"\textsuperscript{\textdagger}"
+    guide = (
+        rf"LLaMA-3.2-1B & GSM8k-AUG & 56.5 (0.4) & 34.2 (0.6){dagger} & 48.3 (0.5){dagger} & KaVa & reproduction guide, table preview \\"
+    )
+    assert guide in group
+    assert any("without projection" in line and "52.2" in line for line in group)
+    assert all("GSM8k-AUG-NL" not in line for line in group)
+    assert any("GSM8k-AUG-NL & 55.7" in line for line in lines)
+
+
+def test_table_2_holds_passes_tokens_and_seconds():
+    text = render_latex([guide_aggregate()], load_reference())
+    table = text[text.index("tab:kava-efficiency") :]
+    assert r"LLaMA-3.2-1B & GSM8k-AUG & SVAMP & 6.9 (0.1) & 3.5 (0.0) & 0.250 (0.000) & KaVa & ours: llama1b\_aug, 3 seeds \\" in table
+    assert r"GSM8k & 65.0 & -- & -- & Full CoT & arXiv 2510.02312, Table 2 \\" in table
+    assert r"28.3 (0.8)\textsuperscript{\textdagger}" in table
+
+
+def test_one_seed_shows_no_deviation_and_other_sets_get_a_column():
+    text = render_latex([guide_aggregate(seeds=(42,), datasets=("gsm8k", "mine"))], load_reference())
+    assert r"SVAMP & mine & Method" in text
+    assert r"& 56.1 & -- & -- & 0.1 & KaVa & ours: llama1b\_aug, 1 seed \\" in text
+    assert text.count(r"\begin{tabular}{llccccll}") == 1
+
+
+def test_numbers():
+    assert number(56.46, 0.44) == "56.5 (0.4)"
+    assert number(56.46) == "56.5"
+    assert number(None) == "--"
+
+
+def test_tables_are_for_input_and_documents_stand_alone():
+    tables = render_latex([guide_aggregate()], load_reference())
+    document = render_latex([guide_aggregate()], load_reference(), standalone=True)
+    assert tables.startswith("% Written by kava")
+    assert r"\documentclass" not in tables
+    assert document.startswith(r"\documentclass")
+    assert document.rstrip().endswith(r"\end{document}")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (r"a_b & 5% of $x #1 {y} ~^\z", r"a\_b \& 5\% of \$x \#1 \{y\} \textasciitilde{}\textasciicircum{}\textbackslash{}z"),
+        ("é ü ß", "é ü ß"),
+        ("中文模型", "????"),
+        ("tab\there\x00\x1b", "tab here"),
+        ("①", "1"),
+    ],
+)
+def test_escaping(text, expected):
+    assert escape(text) == expected
+
+
+def test_csv_has_a_row_per_configuration_and_data_set():
+    text = render_csv([("outputs/aggregated_results.yaml", "llama1b_aug", guide_aggregate("=HYPERLINK(1)"))])
+    assert text.startswith("\ufeff")
+    rows = list(csv.DictReader(io.StringIO(text.removeprefix("\ufeff"))))
+    assert [row["dataset"] for row in rows] == ["gsm8k", "gsm8k-hard", "svamp"]
+    first = rows[0]
+    assert float(first["accuracy_mean"]) == pytest.approx(0.565)
+    assert float(first["accuracy_std"]) == pytest.approx(0.004)
+    assert (first["num_seeds"], first["seeds"], first["questions"], first["config"]) == ("3", "42 123 456", "1000", "llama1b_aug")
+    assert first["model_name"] == "'=HYPERLINK(1)"  # a spreadsheet must not run it
+    alone = list(csv.DictReader(io.StringIO(render_csv([("f", "c", guide_aggregate(seeds=(42,)))]).removeprefix("\ufeff"))))
+    assert (alone[0]["accuracy_std"], alone[0]["accuracy_ci95_low"]) == ("", "")

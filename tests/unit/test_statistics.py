@@ -1,0 +1,98 @@
+"""Intervals and tests against values worked out by hand or by another library."""
+
+import math
+
+import numpy as np
+import pytest
+from statsmodels.stats.proportion import proportion_confint
+
+from kava.errors import UserError
+from kava.statistics import mcnemar, pair_by_id, paired_bootstrap, summarise, wilson_interval
+
+
+def test_wilson_by_hand():
+    # (p + z2/2n -+ z sqrt(p(1-p)/n + z2/4n2)) / (1 + z2/n) with z = 1.959964, p = 0.8, n = 10
+    assert wilson_interval(8, 10) == pytest.approx((0.490162, 0.943318), abs=1e-6)
+    assert wilson_interval(0, 10) == pytest.approx((0.0, 0.277533), abs=1e-6)
+
+
+@pytest.mark.parametrize(("correct", "total"), [(745, 1319), (1, 3), (1000, 1000), (153, 300)])
+def test_wilson_agrees_with_statsmodels(correct, total):
+    assert wilson_interval(correct, total) == pytest.approx(proportion_confint(correct, total, method="wilson"), abs=1e-12)
+
+
+@pytest.mark.parametrize(("correct", "total"), [(0, 0), (4, 3), (-1, 3)])
+def test_wilson_refuses_no_proportion(correct, total):
+    with pytest.raises(ValueError, match="no proportion"):
+        wilson_interval(correct, total)
+
+
+def test_summary_over_three_seeds_by_hand():
+    summary = summarise([0.561, 0.569, 0.565])
+    assert summary.n == 3
+    assert summary.mean == pytest.approx(0.565)
+    assert summary.std == pytest.approx(0.004)  # sample deviation: sqrt((16 + 16 + 0) / 2) thousandths
+    half = 4.302652729911275 * 0.004 / math.sqrt(3)  # t(0.975, 2 degrees of freedom)
+    assert summary.ci95 == pytest.approx((0.565 - half, 0.565 + half))
+
+
+def test_one_seed_has_no_deviation():
+    summary = summarise([0.5])
+    assert (summary.n, summary.mean, summary.std, summary.ci95) == (1, 0.5, None, None)
+
+
+def test_no_seed_is_an_error():
+    with pytest.raises(ValueError, match="no values"):
+        summarise([])
+
+
+def test_mcnemar_exact_by_hand():
+    # 1 question only a, 9 only b: p = 2 (C(10,0) + C(10,1)) / 2^10
+    a = [True] * 5 + [True] + [False] * 9 + [False] * 3
+    b = [True] * 5 + [False] + [True] * 9 + [False] * 3
+    test = mcnemar(a, b)
+    assert (test.only_a, test.only_b) == (1, 9)
+    assert test.p_value == pytest.approx(22 / 1024)
+
+
+def test_mcnemar_of_equals_is_one():
+    assert mcnemar([True, False], [True, False]).p_value == 1.0
+
+
+def test_bootstrap_of_two_questions_by_enumeration():
+    # Differences 1 and 0: resampled means are 0, 1/2, 1 with probabilities 1/4, 1/2, 1/4, so p = 2 * 1/4.
+    result = paired_bootstrap([1.0, 0.0], [0.0, 0.0])
+    assert result.difference == 0.5
+    assert result.ci95 == (0.0, 1.0)
+    assert result.p_value == pytest.approx(0.5, abs=0.02)
+
+
+def test_bootstrap_interval_matches_the_normal_one_on_many_questions():
+    generator = np.random.default_rng(1)
+    a, b = generator.random(1319) < 0.56, generator.random(1319) < 0.50
+    difference = a.astype(float) - b.astype(float)
+    half = 1.959964 * difference.std() / math.sqrt(1319)
+    result = paired_bootstrap(a.astype(float).tolist(), b.astype(float).tolist())
+    assert result.difference == pytest.approx(difference.mean())
+    assert result.ci95 == pytest.approx((difference.mean() - half, difference.mean() + half), abs=0.003)
+
+
+def test_bootstrap_is_paired_and_repeatable():
+    scores = [1.0, 0.0, 1.0, 1.0, 0.0] * 20
+    better = [1.0, 1 / 3, 1.0, 1.0, 1 / 3] * 20
+    assert paired_bootstrap(scores, scores).p_value == 1.0
+    first = paired_bootstrap(better, scores, seed=3)
+    assert first == paired_bootstrap(better, scores, seed=3)
+    assert first.ci95[0] > 0  # an unpaired interval would hold 0: the deviations between questions are large
+    assert first.p_value == pytest.approx(2 / 10_001)
+
+
+def test_bootstrap_refuses_other_lengths():
+    with pytest.raises(ValueError, match="same questions"):
+        paired_bootstrap([1.0, 0.0], [1.0])
+
+
+def test_pairs_are_brought_into_one_order():
+    assert pair_by_id({"q1": 1.0, "q2": 0.0}, {"q2": 1.0, "q1": 0.0}, "a", "b") == ([1, 0], [0, 1])
+    with pytest.raises(UserError, match=r"runs/a and runs/b answered different questions \(2 ids differ, such as 'q2'\)"):
+        pair_by_id({"q1": 1.0, "q2": 0.0}, {"q1": 1.0, "q3": 0.0}, "runs/a", "runs/b")
