@@ -55,7 +55,7 @@ SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2,sched_min_interval=0
 ReturnToService=2
 MailProg=/bin/true
-KillWait=5
+KillWait=30
 MinJobAge=600
 JobRequeue=1
 SlurmdParameters=config_overrides

@@ -11,10 +11,13 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from kava.config import Config, build_config
@@ -22,7 +25,7 @@ from kava.data.sequences import SPECIAL_TOKENS, SequenceBuilder
 from kava.errors import UserError
 from kava.methods import METHODS
 from kava.model.backbone import Backbone
-from kava.model.build import build_projection, load_base, load_tokenizer, settings_of
+from kava.model.build import build_projection, load_base, load_tokenizer, make_room, settings_of
 from kava.model.kava import KavaModel
 
 FORMAT = "kava.checkpoint/1"
@@ -59,7 +62,9 @@ class Trained:
 def write_weights(directory: Path, trained: Trained) -> None:
     """Write the files of a checkpoint into an existing directory (no manifest, no rename)."""
     model = trained.model
-    model.backbone.model.save_pretrained(directory)
+    weights = model.backbone.model
+    # The new tokens' rows are part of the adapter; peft would add the whole V x E embeddings because they have grown.
+    weights.save_pretrained(directory, **({"save_embedding_layers": False} if isinstance(weights, PeftModel) else {}))
     save_file({name: tensor.contiguous() for name, tensor in model.projection.state_dict().items()}, directory / PROJECTION)
     trained.tokenizer.save_pretrained(directory)
     content = {"format": FORMAT, "method": model.method.name, "base": trained.base, "config": trained.config.to_dict(), **trained.metadata}
@@ -74,15 +79,34 @@ def save_checkpoint(directory: str | Path, trained: Trained) -> None:
     """
     directory = Path(directory)
     staging = directory.with_name(f".{directory.name}.writing")
+    with naming_disk_errors(directory):
+        try:
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+            write_weights(staging, trained)
+            seal(staging)
+            publish(staging, directory)
+        except Exception:
+            shutil.rmtree(staging, ignore_errors=True)
+            recover(directory)
+            raise
+
+
+@contextmanager
+def naming_disk_errors(directory: Path) -> Iterator[None]:
+    """Turn a failed write inside the block into one line for the user, whichever library met it.
+
+    Raises:
+        UserError: the disk is full or the place is read-only.
+    """
     try:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        write_weights(staging, trained)
-        seal(staging)
-        publish(staging, directory)
-    except OSError as error:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise UserError(f"checkpoint {directory} could not be written ({error.strerror or error}): free some space or choose another --output_dir") from error
+        yield
+    except Exception as error:
+        # safetensors and tokenizers (Rust) and torch.save (C++) have error types of their own for a disk that is full.
+        if not isinstance(error, OSError) and "(os error " not in str(error) and "inline_container" not in str(error):
+            raise
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(f"checkpoint {directory} could not be written ({reason}): free some space or choose another --output_dir") from error
 
 
 def seal(directory: Path) -> None:
@@ -183,12 +207,8 @@ def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = No
 
 
 def _load_adapter(directory: Path, base: str, config: Config, special_ids: list[int]) -> Any:
-    from peft import PeftModel
-
     causal_lm = load_base(base, config)
-    rows = causal_lm.get_input_embeddings().weight.shape[0]
-    if max(special_ids) >= rows:
-        causal_lm.resize_token_embeddings(max(special_ids) + 1, mean_resizing=False)
+    make_room(causal_lm, special_ids)
     return PeftModel.from_pretrained(causal_lm, str(directory), is_trainable=True)
 
 

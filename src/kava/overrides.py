@@ -4,6 +4,8 @@ parse_overrides(["--training.batch_size", "64", "--rkv.lambda=0.3"]) == {"traini
 """
 
 import copy
+import json
+import re
 from typing import Any
 
 import yaml
@@ -12,6 +14,8 @@ from kava.errors import UserError
 
 # Keys under this section are names that the user chooses (gsm8k-hard), so dashes stay.
 FREE_NAMES = "evaluation.datasets."
+# YAML 1.1 wants a dot in the mantissa; people write 8e-4.
+SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
 def parse_overrides(arguments: list[str]) -> dict[str, Any]:
@@ -70,9 +74,31 @@ def _yaml_value(text: str) -> Any:
     `The answer is:` is YAML for a mapping, and 2024-01-01 for a date, but nobody means that on a command line.
     """
     try:
-        value = yaml.safe_load(text)
+        value = _json_or_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         return text
+    if isinstance(value, str) and SCIENTIFIC.fullmatch(text):
+        return float(text)
     bracketed = isinstance(value, list | dict) and text.lstrip().startswith(("[", "{"))
     quoted = isinstance(value, str) and text.startswith(("'", '"'))
     return value if bracketed or quoted or value is None or isinstance(value, bool | int | float) else text
+
+
+def _json_or_yaml(text: str) -> Any:
+    """YAML reads nearly all of JSON, but not its escapes beyond 16 bits."""
+    if text.startswith(("[", "{", '"')):
+        try:
+            return json.loads(text)
+        except ValueError:
+            pass
+    return yaml.safe_load(text)
+
+
+def as_flags(overrides: dict[str, Any]) -> list[str]:
+    """Overrides as the words that `parse_overrides` reads back to the same values."""
+    return [word for key, value in overrides.items() for word in (f"--{key}", _word(value))]
+
+
+def _word(value: Any) -> str:
+    plain = isinstance(value, str) and not value.startswith("--") and parse_overrides(["--key", value]) == {"key": value}
+    return value if plain else json.dumps(value)

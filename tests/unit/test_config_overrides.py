@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kava.config import Config, build_config
 from kava.errors import UserError
-from kava.overrides import apply_overrides, parse_overrides
+from kava.overrides import apply_overrides, as_flags, parse_overrides
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from kava.overrides import apply_overrides, parse_overrides
         (["--training.batch_size", "64"], {"training.batch_size": 64}),
         (["--training.batch_size=64"], {"training.batch_size": 64}),
         (["--training.batch-size", "64"], {"training.batch_size": 64}),
-        (["--training.learning_rate", "8e-4"], {"training.learning_rate": "8e-4"}),
+        (["--training.learning_rate", "8e-4"], {"training.learning_rate": 8e-4}),
         (["--training.weight_decay", "-0.5"], {"training.weight_decay": -0.5}),
         (["--lora.enabled", "false", "--rkv.lambda=0.3"], {"lora.enabled": False, "rkv.lambda": 0.3}),
         (["--lora.target_modules", "q_proj", "v_proj"], {"lora.target_modules": ["q_proj", "v_proj"]}),
@@ -35,6 +35,22 @@ from kava.overrides import apply_overrides, parse_overrides
 )
 def test_words_become_keys_and_values(arguments: list[str], expected: dict[str, Any]) -> None:
     assert parse_overrides(arguments) == expected
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8)
+SCALARS |= st.sampled_from(
+    ["no", "8e-4", "The answer is:", "--x", "[a", "{", "'", '"', "#", "2024-01-01", "null", "0x1F", "1_000", "~", " "]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(["training.seed", "model.name", "evaluation.datasets.gsm8k-hard"]), SCALARS | st.lists(SCALARS, max_size=3)
+    )
+)
+def test_flags_read_back_to_the_same_values(overrides: dict[str, Any]) -> None:
+    assert parse_overrides(as_flags(overrides)) == overrides
 
 
 def test_a_flag_needs_a_value_and_a_value_a_flag() -> None:

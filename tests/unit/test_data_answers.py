@@ -72,7 +72,9 @@ def test_parse_number(text: str, value: str) -> None:
     assert parse_number(text) == Decimal(value)
 
 
-@pytest.mark.parametrize("text", ["", "seven", "1,8e1", "1,2", "12,34", "1 2", "--5", "-$-5", "1/3", "1/0", "1e9999", "nan", "inf", "7 apples"])
+@pytest.mark.parametrize(
+    "text", ["", "seven", "1,8e1", "1,2", "12,34", "1 2", "--5", "-$-5", "1/3", "1/0", "1e9999", "nan", "inf", "7 apples"]
+)
 def test_parse_number_refuses(text: str) -> None:
     assert parse_number(text) is None
 
@@ -159,5 +161,5 @@ def test_the_number_behind_the_prompt_wins(before: str, number: int) -> None:
 def test_whatever_is_extracted_is_a_number(text: str) -> None:
     found = extract_answer(text, PROMPT)
     if found is not None:
-        assert answers_equal(found, found) or found.endswith("/0") or "/" in found
+        assert parse_number(found) is not None or "/" in found
         assert not set(found) & set(",$€% ")

@@ -64,4 +64,6 @@ def test_benchmarks(data_dir: Path) -> None:
     values = [parse_number(example.answer) for example in hard.examples]
     assert sum(value is not None and value != int(value) for value in values) == 303
     aug = load_examples(str(data_dir / "gsm8k_aug_test.txt"), "test", cot_type="equation")
-    assert [(example.question, example.answer) for example in gsm8k.examples] == [(example.question, example.answer) for example in aug.examples]
+    assert [(example.question, example.answer) for example in gsm8k.examples] == [
+        (example.question, example.answer) for example in aug.examples
+    ]

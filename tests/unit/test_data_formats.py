@@ -88,7 +88,7 @@ class TestContainers:
         assert contents(load(write(tmp_path / "rows", rows, container))) == [("Each pack costs 76 dollars. How much?", (), "51")]
 
     def test_the_container_does_not_change_the_fingerprint(self, tmp_path: Path, container: str) -> None:
-        assert load(write(tmp_path / "rows", AUG, container)).fingerprint == "X"
+        assert load(write(tmp_path / "rows", AUG, container)).fingerprint == "89e471109e3aad86"
 
 
 def test_icot_text(tmp_path: Path) -> None:

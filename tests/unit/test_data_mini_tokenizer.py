@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-
 from transformers import PreTrainedTokenizerBase
 
 from kava.config import MiniDataConfig

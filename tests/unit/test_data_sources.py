@@ -50,7 +50,9 @@ def test_a_directory_gives_the_file_of_the_split(mixed: Path) -> None:
     assert load_examples(str(mixed), "test", cot_type="natural_language").source == str(mixed / "gsm8k_test.jsonl")
     with pytest.raises(UserError, match=r"several files for split 'test': gsm8k_aug_test, gsm8k_test; name the file itself"):
         load_examples(str(mixed), "test", cot_type="equation")
-    with pytest.raises(UserError, match=r"no file for split 'validation' with natural_language steps; it holds gsm8k_aug_test \(icot\)") as caught:
+    with pytest.raises(
+        UserError, match=r"no file for split 'validation' with natural_language steps; it holds gsm8k_aug_test \(icot\)"
+    ) as caught:
         load_examples(str(mixed), "validation", cot_type="natural_language")
     assert "README" not in str(caught.value)
 
@@ -155,8 +157,8 @@ def test_a_saved_dataset_without_splits(tmp_path: Path) -> None:
 def test_missing_paths_list_what_is_there(mixed: Path) -> None:
     with pytest.raises(UserError, match=rf"data path {mixed}/nope.jsonl does not exist; {mixed} holds README.md, gsm8k_aug_test.txt"):
         load_examples(str(mixed / "nope.jsonl"), "train", cot_type="equation")
+    (mixed / "empty").mkdir()
     with pytest.raises(UserError, match=r"no file for split 'train'; it holds no file of a known format"):
-        (mixed / "empty").mkdir()
         load_examples(str(mixed / "empty"), "train", cot_type="equation")
 
 

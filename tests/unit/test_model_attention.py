@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tiny import BACKENDS, HAS_FLASH, KINDS, LAYERS, assert_close, gradients, make_batch, make_examples, present, relative, tiny_model
 
 from kava.bench.naive import eager_attention
 from kava.model.kava import KavaModel
 from kava.model.passes import read_trace
+from tiny import BACKENDS, HAS_FLASH, KINDS, LAYERS, assert_close, gradients, make_batch, make_examples, present, relative, tiny_model
 
 
 @pytest.mark.parametrize("method", ["kava", "codi", "full_cot"])

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import pytest
 import torch
 from pytest import MonkeyPatch
-from tiny import BACKENDS, KINDS, PROMPT_IDS, assert_close, make_batch, make_examples, present, tiny_model
 from torch import Tensor
 
 from kava.data.collate import Batch, Collator
@@ -13,6 +12,7 @@ from kava.eviction import Compressed, compress
 from kava.methods import METHODS
 from kava.model.kava import KavaModel
 from kava.model.passes import read_trace
+from tiny import BACKENDS, KINDS, PROMPT_IDS, assert_close, make_batch, make_examples, present, tiny_model
 
 
 @dataclass

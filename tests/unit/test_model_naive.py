@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tiny import BACKENDS, KINDS, assert_close, gradients, make_batch, make_examples, present, tiny_model
 
 from kava.bench.naive import naive_losses, pccot_losses
 from kava.data.collate import Batch
 from kava.losses.total import LossTerms, combine
 from kava.methods import METHODS
 from kava.model.kava import KavaModel
+from tiny import BACKENDS, KINDS, assert_close, gradients, make_batch, make_examples, present, tiny_model
 
 STAGE = {"icot": 1, "coconut": 2}
 Step = Callable[[KavaModel, Batch], LossTerms]

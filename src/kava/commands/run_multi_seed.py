@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from kava.experiment.multi_seed import Outcome, Plan
+    from kava.experiment.multi_seed import Plan, SeedOutcome
 
 
 @dataclass
@@ -44,7 +44,7 @@ class RunMultiSeed:
         if self.parallel < 1:
             raise UserError(f"--parallel {self.parallel}: give the number of seeds to run side by side, at least 1")
         plan = self._plan()
-        console = Console(markup=False, highlight=False)
+        console = Console(highlight=False, markup=False)
         outcomes, stopped = run_seeds(plan, min(self.parallel, len(plan.seeds)), lambda line: console.print(line, soft_wrap=True))
         for outcome in outcomes:
             if outcome.tail:
@@ -61,6 +61,8 @@ class RunMultiSeed:
         from kava.config import config_path, load_config
         from kava.errors import UserError
         from kava.experiment.multi_seed import Plan
+        from kava.overrides import as_flags
+        from kava.quick import quick_test
         from kava.results import checked_name
 
         if "training.seed" in self.overrides:
@@ -70,6 +72,8 @@ class RunMultiSeed:
         path = config_path(self.config)
         name = checked_name(path.stem, "configuration")
         config = load_config(path, self.overrides)
+        if self.quick_test:
+            config = quick_test(config, self.overrides)
         flags = ["--quick_test"] if self.quick_test else []
         default_dir = f"outputs/{name}_quick_test_multi_seed" if self.quick_test else f"outputs/{name}_multi_seed"
         return Plan(
@@ -78,8 +82,8 @@ class RunMultiSeed:
             output_dir=Path(self.output_dir or default_dir),
             seeds=self.seeds,
             datasets=_datasets(self.datasets, config.evaluation.datasets),
-            fingerprint=None if self.quick_test else config.fingerprint(),
-            train_flags=[*flags, *(["--use_wandb"] if self.use_wandb else []), *_as_flags(self.overrides)],
+            fingerprint=config.fingerprint(),
+            train_flags=[*flags, *(["--use_wandb"] if self.use_wandb else []), *as_flags(self.overrides)],
             evaluate_flags=flags,
         )
 
@@ -99,21 +103,7 @@ def _datasets(asked: tuple[str, ...], known: dict[str, str]) -> dict[str, str]:
     return chosen
 
 
-def _as_flags(overrides: dict[str, Any]) -> list[str]:
-    """Overrides as the words that `parse_overrides` reads back to the same values."""
-    return [word for key, value in overrides.items() for word in (f"--{key}", _word(value))]
-
-
-def _word(value: Any) -> str:
-    import json
-
-    from kava.overrides import parse_overrides
-
-    plain = isinstance(value, str) and not value.startswith("--") and parse_overrides(["--key", value]) == {"key": value}
-    return value if plain else json.dumps(value)
-
-
-def _aggregate(plan: "Plan", outcomes: "list[Outcome]", console: Any) -> None:
+def _aggregate(plan: "Plan", outcomes: "list[SeedOutcome]", console: Any) -> None:
     from kava.experiment.aggregate import SeedResults, combine
     from kava.experiment.aggregate_file import AGGREGATE_JSON, AGGREGATE_YAML, write_aggregates
 
@@ -127,7 +117,7 @@ def _aggregate(plan: "Plan", outcomes: "list[Outcome]", console: Any) -> None:
     console.print(f"aggregated: {yaml_path}", soft_wrap=True)
 
 
-def _show(plan: "Plan", outcomes: "list[Outcome]", console: Any) -> None:
+def _show(plan: "Plan", outcomes: "list[SeedOutcome]", console: Any) -> None:
     from rich.table import Table
 
     table = Table("seed", *plan.datasets, "state", title=f"{plan.name}: accuracy in percent")

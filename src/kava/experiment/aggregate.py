@@ -103,19 +103,33 @@ def _summary(dataset: str, runs: Sequence[SeedResults]) -> DatasetSummary:
                 f"and {run.directory} ({result.metrics.total} questions, {result.data.fingerprint}); evaluate both on the same questions"
             )
     metrics = [result.metrics for result in results]
-    accuracy = summarise([m.accuracy for m in metrics])
-    passes = summarise([m.forward_passes for m in metrics])
-    tokens = summarise([m.generated_tokens for m in metrics])
-    seconds = summarise([m.seconds_per_question for m in metrics])
+    summaries = {
+        "accuracy": summarise([m.accuracy for m in metrics]),
+        "forward_passes": summarise([m.forward_passes for m in metrics]),
+        "generated_tokens": summarise([m.generated_tokens for m in metrics]),
+        "seconds_per_question": summarise([m.seconds_per_question for m in metrics]),
+    }
+    means = {f"{name}_mean": _tidy(summary.mean) for name, summary in summaries.items()}
+    deviations = {f"{name}_std": None if summary.std is None else _tidy(summary.std) for name, summary in summaries.items()}
+    interval = summaries["accuracy"].ci95
     cache = [m.cache_bytes_per_question for m in metrics if m.cache_bytes_per_question is not None]
-    return DatasetSummary(
-        accuracy_mean=accuracy.mean, accuracy_std=accuracy.std, accuracy_ci95=None if accuracy.ci95 is None else list(accuracy.ci95),
-        forward_passes_mean=passes.mean, forward_passes_std=passes.std,
-        generated_tokens_mean=tokens.mean, generated_tokens_std=tokens.std,
-        seconds_per_question_mean=seconds.mean, seconds_per_question_std=seconds.std,
-        cache_bytes_per_question_mean=summarise(cache).mean if len(cache) == len(metrics) else None,
-        n=len(runs), questions=first.metrics.total, data=first.data, per_seed=[_seed_values(result) for result in results],
-    )  # fmt: skip
+    return DatasetSummary.model_validate(
+        means
+        | deviations
+        | {
+            "accuracy_ci95": None if interval is None else [_tidy(bound) for bound in interval],
+            "cache_bytes_per_question_mean": summarise(cache).mean if len(cache) == len(metrics) else None,
+            "n": len(runs),
+            "questions": first.metrics.total,
+            "data": first.data,
+            "per_seed": [_seed_values(result) for result in results],
+        }
+    )
+
+
+def _tidy(value: float) -> float:
+    """Without the noise of binary fractions: 0.004, not 0.003999999999999948."""
+    return round(value, 12)
 
 
 def _seed_values(result: Result) -> SeedValues:

@@ -17,7 +17,7 @@ from typing import Any
 
 from kava.errors import UserError
 from kava.experiment.children import Children, StoppedError, environments, visible_gpus
-from kava.experiment.lock import LOCK_FILE, locked
+from kava.lock import LOCK_FILE, locked
 from kava.results import BEST_CHECKPOINT, TRAINING_DONE, Result, read_result, result_path
 
 RUN_LOG = "run.log"
@@ -41,32 +41,39 @@ class Plan:
 
 
 @dataclass
-class Outcome:
+class SeedOutcome:
     """How one seed ended. `problem` is one line, `tail` the end of the failed step's output; `returncode` is that step's."""
 
     seed: int
+    directory: Path
     results: dict[str, Result] = field(default_factory=dict)
     problem: str | None = None
     tail: str = ""
     returncode: int = 0
 
 
-def run_seeds(plan: Plan, parallel: int, say: Callable[[str], None]) -> tuple[list[Outcome], int | None]:
-    """Run all seeds, `parallel` at a time; returns an outcome per seed and the signal that stopped the run, if one did."""
+def run_seeds(plan: Plan, parallel: int, say: Callable[[str], None]) -> tuple[list[SeedOutcome], int | None]:
+    """Run all seeds of one plan; see `run_plans`."""
+    return run_plans([plan], parallel, say)
+
+
+def run_plans(plans: Sequence[Plan], parallel: int, say: Callable[[str], None]) -> tuple[list[SeedOutcome], int | None]:
+    """Run every seed of every plan, `parallel` at a time; returns the outcomes in order and the signal that stopped the run, if one did."""
     children = Children()
+    jobs = [(plan, seed) for plan in plans for seed in plan.seeds]
     slots: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
     for environment in environments(parallel, visible_gpus(), os.cpu_count() or 1):
         slots.put(environment)
 
-    def one(seed: int) -> Outcome:
+    def one(job: tuple[Plan, int]) -> SeedOutcome:
         environment = slots.get()
         try:
-            return _Seed(plan, seed, children, environment, say).run()
+            return _Seed(*job, children, environment, say).run()
         finally:
             slots.put(environment)
 
     with children.passing_signals(), ThreadPoolExecutor(parallel) as pool:
-        outcomes = list(pool.map(one, plan.seeds))
+        outcomes = list(pool.map(one, jobs))
     return outcomes, children.stop_signal
 
 
@@ -82,8 +89,8 @@ class _Seed:
     environment: dict[str, str]
     say: Callable[[str], None]
 
-    def run(self) -> Outcome:
-        outcome = Outcome(self.seed)
+    def run(self) -> SeedOutcome:
+        outcome = SeedOutcome(self.seed, self.directory)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             with locked(self.directory) as self.inherit:
@@ -103,7 +110,7 @@ class _Seed:
     def directory(self) -> Path:
         return self.plan.seed_dir(self.seed)
 
-    def _train(self, outcome: Outcome) -> None:
+    def _train(self, outcome: SeedOutcome) -> None:
         if self._training_fingerprint() is not None:
             self.say(f"seed {self.seed}: training is done")
             return
@@ -115,7 +122,7 @@ class _Seed:
         if self._training_fingerprint() is None:
             raise UserError(f"training ended without {self.directory / TRAINING_DONE}; see {self.directory / RUN_LOG}")
 
-    def _evaluate(self, outcome: Outcome, dataset: str) -> None:
+    def _evaluate(self, outcome: SeedOutcome, dataset: str) -> None:
         path = result_path(self.directory, dataset)
         result = self._finished_result(path)
         if result is None:
@@ -126,7 +133,7 @@ class _Seed:
         outcome.results[dataset] = result
         self.say(f"seed {self.seed}: {dataset} {100 * result.metrics.accuracy:.1f} % of {result.metrics.total}")
 
-    def _step(self, outcome: Outcome, command: str, flags: list[str]) -> None:
+    def _step(self, outcome: SeedOutcome, command: str, flags: list[str]) -> None:
         words = [sys.executable, "-m", "kava", command, *flags]
         finished = self.children.run(words, self.directory / RUN_LOG, self.environment, self.inherit)
         if finished.returncode != 0:

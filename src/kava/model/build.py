@@ -107,13 +107,26 @@ def add_token_rows(causal_lm: Any, tokenizer: Any) -> list[int]:
     embeddings = causal_lm.get_input_embeddings().weight
     old = min(special_ids[0], embeddings.shape[0])
     mean, deviation = embeddings.detach()[:old].float().mean(0), embeddings.detach()[:old].float().std(0)
-    if max(special_ids) >= embeddings.shape[0]:
-        causal_lm.resize_token_embeddings(max(special_ids) + 1, mean_resizing=False)
+    make_room(causal_lm, special_ids)
     weight = causal_lm.get_input_embeddings().weight
     with torch.no_grad():
         rows = mean + deviation * torch.randn(len(special_ids), weight.shape[1])
         weight[special_ids] = rows.to(weight.dtype)
     return special_ids
+
+
+def make_room(causal_lm: Any, special_ids: list[int]) -> None:
+    """Grow the embeddings where they end before the new tokens. An output head of its own gets zeros there: no method writes
+    these tokens, and a checkpoint need not hold V x E numbers to restore them."""
+    rows = causal_lm.get_input_embeddings().weight.shape[0]
+    if max(special_ids) < rows:
+        return
+    causal_lm.resize_token_embeddings(max(special_ids) + 1, mean_resizing=False)
+    head = causal_lm.get_output_embeddings()
+    if head.weight is not causal_lm.get_input_embeddings().weight:
+        with torch.no_grad():
+            for parameter in head.parameters():
+                parameter[rows:] = 0
 
 
 def add_lora(causal_lm: Any, special_ids: list[int], config: Config) -> Any:
@@ -141,13 +154,17 @@ def add_lora(causal_lm: Any, special_ids: list[int], config: Config) -> Any:
 
 
 def attention_projections(causal_lm: Any) -> list[str]:
-    """Names of the linear maps inside attention modules: q, k, v and o, or their fused forms."""
+    """Names of the linear maps inside attention modules: q, k, v and o, or their fused forms.
+
+    Each comes with its module's name (`self_attn.q_proj`), because GPT-2's MLP has a `c_proj` too.
+    """
     from transformers.pytorch_utils import Conv1D
 
     names = set()
-    for module in causal_lm.modules():
+    for path, module in causal_lm.named_modules():
         if hasattr(module, "layer_idx") and hasattr(module, "is_causal"):
-            names |= {name for name, child in module.named_children() if isinstance(child, (nn.Linear, Conv1D))}
+            parent = path.rpartition(".")[2]
+            names |= {f"{parent}.{name}" for name, child in module.named_children() if isinstance(child, (nn.Linear, Conv1D))}
     if not names:
         raise UserError("no attention projections were found in this model; name them in lora.target_modules")
     return sorted(names)

@@ -34,23 +34,26 @@ def aggregate_table(name: str, aggregate: Aggregate) -> Table:
 
 def comparison_table(cells: Sequence[Comparison], source: str, tolerance: float) -> Table:
     """Ours, the reference and the difference per cell, and whether it lies within the tolerance."""
-    from rich.table import Table
+    from rich.text import Text
 
-    table = Table("config", "data set", "measure", "ours", source, "diff", f"within {tolerance:g}", title=f"ours against the {source}")
+    table = _plain_table(f"ours against the {source}")
+    for heading in ("config", "data set", "measure", "ours", source, "diff", f"within {tolerance:g}"):
+        table.add_column(heading, overflow="fold")
     for cell in cells:
         within = {True: "yes", False: "NO", None: "-"}[cell.within]
+        measure = "accuracy %" if cell.measure == "accuracy" else "passes"
         ours, theirs = number(cell.ours, cell.ours_std), number(cell.reference, cell.reference_std)
-        table.add_row(cell.config, cell.dataset, cell.measure.replace("_", " "), ours, theirs, f"{cell.difference:+.1f}", within)
+        # Adding zero makes a rounded -0.0 a plain 0.0.
+        difference = f"{round(cell.difference, 1) + 0.0:+.1f}"
+        table.add_row(Text(cell.config), Text(cell.dataset), measure, ours, theirs, difference, within)
     return table
 
 
 def settings_table(title: str, settings: Mapping[str, Sequence[Any]], columns: Sequence[str]) -> Table:
     """A row per dotted key, a column per configuration."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = _plain_table(title)
     for heading in ("setting", *columns):
         table.add_column(Text(heading), overflow="fold")
     for key, values in settings.items():
@@ -65,3 +68,12 @@ def shown(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(shown(element) for element in value) + "]"
     return str(value)
+
+
+def _plain_table(title: str) -> Table:
+    """Without a frame: narrow, and still readable when it is piped or pasted."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    return Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)

@@ -20,6 +20,7 @@ from kava.data.collate import Collator
 from kava.data.mini import generate
 from kava.data.mini_tokenizer import build_mini_tokenizer
 from kava.data.sequences import EncodedExample, SequenceBuilder
+from kava.lock import locked
 from kava.methods import METHODS
 from kava.model.backbone import Backbone
 from kava.model.build import silence_libraries
@@ -49,17 +50,17 @@ def mini_base_directory(config: Config) -> Path:
 def ensure_mini_base(config: Config, quiet: bool = False) -> Path:
     """The pretrained base of the mini experiment, made now if the cache does not hold it."""
     directory = mini_base_directory(config)
-    if (directory / "config.json").exists():
-        return directory
-    staging = directory.with_name(f".{directory.name}.writing")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    _pretrain(config, staging, quiet)
-    try:
-        staging.rename(directory)
-    except OSError:
-        # Another process finished first; same seed, same base.
-        shutil.rmtree(staging, ignore_errors=True)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    # Several methods of one seed may start at once: the first makes the base, the others wait for it.
+    work = directory.with_name(f".{directory.name}")
+    work.mkdir(exist_ok=True)
+    with locked(work, wait=True):
+        if not (directory / "config.json").exists():
+            staging = work / "writing"
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir()
+            _pretrain(config, staging, quiet)
+            staging.rename(directory)
     return directory
 
 

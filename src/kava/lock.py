@@ -11,8 +11,10 @@ LOCK_FILE = ".lock"
 
 
 @contextmanager
-def locked(directory: Path) -> Iterator[tuple[int, ...]]:
+def locked(directory: Path, wait: bool = False) -> Iterator[tuple[int, ...]]:
     """Hold the directory's lock; yields the file descriptors that children must inherit (none where there are no such locks).
+
+    With `wait`, another process that holds it is waited for.
 
     Raises:
         UserError: another process works in this directory.
@@ -24,7 +26,7 @@ def locked(directory: Path) -> Iterator[tuple[int, ...]]:
         return
     with open(directory / LOCK_FILE, "a", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             owner = (directory / LOCK_FILE).read_text(encoding="utf-8").strip() or "unknown"
             raise UserError(f"{directory} is in use by another run (started by process {owner}); wait for it or stop it") from None

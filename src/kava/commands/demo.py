@@ -1,0 +1,21 @@
+"""`kava demo`, which `make demo` calls."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+@dataclass
+class Demo:
+    """The mini experiment in its short form: pretrain a small teacher, train no-CoT, full CoT and KaVa, measure, look inside."""
+
+    output_dir: str = "outputs/demo"
+    """Where everything goes; what is done there is not done again."""
+    quick_test: bool = False
+    """A few steps only."""
+
+    overrides: ClassVar[dict[str, Any]] = {}
+
+    def run(self) -> int:
+        from kava.experiment.demo import demo
+
+        return demo(self.output_dir, ["--quick_test"] if self.quick_test else [], self.overrides)

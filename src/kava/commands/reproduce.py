@@ -1,0 +1,41 @@
+"""`kava reproduce`: a whole suite, from pretraining to tables."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+@dataclass
+class Reproduce:
+    """Run a suite (methods x data sets x seeds): done steps are skipped, unfinished ones go on; ends in the tables.
+
+    Any field of the configuration is an override for every run: --training.max_steps 100.
+    """
+
+    suite: str
+    """A suite file, or its name in suites/."""
+    output_dir: str | None = None
+    """Where the runs and tables go (default: outputs/<suite>)."""
+    seeds: tuple[int, ...] = ()
+    """Seeds in place of the suite's."""
+    parallel: int = 0
+    """Runs side by side (default: one per GPU, or one per two CPU cores but at least two)."""
+    quick_test: bool = False
+    """A few steps and a few questions per run."""
+    tables_only: bool = False
+    """Make the tables from what is there; run nothing."""
+
+    overrides: ClassVar[dict[str, Any]] = {}
+
+    def run(self) -> int:
+        from kava.experiment.reproduce import Options, reproduce
+        from kava.experiment.suite import suite_path
+
+        path = suite_path(self.suite)
+        options = Options(
+            output_dir=self.output_dir or f"outputs/{path.stem}{'_quick_test' if self.quick_test else ''}",
+            seeds=list(self.seeds),
+            parallel=self.parallel,
+            flags=["--quick_test"] if self.quick_test else [],
+            tables_only=self.tables_only,
+        )
+        return reproduce(path, options, self.overrides).exit_code

@@ -1,0 +1,94 @@
+"""Run a suite and write its tables: `summary.json`, `tables.md`, and the same on the terminal."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from kava.errors import UserError
+from kava.experiment.children import visible_gpus
+from kava.experiment.live import Board
+from kava.experiment.multi_seed import RUN_LOG, Plan, SeedOutcome, run_plans
+from kava.experiment.suite import plans_of, read_suite
+from kava.experiment.suite_tables import as_markdown, as_rich, comparison_table, suite_tables
+from kava.experiment.summary import Cell, Comparison, Key, as_record, compare_runs, read_cells
+from kava.results import write_text
+
+SUMMARY = "summary.json"
+TABLES = "tables.md"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run a suite; see `kava reproduce --help`."""
+
+    output_dir: str
+    seeds: list[int] = field(default_factory=list)
+    parallel: int = 0
+    flags: list[str] = field(default_factory=list)
+    tables_only: bool = False
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """What a suite gave.
+
+    Attributes:
+        plans, cells, comparisons: by variant and run.
+        output_dir: where the runs and tables are.
+        exit_code: 0, 1 where a run failed, or the code of the signal that stopped it.
+    """
+
+    plans: Mapping[tuple[str, str], Plan]
+    cells: Mapping[Key, Cell]
+    comparisons: list[Comparison]
+    output_dir: Path
+    exit_code: int
+
+
+def reproduce(path: Path, options: Options, overrides: dict[str, Any]) -> Reproduced:
+    """Run what is not done, then write the tables of all that is."""
+    suite = read_suite(path)
+    if options.seeds:
+        suite = suite.model_copy(update={"seeds": options.seeds})
+    output_dir = Path(options.output_dir)
+    plans = plans_of(suite, output_dir, overrides, options.flags)
+    console = Console(highlight=False)
+    exit_code = 0 if options.tables_only else _run(plans, options.parallel, console)
+    cells = read_cells(plans)
+    if not cells:
+        raise UserError(f"no run of {path} is finished in {output_dir}, so there is no table to make")
+    main = next(reversed(suite.runs))
+    comparisons = compare_runs(plans, cells, main, list(suite.runs))
+    tables = suite_tables(suite.title, cells)
+    if comparisons:
+        tables.append(comparison_table(comparisons))
+    write_text(output_dir / SUMMARY, json.dumps(as_record(suite.title, cells, comparisons), indent=2) + "\n")
+    write_text(output_dir / TABLES, "\n".join(as_markdown(*table) for table in tables))
+    for table in tables:
+        console.print(as_rich(*table))
+    console.print(f"written: {output_dir / SUMMARY}, {output_dir / TABLES}", soft_wrap=True)
+    return Reproduced(plans, cells, comparisons, output_dir, exit_code)
+
+
+def _run(plans: Mapping[tuple[str, str], Plan], parallel: int, console: Console) -> int:
+    parallel = parallel or len(visible_gpus()) or max(2, (os.cpu_count() or 2) // 2)
+    labels = [("" if variant == "all" else f"{variant} ") + run for variant, run in plans]
+    with Board(list(zip(labels, plans.values(), strict=True)), console) as say:
+        outcomes, stopped = run_plans(list(plans.values()), parallel, say)
+    for outcome in outcomes:
+        _show_failure(outcome, console)
+    if stopped is not None:
+        return 128 + stopped
+    return int(any(outcome.problem for outcome in outcomes))
+
+
+def _show_failure(outcome: SeedOutcome, console: Console) -> None:
+    if outcome.problem:
+        console.print(f"{outcome.directory}: {outcome.problem}", style="red", markup=False, soft_wrap=True)
+    if outcome.tail:
+        console.print(f"the last lines of {outcome.directory / RUN_LOG}:\n{outcome.tail}", markup=False, soft_wrap=True)

@@ -1,0 +1,97 @@
+"""A suite: methods x data sets x seeds, listed in one small YAML, run with what is done skipped and what was cut off gone on with.
+
+title: The seven methods
+config: mini
+seeds: [42, 123, 456]
+variants:
+  equation: {dataset.cot_type: equation}
+runs:
+  no_cot: {method: no_cot}
+  kava: {}
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kava.config import config_path, load_config
+from kava.errors import UserError, nearest
+from kava.experiment.multi_seed import Plan
+from kava.overrides import as_flags
+from kava.results import checked_name, read_mapping
+
+SUITE_DIR = Path("suites")
+
+
+class Suite(BaseModel):
+    """The content of a suite file.
+
+    Attributes:
+        title: over the tables.
+        config: configuration that all runs start from.
+        seeds: each run is trained with each.
+        variants: name -> overrides, such as the form of the traces; one table each.
+        runs: name -> overrides; `config` among them replaces the suite's configuration.
+        datasets: which of the configuration's evaluation sets (default: all).
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    title: str
+    config: str = "mini"
+    seeds: list[int] = Field(min_length=1)
+    variants: dict[str, dict[str, Any]] = Field(default={"all": {}}, min_length=1)
+    runs: dict[str, dict[str, Any]] = Field(min_length=1)
+    datasets: list[str] | None = None
+
+
+def suite_path(name: str) -> Path:
+    """A suite file, from its path or its name in `suites/`.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    for candidate in (Path(name), SUITE_DIR / f"{name}.yaml"):
+        if candidate.is_file():
+            return candidate
+    raise UserError(
+        f"suite '{name}' is neither a file nor a name in {SUITE_DIR}/{nearest(name, [p.stem for p in SUITE_DIR.glob('*.yaml')])}"
+    )
+
+
+def read_suite(path: str | Path) -> Suite:
+    """Read and check a suite file.
+
+    Raises:
+        UserError: naming the file and the key.
+    """
+    try:
+        return Suite.model_validate(read_mapping(path, "suite", "correct it"))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        hint = nearest(key, Suite.model_fields) if problem["type"] == "extra_forbidden" else ""
+        raise UserError(f"suite {path}: {key}: {problem['msg']}{hint}") from None
+
+
+def plans_of(suite: Suite, output_dir: Path, overrides: dict[str, Any], flags: list[str]) -> dict[tuple[str, str], Plan]:
+    """A plan per (variant, run), in the order of the file; every configuration is checked before anything runs."""
+    plans = {}
+    for variant, variant_overrides in suite.variants.items():
+        for run, run_overrides in suite.runs.items():
+            merged = {**variant_overrides, **run_overrides, **overrides}
+            path = config_path(str(merged.pop("config", suite.config)))
+            config = load_config(path, merged)
+            names = suite.datasets or list(config.evaluation.datasets)
+            plans[variant, run] = Plan(
+                config=str(path),
+                name=checked_name(run, "run"),
+                output_dir=output_dir / checked_name(variant, "variant") / run,
+                seeds=suite.seeds,
+                datasets={name: name for name in names},
+                fingerprint=None if flags else config.fingerprint(),
+                train_flags=[*flags, *as_flags(merged)],
+                evaluate_flags=flags,
+            )
+    return plans

@@ -1,0 +1,78 @@
+"""The tables of a suite, for the terminal and as Markdown."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.table import Table
+
+from kava.experiment.summary import Cell, Comparison, Key
+
+
+def accuracy_text(cell: Cell) -> str:
+    """`56.5 (0.4) [55.5, 57.5]`: mean, sample deviation over seeds where there are several, 95 % interval; in percent."""
+    deviation = f" ({100 * cell.accuracy.std:.1f})" if cell.accuracy.std is not None else ""
+    low, high = cell.interval
+    return f"{100 * cell.accuracy.mean:.1f}{deviation} [{100 * max(low, 0):.1f}, {100 * min(high, 1):.1f}]"
+
+
+def suite_tables(title: str, cells: Mapping[Key, Cell]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """A table per variant, as (title, header, rows): accuracy per data set, then efficiency on the first data set."""
+    tables = []
+    for variant in _ordered(key[0] for key in cells):
+        datasets = _ordered(key[2] for key in cells if key[0] == variant)
+        header = ["method", *datasets, "forward passes", "tokens", "ms/question", "cache KiB"]
+        rows = []
+        for run in _ordered(key[1] for key in cells if key[0] == variant):
+            own = {d: cells[variant, run, d] for d in datasets if (variant, run, d) in cells}
+            first = next(iter(own.values()))
+            rows.append(
+                [
+                    run,
+                    *(accuracy_text(own[d]) if d in own else "-" for d in datasets),
+                    f"{first.forward_passes.mean:.1f}",
+                    f"{first.generated_tokens.mean:.1f}",
+                    f"{1000 * first.seconds_per_question.mean:.2f}",
+                    f"{first.cache_bytes.mean / 1024:.1f}" if first.cache_bytes else "-",
+                ]
+            )
+        name = title if variant == "all" else f"{title}: {variant}"
+        tables.append((name, header, rows))
+    return tables
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> tuple[str, list[str], list[list[str]]]:
+    """Paired comparisons as (title, header, rows)."""
+    header = ["variant", "data set", "compared", "difference [95 %]", "bootstrap p", "McNemar p per seed"]
+    rows = []
+    for item in comparisons:
+        low, high = item.interval
+        rows.append(
+            [
+                item.variant,
+                item.dataset,
+                f"{item.first} - {item.second}",
+                f"{100 * item.difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]",
+                f"{item.p_value:.2g}",
+                " ".join(f"{p:.2g}" for p in item.mcnemar_p.values()),
+            ]
+        )
+    return "paired comparisons on the same questions (percentage points)", header, rows
+
+
+def as_rich(title: str, header: list[str], rows: list[list[str]]) -> Table:
+    """For the terminal."""
+    table = Table(title=title)
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def as_markdown(title: str, header: list[str], rows: list[list[str]]) -> str:
+    """For documents."""
+    lines = [f"### {title}", "", "| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+def _ordered(values: object) -> list[str]:
+    return list(dict.fromkeys(values))  # type: ignore[call-overload]

@@ -1,0 +1,110 @@
+"""The outcome of a suite in numbers: per variant and run the figures over seeds, and paired tests between runs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kava.errors import UserError
+from kava.experiment.multi_seed import Plan
+from kava.results import Result, read_result, read_rows, result_path, rows_path
+from kava.statistics import SeedSummary, mcnemar, paired_bootstrap, summarise
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run on one data set: a `SeedSummary` per measure, and the 95 % interval of the accuracy.
+
+    With one seed the interval is Wilson's over questions; with several it is Student's t over seeds.
+    """
+
+    accuracy: SeedSummary
+    interval: tuple[float, float]
+    forward_passes: SeedSummary
+    generated_tokens: SeedSummary
+    seconds_per_question: SeedSummary
+    cache_bytes: SeedSummary | None
+    per_seed: dict[int, float]
+
+
+Key = tuple[str, str, str]
+
+
+def read_cells(plans: Mapping[tuple[str, str], Plan]) -> dict[Key, Cell]:
+    """A cell per (variant, run, data set) of which every seed is done."""
+    cells = {}
+    for (variant, run), plan in plans.items():
+        for dataset in plan.datasets:
+            try:
+                results = {seed: read_result(result_path(plan.seed_dir(seed), dataset)) for seed in plan.seeds}
+            except UserError:
+                continue
+            cells[variant, run, dataset] = _cell(results)
+    return cells
+
+
+def _cell(results: Mapping[int, Result]) -> Cell:
+    metrics = [result.metrics for result in results.values()]
+    accuracy = summarise([m.accuracy for m in metrics])
+    low, high = metrics[0].accuracy_ci95
+    cache = [m.cache_bytes_per_question for m in metrics if m.cache_bytes_per_question is not None]
+    return Cell(
+        accuracy=accuracy,
+        interval=accuracy.ci95 or (low, high),
+        forward_passes=summarise([m.forward_passes for m in metrics]),
+        generated_tokens=summarise([m.generated_tokens for m in metrics]),
+        seconds_per_question=summarise([m.seconds_per_question for m in metrics]),
+        cache_bytes=summarise(cache) if cache else None,
+        per_seed={seed: result.metrics.accuracy for seed, result in results.items()},
+    )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs on the same questions: difference of the mean accuracies, bootstrap over questions, McNemar per seed."""
+
+    variant: str
+    dataset: str
+    first: str
+    second: str
+    difference: float
+    interval: tuple[float, float]
+    p_value: float
+    mcnemar_p: dict[int, float]
+
+
+def compare_runs(plans: Mapping[tuple[str, str], Plan], cells: Mapping[Key, Cell], first: str, seconds: Sequence[str]) -> list[Comparison]:
+    """`first` against each of `seconds`, wherever both are done."""
+    found = []
+    for variant, run, dataset in cells:
+        if run in seconds and run != first and (variant, first, dataset) in cells:
+            a, b = (_correct(plans[variant, name], dataset) for name in (first, run))
+            found.append(_comparison(variant, dataset, first, run, a, b))
+    return found
+
+
+def _comparison(variant: str, dataset: str, first: str, second: str, a: dict[int, list[bool]], b: dict[int, list[bool]]) -> Comparison:
+    seeds = [seed for seed in a if seed in b]
+    mean_a, mean_b = ([sum(column) / len(seeds) for column in zip(*(side[seed] for seed in seeds), strict=True)] for side in (a, b))
+    test = paired_bootstrap(mean_a, mean_b)
+    return Comparison(
+        variant, dataset, first, second, test.difference, test.ci95, test.p_value,
+        {seed: mcnemar(a[seed], b[seed]).p_value for seed in seeds},
+    )  # fmt: skip
+
+
+def _correct(plan: Plan, dataset: str) -> dict[int, list[bool]]:
+    """Seed -> right or wrong per question, ordered by question."""
+    marks = {}
+    for seed in plan.seeds:
+        rows = read_rows(rows_path(result_path(plan.seed_dir(seed), dataset)))
+        marks[seed] = [row.correct for row in sorted(rows, key=lambda row: row.id)]
+    return marks
+
+
+def as_record(title: str, cells: Mapping[Key, Cell], comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """Everything as plain JSON values."""
+    return {
+        "title": title,
+        "cells": [{"variant": v, "run": r, "dataset": d, **asdict(cell)} for (v, r, d), cell in cells.items()],
+        "comparisons": [asdict(comparison) for comparison in comparisons],
+    }

@@ -1,0 +1,189 @@
+"""`run_multi_seed.py` as typed, on real runs of a tiny model: layout, skipping, resuming, failures, signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kava.experiment.children import Children, StoppedError, environments
+from kava.lock import locked
+from kava.results import read_result, read_rows, rows_path
+
+ROOT = Path(__file__).parents[2]
+CONFIG = {
+    "method": "kava",
+    "model": {"name": "builtin:mini", "mini": {"num_layers": 2, "hidden_size": 32, "num_heads": 2, "num_kv_heads": 1, "pretrain_steps": 2}},
+    "lora": {"enabled": False},
+    "latent": {"num_tokens": 4, "num_iterations": 1},
+    "dataset": {"name": "builtin:mini", "mini": {"modulus": 5, "max_steps": 2, "num_train": 64, "num_eval": 16}},
+    "training": {"max_steps": 4, "batch_size": 8, "eval_steps": 4, "save_steps": 2, "logging_steps": 1},
+    "evaluation": {"datasets": {"test": "builtin:mini/test"}, "batch_size": 16, "max_new_tokens": 8, "validation_samples": 8},
+    "system": {"mixed_precision": "no", "num_threads": 1},
+}
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def start(workplace: Path, *flags: str) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "KAVA_CACHE": str(workplace / "cache")}
+    words = [sys.executable, str(ROOT / "run_multi_seed.py"), "--config", "tiny", *flags]
+    return subprocess.Popen(words, cwd=workplace, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def run(workplace: Path, *flags: str, code: int = 0) -> str:
+    process = start(workplace, *flags)
+    text, _ = process.communicate(timeout=600)
+    assert process.returncode == code, text
+    return text
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A directory with `configs/tiny.yaml`, where seeds 1 and 2 have been run side by side."""
+    place = tmp_path_factory.mktemp("work")
+    (place / "configs").mkdir()
+    (place / "configs" / "tiny.yaml").write_text(yaml.safe_dump(CONFIG))
+    (place / "first.txt").write_text(run(place, "--seeds", "1", "2", "--parallel", "2"))
+    return place
+
+
+def test_layout_and_aggregate_are_the_guides(workplace):
+    output = workplace / "outputs" / "tiny_multi_seed"
+    for seed in (1, 2):
+        assert (output / f"seed_{seed}" / "best_checkpoint").is_dir()
+        path = output / f"seed_{seed}" / "results_test.yaml"
+        result = read_result(path)
+        assert (result.run.seed, result.run.name, result.metrics.total) == (seed, "tiny", 16)
+        rows = read_rows(rows_path(path))
+        assert sum(row.correct for row in rows) == result.metrics.correct
+        assert sum(row.forward_passes for row in rows) / 16 == pytest.approx(result.metrics.forward_passes)
+    content = yaml.safe_load((output / "aggregated_results.yaml").read_text())
+    assert content == json.loads((output / "aggregated_results.json").read_text())
+    assert content["tiny"]["num_seeds"] == 2
+    values = [read_result(output / f"seed_{seed}" / "results_test.yaml").metrics.accuracy for seed in (1, 2)]
+    assert content["tiny"]["datasets"]["test"]["accuracy_mean"] == pytest.approx(sum(values) / 2)
+    assert "aggregated: outputs/tiny_multi_seed/aggregated_results.yaml" in (workplace / "first.txt").read_text()
+
+
+def test_what_is_done_is_skipped_and_what_is_broken_is_done_again(workplace):
+    output = workplace / "outputs" / "tiny_multi_seed"
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("seed_*/**/*") if path.is_file() and path.name != ".lock"}
+    (output / "aggregated_results.yaml").unlink()
+    text = run(workplace, "--seeds", "1", "2")
+    assert "training is done" in text
+    assert "evaluating" not in text
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert (output / "aggregated_results.yaml").exists()
+
+    broken = output / "seed_2" / "results_test.yaml"
+    whole = yaml.safe_load(broken.read_text())["metrics"]
+    broken.write_text(broken.read_text()[:200])
+    text = run(workplace, "--seeds", "1", "2")
+    assert text.count("evaluating") == 1
+    again = yaml.safe_load(broken.read_text())["metrics"]
+    assert (again["correct"], again["forward_passes"]) == (whole["correct"], whole["forward_passes"])
+
+
+def test_another_configuration_in_the_same_place_is_refused_and_nothing_is_lost(workplace):
+    marker = workplace / "outputs" / "tiny_multi_seed" / "seed_1" / "training_done.json"
+    before = marker.read_text()
+    text = run(workplace, "--seeds", "1", "--training.learning_rate", "0.5", code=1)
+    assert "holds a finished run of another configuration; choose another --output_dir" in text
+    assert marker.read_text() == before
+
+
+def test_a_failed_seed_shows_its_log_and_does_not_lose_the_others(workplace):
+    output = workplace / "outputs" / "tiny_multi_seed"
+    (output / "seed_3" / "config.yaml.tmp").mkdir(parents=True)
+    (output / "aggregated_results.yaml").unlink(missing_ok=True)
+    text = run(workplace, "--seeds", "3", "1", code=1)
+    assert "seed 3: train: exit code 2" in text
+    assert "cannot be written" in text  # the end of the seed's own log
+    assert "seed 1: test" in text
+    assert "not aggregated" in text
+    assert not (output / "aggregated_results.yaml").exists()
+
+
+def test_a_directory_in_use_is_left_alone(workplace):
+    with locked(workplace / "outputs" / "tiny_multi_seed" / "seed_1"):
+        assert "is in use by another run (started by process" in run(workplace, "--seeds", "1", code=1)
+
+
+def test_a_signal_reaches_the_training_and_the_same_command_goes_on(workplace):
+    flags = ("--seeds", "5", "--output_dir", "cut", "--training.max_steps", "400", "--training.eval_steps", "400")
+    process = start(workplace, *flags)
+    log = workplace / "cut" / "seed_5" / "train.log"
+    deadline = time.monotonic() + 300
+    while not (log.exists() and "step 3/400" in log.read_text()):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGUSR1)
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == 85, text  # the trainer's "saved, start me again"
+    assert not (workplace / "cut" / "seed_5" / "training_done.json").exists()
+    assert not (workplace / "cut" / "aggregated_results.yaml").exists()
+
+    text = run(workplace, *flags)
+    assert "training goes on" in text
+    steps = [int(line.split("step ")[1].split("/")[0]) for line in log.read_text().splitlines() if "s/step" in line]
+    assert sorted(set(steps)) == list(range(1, 401))
+    assert yaml.safe_load((workplace / "cut" / "aggregated_results.yaml").read_text())["tiny"]["seeds"] == [5]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--config", "tinny"], "did you mean 'tiny'"),
+        (["--seeds", "1", "1"], "each once"),
+        (["--datasets", "tset"], "did you mean 'test'"),
+        (["--datasets", "x; rm -rf ~"], "neither in the configuration's evaluation.datasets nor a path"),
+        (["--parallel", "0"], "at least 1"),
+        (["--training.seed", "3"], "--seeds"),
+        (["--training.batch_sise", "3"], "did you mean 'batch_size'"),
+    ],
+)
+def test_bad_input_is_one_line(workplace, flags, message):
+    before = sorted(workplace.rglob("*"))
+    text = run(workplace, *flags, code=2)
+    assert message in text
+    assert text.count("\n") == 1
+    assert sorted(workplace.rglob("*")) == before
+
+
+def test_each_child_gets_a_gpu_in_turn_or_its_share_of_the_threads(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert environments(1, ["0", "1"], 8) == [{}]
+    assert environments(3, [], 8) == [{"OMP_NUM_THREADS": "2"}] * 3
+    assert [e["CUDA_VISIBLE_DEVICES"] for e in environments(3, ["2", "GPU-b"], 8)] == ["2", "GPU-b", "2"]
+    assert environments(2, ["0"], 2) == [{"OMP_NUM_THREADS": "1"}] * 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert environments(2, [], 8) == [{}, {}]
+
+
+def test_children_log_their_command_their_end_and_keep_older_logs(tmp_path):
+    log = tmp_path / "run.log"
+    children = Children()
+    script = "import sys; print('\\n'.join(map(str, range(100)))); print('last words', file=sys.stderr); sys.exit(3)"
+    finished = children.run([sys.executable, "-c", script], log, {})
+    assert (finished.returncode, finished.reason) == (3, "exit code 3")
+    assert finished.tail.splitlines()[-2:] == ["99", "last words"]
+    assert len(finished.tail.splitlines()) == 15
+    killed = children.run([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], log, {})
+    assert (killed.reason, killed.tail) == ("killed by signal 9", "")
+    assert log.read_text().count(sys.executable) == 2
+
+
+def test_no_child_starts_after_a_signal(tmp_path):
+    children = Children()
+    with children.passing_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(StoppedError):
+            children.run([sys.executable, "-c", "print(1)"], tmp_path / "run.log", {})
+    assert children.stop_signal == signal.SIGTERM

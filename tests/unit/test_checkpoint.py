@@ -1,0 +1,302 @@
+"""Checkpoints: the same logits bit for bit after saving and loading; damaged ones are refused; a failed write leaves the old one."""
+
+import errno
+import json
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytest import MonkeyPatch
+from torch import Tensor
+
+from kava.checkpoint import (
+    ADAPTER,
+    KAVA_CONFIG,
+    MANIFEST,
+    PROJECTION,
+    Trained,
+    load_checkpoint,
+    naming_disk_errors,
+    publish,
+    recover,
+    save_checkpoint,
+    verify,
+)
+from kava.data.mini_tokenizer import build_mini_tokenizer
+from kava.errors import UserError
+from kava.generate import Reasoner
+from kava.model.build import build_model, load_tokenizer
+from kava.train.prepare import build_collator
+from tiny import MINI, PROMPT, lora_config, mini_examples, tiny_lm
+
+
+def make_trained(place: Path, kind: str = "llama", *, tied: bool = True, lora: bool = True, spare_rows: int = 0, method: str = "kava") -> Trained:
+    """A model built from a base directory as a run builds it, with every trainable weight moved away from its start."""
+    base = place / "base"
+    tokenizer = build_mini_tokenizer(MINI, PROMPT)
+    tiny_lm(kind, vocabulary=len(tokenizer) + spare_rows, tied=tied).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    config = lora_config(**{"model.name": str(base), "lora.enabled": lora, "latent.num_tokens": 4, "method": method})
+    tokenizer = load_tokenizer(str(base))
+    torch.manual_seed(5)
+    trained = Trained(build_model(str(base), tokenizer, config), tokenizer, config, str(base), {"step": 7, "validation": {"accuracy": 0.25}})
+    with torch.no_grad():
+        for parameter in trained.model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    trained.model.eval()
+    return trained
+
+
+@torch.no_grad()
+def outputs(trained: Trained) -> list[Tensor]:
+    """Losses of a batch, logits of the first token of an answer, and logits over the whole vocabulary at every position."""
+    builder, model = trained.builder, trained.model
+    batch = build_collator(trained.config, builder).collate([builder.encode(example) for example in mini_examples(6)])
+    reasoner = Reasoner(model, builder, trained.config.latent.num_tokens, trained.config.latent.num_iterations)
+    _, logits, _ = reasoner.start([builder.question_ids(example.question) for example in mini_examples(6)])
+    everywhere = model.backbone.model(input_ids=batch.question_ids, attention_mask=batch.question_mask.long()).logits
+    return [model(batch)["loss"], logits, everywhere]
+
+
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize(
+    ("kind", "tied", "spare_rows"),
+    [("llama", True, 0), ("llama", False, 0), ("llama", True, 10), ("llama", False, 10), ("qwen2", True, 0), ("gpt2", True, 0)],
+)
+def test_the_same_logits_bit_for_bit(tmp_path: Path, kind: str, tied: bool, spare_rows: int, lora: bool) -> None:
+    trained = make_trained(tmp_path, kind, tied=tied, lora=lora, spare_rows=spare_rows)
+    expected = outputs(trained)
+    save_checkpoint(tmp_path / "saved", trained)
+    torch.manual_seed(99)
+    loaded = load_checkpoint(tmp_path / "saved")
+    for value, before in zip(outputs(loaded), expected, strict=True):
+        assert torch.equal(value, before)
+    assert (loaded.base, loaded.metadata) == (trained.base, trained.metadata)
+    assert loaded.config == trained.config
+    assert (tmp_path / "saved" / ADAPTER).exists() is lora
+
+
+@pytest.mark.parametrize("method", ["full_cot", "codi", "coconut"])
+def test_every_kind_of_method(tmp_path: Path, method: str) -> None:
+    trained = make_trained(tmp_path, method=method)
+    expected = outputs(trained)
+    save_checkpoint(tmp_path / "saved", trained)
+    for value, before in zip(outputs(load_checkpoint(tmp_path / "saved")), expected, strict=True):
+        assert torch.equal(value, before)
+
+
+def test_a_loaded_model_can_go_on_training(tmp_path: Path) -> None:
+    trained = make_trained(tmp_path)
+    save_checkpoint(tmp_path / "saved", trained)
+    loaded = load_checkpoint(tmp_path / "saved")
+    names = {name for name, parameter in loaded.model.named_parameters() if parameter.requires_grad}
+    assert names == {name for name, parameter in trained.model.named_parameters() if parameter.requires_grad}
+
+
+def test_an_adapter_is_small(tmp_path: Path) -> None:
+    """Adapters and three rows, and not a copy of the embeddings."""
+    trained = make_trained(tmp_path)
+    save_checkpoint(tmp_path / "saved", trained)
+    trainable = sum(p.numel() * 4 for p in trained.model.backbone.parameters() if p.requires_grad)
+    stored = (tmp_path / "saved" / "adapter_model.safetensors").stat().st_size
+    assert trainable <= stored < trainable + 10_000
+
+
+def test_overrides_reach_the_loaded_model(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "saved", make_trained(tmp_path))
+    loaded = load_checkpoint(tmp_path / "saved", {"latent.num_iterations": 1})
+    assert loaded.model.settings.num_iterations == 1
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("whole")
+    save_checkpoint(place / "saved", make_trained(place))
+    return place / "saved"
+
+
+@contextmanager
+def damaged(path: Path, how: str) -> Iterator[None]:
+    """Damage a file, and mend it afterwards."""
+    content = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    elif how == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    try:
+        yield
+    finally:
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["missing", "cut", "flipped"])
+def test_a_damaged_file_is_named(whole: Path, how: str) -> None:
+    names = sorted(path.name for path in whole.iterdir())
+    assert {"adapter_model.safetensors", ADAPTER, PROJECTION, KAVA_CONFIG, MANIFEST, "tokenizer.json"} <= set(names)
+    for name in names:
+        with damaged(whole / name, how), pytest.raises(UserError) as caught:
+            load_checkpoint(whole)
+        assert name in str(caught.value) or (name == MANIFEST and how == "flipped")
+        assert "\n" not in str(caught.value)
+    assert verify(whole) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("[]", "format"), ('{"format": "other/9"}', "format"), ("\xff not json", "cannot be read")],
+)
+def test_a_strange_configuration_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / KAVA_CONFIG).write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError, match=f"{KAVA_CONFIG}.*{message}"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("manifest", ["[]", '{"files": []}', '{"files": {"a": 3}}', '{"files": {"a": {}}}', "{"])
+def test_a_strange_manifest_is_a_problem_and_no_crash(tmp_path: Path, manifest: str) -> None:
+    (tmp_path / "a").write_text("x")
+    (tmp_path / MANIFEST).write_text(manifest)
+    problem = verify(tmp_path)
+    assert problem is not None
+    assert MANIFEST in problem
+
+
+def test_no_checkpoint_at_all(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a checkpoint"):
+        load_checkpoint(tmp_path / "nowhere")
+
+
+def accuracy_of(directory: Path) -> float:
+    return float(json.loads((directory / KAVA_CONFIG).read_text())["validation"]["accuracy"])
+
+
+@pytest.fixture
+def old_and_new(tmp_path: Path) -> tuple[Path, Trained]:
+    """A checkpoint with accuracy 0.25 on disk, and a newer model with 0.75 that is to replace it."""
+    trained = make_trained(tmp_path)
+    save_checkpoint(tmp_path / "saved", trained)
+    trained.metadata["validation"] = {"accuracy": 0.75}
+    return tmp_path / "saved", trained
+
+
+def test_a_newer_checkpoint_replaces_the_older(old_and_new: tuple[Path, Trained]) -> None:
+    directory, trained = old_and_new
+    save_checkpoint(directory, trained)
+    assert accuracy_of(directory) == 0.75
+    assert sorted(path.name for path in directory.parent.iterdir()) == ["base", "saved"]
+
+
+def test_any_failing_flush_leaves_a_whole_checkpoint(old_and_new: tuple[Path, Trained], monkeypatch: MonkeyPatch) -> None:
+    """Whichever fsync finds the disk full: one line for the user, and a checkpoint that loads."""
+    directory, trained = old_and_new
+    plain = os.fsync
+    files = len(list(directory.iterdir()))
+    for failing in range(files + 2):
+        calls = iter(range(1000))
+
+        def fsync(descriptor: int, calls: Any = calls, failing: int = failing) -> None:
+            if next(calls) == failing:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            plain(descriptor)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        with pytest.raises(UserError, match="saved could not be written .No space left on device"):
+            save_checkpoint(directory, trained)
+        assert next(calls) == failing + 1
+        assert accuracy_of(load_and_verify(directory)) == (0.25 if failing <= files else 0.75)
+        trained.metadata["validation"] = {"accuracy": 0.75}
+    assert not list(directory.parent.glob(".*.writing"))
+
+
+def load_and_verify(directory: Path) -> Path:
+    load_checkpoint(directory)
+    assert verify(directory) is None
+    return directory
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """No file may grow beyond `size` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("writer", ["python", "safetensors", "tokenizers", "torch"])
+def test_every_library_s_full_disk_is_one_line(tmp_path: Path, writer: str) -> None:
+    writers = {
+        "python": lambda: (tmp_path / "f").write_text("x" * 5_000),
+        "safetensors": lambda: save_file({"x": torch.zeros(5_000)}, tmp_path / "f"),
+        "tokenizers": lambda: build_mini_tokenizer(MINI, PROMPT).save_pretrained(tmp_path),
+        "torch": lambda: torch.save(torch.zeros(500_000), tmp_path / "f"),
+    }
+    with room_for(2_000), pytest.raises(UserError, match="could not be written .*free some space") as caught, naming_disk_errors(tmp_path):
+        writers[writer]()
+    assert "\n" not in str(caught.value)
+
+
+def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not the disk"), naming_disk_errors(tmp_path):
+        raise ValueError("not the disk")
+
+
+@pytest.mark.parametrize("room", [0, 3_000, 14_000])
+def test_a_full_disk_leaves_the_old_one(old_and_new: tuple[Path, Trained], room: int) -> None:
+    """Real failing writes: 14,000 bytes cut the adapter's file off at its very end."""
+    directory, trained = old_and_new
+    with room_for(room), pytest.raises(UserError, match="saved could not be written .*free some space"):
+        save_checkpoint(directory, trained)
+    assert accuracy_of(load_and_verify(directory)) == 0.25
+    assert sorted(path.name for path in directory.parent.iterdir()) == ["base", "saved"]
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    trained = make_trained(tmp_path)
+    (tmp_path / "file").write_text("I am no directory")
+    with pytest.raises(UserError, match="could not be written"):
+        save_checkpoint(tmp_path / "file" / "saved", trained)
+    assert (tmp_path / "file").read_text() == "I am no directory"
+
+
+@pytest.mark.parametrize("moment", ["first rename", "second rename"])
+def test_an_interrupted_publish_recovers(old_and_new: tuple[Path, Trained], moment: str, monkeypatch: MonkeyPatch) -> None:
+    """Killed at either rename; the next load finds the older checkpoint, the next save makes the newer one."""
+    directory, trained = old_and_new
+    plain, calls = Path.rename, iter(range(100))
+
+    def rename(self: Path, target: Path) -> Path:
+        if next(calls) == (0 if moment == "first rename" else 1):
+            raise KeyboardInterrupt
+        return plain(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        with pytest.raises(KeyboardInterrupt):
+            save_checkpoint(directory, trained)
+    assert directory.exists() is (moment == "first rename")
+    assert accuracy_of(load_and_verify(directory)) == 0.25
+    save_checkpoint(directory, trained)
+    assert accuracy_of(load_and_verify(directory)) == 0.75
+    assert sorted(path.name for path in directory.parent.iterdir()) == ["base", "saved"]
+
+
+def test_recover_never_replaces_what_is_there(tmp_path: Path) -> None:
+    for name, content in (("saved", "new"), (".saved.old", "old")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "f").write_text(content)
+    recover(tmp_path / "saved")
+    assert (tmp_path / "saved" / "f").read_text() == "new"
+    (tmp_path / "next").mkdir()
+    publish(tmp_path / "next", tmp_path / "saved")
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
