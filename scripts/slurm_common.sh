@@ -100,7 +100,8 @@ kava_setup() {  # a job's environment from nothing: the submitter's may be gone,
 }
 
 kava_lock() {  # the lock of kava.experiment.lock, held until this job's last training process ends: two jobs would spoil one run directory
-    mkdir -p "$1" && [[ -w $1 ]] || kava_fail "run directory $1 cannot be made or written"
+    mkdir -p "$1"
+    [[ -d $1 && -w $1 ]] || kava_fail "run directory $1 cannot be made or written"
     exec 9>>"$1/.lock"
     flock -n -E 75 9
     [[ $? -ne 75 ]] || kava_fail "$1 is in use by another run (lock: $1/.lock); see squeue -u $USER"

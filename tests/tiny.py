@@ -161,9 +161,12 @@ def mini_tokenizer() -> Any:
     return tokenizer
 
 
-def mini_builder() -> SequenceBuilder:
-    """Sequences of the built-in problems."""
-    return SequenceBuilder(mini_tokenizer(), PROMPT)
+def mini_builder(ends_with: str | None = None) -> SequenceBuilder:
+    """Sequences of the built-in problems; `ends_with` names another EOS token (a new one is no row of the model: no answer ends)."""
+    if ends_with is None:
+        return SequenceBuilder(mini_tokenizer(), PROMPT)
+    backend = mini_tokenizer().backend_tokenizer
+    return SequenceBuilder(type(mini_tokenizer())(tokenizer_object=backend, pad_token="<pad>", eos_token=ends_with), PROMPT)
 
 
 @cache
@@ -172,7 +175,9 @@ def mini_examples(count: int = 8) -> tuple[Any, ...]:
     return tuple(generate("train", MINI, limit=count))
 
 
-def mini_model(kind: str = "llama", method: str = "kava", *, attn: str = "sdpa", lora: bool = False, num_iterations: int = 3, spread: float = 0.1) -> KavaModel:
+def mini_model(
+    kind: str = "llama", method: str = "kava", *, attn: str = "sdpa", lora: bool = False, num_iterations: int = 3, spread: float = 0.1
+) -> KavaModel:
     """A tiny random model that speaks the built-in problems' vocabulary."""
     tokenizer = mini_tokenizer()
     special_ids = tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS)

@@ -25,8 +25,9 @@ from kava.data.sequences import SPECIAL_TOKENS, SequenceBuilder
 from kava.errors import UserError
 from kava.methods import METHODS
 from kava.model.backbone import Backbone
-from kava.model.build import build_projection, load_base, load_tokenizer, make_room, settings_of
+from kava.model.build import load_base, load_tokenizer, make_room, settings_of
 from kava.model.kava import KavaModel
+from kava.model.projection import build_projection
 
 FORMAT = "kava.checkpoint/1"
 KAVA_CONFIG = "kava_config.json"
@@ -106,12 +107,16 @@ def naming_disk_errors(directory: Path) -> Iterator[None]:
         if not isinstance(error, OSError) and "(os error " not in str(error) and "inline_container" not in str(error):
             raise
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise UserError(f"checkpoint {directory} could not be written ({reason}): free some space or choose another --output_dir") from error
+        raise UserError(
+            f"checkpoint {directory} could not be written ({reason}): free some space or choose another --output_dir"
+        ) from error
 
 
 def seal(directory: Path) -> None:
     """Write the manifest of a finished directory and flush everything to disk."""
-    files = {str(path.relative_to(directory)): _entry(path) for path in sorted(directory.rglob("*")) if path.is_file() and path.name != MANIFEST}
+    files = {
+        str(path.relative_to(directory)): _entry(path) for path in sorted(directory.rglob("*")) if path.is_file() and path.name != MANIFEST
+    }
     (directory / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=2) + "\n")
     for path in [*(p for p in directory.rglob("*") if p.is_file()), directory]:
         _flush(path)
@@ -165,7 +170,9 @@ def read_kava_config(directory: str | Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"'{directory}' is not a checkpoint: it has no {KAVA_CONFIG}; give a directory such as outputs/RUN/best_checkpoint") from None
+        raise UserError(
+            f"'{directory}' is not a checkpoint: it has no {KAVA_CONFIG}; give a directory such as outputs/RUN/best_checkpoint"
+        ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); copy the checkpoint again") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -193,7 +200,11 @@ def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = No
     config = build_config(content["config"], str(directory / KAVA_CONFIG), overrides)
     tokenizer = load_tokenizer(str(directory))
     special_ids = tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS)
-    model = _load_adapter(directory, content["base"], config, special_ids) if (directory / ADAPTER).exists() else load_base(str(directory), config)
+    model = (
+        _load_adapter(directory, content["base"], config, special_ids)
+        if (directory / ADAPTER).exists()
+        else load_base(str(directory), config)
+    )
     backbone = Backbone(model, special_ids)
     method = METHODS[config.method]
     embeddings = backbone.causal_lm.get_input_embeddings().weight
@@ -217,8 +228,11 @@ def _entry(path: Path) -> dict[str, Any]:
 
 
 def _checksum(path: Path) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _flush(path: Path) -> None:
@@ -227,5 +241,3 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-

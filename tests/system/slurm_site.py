@@ -25,6 +25,7 @@ LINKED = [
 ]
 # What the guide's cluster would have, on a machine that has no `module` command, with this test's own Python.
 SITE_ENV = f"""
+unset -f module
 KAVA_MODULES="cuda/11.8.0 anaconda3"
 KAVA_ACTIVATE='PATH={Path(sys.executable).parent}:$PATH'
 export OMP_NUM_THREADS=1 KAVA_CACHE=$PWD/cache
@@ -64,7 +65,9 @@ class Site:
         """Submit by a command line as a user types it; returns the job id."""
         done = self.run("bash", "-c", command)
         assert done.returncode == 0, done.stderr
-        return re.fullmatch(r"Submitted batch job (\d+)\n", done.stdout)[1]
+        found = re.fullmatch(r"Submitted batch job (\d+)\n", done.stdout)
+        assert found, done.stdout
+        return found[1]
 
     def log(self, job: str, stream: str = "out") -> str:
         """The log of a job, or of an array element written ``12_1``; empty before it starts."""

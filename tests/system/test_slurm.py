@@ -141,7 +141,8 @@ def test_time_limit_itself_sends_the_signal(campaign: Campaign) -> None:
     """`#SBATCH --signal=B:USR1@120` of the script as it is, met by a limit of three minutes."""
     log = campaign.site.log(campaign.timed)
     assert campaign.site.field(campaign.timed, "TimeLimit") == "00:03:00"
-    assert log.index("stopped by a signal after step") < log.index(f"requeueing job {campaign.timed}")
+    assert "start 1," in log
+    assert f"requeueing job {campaign.timed}, which will go on from its newest checkpoint" in log
 
 
 def test_finished_seeds_stay_and_a_failed_one_cancels_the_aggregation(campaign: Campaign, tmp_path: Path, slurm: Any) -> None:
@@ -181,6 +182,19 @@ def test_cancelled_run_goes_on_with_the_command_in_its_log(campaign: Campaign) -
     site.wait(continued)
     assert site.field(continued, "JobState") == "COMPLETED"
     assert weights(run_dir) == weights(site.root / "outputs" / "reference")
+
+
+def test_two_gpus_are_two_ranks_that_stop_and_go_on_together(campaign: Campaign) -> None:
+    site = campaign.site
+    job = site.sbatch("sbatch --gres=gpu:2 --export=CONFIG=tiny,SEED=123,OUTPUT_DIR=outputs/ranks submit_kava.sh")
+    run_dir = site.root / "outputs" / "ranks"
+    train_until_step(site, run_dir)
+    site.run("scancel", "--signal=USR1", "--batch", job)
+    site.wait(job)
+    assert (site.field(job, "JobState"), site.field(job, "Restarts")) == ("COMPLETED", "1"), site.logs()
+    (last,) = run_dir.glob("checkpoint-160")
+    assert {path.name for path in last.glob("rng_state*")} == {"rng_state_0.pth", "rng_state_1.pth"}
+    assert len(set(re.findall(r"stopped by a signal after step (\d+)", site.log(job)))) == 1
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from pytest import MonkeyPatch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from kava.checkpoint import (
@@ -35,7 +36,9 @@ from kava.train.prepare import build_collator
 from tiny import MINI, PROMPT, lora_config, mini_examples, tiny_lm
 
 
-def make_trained(place: Path, kind: str = "llama", *, tied: bool = True, lora: bool = True, spare_rows: int = 0, method: str = "kava") -> Trained:
+def make_trained(
+    place: Path, kind: str = "llama", *, tied: bool = True, lora: bool = True, spare_rows: int = 0, method: str = "kava"
+) -> Trained:
     """A model built from a base directory as a run builds it, with every trainable weight moved away from its start."""
     base = place / "base"
     tokenizer = build_mini_tokenizer(MINI, PROMPT)
@@ -44,7 +47,9 @@ def make_trained(place: Path, kind: str = "llama", *, tied: bool = True, lora: b
     config = lora_config(**{"model.name": str(base), "lora.enabled": lora, "latent.num_tokens": 4, "method": method})
     tokenizer = load_tokenizer(str(base))
     torch.manual_seed(5)
-    trained = Trained(build_model(str(base), tokenizer, config), tokenizer, config, str(base), {"step": 7, "validation": {"accuracy": 0.25}})
+    trained = Trained(
+        build_model(str(base), tokenizer, config), tokenizer, config, str(base), {"step": 7, "validation": {"accuracy": 0.25}}
+    )
     with torch.no_grad():
         for parameter in trained.model.parameters():
             if parameter.requires_grad:

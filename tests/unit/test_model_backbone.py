@@ -1,5 +1,6 @@
 """The backbone's own logits and new-token rows equal what transformers' head and peft's wrappers compute, gradients included."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,8 +9,11 @@ from torch import Tensor
 from transformers import CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
 
 from kava.bench.naive import naive_losses
+from kava.config import Config, build_config
+from kava.errors import UserError
 from kava.methods import METHODS
 from kava.model.backbone import Backbone
+from kava.model.build import load_base
 from kava.model.kava import KavaModel, Settings
 from kava.model.projection import build_projection
 from tiny import KINDS, LAYERS, SPECIAL_IDS, VOCABULARY, assert_close, gradients, make_batch, make_examples, present, tiny_model, with_lora
@@ -96,6 +100,14 @@ def test_scaled_and_capped_logits(kind: str) -> None:
     assert not torch.allclose(expected, hidden @ model.backbone.causal_lm.get_output_embeddings().weight.T, rtol=0.05)
 
 
+def test_an_architecture_without_sdpa_says_what_to_set(tmp_path: Path) -> None:
+    special_lm("gemma2").save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="cannot run with model.attn_implementation sdpa; set it to eager"):
+        load_base(str(tmp_path), Config())
+    eager = build_config({"model": {"attn_implementation": "eager"}}, "a test")
+    assert load_base(str(tmp_path), eager).config._attn_implementation == "kava_eager"
+
+
 @pytest.mark.parametrize("kind", ["gemma2", "granite", "cohere"])
 def test_their_steps_equal_full_passes(kind: str) -> None:
     model = special_model(kind)
@@ -120,7 +132,9 @@ def test_masks_and_positions_of_a_left_padded_prefix() -> None:
     mask = torch.tensor([[False, False, True, True], [True] * 4])
     prefix = model.backbone.read(ids, mask).prefix
     assert prefix.next_position.tolist() == [2, 4]
-    extended = model.backbone.extend(prefix, model.backbone.embed(ids[:, 1:]), torch.tensor([[True, True, False], [True, False, False]])).prefix
+    extended = model.backbone.extend(
+        prefix, model.backbone.embed(ids[:, 1:]), torch.tensor([[True, True, False], [True, False, False]])
+    ).prefix
     assert extended.next_position.tolist() == [4, 5]
     assert extended.mask.tolist() == [[False, False, True, True, True, True, False], [True] * 5 + [False, False]]
     shorter = prefix.shortened(2, prefix.last_hidden)

@@ -49,7 +49,9 @@ def observe(model: KavaModel, batch: Batch) -> Observed:
     return Observed(terms, logits, thought.hidden if thought else None, kept)
 
 
-def check(model: KavaModel, num_latents: int = 4, steps: tuple[int, ...] = (1, 2, 3, 4), stage: int = 0, drop_last_step: bool = True) -> None:
+def check(
+    model: KavaModel, num_latents: int = 4, steps: tuple[int, ...] = (1, 2, 3, 4), stage: int = 0, drop_last_step: bool = True
+) -> None:
     examples = make_examples(5, steps=steps)
     batch = make_batch(model, examples, num_latents, stage, drop_last_step=drop_last_step)
     together = observe(model, batch)

@@ -65,6 +65,8 @@ def _list(verbose: bool) -> None:
         table = Table(
             "config", "method", "model", "data", "lr", "α1", "α2", "KV loss", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
         )
+        for column in table.columns[1:]:
+            column.overflow = "fold"
         table.columns[0].no_wrap = True
         for name, config in configs.items():
             loss = config.loss

@@ -67,6 +67,8 @@ class Backbone(nn.Module):
         special_ids: ids of `<bot>`, `<eot>` and `<latent>`.
     """
 
+    special_ids: Tensor
+
     def __init__(self, model: Any, special_ids: list[int]) -> None:
         super().__init__()
         self.model = model

@@ -58,7 +58,9 @@ def load_base(base: str, config: Config) -> Any:
     register_backends()
     backend = config.model.attn_implementation
     if backend == "flash_attention_2" and not _flash_attention_installed():
-        raise UserError("model.attn_implementation is flash_attention_2, but flash-attn is not installed: pip install flash-attn, or use sdpa")
+        raise UserError(
+            "model.attn_implementation is flash_attention_2, but flash-attn is not installed: pip install flash-attn, or use sdpa"
+        )
     try:
         return AutoModelForCausalLM.from_pretrained(
             base,
@@ -67,6 +69,8 @@ def load_base(base: str, config: Config) -> Any:
             trust_remote_code=config.model.trust_remote_code,
         )
     except (OSError, ValueError, KeyError) as error:
+        if "attn_implementation" in str(error):
+            raise UserError(f"model '{base}' cannot run with model.attn_implementation {backend}; set it to eager") from None
         raise UserError(f"model '{base}' cannot be loaded ({_first_line(error)}): {HUB_CURES}") from None
 
 
@@ -116,8 +120,11 @@ def add_token_rows(causal_lm: Any, tokenizer: Any) -> list[int]:
 
 
 def make_room(causal_lm: Any, special_ids: list[int]) -> None:
-    """Grow the embeddings where they end before the new tokens. An output head of its own gets zeros there: no method writes
-    these tokens, and a checkpoint need not hold V x E numbers to restore them."""
+    """Grow the embeddings if they end before the new tokens.
+
+    An untied output head gets zeros there: no method writes these tokens, and a checkpoint need not hold V x E numbers to
+    restore the head.
+    """
     rows = causal_lm.get_input_embeddings().weight.shape[0]
     if max(special_ids) < rows:
         return
@@ -142,7 +149,7 @@ def add_lora(causal_lm: Any, special_ids: list[int], config: Config) -> Any:
             causal_lm,
             LoraConfig(
                 r=lora.r,
-                lora_alpha=lora.alpha,  # type: ignore[arg-type]
+                lora_alpha=lora.alpha,
                 lora_dropout=lora.dropout,
                 target_modules=targets,
                 trainable_token_indices={name.rpartition(".")[2]: special_ids},

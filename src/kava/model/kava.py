@@ -18,7 +18,7 @@ from kava.cache.rope import unrotate
 from kava.data.collate import Batch
 from kava.eviction import Compressed, compress
 from kava.losses.hidden import codi_loss
-from kava.losses.kv import kv_loss
+from kava.losses.kv import Parts, kv_loss
 from kava.losses.total import LossTerms, combine
 from kava.methods import Method
 from kava.model.backbone import Backbone, Prefix
@@ -37,7 +37,7 @@ class Settings:
     codi_loss_type: str = "smooth_l1"
     layerwise_std: bool = True
     kv_rope: str = "post"
-    kv_parts: str = "both"
+    kv_parts: Parts = "both"
     eviction: str = "rkv"
     rkv_lambda: float = 0.1
     group_reduction: str = "max"

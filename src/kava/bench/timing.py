@@ -1,0 +1,108 @@
+"""Seconds and peak memory, measured so that the variants can be compared: turns taken, medians, a fresh process each."""
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from kava.errors import UserError
+
+Run = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one process (on a GPU: of its allocator) before and at the peak of one run."""
+
+    rest: int
+    peak: int
+
+    @property
+    def above_rest(self) -> int:
+        """What the run itself needed."""
+        return self.peak - self.rest
+
+
+def alternate(variants: Mapping[str, Run], repeats: int, device: str = "cpu") -> dict[str, list[float]]:
+    """Seconds of every run. The variants take turns (A B C A B C ..), so that a slow minute of the machine is shared by all.
+
+    Each variant runs once more at first, unmeasured.
+
+    Args:
+        variants: name -> what to run.
+        repeats: measured rounds, at least 1.
+        device: where the work happens; a GPU is waited for.
+    """
+    wait = _waiter(device)
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for round_number in range(repeats + 1):
+        for name, run in variants.items():
+            wait()
+            started = time.perf_counter()
+            run()
+            wait()
+            if round_number:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def median_ratio(slow: list[float], fast: list[float]) -> float:
+    """How many times faster: the ratio of the medians."""
+    return statistics.median(slow) / statistics.median(fast)
+
+
+def peak_memory(prepare: Callable[..., Run], *arguments: Any, device: str = "cpu") -> Memory:
+    """Peak memory of one run in a fresh process, where no other variant has left anything behind.
+
+    Args:
+        prepare: a function of a module; called with `arguments` in that process, returns what to run.
+        arguments: plain values.
+        device: "cpu" counts the process's resident memory, anything else torch's allocator on that GPU.
+
+    Raises:
+        UserError: the process was killed, most likely for want of memory.
+    """
+    try:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            return pool.submit(_measure, prepare, arguments, device).result()
+    except BrokenProcessPool:
+        raise UserError("the process that measures memory was killed, most likely for want of it; take a smaller --shape or --batch_size") from None
+
+
+def _measure(prepare: Callable[..., Run], arguments: tuple[Any, ...], device: str) -> Memory:
+    run = prepare(*arguments)
+    if device != "cpu":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+        rest = torch.cuda.memory_allocated(device)
+        run()
+        return Memory(rest, torch.cuda.max_memory_allocated(device))
+    rest = _resident("VmRSS")
+    run()
+    return Memory(rest, _resident("VmHWM"))
+
+
+def _resident(field: str) -> int:
+    """Resident bytes now (VmRSS) or at their highest (VmHWM) of this process."""
+    # Not getrusage where there is /proc: Linux hands a parent's ru_maxrss down to the children that it starts.
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith(f"{field}:"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _waiter(device: str) -> Callable[[], None]:
+    if device == "cpu":
+        return lambda: None
+    import torch
+
+    return lambda: torch.cuda.synchronize(device)

@@ -1,0 +1,142 @@
+"""The same seed gives the same run: 20 steps of the Trainer against values recorded in loss_curves.json.
+
+After a change that is meant to move them:
+
+    PYTHONPATH=src:tests python tests/invariant/test_loss_curve.py
+"""
+
+import json
+import platform
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PrinterCallback, set_seed
+
+from kava.checkpoint import Trained
+from kava.data.sequences import SPECIAL_TOKENS
+from kava.methods import METHODS
+from kava.model.backbone import Backbone
+from kava.model.build import add_lora, settings_of
+from kava.model.kava import KavaModel
+from kava.model.projection import build_projection
+from kava.train.arguments import training_arguments
+from kava.train.prepare import build_collator
+from kava.train.trainer import TERM_NAMES, KavaTrainer
+from tiny import lora_config, mini_builder, mini_examples, mini_tokenizer, tiny_lm
+
+RECORDED = Path(__file__).parent / "loss_curves.json"
+STEPS, TOLERANCE = 20, 1e-4
+# Adapters with dropout (random numbers in every step), full fine-tuning, and a method without latents.
+RUNS: dict[str, dict[str, Any]] = {
+    "kava": {"lora.dropout": 0.1},
+    "codi": {"lora.enabled": False},
+    "full_cot": {"lora.dropout": 0.1, "training.gradient_accumulation_steps": 2, "training.batch_size": 4},
+}
+COMMON = {
+    "latent.num_tokens": 4,
+    "training.max_steps": STEPS,
+    "training.batch_size": 8,
+    "training.learning_rate": 8e-3,
+    "training.logging_steps": 1,
+    "system.device": "cpu",
+}
+
+Curve = list[dict[str, float]]
+
+
+def make_trainer(method: str, output_dir: Path, examples: int = 64, **overrides: Any) -> KavaTrainer:
+    """The Trainer on a tiny Llama and the built-in problems."""
+    config = lora_config(**{**COMMON, "method": method, "model.name": str(output_dir), **RUNS[method], **overrides})
+    builder = mini_builder()
+    special_ids = mini_tokenizer().convert_tokens_to_ids(SPECIAL_TOKENS)
+    causal_lm = tiny_lm(vocabulary=len(mini_tokenizer()))
+    set_seed(config.training.seed)
+    embeddings = causal_lm.get_input_embeddings().weight
+    projection = build_projection(METHODS[method].uses_projection, embeddings.shape[1], embeddings)
+    wrapped = add_lora(causal_lm, special_ids, config) if config.lora.enabled else causal_lm
+    model = KavaModel(Backbone(wrapped, special_ids), projection, METHODS[method], settings_of(config))
+    arguments = training_arguments(config, output_dir, [], "curve")
+    arguments.eval_strategy = arguments.save_strategy = "no"
+    trainer = KavaTrainer(
+        Trained(model, builder.tokenizer, config, "tiny"),
+        validate=lambda: pytest.fail("nothing is validated here"),
+        args=arguments,
+        train_dataset=[builder.encode(example) for example in mini_examples(examples)],
+        data_collator=build_collator(config, builder),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def run(method: str, output_dir: Path, seed: int = 42) -> Curve:
+    """Losses, their terms, gradient norm and learning rate of every step."""
+    trainer = make_trainer(method, output_dir, **{"training.seed": seed})
+    trainer.train()
+    names = ("loss", *TERM_NAMES, "grad_norm", "learning_rate")
+    return [{name: entry[name] for name in names if name in entry} for entry in trainer.state.log_history if "loss" in entry]
+
+
+def environment() -> dict[str, str]:
+    return {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")} | {"machine": platform.machine()}
+
+
+@pytest.mark.parametrize("method", RUNS)
+def test_the_curve_is_the_recorded_one(method: str, tmp_path: Path) -> None:
+    recorded = json.loads(RECORDED.read_text())
+    curve = run(method, tmp_path)
+    assert len(curve) == STEPS
+    for step, (values, expected) in enumerate(zip(curve, recorded["curves"][method], strict=True), 1):
+        assert values.keys() == expected.keys()
+        for name, value in values.items():
+            assert value == pytest.approx(expected[name], rel=TOLERANCE, abs=1e-9), (
+                f"{name} of step {step}; recorded with {recorded['environment']}, run with {environment()}"
+            )
+
+
+def test_the_same_seed_gives_the_same_run_and_another_another(tmp_path: Path) -> None:
+    first, again, other = (run("kava", tmp_path, seed) for seed in (42, 42, 43))
+    assert first == again
+    assert all(values["loss"] != pytest.approx(expected["loss"], rel=1e-3) for values, expected in zip(other, first, strict=True))
+
+
+def test_the_recorded_losses_fall() -> None:
+    """The answer's loss: by a tenth at least from the first five steps to the last five."""
+    for curve in json.loads(RECORDED.read_text())["curves"].values():
+        assert sum(step["student_ce"] for step in curve[-5:]) < 0.9 * sum(step["student_ce"] for step in curve[:5])
+
+
+def test_two_batches_of_four_are_one_batch_of_eight(tmp_path: Path) -> None:
+    """One step of plain gradient descent on the same eight examples moves every weight by the same amount."""
+    moved, logged = [], []
+    for size, accumulation in ((8, 1), (4, 2), (1, 8)):
+        schedule = {
+            "max_steps": 1,
+            "optimizer": "sgd",
+            "lr_scheduler": "constant",
+            "warmup_ratio": 0.0,
+            "learning_rate": 1.0,
+            "max_grad_norm": 1e6,
+        }
+        batches = {"batch_size": size, "gradient_accumulation_steps": accumulation, "weight_decay": 0.0}
+        settings = {f"training.{name}": value for name, value in {**schedule, **batches}.items()}
+        trainer = make_trainer("kava", tmp_path, examples=8, **settings, **{"lora.dropout": 0.0})
+        before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+        trainer.train()
+        moved.append({name: parameter.detach() - before[name] for name, parameter in trainer.model.named_parameters() if name in before})
+        logged.append({name: trainer.state.log_history[0][name] for name in ("loss", *TERM_NAMES, "grad_norm")})
+    scale = max(float(change.abs().max()) for change in moved[0].values())
+    for other, terms in zip(moved[1:], logged[1:], strict=True):
+        assert terms == pytest.approx(logged[0], rel=1e-5)
+        for name, change in moved[0].items():
+            assert float((other[name] - change).abs().max()) <= 1e-5 * scale, name
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as directory:
+        curves = {method: run(method, Path(directory)) for method in RUNS}
+    RECORDED.write_text(json.dumps({"environment": environment(), "curves": curves}, indent=1) + "\n")
