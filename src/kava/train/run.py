@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -104,9 +105,10 @@ def _build_trainer(
 
 def _claim(output_dir: Path, config: Config, resume: bool) -> Outcome | None:
     """Make the output directory ready; returns the outcome of a run that is already finished."""
+    staged = output_dir / f".config.yaml.{os.getpid()}"
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        (output_dir / "config.yaml.tmp").write_text(_yaml(config), encoding="utf-8")
+        staged.write_text(_yaml(config), encoding="utf-8")
     except OSError as error:
         raise UserError(f"output directory {output_dir} cannot be written ({error.strerror}); choose another --output_dir") from None
     done = output_dir / TRAINING_DONE
@@ -114,11 +116,11 @@ def _claim(output_dir: Path, config: Config, resume: bool) -> Outcome | None:
         content = json.loads(done.read_text())
         if content["config_fingerprint"] != config.fingerprint() or content["seed"] != config.training.seed:
             raise UserError(f"{output_dir} holds a finished run of another configuration; choose another --output_dir")
-        (output_dir / "config.yaml.tmp").unlink()
+        staged.unlink()
         return Outcome(output_dir, 0, content["accuracy"], content["steps"])
     if not resume:
         _clear(output_dir)
-    (output_dir / "config.yaml.tmp").replace(output_dir / "config.yaml")
+    staged.replace(output_dir / "config.yaml")
     return None
 
 

@@ -36,6 +36,24 @@ class StopOnSignal(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save and stop."""
+        if args.world_size > 1:
+            self._agree(args.device)
         if self.received:
             control.should_save = True
             control.should_training_stop = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """No validation where an undisturbed run has none: it could crown another best checkpoint, and time is short."""
+        # The Trainer closes the epoch even when it stops inside one.
+        if self.received and state.epoch % 1 and state.global_step < state.max_steps:
+            control.should_evaluate = False
+            control.should_save = False
+
+    def _agree(self, device: Any) -> None:
+        """A signal of one rank is a signal of all: ranks that stop after different steps wait for each other for ever."""
+        import torch
+        from torch import distributed
+
+        number = torch.tensor(self.received or 0, device=device)
+        distributed.all_reduce(number, op=distributed.ReduceOp.MAX)
+        self.received = signal.Signals(int(number)) if number else None

@@ -128,7 +128,11 @@ class KavaTrainer(Trainer):
         staging = run / STAGING
         if self.args.should_save:
             shutil.rmtree(staging, ignore_errors=True)
+            Path(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}").mkdir(parents=True)
+        # Every rank writes its random state there: not before the folder is made, and all before it is renamed.
+        self.accelerator.wait_for_everyone()
         super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
         if self.args.should_save:
             for written in staging.iterdir():
                 seal(written)
