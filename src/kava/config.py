@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kava.errors import UserError, nearest
-from kava.overrides import apply_overrides
+from kava.overrides import YAML_ERRORS, apply_overrides
 
 MethodName = Literal["full_cot", "no_cot", "icot", "coconut", "codi", "pccot", "kava"]
 CONFIG_DIR = Path("configs")
@@ -234,7 +234,7 @@ def load_config(path: str | Path | None = None, overrides: dict[str, Any] | None
         raise UserError(f"configuration file {path} cannot be read: {error}") from None
     try:
         content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except YAML_ERRORS as error:
         raise UserError(f"configuration file {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if content is None:
         content = {}

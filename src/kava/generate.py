@@ -1,7 +1,7 @@
 """Inference: read a question, think in latents (or in words, or not at all), write the answer; batched and cached.
 
-    reasoner = Reasoner(model, builder)
-    reasoner.generate(["Tom has 7 apples . He finds 5 more . How many apples does Tom have ?"])
+reasoner = Reasoner(model, builder)
+reasoner.generate(["Tom has 7 apples . He finds 5 more . How many apples does Tom have ?"])
 """
 
 from collections.abc import Sequence
@@ -112,9 +112,7 @@ class Reasoner:
             prefill = backbone.read(ids, mask, sequential_tail(backbone, batch))
             return follow(backbone, prefill, self.model.projection, self.num_latents), 1 + self.num_latents
         prefill = backbone.read(ids, mask, parallel_tail(backbone, self.num_latents, batch))
-        thought = iterate(
-            backbone, prefill, self.model.projection, self.num_latents, self.num_iterations, keep_trajectory=keep_trajectory
-        )
+        thought = iterate(backbone, prefill, self.model.projection, self.num_latents, self.num_iterations, keep_trajectory=keep_trajectory)
         return thought, 1 + min(self.num_iterations, self.num_latents)
 
     def _answer(

@@ -12,6 +12,8 @@ import yaml
 
 from kava.errors import UserError
 
+# PyYAML lets the plain Python errors of its constructors through: KeyError for "!!bool x", AttributeError for "!!timestamp x".
+YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, OverflowError, RecursionError)
 # Keys under this section are names that the user chooses (gsm8k-hard), so dashes stay.
 FREE_NAMES = "evaluation.datasets."
 # YAML 1.1 wants a dot in the mantissa; people write 8e-4.
@@ -75,7 +77,7 @@ def _yaml_value(text: str) -> Any:
     """
     try:
         value = _json_or_yaml(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except YAML_ERRORS:
         return text
     if isinstance(value, str) and SCIENTIFIC.fullmatch(text):
         return float(text)

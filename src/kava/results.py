@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kava.errors import UserError
+from kava.overrides import YAML_ERRORS
 
 RESULT_FORMAT: Literal["kava.results/1"] = "kava.results/1"
 BEST_CHECKPOINT = "best_checkpoint"
@@ -195,8 +196,7 @@ def read_mapping(path: str | Path, what: str, cure: str) -> dict[str, Any]:
     text = _read_text(path, what, cure)
     try:
         content = yaml.safe_load(text)
-    # PyYAML lets the plain Python errors of its constructors through: KeyError for "!!bool x", AttributeError for "!!timestamp x".
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, OverflowError, RecursionError) as error:
+    except YAML_ERRORS as error:
         raise UserError(f"{what} {path} is not valid YAML ({_one_line(error)}); {cure}") from None
     if not isinstance(content, dict):
         raise UserError(f"{what} {path} holds no mapping (truncated or another kind of file); {cure}")

@@ -26,7 +26,9 @@ def check_config(trained: Trained, config: Config) -> None:
     for key in ("method", "model.name", "latent.num_tokens", "dataset.answer_prompt"):
         mine, theirs = _get(trained.config, key), _get(config, key)
         if mine != theirs:
-            raise UserError(f"the checkpoint was trained with {key} {mine!r}, but --config says {theirs!r}; leave --config out or give the right one")
+            raise UserError(
+                f"the checkpoint was trained with {key} {mine!r}, but --config says {theirs!r}; leave --config out or give the right one"
+            )
 
 
 def _get(config: Config, key: str) -> object:
@@ -134,11 +136,15 @@ def readout_table(readout: Readout) -> Table:
     table.add_column("iteration", justify="right")
     table.add_column("latents 1 .. M")
     for iteration, latents in enumerate(readout.tokens):
-        table.add_row("prefill" if iteration == 0 and len(readout.tokens) > 1 else str(iteration), Text(" ".join(top[0] for top in latents)))
+        table.add_row(
+            "prefill" if iteration == 0 and len(readout.tokens) > 1 else str(iteration), Text(" ".join(top[0] for top in latents))
+        )
     return table
 
 
-def answer_file(reasoner: Reasoner, questions: Iterable[str], output: str | None, *, max_new_tokens: int, temperature: float, use_latent: bool) -> None:
+def answer_file(
+    reasoner: Reasoner, questions: Iterable[str], output: str | None, *, max_new_tokens: int, temperature: float, use_latent: bool
+) -> None:
     """Answer questions in batches; one JSON object a line, to a file or to standard output."""
     asked = [question for question in questions if question.strip()]
     if not asked:

@@ -6,10 +6,10 @@ import math
 import pytest
 import yaml
 
+from kava.difference import ABSENT, differences
 from kava.errors import UserError
 from kava.experiment.aggregate import SeedResults, combine, entry_name, read_run
 from kava.experiment.aggregate_file import find_aggregates, read_aggregates, write_aggregates
-from kava.experiment.difference import ABSENT, differences
 from kava.results import result_path, write_result
 from result_files import make_result, write_seed_dirs
 

@@ -73,7 +73,9 @@ def peak_memory(prepare: Callable[..., Run], *arguments: Any, device: str = "cpu
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             return pool.submit(_measure, prepare, arguments, device).result()
     except BrokenProcessPool:
-        raise UserError("the process that measures memory was killed, most likely for want of it; take a smaller --shape or --batch_size") from None
+        raise UserError(
+            "the process that measures memory was killed, most likely for want of it; take a smaller --shape or --batch_size"
+        ) from None
 
 
 def _measure(prepare: Callable[..., Run], arguments: tuple[Any, ...], device: str) -> Memory:

@@ -72,9 +72,7 @@ def _recording_backend(backend: str) -> Callable[..., Any]:
         if recorder is not None:
             _record(recorder, module, query, key, attention_mask, kwargs.get("scaling"), kwargs.get("softcap"))
         # Eager attention is each architecture's own function, next to its attention module.
-        function = (
-            sys.modules[type(module).__module__].eager_attention_forward if backend == "eager" else ALL_ATTENTION_FUNCTIONS[backend]
-        )
+        function = sys.modules[type(module).__module__].eager_attention_forward if backend == "eager" else ALL_ATTENTION_FUNCTIONS[backend]
         return function(module, query, key, value, attention_mask, **kwargs)
 
     return attend

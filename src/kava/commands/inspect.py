@@ -17,7 +17,7 @@ class Inspect:
     def run(self) -> None:
         from rich.console import Console
 
-        from kava.experiment.difference import flatten
+        from kava.difference import flatten
         from kava.report.summary import settings_table
         from kava.results import read_mapping
 

@@ -42,5 +42,6 @@ class Train:
         if outcome.exit_code:
             print(f"stopped by a signal after step {outcome.steps}; go on with --resume --output_dir {output_dir}")
         else:
-            print(f"trained {outcome.steps} steps, best validation accuracy {100 * outcome.accuracy:.1f} %: {outcome.output_dir}/best_checkpoint")
+            accuracy = f"best validation accuracy {100 * outcome.accuracy:.1f} %"
+            print(f"trained {outcome.steps} steps, {accuracy}: {outcome.output_dir}/best_checkpoint")
         return outcome.exit_code

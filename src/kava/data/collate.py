@@ -126,7 +126,7 @@ class Collator:
         if not self.method.thinks:
             return 0
         if self.method.curriculum == "replace_steps":
-            return self.stage * self.tokens_per_step
+            return min(self.stage * self.tokens_per_step, self.num_latents)
         return self.num_latents
 
     def _written(self, example: EncodedExample) -> list[int]:
@@ -136,6 +136,8 @@ class Collator:
         if self.method.curriculum == "remove_tokens":
             return example.cot(drop_last_step=False)[self.stage * self.tokens_per_stage :]
         if self.method.curriculum == "replace_steps":
+            if self.stage * self.tokens_per_step >= self.num_latents:
+                return []
             return [token for step in example.steps[self.stage :] for token in step]
         return []
 

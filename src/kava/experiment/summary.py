@@ -7,7 +7,7 @@ from typing import Any
 from kava.errors import UserError
 from kava.experiment.multi_seed import Plan
 from kava.results import Result, read_result, read_rows, result_path, rows_path
-from kava.statistics import SeedSummary, mcnemar, paired_bootstrap, summarise
+from kava.statistics import SeedSummary, mcnemar, pair_by_id, paired_bootstrap, summarise
 
 
 @dataclass(frozen=True)
@@ -82,22 +82,22 @@ def compare_runs(plans: Mapping[tuple[str, str], Plan], cells: Mapping[Key, Cell
     return found
 
 
-def _comparison(variant: str, dataset: str, first: str, second: str, a: dict[int, list[bool]], b: dict[int, list[bool]]) -> Comparison:
-    seeds = [seed for seed in a if seed in b]
-    mean_a, mean_b = ([sum(column) / len(seeds) for column in zip(*(side[seed] for seed in seeds), strict=True)] for side in (a, b))
+def _comparison(
+    variant: str, dataset: str, first: str, second: str, a: dict[int, dict[str, float]], b: dict[int, dict[str, float]]
+) -> Comparison:
+    pairs = {seed: pair_by_id(a[seed], b[seed], first, second) for seed in a if seed in b}
+    mean_a, mean_b = ([sum(column) / len(pairs) for column in zip(*side, strict=True)] for side in zip(*pairs.values(), strict=True))
     test = paired_bootstrap(mean_a, mean_b)
-    return Comparison(
-        variant, dataset, first, second, test.difference, test.ci95, test.p_value,
-        {seed: mcnemar(a[seed], b[seed]).p_value for seed in seeds},
-    )  # fmt: skip
+    p_values = {seed: mcnemar([mark == 1 for mark in x], [mark == 1 for mark in y]).p_value for seed, (x, y) in pairs.items()}
+    return Comparison(variant, dataset, first, second, test.difference, test.ci95, test.p_value, p_values)
 
 
-def _correct(plan: Plan, dataset: str) -> dict[int, list[bool]]:
-    """Seed -> right or wrong per question, ordered by question."""
+def _correct(plan: Plan, dataset: str) -> dict[int, dict[str, float]]:
+    """Seed -> question id -> 1 for a right answer, else 0."""
     marks = {}
     for seed in plan.seeds:
         rows = read_rows(rows_path(result_path(plan.seed_dir(seed), dataset)))
-        marks[seed] = [row.correct for row in sorted(rows, key=lambda row: row.id)]
+        marks[seed] = {row.id: float(row.correct) for row in rows}
     return marks
 
 

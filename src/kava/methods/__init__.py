@@ -3,8 +3,6 @@
 from kava.methods import coconut, codi, full_cot, icot, kava, no_cot, pccot
 from kava.methods.base import Method
 
-METHODS: dict[str, Method] = {
-    module.METHOD.name: module.METHOD for module in (full_cot, no_cot, icot, coconut, codi, pccot, kava)
-}
+METHODS: dict[str, Method] = {module.METHOD.name: module.METHOD for module in (full_cot, no_cot, icot, coconut, codi, pccot, kava)}
 
 __all__ = ["METHODS", "Method"]

@@ -153,9 +153,7 @@ class Backbone(nn.Module):
         position_ids = prefix.next_position[:, None] + torch.arange(embeds.shape[1], device=embeds.device)
         return self._run(prefix, embeds, mask, position_ids, keep_hidden)
 
-    def _run(
-        self, prefix: Prefix | None, embeds: Tensor, mask: Tensor, position_ids: Tensor, keep_hidden: bool = False
-    ) -> Extension:
+    def _run(self, prefix: Prefix | None, embeds: Tensor, mask: Tensor, position_ids: Tensor, keep_hidden: bool = False) -> Extension:
         self.forward_passes += 1
         full_mask = mask if prefix is None else torch.cat([prefix.mask, mask], dim=1)
         output = self.decoder(

@@ -76,9 +76,7 @@ class KavaModel(nn.Module):
         question = self.backbone.read(batch.question_ids, batch.question_mask).prefix
         thought = self.think(question, batch.num_latents)
         lead = self.backbone.special_embeddings()[1] if thought else None
-        student = read_suffix(
-            self.backbone, thought.prefix if thought else question, batch.student, lead=lead, keep_hidden=method.codi
-        )
+        student = read_suffix(self.backbone, thought.prefix if thought else question, batch.student, lead=lead, keep_hidden=method.codi)
         if batch.teacher is None:
             return LossTerms(student_ce=student.cross_entropy)
         teacher, trace = read_trace(

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field
 
+from kava.difference import flatten
 from kava.experiment.aggregate_file import Aggregate
-from kava.experiment.difference import flatten
 from kava.results import Record
 
 Source = Literal["paper", "guide"]

@@ -1,5 +1,6 @@
 """What a run needs before its first step: base model, encoded examples, validation questions."""
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +60,15 @@ def prepare_data(config: Config, builder: SequenceBuilder) -> Prepared:
     encoded = [builder.encode(example) for example in train.examples]
     fitting = [example for example in encoded if example.length <= dataset.max_length]
     if not fitting:
-        raise UserError(f"all {len(encoded)} training rows of '{dataset.name}' are longer than dataset.max_length {dataset.max_length} tokens; raise it")
+        raise UserError(
+            f"all {len(encoded)} training rows of '{dataset.name}' are longer than dataset.max_length {dataset.max_length} tokens; raise it"
+        )
+    if len(fitting) < len(encoded):
+        left_out = len(encoded) - len(fitting)
+        print(
+            f"kava: {left_out} of {len(encoded)} training rows are longer than dataset.max_length {dataset.max_length} tokens; left out",
+            file=sys.stderr,
+        )
     data = {
         "source": train.source,
         "fingerprint": train.fingerprint,
@@ -92,5 +101,6 @@ def last_stage(config: Config, examples: list[EncodedExample]) -> int:
         longest = max(len(example.cot(drop_last_step=False)) for example in examples)
         return -(-longest // config.training.tokens_per_stage)
     if curriculum == "replace_steps":
-        return max(len(example.steps) for example in examples)
+        # The last stage has all M latents and writes nothing, which is also how the model is asked at inference.
+        return -(-config.latent.num_tokens // config.latent.tokens_per_step)
     return 0

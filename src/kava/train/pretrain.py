@@ -144,6 +144,8 @@ class _PretrainTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthSortedSampler:
         return LengthSortedSampler([example.length for example in self.train_dataset], self.args.train_batch_size, self.args.seed)
 
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> torch.Tensor:
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
         loss: torch.Tensor = model(**inputs)["loss"].mean()
         return loss

@@ -35,7 +35,14 @@ class Report(TrainerCallback):
         """Open the bar."""
         self.last = (time.perf_counter(), state.global_step)
         if self.console.is_terminal and not self.quiet and state.is_world_process_zero:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
             self.bar = Progress(*columns, console=self.console)
             self.task = self.bar.add_task(self.title, total=state.max_steps, completed=state.global_step, note="")
             self.bar.start()

@@ -12,15 +12,16 @@ import torch
 from transformers import PrinterCallback, set_seed
 
 from kava.checkpoint import Trained, recover, verify
-from kava.config import Config
+from kava.config import Config, load_config
 from kava.data.sequences import SequenceBuilder
+from kava.difference import differences
 from kava.errors import UserError
 from kava.evaluate.accuracy import Evaluation, evaluate_accuracy
 from kava.generate import Reasoner
 from kava.methods import METHODS
 from kava.model.build import build_model, load_tokenizer
 from kava.provenance import collect
-from kava.results import BEST_CHECKPOINT, TRAINING_DONE
+from kava.results import BEST_CHECKPOINT, TRAINING_DONE, write_text
 from kava.train.arguments import training_arguments
 from kava.train.curriculum import Curriculum
 from kava.train.prepare import Prepared, build_collator, last_stage, prepare_data, resolve_base
@@ -46,7 +47,9 @@ class Outcome:
     steps: int
 
 
-def train(config: Config, output_dir: str | Path, *, resume: bool = False, name: str | None = None, use_wandb: bool = False, quiet: bool = False) -> Outcome:
+def train(
+    config: Config, output_dir: str | Path, *, resume: bool = False, name: str | None = None, use_wandb: bool = False, quiet: bool = False
+) -> Outcome:
     """Train one method with one seed; see `Outcome`. `name` is what result files call the configuration.
 
     Raises:
@@ -120,8 +123,18 @@ def _claim(output_dir: Path, config: Config, resume: bool) -> Outcome | None:
         return Outcome(output_dir, 0, content["accuracy"], content["steps"])
     if not resume:
         _clear(output_dir)
+    elif checkpoints(output_dir):
+        _same_configuration(output_dir, config)
     staged.replace(output_dir / "config.yaml")
     return None
+
+
+def _same_configuration(output_dir: Path, config: Config) -> None:
+    """Refuse to go on with a run that was begun under other settings."""
+    begun = output_dir / "config.yaml"
+    if begun.exists() and (old := load_config(begun)) != config:
+        different = differences([old.to_dict(), config.to_dict()])
+        raise UserError(f"{output_dir} holds an unfinished run with another {', '.join(list(different)[:3])}; choose another --output_dir")
 
 
 def _clear(output_dir: Path) -> None:
@@ -153,7 +166,7 @@ def _finish(trainer: KavaTrainer, config: Config, outcome: Outcome, seconds: flo
         "steps": outcome.steps,
         "seconds": round(seconds, 1),
     }
-    (outcome.output_dir / TRAINING_DONE).write_text(json.dumps(content, indent=2) + "\n")
+    write_text(outcome.output_dir / TRAINING_DONE, json.dumps(content, indent=2) + "\n")
     if use_wandb:
         import wandb
 
@@ -165,5 +178,3 @@ def _yaml(config: Config) -> str:
 
     text: str = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
     return text
-
-

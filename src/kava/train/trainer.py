@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from kava.checkpoint import PROJECTION, Trained, publish, save_checkpoint, seal, write_weights
+from kava.checkpoint import PROJECTION, Trained, naming_disk_errors, publish, save_checkpoint, seal, write_weights
 from kava.evaluate.accuracy import Evaluation
 from kava.losses.total import LossTerms
 from kava.results import BEST_CHECKPOINT
@@ -104,7 +104,8 @@ class KavaTrainer(Trainer):
             f"{metric_key_prefix}_seconds_per_question": evaluation.seconds_per_question,
         }
         self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        control: Any = self.control  # type: ignore[has-type]
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, control, metrics)
         return metrics
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
@@ -124,6 +125,10 @@ class KavaTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """The Trainer writes into a staging folder; the finished checkpoint is sealed and renamed."""
+        with naming_disk_errors(Path(self.args.output_dir)):
+            self._save_whole(model, trial)
+
+    def _save_whole(self, model: nn.Module, trial: Any) -> None:
         run = Path(self.args.output_dir)
         staging = run / STAGING
         if self.args.should_save:
