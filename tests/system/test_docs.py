@@ -27,7 +27,8 @@ from result_files import write_seed_dirs
 
 ROOT = Path(__file__).parents[2]
 SHELL_BREAKS = {";", "&&", "||", "|", "&", "do", "then"}
-INLINE = re.compile(r"(?<!`)`((?:python3? [\w./-]+\.py|kava [a-z-]+|\./hpc_run_all\.sh|sbatch|make)(?: [^`\n]*)?)`(?!`)")
+# With an argument, at least: `kava inspect` alone names a command and does not call it.
+INLINE = re.compile(r"(?<!`)`((?:python3? [\w./-]+\.py|kava [a-z-]+|\./hpc_run_all\.sh|sbatch|make) [^`\n]+)`(?!`)")
 
 
 def load_script(name: str) -> ModuleType:
@@ -119,7 +120,7 @@ def test_commands_are_found_in_blocks_loops_and_inline() -> None:
         ("python", "train.py", "--seed", "$s"),
         ("source", "x"), ("kava", "compare", "outputs/"), ("tee", "y"), ("make", "demo"),
     ]  # fmt: skip
-    assert INLINE.findall("a `python train.py --seed 1` b `kava` c `train.py` `sbatch --time=1 x.sh`") == [
+    assert INLINE.findall("a `python train.py --seed 1` b `kava inspect` c `train.py` `sbatch --time=1 x.sh`") == [
         "python train.py --seed 1", "sbatch --time=1 x.sh",
     ]  # fmt: skip
     documents = {command.document for command in of_the_project()}
