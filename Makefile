@@ -63,7 +63,7 @@ bench: setup ## measure speed and memory
 	$(PYTHON) -m kava bench
 
 bench-guard: setup ## measure again and fail on a slowdown against the recorded numbers
-	$(PYTHON) -m kava bench --guard
+	$(PYTHON) -m kava bench --guard docs/results/bench.json
 
 clean: ## remove caches and build leftovers (not the environment, not outputs)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info

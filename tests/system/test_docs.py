@@ -79,7 +79,7 @@ def root_scripts() -> dict[str, str]:
 
 
 def simple_commands(block: str) -> list[tuple[str, ...]]:
-    """The simple commands of a shell block; here-documents, substitutions and loops need no more than this in our documents."""
+    """The simple commands of a shell block; our documents need no more of the shell's grammar."""
     commands = []
     for line in re.sub(r"\\\n\s*", " ", block).splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|")

@@ -100,11 +100,11 @@ def test_another_configuration_in_the_same_place_is_refused_and_nothing_is_lost(
 
 def test_a_failed_seed_shows_its_log_and_does_not_lose_the_others(workplace):
     output = workplace / "outputs" / "tiny_multi_seed"
-    (output / "seed_3" / "config.yaml.tmp").mkdir(parents=True)
+    (output / "seed_3" / "config.yaml").mkdir(parents=True)
     (output / "aggregated_results.yaml").unlink(missing_ok=True)
     text = run(workplace, "--seeds", "3", "1", code=1)
     assert "seed 3: train: exit code 2" in text
-    assert "cannot be written" in text  # the end of the seed's own log
+    assert "cannot write" in text  # the end of the seed's own log
     assert "seed 1: test" in text
     assert "not aggregated" in text
     assert not (output / "aggregated_results.yaml").exists()

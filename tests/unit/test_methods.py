@@ -89,11 +89,12 @@ def test_icot_loses_tokens_from_the_front(stage: int, written: list[int]) -> Non
     assert batch.num_latents == 0
 
 
-@pytest.mark.parametrize(("stage", "written"), [(0, [21, 22, 23, 24, 25, 26, 27]), (1, [24, 25, 26, 27]), (2, [26, 27]), (3, []), (4, [])])
+@pytest.mark.parametrize(("stage", "written"), [(0, [21, 22, 23, 24, 25, 26, 27]), (1, [24, 25, 26, 27]), (2, []), (3, [])])
 def test_coconut_replaces_steps_by_latents(stage: int, written: list[int]) -> None:
     batch = collate("coconut", stage)
     assert student(batch) == [*written, *EXAMPLE.answer]
-    assert batch.num_latents == 2 * stage
+    # With all M latents there, nothing is written any more: that is how the model is asked at inference.
+    assert batch.num_latents == min(2 * stage, LATENTS)
 
 
 def test_every_label_is_predicted_by_the_state_before_it() -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _MINI = MiniModelConfig()
 ANSWER_PROMPT = "The answer is:"
+# The prompt's four tokens, a number and EOS.
+MIN_ANSWER = 6
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,39 @@ class Workload:
         Raises:
             UserError: a value is out of range.
         """
-        for name, least in {"batch": 1, "question": 1, "cot": 1, "answer": 6, "lora_r": 0, "threads": 0}.items():
-            if getattr(self, name) < least:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        at_least(0, lora_r=self.lora_r, threads=self.threads)
+        at_least(1, batch=self.batch, question=self.question, cot=self.cot)
+        at_least(MIN_ANSWER, answer=self.answer)
         lora = {"lora.enabled": self.lora_r > 0, "lora.r": self.lora_r or 1, "lora.dropout": 0.0}
         latent = {"latent.num_tokens": self.latents, "latent.num_iterations": self.iterations}
         return build_config({}, "the benchmark", {**lora, **latent, "model.dtype": self.dtype})
+
+
+def at_least(least: int, **values: int) -> None:
+    """Refuse a value below `least`.
+
+    Raises:
+        UserError: names the option.
+    """
+    for name, value in values.items():
+        if value < least:
+            raise UserError(f"{name} is {value}; it must be at least {least}")
+
+
+def torch_device(name: str) -> str:
+    """What torch calls the device; "auto" is a GPU where there is one.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    import torch
+
+    has_gpu = torch.cuda.is_available()
+    if name == "auto":
+        return "cuda" if has_gpu else "cpu"
+    if name != "cpu" and not (name.startswith("cuda") and has_gpu):
+        raise UserError(f"device '{name}' is not available here; take cpu or auto")
+    return name
 
 
 def build_workload(workload: Workload) -> tuple["KavaModel", "SequenceBuilder"]:

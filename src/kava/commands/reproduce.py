@@ -1,7 +1,9 @@
 """`kava reproduce`: a whole suite, from pretraining to tables."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+import tyro
 
 
 @dataclass
@@ -11,7 +13,7 @@ class Reproduce:
     Any field of the configuration is an override for every run: --training.max_steps 100.
     """
 
-    suite: str
+    suite: Annotated[str, tyro.conf.Positional]
     """A suite file, or its name in suites/."""
     output_dir: str | None = None
     """Where the runs and tables go (default: outputs/<suite>)."""

@@ -24,7 +24,7 @@ def demo(output_dir: str, flags: list[str], overrides: dict[str, Any]) -> int:
     started = time.perf_counter()
     console = Console(highlight=False)
     console.print(
-        "[bold]kava demo[/bold]: the mini experiment in its short form (one seed, fewer steps; suites/mini-table1.yaml is the long one)\n"
+        "[bold]kava demo[/bold]: the mini experiment in its short form (one seed, fewer steps; configs/mini.yaml is the full form)\n"
     )
     if not flags:
         # With all cores, before the methods share them.

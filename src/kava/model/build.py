@@ -1,5 +1,6 @@
 """From a configuration to a `KavaModel`: base model, new tokens, LoRA, projection. Configuration stops here."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from kava.model.projection import build_projection
 
 HUB_CURES = (
     "set HF_ENDPOINT to a mirror (HF_ENDPOINT=https://hf-mirror.com), download it beforehand "
-    "(huggingface-cli download NAME) or set model.name to a local path"
+    "(hf download NAME) or set model.name to a local path"
 )
 
 
@@ -26,6 +27,9 @@ def silence_libraries() -> None:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    # Notices to the authors of other libraries; a user can do nothing about them.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False", module="peft")
 
 
 def load_tokenizer(base: str, trust_remote_code: bool = False) -> Any:

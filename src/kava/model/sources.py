@@ -70,7 +70,9 @@ def _convert(gguf: Path, target: Path) -> None:
         raise UserError("reading SmolLM2 needs the package gguf: pip install gguf") from None
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     clean = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(**source))

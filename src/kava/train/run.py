@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -108,24 +107,17 @@ def _build_trainer(
 
 def _claim(output_dir: Path, config: Config, resume: bool) -> Outcome | None:
     """Make the output directory ready; returns the outcome of a run that is already finished."""
-    staged = output_dir / f".config.yaml.{os.getpid()}"
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        staged.write_text(_yaml(config), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"output directory {output_dir} cannot be written ({error.strerror}); choose another --output_dir") from None
     done = output_dir / TRAINING_DONE
     if resume and done.exists():
         content = json.loads(done.read_text())
         if content["config_fingerprint"] != config.fingerprint() or content["seed"] != config.training.seed:
             raise UserError(f"{output_dir} holds a finished run of another configuration; choose another --output_dir")
-        staged.unlink()
         return Outcome(output_dir, 0, content["accuracy"], content["steps"])
     if not resume:
         _clear(output_dir)
     elif checkpoints(output_dir):
         _same_configuration(output_dir, config)
-    staged.replace(output_dir / "config.yaml")
+    write_text(output_dir / "config.yaml", _yaml(config))
     return None
 
 

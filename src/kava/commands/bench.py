@@ -1,0 +1,131 @@
+"""`kava bench`, which `make bench` and `make bench-guard` call."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+Part = Literal["step", "decoding"]
+
+
+@dataclass
+class Bench:
+    """Training step and decoding against slower forms of themselves, in one run on one machine; random weights."""
+
+    shape: Literal["smollm2-135m", "small", "mini"] = "smollm2-135m"
+    """Sizes of the model."""
+    parts: tuple[Part, ...] = ("step", "decoding")
+    """What to measure."""
+    batch_size: int = 8
+    """B of the training step."""
+    question: int = 64
+    """Q, tokens of a question."""
+    cot: int = 32
+    """C, tokens of the teacher's trace."""
+    answer: int = 8
+    """A, tokens of the answer with its prompt and EOS."""
+    latents: int = 24
+    """M, latent tokens."""
+    iterations: int = 3
+    """T, Jacobi iterations."""
+    lora_r: int = 128
+    """Rank of the adapters; 0 trains all weights."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the base model."""
+    device: str = "auto"
+    """cpu, cuda, or auto: a GPU where there is one."""
+    threads: int = 0
+    """Of torch on a CPU; 0: its own choice (OMP_NUM_THREADS)."""
+    repeats: int = 3
+    """Measured runs of each variant, in turns."""
+    new_tokens: int = 50
+    """Tokens that cached and recomputed decoding write."""
+    decoding_batches: tuple[int, ...] = (1, 32)
+    """Batch sizes at which latents are compared with a written chain of thought."""
+    trace_tokens: int = 65
+    """Tokens of a written chain of thought with its answer; the paper counts 65 forward passes for it."""
+    answer_tokens: int = 3
+    """Tokens written after the latents, with EOS; 3 give the paper's 7 forward passes."""
+    output: str | None = None
+    """Write what was measured to this JSON file."""
+    guard: str | None = None
+    """Measure with the settings of this recorded file instead, and exit with 1 where a ratio is worse by more than 15 %."""
+
+    def run(self) -> int:
+        from rich.console import Console
+
+        from kava.bench.report import guard, guard_table, write_bench
+
+        console = Console(highlight=False)
+        recorded = self._recorded() if self.guard else None
+        command = replace(self, **recorded[0]) if recorded else self
+        ratios, measured = command.measure(console)
+        if self.output:
+            write_bench(self.output, command.settings(), ratios, measured)
+            console.print(f"written: {self.output}", soft_wrap=True)
+        if recorded is None:
+            return 0
+        rows = guard(recorded[1], ratios)
+        console.print(guard_table(rows))
+        return 0 if all(row.passed for row in rows) else 1
+
+    def settings(self) -> dict[str, Any]:
+        """What was measured, as `--guard` repeats it; the number of threads as it really was."""
+        import torch
+
+        used = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
+        return {key: value for key, value in used.items() if key not in ("output", "guard")} | {"threads": torch.get_num_threads()}
+
+    def measure(self, console: Any) -> tuple[dict[str, float], dict[str, Any]]:
+        """Run the parts and show their tables; returns all ratios, and everything behind them."""
+        from kava.bench import decoding, report, step
+        from kava.bench.workload import Workload, at_least, torch_device
+
+        counts = {
+            "repeats": self.repeats,
+            "new_tokens": self.new_tokens,
+            "trace_tokens": self.trace_tokens,
+            "answer_tokens": self.answer_tokens,
+        }
+        at_least(1, **counts, decoding_batches=min(self.decoding_batches, default=1))
+        workload = Workload(
+            self.shape, self.batch_size, self.question, self.cot, self.answer, self.latents, self.iterations,
+            self.lora_r, self.dtype, torch_device(self.device), self.threads,
+        )  # fmt: skip
+        ratios: dict[str, float] = {}
+        measured: dict[str, Any] = {}
+        if "step" in self.parts:
+            measured["step"] = found = step.measure_step(workload, self.repeats)
+            ratios |= {f"step.speedup_over_{name}": value for name, value in found["speedup"].items()}
+            ratios |= {f"step.memory_of_{name}": value for name, value in found["memory_ratio"].items()}
+            console.print(report.step_table(found), report.utilisation_line(found), "", sep="\n")
+        if "decoding" in self.parts:
+            found = decoding.compare_decoding(workload, batch=1, new_tokens=self.new_tokens, repeats=self.repeats)
+            thinking = [
+                decoding.compare_thinking(
+                    workload, batch=batch, trace_tokens=self.trace_tokens, answer_tokens=self.answer_tokens, repeats=self.repeats
+                )
+                for batch in self.decoding_batches
+            ]
+            measured |= {"decoding": found, "thinking": thinking}
+            ratios["decoding.incremental_over_recomputed"] = found["speedup"]
+            ratios |= {f"decoding.latent_over_written_batch_{entry['batch']}": entry["speedup"] for entry in thinking}
+            console.print(report.decoding_table(found, f"decoding, {self.shape}"), report.same_tokens_line(found), "", sep="\n")
+            console.print(report.thinking_table(thinking))
+        return ratios, measured
+
+    def _recorded(self) -> tuple[dict[str, Any], dict[str, float]]:
+        """Settings and ratios of the file that `--guard` names.
+
+        Raises:
+            UserError: it is broken, or was written by another command.
+        """
+        from kava.bench.report import read_bench
+        from kava.errors import UserError
+
+        assert self.guard
+        found = read_bench(self.guard)
+        known = vars(self).keys() - {"output", "guard"}
+        if found.settings.keys() != known:
+            raise UserError(
+                f"benchmark file {self.guard} has other settings than `kava bench`; record it anew: python -m kava bench --output {self.guard}"
+            )
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in found.settings.items()}, found.ratios

