@@ -40,7 +40,14 @@ def trained(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactor
 
 
 def test_training_leaves_what_the_guide_says(trained: Path) -> None:
-    for name in ("best_checkpoint/projection.safetensors", "best_checkpoint/kava_config.json", "checkpoint-4", "checkpoint-8", "train.log", "logs"):
+    for name in (
+        "best_checkpoint/projection.safetensors",
+        "best_checkpoint/kava_config.json",
+        "checkpoint-4",
+        "checkpoint-8",
+        "train.log",
+        "logs",
+    ):
         assert (trained / name).exists(), name
     assert json.loads((trained / "training_done.json").read_text())["steps"] == 8
     assert list((trained / "logs").glob("events.out.tfevents*"))
@@ -76,7 +83,16 @@ def test_evaluation_in_both_spellings_gives_the_same(environment: dict[str, str]
 def test_a_session_answers_and_leaves_cleanly(environment: dict[str, str], trained: Path) -> None:
     typed = "/trace\nTom has 2 apples at first . How many apples does Tom have ?\n/trace\n/latent off\n/temp x\n/temp 0.5\n/nonsense\n"
     shown = run(environment, "inference.py", "--checkpoint", str(trained), "--mode", "interactive", text=typed)
-    for expected in ("ask a question first", "answer:", "forward passes", "prefill", "latent reasoning off", "/temp needs", "is no command", "bye"):
+    for expected in (
+        "ask a question first",
+        "answer:",
+        "forward passes",
+        "prefill",
+        "latent reasoning off",
+        "/temp needs",
+        "is no command",
+        "bye",
+    ):
         assert expected in shown, expected
 
 

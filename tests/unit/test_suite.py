@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from kava.errors import UserError
 from kava.experiment.suite import plans_of, read_suite, suite_path
 

@@ -7,6 +7,7 @@ latents not run again), heads at labelled positions only, gradients of frozen we
 import statistics
 import time
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 from kava.bench.workload import SHAPES, ModelShape, Workload, build_builder
@@ -63,7 +64,7 @@ def utilisation(workload: Workload, seconds: float) -> dict[str, Any]:
 
     shape = SHAPES[workload.shape]
     if not shape.vocabulary:
-        shape = ModelShape(**{**vars(shape), "vocabulary": len(build_builder().tokenizer)})
+        shape = replace(shape, vocabulary=len(build_builder().tokenizer))
     counted = products(workload, shape)
     flops = {product: 2 * product[0] * product[1] * product[2] * count for product, count in counted.items()}
     dtype = getattr(torch, workload.dtype)

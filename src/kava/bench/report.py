@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 FORMAT: Literal["kava.bench/1"] = "kava.bench/1"
 TOLERANCE = 0.15
+# Relative, of each loss term: rounding may exchange two trace entries of equal score.
+LOSS_TOLERANCE = 1e-3
+ROUNDED_TOLERANCE = 5e-2
 _CURE = "record it anew: python -m kava bench --output FILE"
 _MIB = 2**20
 
@@ -59,6 +62,19 @@ def read_bench(path: str | Path) -> BenchFile:
         UserError: missing, broken or of another kind.
     """
     return parse_record(BenchFile, read_mapping(path, "benchmark file", _CURE), f"benchmark file {path}", _CURE)
+
+
+def unequal_work(measured: dict[str, Any], dtype: str) -> list[str]:
+    """Where the variants did not compute the same, so that their seconds cannot be compared."""
+    allowed = LOSS_TOLERANCE if dtype == "float32" else ROUNDED_TOLERANCE
+    problems = [
+        f"a loss of {name} is off by {value:.1e}, allowed {allowed:.0e}"
+        for name, value in measured.get("step", {}).get("loss_difference", {}).items()
+        if not value <= allowed
+    ]
+    if not measured.get("decoding", {"same_tokens": True})["same_tokens"]:
+        problems.append(f"decoding differs from token {measured['decoding']['first_difference'] + 1} on")
+    return problems
 
 
 def guard(recorded: dict[str, float], measured: dict[str, float]) -> list[Guarded]:

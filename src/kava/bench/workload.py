@@ -21,7 +21,7 @@ MIN_ANSWER = 6
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Sizes of a Llama. `vocabulary` 0: that of the built-in tokenizer."""
+    """Sizes of a Llama. `vocabulary` 0: that of the built-in tokenizer; `spread`: standard deviation of its random weights."""
 
     hidden: int
     intermediate: int
@@ -29,12 +29,15 @@ class ModelShape:
     heads: int
     kv_heads: int
     vocabulary: int
+    spread: float = 0.02
 
 
 SHAPES = {
     "smollm2-135m": ModelShape(576, 1536, 30, 9, 3, 49152),
     "small": ModelShape(512, 1408, 8, 8, 4, 8192),
     "mini": ModelShape(_MINI.hidden_size, 2 * _MINI.hidden_size, _MINI.num_layers, _MINI.num_heads, _MINI.num_kv_heads, 0),
+    # Small enough for loops, with weights wide enough for a wrong sign to show: what the smoke test runs on.
+    "tiny": ModelShape(32, 64, 3, 4, 2, 0, 0.1),
 }
 
 
@@ -72,7 +75,7 @@ class Workload:
             UserError: a value is out of range.
         """
         at_least(0, lora_r=self.lora_r, threads=self.threads)
-        at_least(1, batch=self.batch, question=self.question, cot=self.cot)
+        at_least(1, batch_size=self.batch, question=self.question, cot=self.cot)
         at_least(MIN_ANSWER, answer=self.answer)
         lora = {"lora.enabled": self.lora_r > 0, "lora.r": self.lora_r or 1, "lora.dropout": 0.0}
         latent = {"latent.num_tokens": self.latents, "latent.num_iterations": self.iterations}
@@ -153,6 +156,7 @@ def llama_config(shape_name: str, tokenizer: Any) -> Any:
         num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.kv_heads,
+        initializer_range=shape.spread,
         max_position_embeddings=8192,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,

@@ -10,7 +10,7 @@ Part = Literal["step", "decoding"]
 class Bench:
     """Training step and decoding against slower forms of themselves, in one run on one machine; random weights."""
 
-    shape: Literal["smollm2-135m", "small", "mini"] = "smollm2-135m"
+    shape: Literal["smollm2-135m", "small", "mini", "tiny"] = "smollm2-135m"
     """Sizes of the model."""
     parts: tuple[Part, ...] = ("step", "decoding")
     """What to measure."""
@@ -52,7 +52,7 @@ class Bench:
     def run(self) -> int:
         from rich.console import Console
 
-        from kava.bench.report import guard, guard_table, write_bench
+        from kava.bench.report import guard, guard_table, unequal_work, write_bench
 
         console = Console(highlight=False)
         recorded = self._recorded() if self.guard else None
@@ -61,11 +61,13 @@ class Bench:
         if self.output:
             write_bench(self.output, command.settings(), ratios, measured)
             console.print(f"written: {self.output}", soft_wrap=True)
-        if recorded is None:
-            return 0
-        rows = guard(recorded[1], ratios)
-        console.print(guard_table(rows))
-        return 0 if all(row.passed for row in rows) else 1
+        problems = unequal_work(measured, command.dtype)
+        for problem in problems:
+            console.print(f"NOT the same work: {problem}", soft_wrap=True)
+        rows = guard(recorded[1], ratios) if recorded else []
+        if rows:
+            console.print(guard_table(rows))
+        return 0 if not problems and all(row.passed for row in rows) else 1
 
     def settings(self) -> dict[str, Any]:
         """What was measured, as `--guard` repeats it; the number of threads as it really was."""
@@ -96,7 +98,7 @@ class Bench:
             measured["step"] = found = step.measure_step(workload, self.repeats)
             ratios |= {f"step.speedup_over_{name}": value for name, value in found["speedup"].items()}
             ratios |= {f"step.memory_of_{name}": value for name, value in found["memory_ratio"].items()}
-            console.print(report.step_table(found), report.utilisation_line(found), "", sep="\n")
+            console.print(report.step_table(found), report.utilisation_line(found), "", sep="\n", soft_wrap=True)
         if "decoding" in self.parts:
             found = decoding.compare_decoding(workload, batch=1, new_tokens=self.new_tokens, repeats=self.repeats)
             thinking = [
@@ -108,7 +110,9 @@ class Bench:
             measured |= {"decoding": found, "thinking": thinking}
             ratios["decoding.incremental_over_recomputed"] = found["speedup"]
             ratios |= {f"decoding.latent_over_written_batch_{entry['batch']}": entry["speedup"] for entry in thinking}
-            console.print(report.decoding_table(found, f"decoding, {self.shape}"), report.same_tokens_line(found), "", sep="\n")
+            console.print(
+                report.decoding_table(found, f"decoding, {self.shape}"), report.same_tokens_line(found), "", sep="\n", soft_wrap=True
+            )
             console.print(report.thinking_table(thinking))
         return ratios, measured
 
