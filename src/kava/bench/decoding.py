@@ -42,6 +42,8 @@ Source = NamedModel | Workload
 class EndlessBackbone(Backbone):
     """A backbone that never writes EOS, so that a text has exactly as many tokens as asked for."""
 
+    eos: Tensor
+
     def __init__(self, backbone: Backbone, eos: int) -> None:
         super().__init__(backbone.model, backbone.special_ids.tolist())
         self.register_buffer("eos", torch.tensor([eos]), persistent=False)

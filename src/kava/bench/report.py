@@ -118,7 +118,8 @@ def utilisation_line(step: dict[str, Any]) -> str:
     """Model FLOP utilisation in one sentence."""
     used = step["utilisation"]
     rate = used["matmul_flops_per_second"] / 1e9
-    return f"ours needs {used['flops'] / 1e9:.1f} GFLOP a step; this machine multiplies such matrices at {rate:.0f} GFLOP/s: utilisation {100 * used['share']:.0f} %"
+    needed = f"ours needs {used['flops'] / 1e9:.1f} GFLOP a step; this machine multiplies such matrices at {rate:.0f} GFLOP/s"
+    return f"{needed}: utilisation {100 * used['share']:.0f} %"
 
 
 def decoding_table(decoding: dict[str, Any], title: str) -> "Table":

@@ -129,7 +129,6 @@ class Bench:
         found = read_bench(self.guard)
         known = vars(self).keys() - {"output", "guard"}
         if found.settings.keys() != known:
-            raise UserError(
-                f"benchmark file {self.guard} has other settings than `kava bench`; record it anew: python -m kava bench --output {self.guard}"
-            )
+            cure = f"record it anew: python -m kava bench --output {self.guard}"
+            raise UserError(f"benchmark file {self.guard} has other settings than `kava bench`; {cure}")
         return {key: tuple(value) if isinstance(value, list) else value for key, value in found.settings.items()}, found.ratios

@@ -4,6 +4,7 @@ Segments are tokenised apart and joined as ids, so that no token ever spans two 
 student's copies of a segment are the same tokens.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
@@ -65,17 +66,30 @@ class SequenceBuilder:
 
     def encode(self, example: Example) -> EncodedExample:
         """Ids of one example; every segment ends its line."""
-        content = "\n".join([example.question, *example.steps, example.answer])
-        return EncodedExample(
-            question=self.question_ids(example.question),
-            steps=[self._ids(step + "\n") for step in example.steps],
-            answer=[*self.prompt_ids, *self._ids(f" {example.answer}"), self.tokenizer.eos_token_id],
-            seed=crc32(content.encode()),
-        )
+        return self.encode_all([example])[0]
+
+    def encode_all(self, examples: Sequence[Example]) -> list[EncodedExample]:
+        """Ids of many examples, in two calls of the tokenizer."""
+        questions = self._all_ids([example.question.strip() + "\n" for example in examples], special=True)
+        rest = [text for example in examples for text in (*(step + "\n" for step in example.steps), f" {example.answer}")]
+        segments = iter(self._all_ids(rest, special=False))
+        encoded = []
+        for example, question in zip(examples, questions, strict=True):
+            steps = [next(segments) for _ in example.steps]
+            answer = [*self.prompt_ids, *next(segments), self.tokenizer.eos_token_id]
+            content = "\n".join([example.question, *example.steps, example.answer])
+            encoded.append(EncodedExample(question, steps, answer, crc32(content.encode())))
+        return encoded
 
     def question_ids(self, question: str) -> list[int]:
         """Ids of a question as it is read at training and at inference."""
         return list(self.tokenizer(question.strip() + "\n").input_ids)
+
+    def _all_ids(self, texts: list[str], special: bool) -> list[list[int]]:
+        if not texts:
+            return []
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=special, return_attention_mask=False).input_ids
+        return ids
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)

@@ -51,10 +51,11 @@ def built_in_data(lab: Lab) -> str:
     texts = [text for example in examples for text in (example.question, *example.steps)]
     lost = sum(tokenizer.decode(tokenizer(text).input_ids) != text for text in texts)
     if shared or wrong or lost:
-        raise CheckFailedError(
-            f"{shared} questions shared by splits, {wrong} traces that miss their answer, {lost} texts not restored by the tokenizer"
-        )
-    return f"{len(examples)} problems in {len(splits)} splits, 0 shared; every trace ends in its answer; {len(texts)} texts survive the tokenizer"
+        counts = f"{shared} questions shared by splits, {wrong} traces that miss their answer"
+        raise CheckFailedError(f"{counts}, {lost} texts not restored by the tokenizer")
+    return (
+        f"{len(examples)} problems in {len(splits)} splits, 0 shared; traces end in their answers; {len(texts)} texts survive the tokenizer"
+    )
 
 
 def hub_access(_: Lab) -> Information:

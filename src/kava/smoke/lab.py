@@ -87,7 +87,8 @@ class Lab:
         """KaVa on the tiny base and the built-in problems, on the CPU."""
         settings = {
             "model.name": str(self.base), "lora.r": 4, "lora.dropout": 0.0, "latent.num_tokens": LATENTS,
-            "dataset.mini.max_steps": PROBLEMS.max_steps, "dataset.mini.num_train": PROBLEMS.num_train, "dataset.mini.num_eval": PROBLEMS.num_eval,
+            "dataset.mini.max_steps": PROBLEMS.max_steps, "dataset.mini.num_train": PROBLEMS.num_train,
+            "dataset.mini.num_eval": PROBLEMS.num_eval,
             "system.mixed_precision": "no", "system.device": "cpu",
         }  # fmt: skip
         return build_config({}, "the smoke test", settings | overrides)

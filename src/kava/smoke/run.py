@@ -8,11 +8,16 @@ from rich.text import Text
 from kava.smoke.check import REINSTALL, Check, Outcome, run_checks
 from kava.smoke.lab import open_lab
 
+NEWER_PYTHON = "make an environment with a newer Python: make BASE_PYTHON=python3.11 setup"
+DEVICE = "install the torch build for this machine (https://pytorch.org/get-started/locally/), or set system.device to cpu"
+CONFIGURATIONS = "run this in the repository's root; mend the key that is named, or take the file back: git checkout configs suites"
+LOCAL_DATA = "point KAVA_DATA_DIR at the directory that holds gsm8k_test.jsonl, gsm8k_hard.jsonl and svamp.json, or unset it"
+
 CHECKS = (
-    Check("python", "environment:python_version", "make an environment with a newer Python: make BASE_PYTHON=python3.11 setup"),
+    Check("python", "environment:python_version", NEWER_PYTHON),
     Check("packages", "environment:packages", REINSTALL),
-    Check("device", "device:device", "install the torch build for this machine (https://pytorch.org/get-started/locally/), or set system.device to cpu"),
     Check("optional packages", "environment:optional_packages"),
+    Check("device", "device:device", DEVICE),
     Check("attention backends", "device:attention_backends"),
     Check("eviction", "method:eviction"),
     Check("loss functions", "method:losses"),
@@ -22,11 +27,11 @@ CHECKS = (
     Check("training", "chain:training"),
     Check("generation", "chain:generation"),
     Check("save and load", "chain:save_and_load"),
-    Check("configurations", "data:configurations", "run this in the repository's root; mend the key that is named, or fetch the file again: git checkout configs suites"),
+    Check("configurations", "data:configurations", CONFIGURATIONS),
     Check("built-in data", "data:built_in_data"),
     Check("hub", "data:hub_access"),
-    Check("local data", "data:local_data", "point KAVA_DATA_DIR at the directory with gsm8k_test.jsonl, gsm8k_hard.jsonl and svamp.json, or unset it"),
-)  # fmt: skip
+    Check("local data", "data:local_data", LOCAL_DATA),
+)
 _STYLES = {"ok": "green", "info": "cyan", "FAILED": "bold red"}
 
 

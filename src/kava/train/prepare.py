@@ -57,7 +57,7 @@ def prepare_data(config: Config, builder: SequenceBuilder) -> Prepared:
         mini=dataset.mini,
         limit=dataset.max_train_samples,
     )
-    encoded = [builder.encode(example) for example in train.examples]
+    encoded = builder.encode_all(train.examples)
     fitting = [example for example in encoded if example.length <= dataset.max_length]
     if not fitting:
         raise UserError(

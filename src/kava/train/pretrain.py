@@ -69,7 +69,7 @@ def _pretrain(config: Config, directory: Path, quiet: bool) -> None:
     silence_libraries()
     tokenizer = build_mini_tokenizer(config.dataset.mini, config.dataset.answer_prompt)
     builder = SequenceBuilder(tokenizer, config.dataset.answer_prompt)
-    examples = [builder.encode(e) for e in generate("train", config.dataset.mini, config.dataset.cot_type)]
+    examples = builder.encode_all(generate("train", config.dataset.mini, config.dataset.cot_type))
     set_seed(config.training.seed)
     model = _new_model(config, len(tokenizer), tokenizer)
     full_cot = METHODS["full_cot"]

@@ -1,0 +1,96 @@
+"""What is measured: exact lengths, equal work, and FLOPs as torch counts them."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from kava.bench.flops import attention_flops, passes, products
+from kava.bench.step import VARIANTS, _losses, _step, _values
+from kava.bench.workload import SHAPES, Workload, at_least, build_workload, random_batch, random_questions, torch_device
+from kava.errors import UserError
+
+SMALL = Workload(shape="mini", batch=2, question=9, cot=7, answer=6, latents=4, iterations=3, lora_r=4)
+
+
+def test_batch_has_exactly_the_asked_lengths() -> None:
+    model, builder = build_workload(SMALL)
+    batch = random_batch(SMALL, model, builder)
+    assert batch.question_ids.shape == (2, 9)
+    assert batch.teacher is not None
+    assert batch.teacher.ids.shape == (2, 7 + 6)
+    assert batch.teacher.cot_length.tolist() == [7, 7]
+    assert batch.student.ids.shape == (2, 6)
+    assert batch.question_mask.all()
+    assert batch.teacher.mask.all()
+    special = set(model.backbone.special_ids.tolist())
+    assert not special & set(batch.question_ids.flatten().tolist())
+
+
+def test_questions_have_exactly_the_asked_length() -> None:
+    _, builder = build_workload(SMALL)
+    questions = random_questions(builder, 3, 17)
+    assert [len(builder.question_ids(question)) for question in questions] == [17] * 3
+    assert len(set(questions)) == 3
+
+
+def test_the_same_workload_is_the_same_model() -> None:
+    first, second = (build_workload(SMALL)[0].state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_variants_do_the_same_work() -> None:
+    model, builder = build_workload(replace(SMALL, shape="tiny"))
+    batch = random_batch(SMALL, model, builder)
+    values, gradients = {}, {}
+    for variant in VARIANTS:
+        values[variant] = _values(_losses(variant)(model, batch))
+        _step(model, batch, _losses(variant))
+        gradients[variant] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    for variant in ("naive", "pccot"):
+        assert values[variant] == pytest.approx(values["ours"], rel=1e-5)
+        assert float((gradients[variant] - gradients["ours"]).norm() / gradients["ours"].norm()) < 1e-4
+
+
+@pytest.mark.parametrize("lora_r", [4, 0], ids=["lora", "full"])
+def test_needed_flops_are_close_to_what_torch_counts(lora_r: int) -> None:
+    workload = replace(SMALL, lora_r=lora_r)
+    model, builder = build_workload(workload)
+    batch = random_batch(workload, model, builder)
+    # Eager attention consists of the plain products that torch counts, forward and backward.
+    model.backbone.causal_lm.set_attn_implementation("kava_eager")
+    counter = FlopCounterMode(display=False)
+    with counter:
+        _step(model, batch, _losses("ours"))
+    shape = replace(SHAPES["mini"], vocabulary=len(builder.tokenizer))
+    needed = sum(2 * rows * inner * outer * count for (rows, inner, outer), count in products(workload, shape).items())
+    needed += attention_flops(workload, shape)
+    assert needed == pytest.approx(counter.get_total_flops(), rel=0.1)
+
+
+def test_passes_shrink_by_the_final_latents() -> None:
+    assert passes(SMALL) == [(9, 9), (13, 22), (5, 14), (4, 14), (3, 14), (2, 14), (7, 21)]
+    assert len(passes(replace(SMALL, iterations=99))) == 4 + SMALL.latents
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("batch", 0, "batch_size is 0; it must be at least 1"),
+        ("answer", 5, "answer is 5; it must be at least 6"),
+        ("latents", -1, "latent.num_tokens"),
+    ],
+)
+def test_impossible_workloads_are_named(field: str, value: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        replace(SMALL, **{field: value}).config()
+
+
+def test_unknown_names_are_named() -> None:
+    with pytest.raises(UserError, match="unknown shape 'huge'; valid shapes: smollm2-135m, small, mini, tiny"):
+        build_workload(replace(SMALL, shape="huge"))
+    with pytest.raises(UserError, match="device 'tpu' is not available here"):
+        torch_device("tpu")
+    with pytest.raises(UserError, match="repeats is 0"):
+        at_least(1, repeats=0)
