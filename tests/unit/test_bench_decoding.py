@@ -75,3 +75,13 @@ def test_bench_file_round_trip_and_refusal(tmp_path: Path) -> None:
     path.write_text('{"format": "kava.bench/1"}')
     with pytest.raises(UserError, match=r"bench.json is broken: settings: .*record it anew: python -m kava bench --output"):
         read_bench(path)
+    path.write_text('{"format": ')
+    with pytest.raises(UserError, match=r"bench.json cannot be read \(Expecting value"):
+        read_bench(path)
+
+
+def test_small_numbers_stay_numbers(tmp_path: Path) -> None:
+    """JSON writes 1e-09, which YAML would read as text."""
+    write_bench(tmp_path / "bench.json", {}, {"a": 1e-9}, {"difference": 2e-8})
+    found = read_bench(tmp_path / "bench.json")
+    assert (found.ratios["a"], found.measured["difference"]) == (1e-9, 2e-8)

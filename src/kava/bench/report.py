@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from kava.errors import UserError
 from kava.provenance import collect
-from kava.results import Record, parse_record, read_mapping, write_text
+from kava.results import Record, parse_record, write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,7 +62,13 @@ def read_bench(path: str | Path) -> BenchFile:
     Raises:
         UserError: missing, broken or of another kind.
     """
-    return parse_record(BenchFile, read_mapping(path, "benchmark file", _CURE), f"benchmark file {path}", _CURE)
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"benchmark file {path} does not exist; {_CURE}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"benchmark file {path} cannot be read ({error}); {_CURE}") from None
+    return parse_record(BenchFile, content, f"benchmark file {path}", _CURE)
 
 
 def unequal_work(measured: dict[str, Any], dtype: str) -> list[str]:

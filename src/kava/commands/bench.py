@@ -92,6 +92,7 @@ class Bench:
             self.shape, self.batch_size, self.question, self.cot, self.answer, self.latents, self.iterations,
             self.lora_r, self.dtype, torch_device(self.device), self.threads,
         )  # fmt: skip
+        workload.config()  # refuses what is out of range before anything is built
         ratios: dict[str, float] = {}
         measured: dict[str, Any] = {}
         if "step" in self.parts:
