@@ -30,7 +30,7 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 demo: setup ## install what is needed and run the demonstration on a CPU
-	$(PYTHON) -m kava demo
+	env -u OMP_NUM_THREADS $(PYTHON) -m kava demo
 
 test: setup-dev ## run the whole test suite (WORKERS=2 processes; PYTEST_ARGS="-k eviction" picks)
 	$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)

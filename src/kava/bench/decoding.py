@@ -20,7 +20,6 @@ from kava.methods import METHODS
 from kava.model.backbone import Backbone
 from kava.model.build import load_base, load_tokenizer
 from kava.model.kava import KavaModel, Settings
-from kava.train.prepare import resolve_base
 
 VARIANTS = ("incremental", "recomputed")
 
@@ -63,6 +62,9 @@ def build_reasoner(source: Source) -> Reasoner:
     if isinstance(source, Workload):
         model, builder = build_workload(source)
         return _endless(model, builder, source.latents, source.iterations)
+    # Loads the Hugging Face Trainer, whose memory and seconds a random model does without.
+    from kava.train.prepare import resolve_base
+
     settings = {
         "model.name": source.name,
         "model.dtype": source.dtype,
