@@ -256,6 +256,7 @@ def test_the_chain_of_the_first_page_runs_as_typed(checkout: Path) -> None:
         assert done.returncode == 0, f"{command}: {done.stderr}"
         answers.append(done.stdout)
     assert "trained 30 steps" in answers[0]
+    assert "kava on test (20 questions)" in answers[0]
     assert "kava on test (20 questions)" in answers[1]
     assert (checkout / "outputs/try/results_test.yaml").is_file()
     assert '"forward_passes"' in answers[2]
