@@ -21,7 +21,7 @@ def config_over(path: Path, max_length: int) -> Config:
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     path = tmp_path / "rows.jsonl"
-    questions = ["apples " * length + "?" for length in LENGTHS]
+    questions = [f"{row} " + "apples " * length + "?" for row, length in enumerate(LENGTHS)]
     path.write_text("".join(json.dumps({"question": q, "steps": ["<<1+1=2>>"], "answer": "2"}) + "\n" for q in questions))
     return path
 
@@ -38,3 +38,10 @@ def test_they_are_counted_and_the_first_are_named(rows: Path, capsys: pytest.Cap
 def test_nothing_left_is_an_error(rows: Path) -> None:
     with pytest.raises(UserError, match="longer than dataset.max_length 8 tokens; raise it"):
         prepare_data(config_over(rows, 8), mini_builder())
+
+
+def test_a_training_set_that_is_all_validation_is_an_error(rows: Path) -> None:
+    """What is held out for validation is left out of training, and here every row is the same problem."""
+    rows.write_text((json.dumps({"question": "How many?", "steps": ["<<1+1=2>>"], "answer": "2"}) + "\n") * 20)
+    with pytest.raises(UserError, match="no training row"):
+        prepare_data(config_over(rows, 40), mini_builder())

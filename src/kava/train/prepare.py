@@ -58,6 +58,8 @@ def prepare_data(config: Config, builder: SequenceBuilder) -> Prepared:
         mini=dataset.mini,
         limit=dataset.max_train_samples,
     )
+    if not train.examples:
+        raise UserError(f"no training row of '{dataset.name}' is left beside the validation questions; give more, or different, rows")
     encoded = builder.encode_all(train.examples)
     fitting = [example for example in encoded if example.length <= dataset.max_length]
     if not fitting:
