@@ -23,7 +23,7 @@ from kava.provenance import collect
 from kava.results import BEST_CHECKPOINT, TRAINING_DONE, write_text
 from kava.train.arguments import training_arguments
 from kava.train.curriculum import Curriculum
-from kava.train.prepare import Prepared, build_collator, last_stage, prepare_data, resolve_base
+from kava.train.prepare import Prepared, build_collator, last_stage, longest_entries, prepare_data, resolve_base
 from kava.train.progress import Report
 from kava.train.signals import StopOnSignal
 from kava.train.trainer import KavaTrainer, checkpoints
@@ -67,6 +67,7 @@ def train(
     set_seed(config.training.seed)
     metadata = {"name": name, "data": prepared.data, "provenance": collect()}
     trained = Trained(build_model(base, tokenizer, config), tokenizer, config, base, metadata)
+    trained.model.backbone.require(longest_entries(config, prepared.train))
     started = time.time()
     with StopOnSignal() as stop:
         trainer = _build_trainer(trained, builder, prepared, output_dir, stop, use_wandb, quiet)
