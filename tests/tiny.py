@@ -1,4 +1,4 @@
-"""Tiny random models of three architectures, and random examples for them: small enough for loops, large enough to be wrong."""
+"""Tiny random models of any architecture, and random examples for them: small enough for loops, large enough to be wrong."""
 
 import random
 from dataclasses import replace
@@ -7,16 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PhiConfig,
-    PhiForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from transformers.utils import is_flash_attn_2_available
 
 from kava.cache.attention import PREFIX, register_backends
@@ -37,6 +28,13 @@ SPECIAL_IDS = [61, 62, 63]
 PROMPT_IDS = [5, 6, 7, 8]
 EOS = 1
 KINDS = ("llama", "qwen2", "gpt2")
+# Those of the matrix in test_architectures.py: names as transformers registers them.
+ARCHITECTURES = (
+    "llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "gpt2", "gpt_neox", "opt", "smollm3", "mixtral",
+    "gpt_oss",
+)  # fmt: skip
+# transformers refuses SDPA for these: capped or sunk attention.
+EAGER_ONLY = ("gemma2", "gpt_oss")
 # flash-attn computes in half precision on a GPU only: its own tests are marked `gpu`.
 BACKENDS = ("sdpa", "eager")
 HAS_FLASH = is_flash_attn_2_available()
@@ -46,6 +44,24 @@ _ROPE = {
     "llama3_rope": {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                     "original_max_position_embeddings": 32},
     "yarn": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64},
+}  # fmt: skip
+
+# What an architecture needs besides the common shape: small heads, no dropout, a mixture of its kinds of layers.
+_LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention"]
+_OWN: dict[str, dict[str, Any]] = {
+    "phi": {"resid_pdrop": 0.0},
+    "qwen3": {"head_dim": 8},
+    "gemma": {"head_dim": 8},
+    "gemma2": {"head_dim": 8, "query_pre_attn_scalar": 8, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0,
+               "layer_types": _LAYER_TYPES},
+    "gemma3_text": {"head_dim": 8, "query_pre_attn_scalar": 8, "layer_types": _LAYER_TYPES},
+    "opt": {"ffn_dim": 2 * HIDDEN, "word_embed_proj_dim": HIDDEN, "dropout": 0.0},
+    "smollm3": {"no_rope_layers": [1, 0, 1]},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "gpt_oss": {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 256, "layer_types": _LAYER_TYPES},
+    "deepseek_v3": {"num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8,
+                    "v_head_dim": 8, "first_k_dense_replace": 1, "n_routed_experts": 4, "n_group": 2, "topk_group": 1,
+                    "num_experts_per_tok": 2, "moe_intermediate_size": 16},
 }  # fmt: skip
 
 
@@ -63,12 +79,9 @@ def tiny_lm(kind: str = "llama", attn: str = "sdpa", *, vocabulary: int = VOCABU
         names = {"n_embd": HIDDEN, "n_layer": LAYERS, "n_head": 4, "n_positions": 256, "resid_pdrop": 0, "attn_pdrop": 0, "embd_pdrop": 0}
         kept = {key: shape[key] for key in ("vocab_size", "initializer_range", "tie_word_embeddings", "bos_token_id", "eos_token_id")}
         return GPT2LMHeadModel._from_config(GPT2Config(**names, **kept), **backend)
-    if kind == "phi":
-        return PhiForCausalLM._from_config(PhiConfig(**shape, resid_pdrop=0.0), **backend)
-    if kind == "qwen2":
-        return Qwen2ForCausalLM._from_config(Qwen2Config(**shape), **backend)
     rope = {"rope_parameters": _ROPE[kind]} if kind in _ROPE else {}
-    return LlamaForCausalLM._from_config(LlamaConfig(**shape, **rope), **backend)
+    config = AutoConfig.for_model("llama" if kind in _ROPE else kind, **shape | rope | _OWN.get(kind, {}))
+    return AutoModelForCausalLM.from_config(config, **backend)
 
 
 def lora_config(**overrides: Any) -> Config:

@@ -1,4 +1,4 @@
-"""A trained model on disk: peft adapter (or full weights), `projection.safetensors`, tokenizer, `kava_config.json`, manifest.
+"""A trained model on disk: peft adapter (or full weights), `projection.safetensors`, tokenizer, `kava_config.json`, card, manifest.
 
     save_checkpoint(directory, trained)
     trained = load_checkpoint("outputs/mini/best_checkpoint")
@@ -20,6 +20,7 @@ from typing import Any
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
+from kava.cards.render import render_card
 from kava.config import Config, build_config
 from kava.data.sequences import SPECIAL_TOKENS, SequenceBuilder
 from kava.errors import UserError
@@ -33,6 +34,7 @@ FORMAT = "kava.checkpoint/1"
 KAVA_CONFIG = "kava_config.json"
 PROJECTION = "projection.safetensors"
 MANIFEST = "manifest.json"
+CARD = "README.md"
 ADAPTER = "adapter_config.json"
 
 
@@ -70,6 +72,8 @@ def write_weights(directory: Path, trained: Trained) -> None:
     trained.tokenizer.save_pretrained(directory)
     content = {"format": FORMAT, "method": model.method.name, "base": trained.base, "config": trained.config.to_dict(), **trained.metadata}
     (directory / KAVA_CONFIG).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    # peft leaves an empty form there.
+    (directory / CARD).write_text(render_card(trained.config, trained.base, trained.metadata), encoding="utf-8")
 
 
 def save_checkpoint(directory: str | Path, trained: Trained) -> None:

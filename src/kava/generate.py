@@ -73,8 +73,14 @@ class Reasoner:
             temperature: 0 is greedy.
             seed: of the sampling.
             use_latent: False makes a method with latents write its CoT instead (its teacher's voice).
+
+        Raises:
+            UserError: a question and its answer may grow longer than the model's window or table of positions.
         """
         ids = [self.builder.question_ids(question) for question in questions]
+        thought = self.num_latents + 2 if self.model.method.thinks and use_latent else 0
+        longest = max(map(len, ids), default=0) + thought + len(self.builder.prompt_ids) + max_new_tokens
+        self.model.backbone.require(longest)
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
         results: dict[int, Generation] = {}
         generator = torch.Generator(self._device).manual_seed(seed)

@@ -13,8 +13,8 @@ import pytest
 import torch
 from pytest import MonkeyPatch
 from safetensors.torch import save_file
-from torch import Tensor
 
+from checks import check_saving, make_trained, outputs
 from kava.checkpoint import (
     ADAPTER,
     KAVA_CONFIG,
@@ -30,43 +30,7 @@ from kava.checkpoint import (
 )
 from kava.data.mini_tokenizer import build_mini_tokenizer
 from kava.errors import UserError
-from kava.generate import Reasoner
-from kava.model.build import build_model, load_tokenizer
-from kava.train.prepare import build_collator
-from tiny import MINI, PROMPT, lora_config, mini_examples, tiny_lm
-
-
-def make_trained(
-    place: Path, kind: str = "llama", *, tied: bool = True, lora: bool = True, spare_rows: int = 0, method: str = "kava"
-) -> Trained:
-    """A model built from a base directory as a run builds it, with every trainable weight moved away from its start."""
-    base = place / "base"
-    tokenizer = build_mini_tokenizer(MINI, PROMPT)
-    tiny_lm(kind, vocabulary=len(tokenizer) + spare_rows, tied=tied).save_pretrained(base)
-    tokenizer.save_pretrained(base)
-    config = lora_config(**{"model.name": str(base), "lora.enabled": lora, "latent.num_tokens": 4, "method": method})
-    tokenizer = load_tokenizer(str(base))
-    torch.manual_seed(5)
-    trained = Trained(
-        build_model(str(base), tokenizer, config), tokenizer, config, str(base), {"step": 7, "validation": {"accuracy": 0.25}}
-    )
-    with torch.no_grad():
-        for parameter in trained.model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.05 * torch.randn_like(parameter))
-    trained.model.eval()
-    return trained
-
-
-@torch.no_grad()
-def outputs(trained: Trained) -> list[Tensor]:
-    """Losses of a batch, logits of the first token of an answer, and logits over the whole vocabulary at every position."""
-    builder, model = trained.builder, trained.model
-    batch = build_collator(trained.config, builder).collate([builder.encode(example) for example in mini_examples(6)])
-    reasoner = Reasoner(model, builder, trained.config.latent.num_tokens, trained.config.latent.num_iterations)
-    _, logits, _ = reasoner.start([builder.question_ids(example.question) for example in mini_examples(6)])
-    everywhere = model.backbone.model(input_ids=batch.question_ids, attention_mask=batch.question_mask.long()).logits
-    return [model(batch)["loss"], logits, everywhere]
+from tiny import MINI, PROMPT
 
 
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
@@ -75,15 +39,7 @@ def outputs(trained: Trained) -> list[Tensor]:
     [("llama", True, 0), ("llama", False, 0), ("llama", True, 10), ("llama", False, 10), ("qwen2", True, 0), ("gpt2", True, 0)],
 )
 def test_the_same_logits_bit_for_bit(tmp_path: Path, kind: str, tied: bool, spare_rows: int, lora: bool) -> None:
-    trained = make_trained(tmp_path, kind, tied=tied, lora=lora, spare_rows=spare_rows)
-    expected = outputs(trained)
-    save_checkpoint(tmp_path / "saved", trained)
-    torch.manual_seed(99)
-    loaded = load_checkpoint(tmp_path / "saved")
-    for value, before in zip(outputs(loaded), expected, strict=True):
-        assert torch.equal(value, before)
-    assert (loaded.base, loaded.metadata) == (trained.base, trained.metadata)
-    assert loaded.config == trained.config
+    check_saving(tmp_path, make_trained(tmp_path, kind, tied=tied, lora=lora, spare_rows=spare_rows))
     assert (tmp_path / "saved" / ADAPTER).exists() is lora
 
 

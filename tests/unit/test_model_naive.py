@@ -1,37 +1,14 @@
 """Sharing the question changes nothing: losses and gradients equal those of plain, separate, full passes."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 
+from checks import compare
 from kava.bench.naive import naive_losses, pccot_losses
-from kava.data.collate import Batch
-from kava.losses.total import LossTerms, combine
 from kava.methods import METHODS
-from kava.model.kava import KavaModel
-from tiny import BACKENDS, KINDS, assert_close, gradients, make_batch, make_examples, present, tiny_model
+from tiny import BACKENDS, KINDS, make_batch, make_examples, tiny_model
 
 STAGE = {"icot": 1, "coconut": 2}
-Step = Callable[[KavaModel, Batch], LossTerms]
-
-
-def compare(model: KavaModel, batch: Batch, naive: Step = naive_losses, tolerance: float = 1e-5) -> None:
-    """Every term, and the gradient of every trainable parameter."""
-    settings = model.settings
-    expected_terms = naive(model, batch)
-    expected = gradients(model, combine(expected_terms, settings.alpha1, settings.alpha2).mean())
-    output = model(batch)
-    actual = gradients(model, output["loss"].mean())
-    assert present(output["terms"]).keys() == present(expected_terms).keys()
-    for name, value in present(expected_terms).items():
-        assert_close(present(output["terms"])[name], value, tolerance, what=name)
-    scale = max(float(gradient.abs().max()) for gradient in expected.values())
-    assert scale > 0
-    for name, gradient in expected.items():
-        # Some gradients are nothing but rounding: GPT-2's key bias has none in theory.
-        size = max(float(gradient.abs().max()), 1e-2 * scale)
-        assert float((actual[name] - gradient).abs().max()) <= tolerance * size, name
 
 
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])

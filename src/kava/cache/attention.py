@@ -70,7 +70,7 @@ def _recording_backend(backend: str) -> Callable[..., Any]:
     def attend(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any) -> Any:
         recorder = _active.get()
         if recorder is not None:
-            _record(recorder, module, query, key, attention_mask, kwargs.get("scaling"), kwargs.get("softcap"))
+            _record(recorder, module, query, key, attention_mask, kwargs.get("scaling"), kwargs.get("softcap"), kwargs.get("s_aux"))
         # Eager attention is each architecture's own function, next to its attention module.
         function = sys.modules[type(module).__module__].eager_attention_forward if backend == "eager" else ALL_ATTENTION_FUNCTIONS[backend]
         return function(module, query, key, value, attention_mask, **kwargs)
@@ -87,6 +87,7 @@ def _record(
     attention_mask: Tensor | None,
     scaling: float | None,
     softcap: float | None,
+    sinks: Float[Tensor, " Nh"] | None,
 ) -> None:
     batch, query_heads, queries, width = query.shape
     heads, keys = key.shape[1], key.shape[2]
@@ -96,6 +97,10 @@ def _record(
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     scores = scores + _row_bias(recorder.rows, attention_mask, queries, keys)[:, None, None]
+    if sinks is not None:
+        # A learned logit per head takes part in the softmax and belongs to no token.
+        column = sinks.float().view(heads, -1)[None, :, :, None, None].expand(*scores.shape[:-1], 1)
+        scores = torch.cat([scores, column], dim=-1)
     probabilities = scores.softmax(-1)[..., recorder.start : recorder.stop]
     weight = recorder.row_mask / recorder.row_mask.sum(-1, keepdim=True).clamp(min=1)
     per_query_head = torch.einsum("bhgac,ba->bhgc", probabilities, weight.to(probabilities.dtype))

@@ -40,6 +40,7 @@ class Evaluate:
         if checkpoint is None or dataset is None:
             raise UserError("say what to evaluate: --checkpoint_dir RUN/best_checkpoint --eval_dataset gsm8k")
         from kava.evaluate.run import QUICK_TEST_QUESTIONS, Request, checkpoint_directory, dataset_label, evaluate, print_result
+        from kava.processes import is_main, leave
 
         request = Request(
             checkpoint,
@@ -52,5 +53,7 @@ class Evaluate:
         )
         output = self.output or checkpoint_directory(checkpoint).parent / f"results_{dataset_label(dataset)}.yaml"
         result = evaluate(request, output)
-        print_result(result)
-        print(f"written: {output} and {Path(output).with_suffix('.jsonl')}")
+        leave()
+        if is_main():
+            print_result(result)
+            print(f"written: {output} and {Path(output).with_suffix('.jsonl')}")

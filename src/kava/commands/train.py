@@ -39,9 +39,13 @@ class Train:
             from kava.quick import quick_test
 
             config = quick_test(config, self.overrides)
+        from kava.processes import is_main, leave
         from kava.train.run import train
 
         outcome = train(config, output_dir, resume=self.resume, name=path.stem, use_wandb=self.use_wandb)
+        leave()
+        if not is_main():
+            return outcome.exit_code
         if outcome.exit_code:
             print(f"stopped by a signal after step {outcome.steps}; go on with --resume --output_dir {output_dir}")
         else:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kava import processes
 from kava.data.answers import answers_equal, extract_answer
 from kava.data.example import Example
 from kava.generate import Generation, Reasoner
@@ -70,7 +71,7 @@ def evaluate_accuracy(
     seed: int = 0,
     use_latent: bool = True,
 ) -> Evaluation:
-    """Answer every example and mark it.
+    """Answer every example and mark it; several processes share the examples, and each gets everyone's answers.
 
     Args:
         reasoner: the model.
@@ -81,18 +82,19 @@ def evaluate_accuracy(
         use_latent: False makes a latent method write its CoT.
     """
     start = time.perf_counter()
+    share = processes.deal(examples)
     generations = reasoner.generate(
-        [example.question for example in examples],
+        [example.question for example in share],
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         seed=seed,
         use_latent=use_latent,
     )
-    seconds = time.perf_counter() - start
     prompt = reasoner.builder.answer_prompt
     answered = []
-    for example, generation in zip(examples, generations, strict=True):
+    for example, generation in zip(share, generations, strict=True):
         prediction = extract_answer(generation.text, prompt)
         answered.append(Answered(example, generation, prediction, answers_equal(prediction, example.answer)))
-    return Evaluation(answered, seconds)
+    everyone = processes.gather(answered)
+    return Evaluation(everyone, time.perf_counter() - start)

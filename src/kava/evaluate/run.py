@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from kava import processes
 from kava.checkpoint import Trained, load_checkpoint
 from kava.config import Config
 from kava.data.sources import Loaded, load_benchmark
@@ -45,7 +46,11 @@ class Request:
 
 
 def evaluate(request: Request, output: str | Path | None = None) -> Result:
-    """Evaluate; with `output`, write the result there and the per-question rows beside it."""
+    """Evaluate; with `output`, write the result there and the per-question rows beside it.
+
+    A launched run (torchrun, accelerate launch) shares the questions among its processes; the main one writes.
+    """
+    processes.join(on_cpu=not device_of(None).startswith("cuda"))
     started = time.perf_counter()
     trained = load_checkpoint(checkpoint_directory(request.checkpoint), request.overrides, device_of(None))
     config = trained.config
@@ -76,7 +81,7 @@ def evaluate(request: Request, output: str | Path | None = None) -> Result:
         ),
         provenance=collect(wall_seconds=time.perf_counter() - started),
     )
-    if output is not None:
+    if output is not None and processes.is_main():
         write_rows(rows_path(output), [Row(**item.row()) for item in evaluation.answered])
         write_result(output, result)
     return result
@@ -137,7 +142,7 @@ def device_of(device: str | None) -> str:
     """The device to run on: the one asked for, else a GPU where there is one."""
     import torch
 
-    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return device or (f"cuda:{processes.local_rank()}" if torch.cuda.is_available() else "cpu")
 
 
 def print_result(result: Result) -> None:

@@ -13,6 +13,8 @@ from peft.utils.other import TrainableTokensWrapper
 from torch import Tensor, nn
 
 from kava.cache.layers import KVLayers, from_dynamic_cache, slice_layers, to_dynamic_cache
+from kava.cache.limits import entry_limit
+from kava.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Backbone(nn.Module):
         self.model = model
         self.register_buffer("special_ids", torch.tensor(special_ids), persistent=False)
         self.forward_passes = 0
+        self._limit = entry_limit(self.causal_lm)
 
     @property
     def causal_lm(self) -> Any:
@@ -89,6 +92,19 @@ class Backbone(nn.Module):
     def num_layers(self) -> int:
         """L."""
         return int(self.causal_lm.config.get_text_config().num_hidden_layers)
+
+    def require(self, entries: int) -> None:
+        """See that a sequence of so many entries, padding included, is within the model's reach.
+
+        Raises:
+            UserError: it is longer than a sliding window or the table of positions.
+        """
+        if self._limit is not None and entries > self._limit[0]:
+            limit, what = self._limit
+            raise UserError(
+                f"a sequence of {entries} entries (question, thought, answer) is longer than this model reaches: {limit}, by {what}; "
+                "lower dataset.max_length, latent.num_tokens or evaluation.max_new_tokens, or choose another model"
+            )
 
     def embed(self, ids: Int[Tensor, "B n"]) -> Float[Tensor, "B n E"]:
         """Input embeddings of ordinary text, which holds no new token."""
@@ -156,6 +172,7 @@ class Backbone(nn.Module):
     def _run(self, prefix: Prefix | None, embeds: Tensor, mask: Tensor, position_ids: Tensor, keep_hidden: bool = False) -> Extension:
         self.forward_passes += 1
         full_mask = mask if prefix is None else torch.cat([prefix.mask, mask], dim=1)
+        self.require(full_mask.shape[1])
         output = self.decoder(
             inputs_embeds=embeds,
             attention_mask=full_mask.long(),

@@ -14,6 +14,7 @@ from kava.methods import METHODS
 from kava.model.backbone import Backbone
 from kava.model.kava import KavaModel, Settings
 from kava.model.projection import build_projection
+from kava.model.suitability import check_architecture, check_behaviour
 
 HUB_CURES = (
     "set HF_ENDPOINT to a mirror (HF_ENDPOINT=https://hf-mirror.com), download it beforehand "
@@ -55,9 +56,9 @@ def load_base(base: str, config: Config) -> Any:
     """A base model as it is published, with this project's attention backend.
 
     Raises:
-        UserError: it cannot be found or loaded, or its attention backend is not installed.
+        UserError: it cannot be found or loaded, cannot reason in latents, or its attention backend is not installed.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     register_backends()
     backend = config.model.attn_implementation
@@ -65,12 +66,14 @@ def load_base(base: str, config: Config) -> Any:
         raise UserError(
             "model.attn_implementation is flash_attention_2, but flash-attn is not installed: pip install flash-attn, or use sdpa"
         )
+    remote = config.model.trust_remote_code
     try:
+        check_architecture(base, AutoConfig.from_pretrained(base, trust_remote_code=remote))
         return AutoModelForCausalLM.from_pretrained(
             base,
             dtype=getattr(torch, config.model.dtype),
             attn_implementation=PREFIX + backend,
-            trust_remote_code=config.model.trust_remote_code,
+            trust_remote_code=remote,
         )
     except (OSError, ValueError, KeyError) as error:
         if "attn_implementation" in str(error):
@@ -87,7 +90,9 @@ def build_model(base: str, tokenizer: Any, config: Config) -> KavaModel:
     use_projection = method.uses_projection and config.loss.use_projection
     projection = build_projection(use_projection, embeddings.shape[1], embeddings)
     model = add_lora(causal_lm, special_ids, config) if config.lora.enabled else causal_lm
-    return KavaModel(Backbone(model, special_ids), projection, method, settings_of(config))
+    backbone = Backbone(model, special_ids)
+    check_behaviour(base, backbone, unrotates=method.kv and config.loss.kv_rope == "pre")
+    return KavaModel(backbone, projection, method, settings_of(config))
 
 
 def settings_of(config: Config) -> Settings:

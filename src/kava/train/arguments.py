@@ -5,18 +5,25 @@ from pathlib import Path
 from typing import Any
 
 from kava.config import Config
+from kava.methods import METHODS
 
 LOGS = "logs"
 
 
+def runs_on_cpu(config: Config) -> bool:
+    """Whether the configuration, or the lack of a GPU, keeps a run on the CPU."""
+    import torch
+
+    return config.system.device == "cpu" or not torch.cuda.is_available()
+
+
 def training_arguments(config: Config, output_dir: Path, report_to: list[str], run_name: str) -> Any:
     """The arguments of the Trainer. TensorBoard writes to `output_dir/logs`."""
-    import torch
     from transformers import TrainingArguments
 
     training, system = config.training, config.system
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(output_dir / LOGS)
-    on_cpu = system.device == "cpu" or not torch.cuda.is_available()
+    on_cpu = runs_on_cpu(config)
     return TrainingArguments(
         output_dir=str(output_dir),
         run_name=run_name,
@@ -52,6 +59,7 @@ def training_arguments(config: Config, output_dir: Path, report_to: list[str], r
         report_to=report_to,
         disable_tqdm=True,
         log_level="warning",
-        ddp_find_unused_parameters=False,
+        # Coconut's first stage and T = 0 pass the projection by; elsewhere every trainable parameter gets a gradient.
+        ddp_find_unused_parameters=METHODS[config.method].curriculum == "replace_steps" or config.latent.num_iterations == 0,
         restore_callback_states_from_checkpoint=True,
     )

@@ -99,6 +99,14 @@ def build_collator(config: Config, builder: SequenceBuilder) -> Collator:
     )
 
 
+def longest_entries(config: Config, examples: list[EncodedExample]) -> int:
+    """The most cache entries that a padded batch of these examples can have."""
+    question = max(len(example.question) for example in examples)
+    rest = max(example.length - len(example.question) for example in examples)
+    thought = config.latent.num_tokens + 2 if METHODS[config.method].thinks else 0
+    return question + thought + rest
+
+
 def last_stage(config: Config, examples: list[EncodedExample]) -> int:
     """The stage at which nothing of the written trace is left, for the longest example."""
     curriculum = METHODS[config.method].curriculum

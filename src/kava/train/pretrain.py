@@ -6,6 +6,7 @@ head: a teacher that cannot collapses when student and teacher share their weigh
 
 import hashlib
 import json
+import multiprocessing
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, set_seed
 
+from kava import processes
 from kava.cache.attention import PREFIX, register_backends
 from kava.config import Config
 from kava.data.collate import Collator
 from kava.data.mini import generate
 from kava.data.mini_tokenizer import build_mini_tokenizer
 from kava.data.sequences import EncodedExample, SequenceBuilder
+from kava.errors import UserError
 from kava.lock import locked
 from kava.methods import METHODS
 from kava.model.backbone import Backbone
@@ -59,9 +62,22 @@ def ensure_mini_base(config: Config, quiet: bool = False) -> Path:
             staging = work / "writing"
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir()
-            _pretrain(config, staging, quiet)
+            _pretrain_alone(config, staging, quiet)
             staging.rename(directory)
     return directory
+
+
+def _pretrain_alone(config: Config, directory: Path, quiet: bool) -> None:
+    """Pretrain in a process of its own where this one is part of a launched run, whose others wait for the lock."""
+    if processes.world_size() == 1:
+        _pretrain(config, directory, quiet)
+        return
+    with processes.alone():
+        child = multiprocessing.get_context("spawn").Process(target=_pretrain, args=(config, directory, quiet))
+        child.start()
+    child.join()
+    if child.exitcode:
+        raise UserError(f"pretraining the mini base failed (exit code {child.exitcode}); run the same command in one process first")
 
 
 def _pretrain(config: Config, directory: Path, quiet: bool) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PrinterCallback, set_seed
 
+from kava import processes
 from kava.checkpoint import Trained, recover, verify
 from kava.config import Config, load_config
 from kava.data.sequences import SequenceBuilder
@@ -21,9 +22,9 @@ from kava.methods import METHODS
 from kava.model.build import build_model, load_tokenizer
 from kava.provenance import collect
 from kava.results import BEST_CHECKPOINT, TRAINING_DONE, write_text
-from kava.train.arguments import training_arguments
+from kava.train.arguments import runs_on_cpu, training_arguments
 from kava.train.curriculum import Curriculum
-from kava.train.prepare import Prepared, build_collator, last_stage, prepare_data, resolve_base
+from kava.train.prepare import Prepared, build_collator, last_stage, longest_entries, prepare_data, resolve_base
 from kava.train.progress import Report
 from kava.train.signals import StopOnSignal
 from kava.train.trainer import KavaTrainer, checkpoints
@@ -55,6 +56,7 @@ def train(
         UserError: whatever the user can mend: a model or data set that is missing, a full disk, an output directory in use.
     """
     output_dir = Path(output_dir)
+    processes.join(runs_on_cpu(config))
     finished = _claim(output_dir, config, resume)
     if finished is not None:
         return finished
@@ -67,6 +69,7 @@ def train(
     set_seed(config.training.seed)
     metadata = {"name": name, "data": prepared.data, "provenance": collect()}
     trained = Trained(build_model(base, tokenizer, config), tokenizer, config, base, metadata)
+    trained.model.backbone.require(longest_entries(config, prepared.train))
     started = time.time()
     with StopOnSignal() as stop:
         trainer = _build_trainer(trained, builder, prepared, output_dir, stop, use_wandb, quiet)
@@ -99,7 +102,8 @@ def _build_trainer(
     trainer.add_callback(Report(output_dir / "train.log", name, quiet))
     trainer.add_callback(stop)
     if METHODS[config.method].curriculum != "none":
-        per_epoch = math.ceil(len(prepared.train) / (config.training.batch_size * config.training.gradient_accumulation_steps))
+        per_step = config.training.batch_size * config.training.gradient_accumulation_steps * arguments.world_size
+        per_epoch = math.ceil(len(prepared.train) / per_step)
         steps_per_stage = max(1, round(config.training.epochs_per_stage * per_epoch))
         trainer.add_callback(Curriculum(collator, steps_per_stage, last_stage(config, prepared.train)))
     return trainer
@@ -113,11 +117,16 @@ def _claim(output_dir: Path, config: Config, resume: bool) -> Outcome | None:
         if content["config_fingerprint"] != config.fingerprint() or content["seed"] != config.training.seed:
             raise UserError(f"{output_dir} holds a finished run of another configuration; choose another --output_dir")
         return Outcome(output_dir, 0, content["accuracy"], content["steps"])
-    if not resume:
-        _clear(output_dir)
-    elif checkpoints(output_dir):
+    if resume and checkpoints(output_dir):
         _same_configuration(output_dir, config)
-    write_text(output_dir / "config.yaml", _yaml(config))
+    # All have looked before one writes, and it has written before any goes on.
+    processes.wait()
+    if processes.is_main():
+        if not resume:
+            _clear(output_dir)
+        write_text(output_dir / "config.yaml", _yaml(config))
+        recover(output_dir / BEST_CHECKPOINT)
+    processes.wait()
     return None
 
 
@@ -139,7 +148,6 @@ def _clear(output_dir: Path) -> None:
 
 def _newest_good(output_dir: Path) -> Path | None:
     """The newest checkpoint that is whole; damaged ones are named and passed over."""
-    recover(output_dir / BEST_CHECKPOINT)
     for candidate in checkpoints(output_dir):
         problem = verify(candidate)
         if problem is None:

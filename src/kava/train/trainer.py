@@ -19,6 +19,7 @@ from kava.results import BEST_CHECKPOINT
 from kava.train.sampler import LengthSortedSampler
 
 STAGING = ".writing"
+REAL = "real_examples"
 TERM_NAMES = tuple(field.name for field in fields(LossTerms))
 
 
@@ -70,16 +71,32 @@ class KavaTrainer(Trainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """Mean over examples of the total loss; the terms are logged apart."""
-        output = model(**inputs)
-        loss, terms = output["loss"], output["terms"]
-        present = {name: getattr(terms, name) for name in TERM_NAMES if getattr(terms, name) is not None}
-        self.meter.add({"loss": loss, **present}, len(loss))
-        mean = loss.sum() / (num_items_in_batch or len(loss))
+        real = inputs.get(REAL, len(inputs["batch"]))
+        output = model(batch=inputs["batch"])
+        loss, terms = output["loss"][:real], output["terms"]
+        present = {name: getattr(terms, name)[:real] for name in TERM_NAMES if getattr(terms, name) is not None}
+        self.meter.add(*self._over_processes({"loss": loss, **present}, real))
+        # Gradients are averaged over the processes, so that each process's part counts as often as there are processes.
+        mean = loss.sum() * self.args.world_size / (num_items_in_batch or real)
         return (mean, output) if return_outputs else mean
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
-        """Examples, not tokens, are what the loss is a mean of."""
-        return sum(len(sample["batch"]) for sample in batch_samples)
+        """Examples, not tokens, are what the loss is a mean of; over all processes, and each example once."""
+        loader = self.accelerator.gradient_state
+        if self.args.world_size > 1 and batch_samples and loader.end_of_dataloader and loader.remainder > 0:
+            # accelerate fills the last batches up with the first examples: those are computed and not counted.
+            last, before = batch_samples[-1], self.args.process_index * self.args.per_device_train_batch_size
+            last[REAL] = min(max(loader.remainder - before, 0), len(last["batch"]))
+        count = sum(sample.get(REAL, len(sample["batch"])) for sample in batch_samples)
+        return int(self.accelerator.reduce(torch.tensor(count, device=device))) if self.args.world_size > 1 else count
+
+    def _over_processes(self, values: dict[str, Tensor], examples: int) -> tuple[dict[str, Tensor], int]:
+        """Sums over all processes' examples, so that every process logs and saves the whole run's numbers."""
+        if self.args.world_size == 1:
+            return values, examples
+        sums = torch.stack([value.detach().double().sum() for value in values.values()])
+        total = self.accelerator.reduce(torch.cat([sums, sums.new_tensor([examples])]))
+        return dict(zip(values, total[:-1], strict=True)), int(total[-1])
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int] | None:
         training = self.trained.config.training

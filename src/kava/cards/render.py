@@ -1,0 +1,111 @@
+"""Model cards as text: from a run's configuration, its metadata and its results. No file is read or written here.
+
+render_card(config, base="meta-llama/Llama-3.2-1B-Instruct", metadata=metadata, results=results)
+"""
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kava.config import Config
+from kava.methods import METHODS
+from kava.results import Result
+
+_SHOWN = (
+    "method", "latent.num_tokens", "latent.num_iterations", "dataset.name", "loss.alpha1_codi", "loss.alpha2_kv", "loss.kv_loss_type",
+    "loss.layerwise_std", "rkv.eviction", "rkv.lambda", "lora.r", "lora.alpha", "training.learning_rate", "training.batch_size",
+    "training.gradient_accumulation_steps", "training.epochs", "training.max_steps", "training.weight_decay", "training.seed",
+)  # fmt: skip
+
+
+def render_card(config: Config, base: str, metadata: dict[str, Any], results: Sequence[Result] = (), name: str | None = None) -> str:
+    """The text of a README.md with the hub's metadata on top.
+
+    Args:
+        config: of the run.
+        base: the model it started from, by its hub name or directory.
+        metadata: of the checkpoint: name, step, data and validation where they are known.
+        results: evaluations of this checkpoint.
+        name: where the model is to be found; default: a placeholder for a local path.
+    """
+    import jinja2
+
+    template = resources.files(__package__).joinpath("card.md.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, autoescape=False)
+    content = config.to_dict()
+    thinks = METHODS[config.method].thinks
+    return environment.from_string(template).render(
+        header=yaml.safe_dump(_header(config, base, results, name), sort_keys=False, allow_unicode=True).strip(),
+        title=f"{config.method} on {_short(base)}",
+        config=content,
+        base=_short(base),
+        lora=config.lora.enabled,
+        latents=config.latent.num_tokens if thinks else 0,
+        step=metadata.get("step"),
+        data=metadata.get("data"),
+        name=name or "PATH_OR_HUB_NAME",
+        results=[*_validation(metadata), *map(_row, results)],
+        settings={key: _at(content, key) for key in _SHOWN if config.lora.enabled or not key.startswith("lora.")},
+    )
+
+
+def is_local(base: str) -> bool:
+    """Whether a base model is a directory of this machine, which nobody else can load."""
+    return Path(base).is_dir() or base.startswith(("/", ".", "~", "builtin:"))
+
+
+def _header(config: Config, base: str, results: Sequence[Result], name: str | None) -> dict[str, Any]:
+    header: dict[str, Any] = {"library_name": "peft" if config.lora.enabled else "transformers", "pipeline_tag": "text-generation"}
+    if not is_local(base):
+        header["base_model"] = base
+    header["tags"] = ["kava", "latent-reasoning", config.method]
+    if not is_local(config.dataset.name) and "/" in config.dataset.name:
+        header["datasets"] = [config.dataset.name]
+    if results:
+        header["model-index"] = [{"name": name or f"{config.method}-{_short(base)}", "results": [_indexed(result) for result in results]}]
+    return header
+
+
+def _indexed(result: Result) -> dict[str, Any]:
+    """One result in the hub's model-index form."""
+    return {
+        "task": {"type": "text-generation"},
+        "dataset": {"name": result.dataset, "type": result.dataset},
+        "metrics": [{"type": "accuracy", "value": round(100 * result.metrics.accuracy, 2)}],
+    }
+
+
+def _row(result: Result) -> dict[str, Any]:
+    metrics = result.metrics
+    low, high = metrics.accuracy_ci95
+    return {
+        "dataset": result.dataset,
+        "accuracy": metrics.accuracy,
+        "interval": f"{100 * low:.1f} to {100 * high:.1f}",
+        "total": metrics.total,
+        "passes": f"{metrics.forward_passes:.1f}",
+    }
+
+
+def _validation(metadata: dict[str, Any]) -> list[dict[str, Any]]:
+    validation = metadata.get("validation") or {}
+    accuracy = validation.get("eval_accuracy", validation.get("accuracy"))
+    if accuracy is None:
+        return []
+    passes = validation.get("eval_forward_passes")
+    shown = "" if passes is None else f"{passes:.1f}"
+    return [{"dataset": "validation, which chose this checkpoint", "accuracy": accuracy, "interval": "", "total": "", "passes": shown}]
+
+
+def _short(base: str) -> str:
+    return Path(base).name if is_local(base) else base
+
+
+def _at(content: dict[str, Any], key: str) -> Any:
+    value: Any = content
+    for part in key.split("."):
+        value = value[part]
+    return value

@@ -1,0 +1,23 @@
+"""`kava merge`."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+
+@dataclass
+class Merge:
+    """Fold a checkpoint's LoRA adapter into its base: a plain transformers model that is also a checkpoint of full weights."""
+
+    checkpoint: Annotated[str, tyro.conf.Positional]
+    """A checkpoint, the directory of a run, or a hub name."""
+    output_dir: Annotated[str, tyro.conf.Positional]
+    """Where the merged model goes."""
+
+    def run(self) -> None:
+        from kava.evaluate.run import checkpoint_directory
+        from kava.pretrained import merge
+
+        merge(checkpoint_directory(self.checkpoint), self.output_dir)
+        print(f"merged: {self.output_dir} (AutoModelForCausalLM.from_pretrained, or any kava command)")

@@ -1,0 +1,125 @@
+"""Can a language model reason in latents here? Asked of its transformers class and configuration, then of its own behaviour.
+
+Nothing is decided by a model's name: transformers says whether a class keeps recurrent state, goes through the attention
+interface and caches every token, and one pass over a few tokens shows the rest.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kava.cache.attention import ImportanceRecorder, recording
+from kava.cache.layers import stack_layers
+from kava.cache.limits import layers_without_cache
+from kava.cache.rope import unrotate
+from kava.errors import UserError
+from kava.model.backbone import Backbone, Prefix
+
+_PROBE_TOKENS = 4
+_SHIFT = 3
+_CURE = "choose a decoder-only model with a plain KV cache, such as Llama, Qwen, Mistral, Gemma, Phi or GPT-2"
+
+
+def check_architecture(base: str, config: Any) -> None:
+    """Refuse, before any weight is loaded, a class of models whose declared cache or attention cannot carry latent reasoning.
+
+    Args:
+        base: what the user calls the model.
+        config: its transformers configuration.
+
+    Raises:
+        UserError: naming the reason.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    reason = None
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        reason = _declared_obstacle(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config)
+    elif not hasattr(config, "auto_map"):
+        reason = "transformers has no causal language model of this architecture"
+    if reason:
+        raise UserError(f"model '{base}' ({config.model_type}) cannot reason in latents: {reason}; {_CURE}")
+
+
+@torch.no_grad()
+def check_behaviour(base: str, backbone: Backbone, *, unrotates: bool = False) -> None:
+    """Run a few tokens and see that every layer caches every token, shows its attention, and reads on from its cache.
+
+    Args:
+        base: what the user calls the model.
+        backbone: the model to try.
+        unrotates: also see that keys come back from their rotary positions (`loss.kv_rope: pre`).
+
+    Raises:
+        UserError: naming what is missing.
+    """
+    training = backbone.training
+    backbone.eval()
+    try:
+        reason = _shown_obstacle(backbone)
+        if reason:
+            raise UserError(f"model '{base}' cannot reason in latents: {reason}; {_CURE}")
+        if unrotates and not _positions_come_off(backbone):
+            raise UserError(f"loss.kv_rope is pre, but the positions of model '{base}' cannot be taken out of its keys; set it to post")
+    finally:
+        backbone.train(training)
+        backbone.forward_passes = 0
+
+
+def _declared_obstacle(model_class: Any, config: Any) -> str | None:
+    if model_class._is_stateful:
+        return "it keeps a recurrent state in place of a key and a value for every token, which can be neither compressed nor cut back"
+    if config.is_encoder_decoder:
+        return "it is an encoder-decoder"
+    if odd := layers_without_cache(config.get_text_config()):
+        return f"not every layer keeps a key and a value for every token ({', '.join(odd)})"
+    if not model_class._supports_attention_backend:
+        return "its attention does not go through transformers' attention interface, where importance is read"
+    return None
+
+
+def _shown_obstacle(backbone: Backbone) -> str | None:
+    ids = torch.arange(_PROBE_TOKENS, device=backbone.special_ids.device)[None]
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    recorder = ImportanceRecorder(ids[:, -1:], mask[:, -1:], 0, _PROBE_TOKENS)
+    try:
+        with recording(recorder):
+            whole = backbone.read(ids, mask)
+        start = backbone.read(ids[:, :-1], mask[:, :-1]).prefix
+        last = backbone.extend(start, backbone.embed(ids[:, -1:])).hidden
+    except Exception as error:  # what an unknown architecture does in its own forward pass can be anything
+        return f"a pass that keeps a KV cache fails ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+    layers = whole.prefix.layers
+    if len(layers) != backbone.num_layers or any(keys.dim() != 4 or keys.shape[2] != _PROBE_TOKENS for keys, _ in layers):
+        return f"its cache does not hold every token in each of its {backbone.num_layers} layers"
+    if any(keys.shape != values.shape for keys, values in layers):
+        return "its cache keeps something compressed (multi-head latent attention) in place of a key and a value per head"
+    if len(recorder.layers) != backbone.num_layers:
+        return f"only {len(recorder.layers)} of its {backbone.num_layers} layers show their attention"
+    difference = float((last - whole.hidden[:, -1:]).abs().max() / whole.hidden.abs().max().clamp(min=1e-6))
+    if not difference < 0.1:
+        return f"reading on from its cache differs by {difference:.0%} from reading everything at once"
+    return None
+
+
+def _positions_come_off(backbone: Backbone) -> bool:
+    """Rotary attention sees distances alone: the same tokens further along have the same keys, but for the rotation."""
+    if getattr(backbone.decoder, "rotary_emb", None) is None:
+        return True
+    try:
+        here, further = _unrotated_keys(backbone, 0), _unrotated_keys(backbone, _SHIFT)
+    except (AttributeError, TypeError, KeyError, RuntimeError):
+        return False
+    return bool((here - further).abs().max() <= 0.02 * here.abs().max())
+
+
+def _unrotated_keys(backbone: Backbone, first: int) -> Tensor:
+    """Keys of a few tokens that begin at position `first`, their rotation undone, [L, 1, H, n, D]."""
+    device = backbone.special_ids.device
+    embeds = backbone.embed(torch.arange(_PROBE_TOKENS, device=device)[None])
+    nothing = torch.ones(1, 0, dtype=torch.bool, device=device)
+    prefix = Prefix((), nothing, torch.tensor([first], device=device), embeds[:, :1])
+    keys, _ = stack_layers(backbone.extend(prefix, embeds).prefix.layers, 0, _PROBE_TOKENS)
+    positions = torch.arange(first, first + _PROBE_TOKENS, device=device).expand(keys.shape[:4])
+    return unrotate(backbone.decoder, keys, positions).float()

@@ -1,0 +1,201 @@
+"""Checkpoints of the peers, read into ours: what they trained is folded into full weights, so that nothing of it is lost.
+
+PCCoT (github.com/whyNLP/PCCoT): a peft adapter with five trained token rows (its three, padding, EOS) and `prj` weights,
+`pccot_args.json`, the model's `config.json` with `num_iterations`, and a tokenizer.
+CODI (github.com/zhenyi4/codi): one state dict, sharded or not, of `codi.` (base weights and LoRA by peft's own names) and `prj.`;
+its new tokens are the rows after the base's vocabulary: padding, `<bot>`, `<eot>`.
+
+import_checkpoint("downloads/pccot-gpt2", "outputs/pccot-gpt2")
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kava.checkpoint import Trained, save_checkpoint
+from kava.config import Config, build_config
+from kava.data.sequences import SPECIAL_TOKENS
+from kava.errors import UserError
+from kava.methods import METHODS
+from kava.model.backbone import Backbone
+from kava.model.build import load_base, load_tokenizer, make_room, settings_of
+from kava.model.kava import KavaModel
+from kava.model.projection import Projection, build_projection
+
+PCCOT_ARGS = "pccot_args.json"
+# Places of the two linear maps and the norm in the peers' `prj` modules (CODI's begins with a dropout).
+_PROJECTION = {"pccot": ("0", "2", "3"), "codi": ("1", "3", "ln")}
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What was found: base model with everything trained folded in, `prj` weights, rows of `<bot>`, `<eot>`, `<latent>`, settings."""
+
+    causal_lm: Any
+    prj: dict[str, Tensor]
+    rows: list[int]
+    tokenizer: Any
+    settings: dict[str, Any]
+
+
+def import_checkpoint(
+    source: str | Path,
+    directory: str | Path,
+    *,
+    base: str | None = None,
+    layout: str | None = None,
+    num_latents: int = 6,
+    lora_alpha: float = 32.0,
+) -> str:
+    """Read a peer's checkpoint and write it as ours; returns the layout it had.
+
+    Args:
+        source: directory as published.
+        directory: where our checkpoint goes.
+        base: base model (PCCoT's adapter names its own).
+        layout: "pccot" or "codi"; default: by the files.
+        num_latents, lora_alpha: what CODI's weights do not say.
+
+    Raises:
+        UserError: files are missing, or hold what our model has no place for.
+    """
+    source = Path(source)
+    layout = layout or ("pccot" if (source / PCCOT_ARGS).exists() else "codi")
+    read = _read_pccot(source, base) if layout == "pccot" else _read_codi(source, base, num_latents, lora_alpha)
+    config = build_config({}, str(source), {"lora.enabled": False, "loss.use_projection": bool(read.prj), **read.settings})
+    special_ids: list[int] = read.tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS)
+    _place_rows(read.causal_lm, read.rows, special_ids)
+    embeddings = read.causal_lm.get_input_embeddings().weight
+    projection = build_projection(bool(read.prj), embeddings.shape[1], embeddings)
+    if isinstance(projection, Projection):
+        _fill_projection(projection, read.prj, layout, source)
+    model = KavaModel(Backbone(read.causal_lm, special_ids), projection, METHODS[config.method], settings_of(config)).eval()
+    metadata = {"name": source.name, "imported_from": layout}
+    save_checkpoint(directory, Trained(model, read.tokenizer, config, str(config.model.name), metadata))
+    return layout
+
+
+def _read_pccot(source: Path, base: str | None) -> _Read:
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+
+    arguments, adapter = _json(source / PCCOT_ARGS), _json(source / "adapter_config.json")
+    base = base or adapter["base_model_name_or_path"]
+    named = source if (source / "tokenizer_config.json").exists() else base
+    tokenizer = load_tokenizer(str(named))
+    weights = _load(source, "adapter_model")
+    causal_lm = load_base(str(base), Config())
+    rows = [arguments[f"{name}_token_id"] for name in ("bot", "eot", "latent")]
+    trained_rows = [row for ids in (adapter.get("trainable_token_indices") or {}).values() for row in ids]
+    make_room(causal_lm, [*rows, *trained_rows])
+    prj = {key.rpartition("prj.")[2]: tensor for key, tensor in weights.items() if ".prj." in f".{key}"}
+    plain = {key: tensor for key, tensor in weights.items() if ".prj." not in f".{key}"}
+    names = ("r", "lora_alpha", "target_modules", "trainable_token_indices", "fan_in_fan_out")
+    peft = get_peft_model(causal_lm, LoraConfig(**{name: adapter[name] for name in names if adapter.get(name) is not None}))
+    if causal_lm.config.tie_word_embeddings:
+        # peft writes the trained rows of a tied embedding twice.
+        plain = {key: tensor for key, tensor in plain.items() if "lm_head.token_adapter" not in key}
+    outcome = set_peft_model_state_dict(peft, plain)
+    ours = [key for key, parameter in peft.named_parameters() if parameter.requires_grad]
+    absent = [key for key in ours if key in outcome.missing_keys]
+    _all_fits(source, outcome.unexpected_keys, absent)
+    settings = {
+        "method": "pccot",
+        "model.name": str(base),
+        "latent.num_tokens": arguments["num_latent_tokens"],
+        "latent.num_iterations": _json(source / "config.json").get("num_iterations", 3),
+        "dataset.answer_prompt": arguments.get("answer_prompt", "The answer is:"),
+    }
+    return _Read(peft.merge_and_unload(), prj, rows, tokenizer, settings)
+
+
+def _read_codi(source: Path, base: str | None, num_latents: int, lora_alpha: float) -> _Read:
+    from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
+
+    if base is None:
+        raise UserError(f"{source} does not say which base model it was made from; give --base")
+    weights = _load(source, "model", "pytorch_model")
+    prj = {key.removeprefix("prj."): tensor for key, tensor in weights.items() if key.startswith("prj.")}
+    plain = {key.removeprefix("codi."): tensor for key, tensor in weights.items() if key.startswith("codi.")}
+    if not plain:
+        raise UserError(f"{source} holds no weights named codi.*; this is not CODI's layout")
+    causal_lm = load_base(base, Config())
+    vocabulary = causal_lm.config.get_text_config().vocab_size
+    rows = [vocabulary + 1, vocabulary + 2, vocabulary]
+    make_room(causal_lm, rows)
+    adapters = {key.partition(".lora_A")[0]: tensor for key, tensor in plain.items() if ".lora_A." in key}
+    model = causal_lm
+    if adapters:
+        targets = sorted({key.removeprefix("base_model.model.") for key in adapters})
+        first = dict(causal_lm.named_modules()).get(targets[0])
+        rank = next(iter(adapters.values())).shape[0]
+        lora = LoraConfig(r=rank, lora_alpha=lora_alpha, target_modules=targets, fan_in_fan_out=isinstance(first, Conv1D))
+        model = get_peft_model(causal_lm, lora)
+    outcome = model.load_state_dict(plain, strict=False)
+    causal_lm.tie_weights()
+    tied = {name for name in model.state_dict() if name.endswith(".weight")} - {name for name, _ in model.named_parameters()}
+    _all_fits(source, outcome.unexpected_keys, [key for key in outcome.missing_keys if key not in tied])
+    settings = {"method": "codi", "model.name": base, "latent.num_tokens": num_latents}
+    return _Read(model.merge_and_unload() if adapters else model, prj, rows, load_tokenizer(base), settings)
+
+
+def _place_rows(causal_lm: Any, rows: list[int], special_ids: list[int]) -> None:
+    """Move the peer's three token rows to the ids that our tokenizer gives them."""
+    held = causal_lm.get_input_embeddings().weight.detach()[rows].clone()
+    make_room(causal_lm, special_ids)
+    with torch.no_grad():
+        causal_lm.get_input_embeddings().weight[special_ids] = held
+
+
+def _fill_projection(projection: Projection, prj: dict[str, Tensor], layout: str, source: Path) -> None:
+    modules = (projection.layers[0], projection.layers[2], projection.norm)
+    for place, module in zip(_PROJECTION[layout], modules, strict=True):
+        for name, parameter in module.named_parameters():
+            found = prj.get(f"{place}.{name}")
+            if found is None or found.shape != parameter.shape:
+                shape = "nothing" if found is None else f"a shape of {tuple(found.shape)}"
+                raise UserError(f"{source}: prj.{place}.{name} has {shape} where our projection takes {tuple(parameter.shape)}")
+            with torch.no_grad():
+                parameter.copy_(found)
+
+
+def _load(source: Path, *stems: str) -> dict[str, Tensor]:
+    """All tensors of a checkpoint in float32: safetensors or torch files (weights only), in one piece or sharded."""
+    from safetensors.torch import load_file
+
+    for stem in stems:
+        for suffix in ("safetensors", "bin"):
+            index = source / f"{stem}.{suffix}.index.json"
+            names = sorted(set(_json(index)["weight_map"].values())) if index.exists() else [f"{stem}.{suffix}"]
+            files = [source / name for name in names]
+            if all(file.is_file() for file in files):
+                read: Callable[[Path], dict[str, Tensor]] = load_file if suffix == "safetensors" else _load_torch
+                return {key: tensor.float() for file in files for key, tensor in read(file).items()}
+            if index.exists():
+                missing = next(file for file in files if not file.is_file())
+                raise UserError(f"{missing} is missing; download all parts that {index.name} names")
+    raise UserError(f"{source} holds no {' or '.join(f'{stem}.safetensors' for stem in stems)} (nor .bin)")
+
+
+def _load_torch(path: Path) -> dict[str, Tensor]:
+    content: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return content
+
+
+def _all_fits(source: Path, unexpected: list[str], missing: list[str]) -> None:
+    if unexpected or missing:
+        what = f"has {unexpected[0]}, for which there is no place" if unexpected else f"lacks {missing[0]}"
+        raise UserError(f"{source} {what} in this base model; give the one it was trained from with --base")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); download it again") from None
+    return content

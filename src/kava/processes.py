@@ -1,0 +1,85 @@
+"""One run in several processes (torchrun, accelerate launch, srun): who am I, wait for the others, put our shares together.
+
+Everything here is right in a single process too, where it does nothing. The launcher's environment is what says how many
+there are; the process group itself is opened by accelerate, as the Trainer does.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+# What launchers set; a child process without them is a run of its own.
+_LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def rank() -> int:
+    """This process's number among all of the run, 0 for the main one."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """Processes of the run."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_rank() -> int:
+    """This process's number on its machine: which GPU is its own."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes files and speaks to the user."""
+    return rank() == 0
+
+
+def join(on_cpu: bool) -> None:
+    """Open the process group of a launched run; the Trainer's arguments then find it as they would have made it."""
+    if world_size() > 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=on_cpu)
+
+
+def leave() -> None:
+    """Close the process group at the end of a command, so that nothing waits for a process that has gone."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def wait() -> None:
+    """Return when all processes have come here."""
+    if world_size() > 1:
+        from torch import distributed
+
+        distributed.barrier()
+
+
+def gather(share: Sequence[Item]) -> list[Item]:
+    """All processes' items; in the order dealt, where process r holds items r, r + N, r + 2 N, ... of N processes."""
+    if world_size() == 1:
+        return list(share)
+    from torch import distributed
+
+    shares: list[Any] = [None] * world_size()
+    distributed.all_gather_object(shares, list(share))
+    longest = max(map(len, shares))
+    return [held[index] for index in range(longest) for held in shares if index < len(held)]
+
+
+def deal(items: Sequence[Item]) -> Sequence[Item]:
+    """This process's share: every N-th item, none twice."""
+    return items[rank() :: world_size()]
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Child processes started inside the block are runs of their own."""
+    held = {name: os.environ.pop(name) for name in _LAUNCHER if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(held)
