@@ -105,14 +105,15 @@ def attention_figure(view: QuestionView) -> Figure:
     right.invert_yaxis()
     right.set(xlim=(0, 1), title="by part", xlabel="share")
     _whole_numbers(right, horizontal=False)
-    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="x-small")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
     return figure
 
 
 def kept_figure(kept: Kept) -> Figure:
     """Which tokens of the trace (columns) each layer and KV head (rows) kept."""
     rows = [heads for layer in kept.positions for heads in layer]
-    grid = [[float(i in set(row)) for i in range(len(kept.tokens))] for row in rows]
+    # What is not a number is not drawn: the page shows through, whatever its colour.
+    grid = [[1.0 if i in row else float("nan") for i in range(len(kept.tokens))] for row in rows]
     figure = new_figure(max(4.0, 0.22 * len(kept.tokens) + 1.6), 0.16 * len(rows) + 1.5)
     axes = figure.subplots()
     axes.imshow(grid, cmap="Greens", vmin=0, vmax=1.4, aspect="auto", interpolation="nearest")
@@ -134,7 +135,7 @@ def convergence_figure(convergence: Convergence) -> Figure:
     left.plot(steps, [sum(row) / len(row) for row in convergence.distance], color=COLOURS[0], marker="o", label="mean over latents")
     left.axvline(convergence.trained_iterations, color=COLOURS[4], linestyle="--", label=f"trained T = {convergence.trained_iterations}")
     left.set(xlabel="iteration", ylabel="|h_t - h_M| / |h_M|", title="distance to the fixed point", ylim=(0, None))
-    left.legend(fontsize="x-small")
+    left.legend(fontsize="small")
     answers = convergence.answers
     over = [item.iterations for item in answers]
     agreement = [100 * item.agreement for item in answers]
@@ -145,7 +146,7 @@ def convergence_figure(convergence: Convergence) -> Figure:
         right.plot(over, [100 * (item.accuracy or 0) for item in answers], color=COLOURS[1], marker="s", label="accuracy")
     right.axvline(convergence.trained_iterations, color=COLOURS[4], linestyle="--")
     right.set(xlabel="T at inference", ylabel="percent", title=f"answers ({convergence.questions} questions)", ylim=(0, 104))
-    right.legend(fontsize="x-small")
+    right.legend(fontsize="small")
     return figure
 
 
@@ -167,7 +168,7 @@ def interventions_figure(found: Interventions) -> Figure:
     axes.set_xticks(range(len(labels)), labels)
     axes.set(xlabel="disturbed latent", ylabel="changed answers, percent", title=f"one latent disturbed ({found.questions} questions)")
     axes.set_ylim(0, 100)
-    axes.legend(fontsize="x-small")
+    axes.legend(fontsize="small")
     return figure
 
 

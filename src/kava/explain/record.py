@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from kava.results import Record, parse_record, read_mapping, write_text
+from kava.errors import UserError
+from kava.results import Record, parse_record, write_text
 
 EXPLANATION_FORMAT: Literal["kava.explanation/1"] = "kava.explanation/1"
 EXPLANATION = "explanation.json"
@@ -150,7 +151,11 @@ def read_explanation(path: str | Path) -> Explanation:
     Raises:
         UserError: missing, broken or of another kind.
     """
-    return parse_record(Explanation, read_mapping(path, "explanation", _CURE), f"explanation {path}", _CURE)
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"explanation {path} cannot be read ({error}); {_CURE}") from None
+    return parse_record(Explanation, content, f"explanation {path}", _CURE)
 
 
 def _rounded(value: Any) -> Any:
