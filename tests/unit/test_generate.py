@@ -148,3 +148,21 @@ def test_the_text_is_what_the_ids_say() -> None:
     reasoner = make_reasoner()
     for answer in answers(reasoner):
         assert answer.text == mini_tokenizer().decode(answer.token_ids, skip_special_tokens=True).strip()
+
+
+@torch.inference_mode()
+def test_confidence_is_the_probability_of_the_answer() -> None:
+    """Behind the last prompt where the chain is written, all of it in latent mode."""
+    reasoner = make_reasoner()
+    answer = answers(reasoner, QUESTIONS[:1], max_new_tokens=3)[0]
+    ids = [reasoner.builder.question_ids(QUESTIONS[0])]
+    prefix, logits, _ = reasoner.start(ids)
+    chance = 1.0
+    for token in answer.token_ids:
+        chance *= float(logits.softmax(-1)[0, token])
+        run = reasoner.model.backbone.extend(prefix, reasoner.model.backbone.embed(torch.tensor([[token]])))
+        prefix, logits = run.prefix, reasoner.model.backbone.logits(run.hidden[:, -1])
+    assert answer.confidence == pytest.approx(chance, rel=1e-4)
+    prompt = reasoner.builder.prompt_ids
+    assert reasoner._answer_start([1, *prompt, 2, *prompt, 3]) == 2 + 2 * len(prompt)
+    assert reasoner._answer_start([1, 2, 3]) == 0

@@ -1,4 +1,4 @@
-"""Keys without their rotary position: what `kv_rope: pre` compares."""
+"""Keys without their rotary position (what `kv_rope: pre` compares), or moved to another one (what a swap of latents needs)."""
 
 import sys
 from typing import Any
@@ -30,3 +30,12 @@ def unrotate(decoder: Any, keys: Float[Tensor, "L B H M D"], positions: Int[Tens
     scale = getattr(rotary, "attention_scaling", 1.0) ** 2
     unrotated, _ = rotate(rotated, rotated, cos / scale, -sin / scale)
     return torch.cat([unrotated, rest], dim=-1).view(layers, batch, heads, slots, width)
+
+
+def moved(
+    decoder: Any, keys: Float[Tensor, "L B H M D"], source: Int[Tensor, "L B H M"], target: Int[Tensor, "L B H M"]
+) -> Float[Tensor, "L B H M D"]:
+    """Cached keys of positions `source` as the cache would hold them at positions `target`."""
+    rotary = getattr(decoder, "rotary_emb", None)
+    # A rotation by the difference; `unrotate` also takes the scale off, which a cached key keeps.
+    return unrotate(decoder, keys, source - target) * float(getattr(rotary, "attention_scaling", 1.0))

@@ -130,18 +130,19 @@ def load_benchmark(
     on_bad_row: OnBadRow = "error",
     mini: MiniDataConfig | None = None,
     limit: int | None = None,
+    cot_type: CotType | None = None,
 ) -> Loaded:
     """Load an evaluation set: gsm8k, gsm8k-hard, svamp, or any other name as the test split of `source`.
 
-    In a directory the right file is found by content and name. Only question and answer matter here; `note` says which part of
-    SVAMP was loaded.
+    In a directory the right file is found by content and name. Only question and answer matter here, unless `cot_type` asks for steps
+    of one kind; `note` says which part of SVAMP was loaded.
 
     Raises:
         UserError: as `load_examples`.
     """
-    rules = _Rules(None, on_bad_row, None)
+    rules = _Rules(cot_type, on_bad_row, None)
     if source.startswith(_BUILTIN):
-        return _load_builtin(source, "test", "equation", mini, limit)
+        return _load_builtin(source, "test", cot_type or "equation", mini, limit)
     if dataset not in BENCHMARKS:
         return _read(open_split(source, "test", None), "test", replace(rules, limit=limit))
     loaded = _read(open_benchmark(source, dataset), "test", rules)

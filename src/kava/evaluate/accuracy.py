@@ -1,5 +1,6 @@
 """Answer questions, extract the numbers, compare them by value (method.md, section 9)."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ class Answered:
             "correct": self.correct,
             "forward_passes": self.generation.forward_passes,
             "generated_tokens": self.generation.generated_tokens,
+            "steps": len(self.example.steps) or None,
+            "confidence": None if math.isnan(self.generation.confidence) else min(self.generation.confidence, 1.0),
         }
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from kava import processes
 from kava.checkpoint import Trained, load_checkpoint
 from kava.config import Config
+from kava.data.example import CotType
 from kava.data.sources import Loaded, load_benchmark
 from kava.errors import UserError
 from kava.evaluate.accuracy import Evaluation, evaluate_accuracy
@@ -121,15 +122,19 @@ def checkpoint_directory(name: str) -> Path:
     return best if best.is_dir() else Path(name)
 
 
-def load_questions(config: Config, dataset: str, data_dir: str | None, limit: int | None) -> Loaded:
-    """The questions behind a name: in `data_dir`, else in a local directory the model was trained from, else as configured."""
+def load_questions(config: Config, dataset: str, data_dir: str | None, limit: int | None, cot_type: CotType | None = None) -> Loaded:
+    """The questions behind a name: in `data_dir`, else in a local directory the model was trained from, else as configured.
+
+    `cot_type` asks for gold steps of that kind too.
+    """
     if limit is None:
         limit = config.evaluation.max_samples
     source = config.evaluation.datasets.get(dataset, dataset)
     local = data_dir or (config.dataset.name if Path(config.dataset.name).is_dir() else None)
     if local and dataset in config.evaluation.datasets and not Path(source).exists() and not source.startswith("builtin:"):
         source = local
-    return load_benchmark(dataset, source, on_bad_row=config.dataset.on_bad_row, mini=config.dataset.mini, limit=limit)
+    mini, on_bad_row = config.dataset.mini, config.dataset.on_bad_row
+    return load_benchmark(dataset, source, on_bad_row=on_bad_row, mini=mini, limit=limit, cot_type=cot_type)
 
 
 def dataset_label(dataset: str) -> str:

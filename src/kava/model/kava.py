@@ -102,15 +102,20 @@ class KavaModel(nn.Module):
     def match_cache(self, target: Compressed, question: Prefix, thought: Thought) -> Float[Tensor, " B"]:
         """L_KV of the latents' entries against the compressed trace, slot by slot."""
         settings = self.settings
-        first = question.length + 1
-        keys, values = stack_layers(thought.prefix.layers, first, thought.prefix.length)
-        target_keys = target.keys
-        if settings.kv_rope == "pre":
-            start = question.next_position[None, :, None, None]
-            slots = torch.arange(keys.shape[3], device=keys.device).expand(keys.shape[:4])
-            keys = unrotate(self.backbone.decoder, keys, start + 1 + slots)
-            target_keys = unrotate(self.backbone.decoder, target_keys, start + target.indices)
+        target_keys, keys, values = self.matched(target, question, thought)
         return kv_loss(
             target_keys, target.values, keys, values, target.slot_mask,
             settings.kv_loss_type, settings.layerwise_std, settings.kv_parts,
         )  # fmt: skip
+
+    def matched(self, target: Compressed, question: Prefix, thought: Thought) -> tuple[Tensor, Tensor, Tensor]:
+        """What the loss compares: the teacher's kept keys, the latents' keys and their values, each [L, B, H, M, D]."""
+        first = question.length + 1
+        keys, values = stack_layers(thought.prefix.layers, first, thought.prefix.length)
+        target_keys = target.keys
+        if self.settings.kv_rope == "pre":
+            start = question.next_position[None, :, None, None]
+            slots = torch.arange(keys.shape[3], device=keys.device).expand(keys.shape[:4])
+            keys = unrotate(self.backbone.decoder, keys, start + 1 + slots)
+            target_keys = unrotate(self.backbone.decoder, target_keys, start + target.indices)
+        return target_keys, keys, values

@@ -1,0 +1,64 @@
+"""`kava explain`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import tyro
+
+
+@dataclass
+class Explain:
+    """What the latents of a checkpoint think: as JSON, and as figures."""
+
+    checkpoint: Annotated[str, tyro.conf.Positional]
+    """A checkpoint, or the directory of a run that has a best_checkpoint."""
+    question: tuple[str, ...] = ()
+    """Your own questions."""
+    dataset: str | None = None
+    """A name in evaluation.datasets, a file, a directory or a hub name; without questions: the first of evaluation.datasets."""
+    max_samples: int = 200
+    """Questions of the data set for convergence and interventions."""
+    details: int = 4
+    """Questions to look at one by one."""
+    top_k: int = 5
+    """Tokens to read off each latent."""
+    output_dir: str | None = None
+    """Where explanation.json and the figures go (default: explain/ in the directory of the run)."""
+    figures: Literal["png", "svg", "pdf", "none"] = "png"
+    """Format of the figures."""
+
+    overrides: ClassVar[dict[str, Any]] = {}
+
+    def run(self) -> None:
+        from kava.checkpoint import load_checkpoint
+        from kava.evaluate.run import checkpoint_directory, device_of, load_questions
+        from kava.explain.questions import own_example
+        from kava.explain.record import EXPLANATION, write_explanation
+        from kava.explain.run import Options, explain
+        from kava.generate import Reasoner
+
+        directory = checkpoint_directory(self.checkpoint)
+        trained = load_checkpoint(directory, self.overrides, device_of(None))
+        config = trained.config
+        examples = [own_example(question, number) for number, question in enumerate(self.question, 1)]
+        source = None
+        if self.dataset or not examples:
+            name = self.dataset or next(iter(config.evaluation.datasets))
+            loaded = load_questions(config, name, None, self.max_samples, config.dataset.cot_type)
+            examples, source = [*examples, *loaded.examples], loaded.source
+        reasoner = Reasoner(trained.model, trained.builder, config.latent.num_tokens, config.latent.num_iterations)
+        details = max(self.details, len(self.question))
+        options = Options(
+            str(directory), source, details, self.top_k, config.evaluation.max_new_tokens, lambda text: print(f"kava: {text}")
+        )
+        explanation = explain(reasoner, config, examples, options)
+        target = Path(self.output_dir) if self.output_dir else directory.parent / "explain"
+        write_explanation(target / EXPLANATION, explanation)
+        print(f"written: {target / EXPLANATION}")
+        if self.figures != "none":
+            from kava.explain.figures import figures
+
+            for stem, figure in figures(explanation):
+                figure.savefig(target / f"{stem}.{self.figures}", dpi=150)
+                print(f"written: {target / stem}.{self.figures}")

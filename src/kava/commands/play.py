@@ -1,0 +1,33 @@
+"""`kava play`."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import tyro
+
+
+@dataclass
+class Play:
+    """A page on this machine: ask a trained model, watch its latents, turn T and M."""
+
+    checkpoint: Annotated[str, tyro.conf.Positional]
+    """A checkpoint, or the directory of a run that has a best_checkpoint."""
+    dataset: str | None = None
+    """Where the sample questions come from: a name in evaluation.datasets (default: the first), a file, a directory or a hub name."""
+    max_samples: int = 200
+    """Sample questions to measure M and T on."""
+    port: int | None = None
+    """Port on the loopback address (default: the first free one from 7860 on)."""
+
+    overrides: ClassVar[dict[str, Any]] = {}
+
+    def run(self) -> None:
+        from kava.checkpoint import load_checkpoint
+        from kava.evaluate.run import checkpoint_directory, device_of, load_questions
+        from kava.play.page import serve
+        from kava.play.player import Player
+
+        trained = load_checkpoint(checkpoint_directory(self.checkpoint), self.overrides, device_of(None))
+        name = self.dataset or next(iter(trained.config.evaluation.datasets))
+        examples = load_questions(trained.config, name, None, self.max_samples).examples
+        serve(Player(trained, examples), self.port)

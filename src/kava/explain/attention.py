@@ -1,0 +1,48 @@
+"""Where the answer looks: attention of its tokens to each latent, and to the other parts of the text."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kava.cache.attention import ImportanceRecorder, recording
+from kava.generate import Reasoner
+
+
+@dataclass(frozen=True)
+class AnswerAttention:
+    """Attention probabilities, mean over the answer's tokens (prompt, number, EOS) and over the query heads of a KV head.
+
+    Attributes:
+        latents: per layer, KV head and latent.
+        parts: question, `<bot>`, latents, and the answer part itself (with `<eot>`): sums per layer, mean over heads; they add up to 1.
+    """
+
+    latents: Float[Tensor, "L H M"]
+    parts: dict[str, Float[Tensor, " L"]]
+
+
+@torch.inference_mode()
+def answer_attention(reasoner: Reasoner, question: list[int], answer: list[int]) -> AnswerAttention:
+    """Think about a question, read `<eot>` and the answer behind it, and record what the answer's tokens attend to.
+
+    Args:
+        reasoner: a model of a method with latents.
+        question, answer: token ids; the answer as the model wrote it, behind the prompt.
+    """
+    backbone = reasoner.model.backbone
+    ids, mask = reasoner.pad([question])
+    thought, _ = reasoner.think(ids, mask)
+    tail = torch.tensor([[*reasoner.builder.prompt_ids, *answer]], device=ids.device)
+    embeds = torch.cat([backbone.special_embeddings()[1:2][None], backbone.embed(tail)], dim=1)
+    rows = torch.arange(1, embeds.shape[1], device=ids.device)[None]
+    latents, total = thought.prefix.length, thought.prefix.length + embeds.shape[1]
+    recorder = ImportanceRecorder(rows, torch.ones_like(rows, dtype=torch.bool), 0, total, "mean")
+    with recording(recorder):
+        backbone.extend(thought.prefix, embeds)
+    attention = recorder.stacked()[:, 0]
+    first = latents - reasoner.num_latents
+    bounds = {"question": (0, first - 1), "<bot>": (first - 1, first), "latents": (first, latents), "answer": (latents, total)}
+    parts = {name: attention[..., start:stop].sum(-1).mean(-1) for name, (start, stop) in bounds.items()}
+    return AnswerAttention(attention[..., first:latents], parts)

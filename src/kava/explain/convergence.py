@@ -1,0 +1,86 @@
+"""Is T enough? The latents after each Jacobi iteration against the fixed point T = M, and the answers they lead to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kava.data.answers import answers_equal, extract_answer
+from kava.data.example import Example
+from kava.explain.record import Convergence, Iterations
+from kava.generate import Reasoner
+from kava.statistics import paired_bootstrap, wilson_interval
+
+
+@dataclass(frozen=True)
+class Settling:
+    """Over questions: relative distance to the fixed point per iteration and latent, and share of latents with its top token."""
+
+    distance: Float[Tensor, "T1 M"]
+    top_token_agreement: Float[Tensor, " T1"]
+
+
+@torch.inference_mode()
+def settling(reasoner: Reasoner, questions: Sequence[str], batch_size: int = 32) -> Settling:
+    """Iterate to the fixed point and look back: |h_t - h_M| / |h_M| for t = 0 .. M."""
+    exact = Reasoner(reasoner.model, reasoner.builder, reasoner.num_latents, reasoner.num_latents)
+    distance, agreement = [], []
+    for start in range(0, len(questions), batch_size):
+        ids, mask = exact.pad([exact.builder.question_ids(question) for question in questions[start : start + batch_size]])
+        thought, _ = exact.think(ids, mask, keep_trajectory=True)
+        hidden = torch.stack(thought.trajectory)[:, :, 1:].float()
+        final = hidden[-1]
+        distance.append((hidden - final).norm(dim=-1) / final.norm(dim=-1).clamp_min(1e-12))
+        top = torch.stack([exact.model.backbone.logits(state[:, 1:]).argmax(-1) for state in thought.trajectory])
+        agreement.append((top == top[-1]).float())
+    return Settling(torch.cat(distance, dim=1).mean(1), torch.cat(agreement, dim=1).mean((1, 2)))
+
+
+def convergence(reasoner: Reasoner, examples: Sequence[Example], batch_size: int = 32, max_new_tokens: int = 64) -> Convergence:
+    """Distances for every iteration; answers for T = 0, 1, 2, the trained T, twice that, and M.
+
+    Args:
+        reasoner: a model with parallel latents; its T is the trained one.
+        examples: at least one; accuracies are null unless all have a gold answer.
+        batch_size, max_new_tokens: of the generation.
+    """
+    questions = [example.question for example in examples]
+    settled = settling(reasoner, questions, batch_size)
+    trained, exact = reasoner.num_iterations, reasoner.num_latents
+    chosen = sorted({t for t in (0, 1, 2, trained, 2 * trained, exact) if t <= exact})
+    predictions = {}
+    for iterations in chosen:
+        variant = Reasoner(reasoner.model, reasoner.builder, reasoner.num_latents, iterations)
+        texts = variant.generate(questions, batch_size=batch_size, max_new_tokens=max_new_tokens)
+        predictions[iterations] = [extract_answer(item.text, reasoner.builder.answer_prompt) for item in texts]
+    return Convergence(
+        questions=len(questions),
+        trained_iterations=trained,
+        distance=settled.distance.tolist(),
+        top_token_agreement=settled.top_token_agreement.tolist(),
+        answers=[_iterations(t, predictions[t], predictions[exact], examples) for t in chosen],
+    )
+
+
+def _iterations(t: int, found: list[str | None], exact: list[str | None], examples: Sequence[Example]) -> Iterations:
+    same = sum(a == b for a, b in zip(found, exact, strict=True))
+    marks = marks_of(found, examples)
+    reference = marks_of(exact, examples)
+    test = None if marks is None or reference is None else paired_bootstrap(marks, reference)
+    return Iterations(
+        iterations=t,
+        agreement=same / len(found),
+        agreement_ci95=list(wilson_interval(same, len(found))),
+        accuracy=None if marks is None else sum(marks) / len(marks),
+        difference_to_fixed_point=None if test is None else test.difference,
+        difference_ci95=None if test is None else list(test.ci95),
+    )
+
+
+def marks_of(predictions: Sequence[str | None], examples: Sequence[Example]) -> list[float] | None:
+    """1 for right and 0 for wrong; None where a gold answer is unknown."""
+    if not all(example.answer for example in examples):
+        return None
+    return [float(answers_equal(found, example.answer)) for found, example in zip(predictions, examples, strict=True)]

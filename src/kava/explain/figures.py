@@ -1,0 +1,185 @@
+"""Figures of an explanation, with matplotlib; one function per figure, from plain numbers.
+
+for name, figure in figures(explanation): figure.savefig(f"{name}.png")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from kava.explain.record import Convergence, Explanation, Grid, Interventions, Kept, QuestionView
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe & Ito's colours: told apart by colour-blind readers, and on light and dark paper.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8A8A00", "#7F7F7F")
+PANEL = (2.1, 2.1)
+
+
+def figures(explanation: Explanation) -> Iterator[tuple[str, Figure]]:
+    """Every figure that the explanation has numbers for, as (file stem, figure)."""
+    for number, view in enumerate(explanation.questions, 1):
+        yield f"question{number}_readout", readout_figure(view)
+        yield f"question{number}_attention", attention_figure(view)
+        if view.kept is not None:
+            yield f"question{number}_kept", kept_figure(view.kept)
+        if view.similarity is not None:
+            yield f"question{number}_keys", similarity_figure(view.similarity.keys, "keys")
+            yield f"question{number}_values", similarity_figure(view.similarity.values, "values")
+    if explanation.mean_similarity is not None:
+        yield "mean_keys", similarity_figure(explanation.mean_similarity.keys, "keys")
+        yield "mean_values", similarity_figure(explanation.mean_similarity.values, "values")
+    if explanation.convergence is not None:
+        yield "convergence", convergence_figure(explanation.convergence)
+    if explanation.interventions is not None:
+        yield "interventions", interventions_figure(explanation.interventions)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure outside pyplot's global state, so that threads and long runs leak nothing."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def text_colour() -> str:
+    """What the caller's style writes in; matplotlib itself draws error bars of bars in black whatever the style says."""
+    import matplotlib as mpl
+
+    return str(mpl.rcParams["text.color"])
+
+
+def similarity_figure(layers: list[Grid], what: str) -> Figure:
+    """M x M cosines, a panel per layer, one colour scale from -1 to 1."""
+    columns = min(4, len(layers))
+    rows = -(-len(layers) // columns)
+    figure = new_figure(PANEL[0] * columns + 0.8, PANEL[1] * rows + 0.5)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for index, panel in enumerate(axes.flat):
+        if index >= len(layers):
+            panel.set_axis_off()
+            continue
+        image = panel.imshow(layers[index], vmin=-1, vmax=1, cmap="RdBu_r", aspect="auto", interpolation="nearest")
+        panel.set_title(f"layer {index}", fontsize="medium")
+        _whole_numbers(panel)
+    figure.supxlabel(f"teacher's kept {what}, in time order")
+    figure.supylabel("student's latent")
+    figure.colorbar(image, ax=axes, label="cosine", shrink=0.8)
+    return figure
+
+
+def readout_figure(view: QuestionView) -> Figure:
+    """Probability of the top token of every latent (columns) at every iteration (rows), with the token written in."""
+    top = [[latent[0] for latent in row] for row in view.probabilities]
+    figure = new_figure(max(4.0, 0.55 * len(top[0]) + 1.5), 0.42 * len(top) + 1.2)
+    axes = figure.subplots()
+    image = axes.imshow(top, vmin=0, vmax=1, cmap="Blues", aspect="auto")
+    for t, row in enumerate(view.tokens):
+        for i, latent in enumerate(row):
+            colour = "white" if top[t][i] > 0.55 else "black"
+            axes.text(i, t, _plain(latent[0][:6]), ha="center", va="center", fontsize="small", color=colour)
+    axes.set_yticks(range(len(top)), ["prefill", *map(str, range(1, len(top)))][: len(top)])
+    axes.set(xlabel="latent", ylabel="iteration")
+    _whole_numbers(axes, vertical=False)
+    figure.colorbar(image, ax=axes, label="probability")
+    return figure
+
+
+def attention_figure(view: QuestionView) -> Figure:
+    """Attention of the answer to each latent per layer (mean over heads), and to the parts of the text."""
+    layers = view.attention.latents
+    mean = [[sum(head[i] for head in heads) / len(heads) for i in range(len(heads[0]))] for heads in layers]
+    figure = new_figure(7.0, 0.22 * len(layers) + 2.2)
+    left, right = figure.subplots(1, 2, width_ratios=[2, 1])
+    image = left.imshow(mean, cmap="viridis", aspect="auto", vmin=0)
+    left.set(xlabel="latent", ylabel="layer", title="attention of the answer")
+    _whole_numbers(left)
+    figure.colorbar(image, ax=left)
+    below = [0.0] * len(layers)
+    for colour, (name, part) in zip(COLOURS, view.attention.parts.items(), strict=False):
+        right.barh(range(len(layers)), part, left=below, color=colour, label=_plain(name))
+        below = [a + b for a, b in zip(below, part, strict=True)]
+    right.invert_yaxis()
+    right.set(xlim=(0, 1), title="by part", xlabel="share")
+    _whole_numbers(right, horizontal=False)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
+    return figure
+
+
+def kept_figure(kept: Kept) -> Figure:
+    """Which tokens of the trace (columns) each layer and KV head (rows) kept."""
+    rows = [heads for layer in kept.positions for heads in layer]
+    # What is not a number is not drawn: the page shows through, whatever its colour.
+    grid = [[1.0 if i in row else float("nan") for i in range(len(kept.tokens))] for row in rows]
+    figure = new_figure(max(4.0, 0.22 * len(kept.tokens) + 1.6), 0.16 * len(rows) + 1.5)
+    axes = figure.subplots()
+    axes.imshow(grid, cmap="Greens", vmin=0, vmax=1.4, aspect="auto", interpolation="nearest")
+    axes.set_xticks(range(len(kept.tokens)), [_plain(token.strip()) or repr(token) for token in kept.tokens], rotation=90, fontsize="small")
+    heads = len(kept.positions[0])
+    axes.set_yticks([heads * layer - 0.5 for layer in range(len(kept.positions))], map(str, range(len(kept.positions))))
+    axes.set(ylabel=f"layer ({heads} KV head{'s' if heads > 1 else ''} each)", title=f"kept by {kept.eviction}")
+    axes.grid(axis="y", color="#999999", linewidth=0.5)
+    return figure
+
+
+def convergence_figure(convergence: Convergence) -> Figure:
+    """Distance to the fixed point per iteration (one line per latent and their mean), and the answers over T."""
+    figure = new_figure(7.0, 2.9)
+    left, right = figure.subplots(1, 2)
+    steps = range(len(convergence.distance))
+    for latent in zip(*convergence.distance, strict=True):
+        left.plot(steps, latent, color=COLOURS[7], linewidth=0.6, alpha=0.6)
+    left.plot(steps, [sum(row) / len(row) for row in convergence.distance], color=COLOURS[0], marker="o", label="mean over latents")
+    left.axvline(convergence.trained_iterations, color=COLOURS[4], linestyle="--", label=f"trained T = {convergence.trained_iterations}")
+    left.set(xlabel="iteration", ylabel="|h_t - h_M| / |h_M|", title="distance to the fixed point", ylim=(0, None))
+    left.legend(fontsize="small")
+    answers = convergence.answers
+    over = [item.iterations for item in answers]
+    agreement = [100 * item.agreement for item in answers]
+    bounds = [[100 * (item.agreement - item.agreement_ci95[0]) for item in answers],
+              [100 * (item.agreement_ci95[1] - item.agreement) for item in answers]]  # fmt: skip
+    right.errorbar(over, agreement, yerr=bounds, color=COLOURS[0], marker="o", capsize=2, label="same answer as at T = M")
+    if all(item.accuracy is not None for item in answers):
+        right.plot(over, [100 * (item.accuracy or 0) for item in answers], color=COLOURS[1], marker="s", label="accuracy")
+    right.axvline(convergence.trained_iterations, color=COLOURS[4], linestyle="--")
+    right.set(xlabel="T at inference", ylabel="percent", title=f"answers ({convergence.questions} questions)", ylim=(0, 104))
+    right.legend(fontsize="small")
+    return figure
+
+
+def interventions_figure(found: Interventions) -> Figure:
+    """Share of changed answers per latent and kind of disturbance, with 95 % intervals; the last place is all latents at once."""
+    figure = new_figure(7.0, 2.9)
+    axes = figure.subplots()
+    kinds = list(dict.fromkeys(effect.kind for effect in found.effects))
+    for number, kind in enumerate(kinds):
+        own = [effect for effect in found.effects if effect.kind == kind]
+        places = [index + 0.25 * (number - 1) for index in range(len(own))]
+        shares = [100 * effect.changed for effect in own]
+        bounds = [[share - 100 * effect.changed_ci95[0] for share, effect in zip(shares, own, strict=True)],
+                  [100 * effect.changed_ci95[1] - share for share, effect in zip(shares, own, strict=True)]]  # fmt: skip
+        axes.bar(
+            places, shares, 0.24, yerr=bounds, color=COLOURS[number], error_kw={"elinewidth": 0.7, "ecolor": text_colour()}, label=kind
+        )
+    labels = ["all" if effect.latent is None else str(effect.latent) for effect in found.effects if effect.kind == kinds[0]]
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set(xlabel="disturbed latent", ylabel="changed answers, percent", title=f"one latent disturbed ({found.questions} questions)")
+    axes.set_ylim(0, 100)
+    axes.legend(fontsize="small")
+    return figure
+
+
+def _whole_numbers(axes: Axes, horizontal: bool = True, vertical: bool = True) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    for axis, wanted in ((axes.xaxis, horizontal), (axes.yaxis, vertical)):
+        if wanted:
+            axis.set_major_locator(MaxNLocator(6, integer=True))
+
+
+def _plain(text: str) -> str:
+    """Without the dollar signs that matplotlib takes for mathematics."""
+    return text.replace("$", r"\$")

@@ -1,0 +1,61 @@
+"""matplotlib figures as inline SVG that takes the page's colours: text stays text, dark ink follows `currentColor`.
+
+markup = inline_svg(lambda: similarity_figure(layers, "keys"), "similarity", "Cosine of keys", "A panel per layer ...")
+"""
+
+import io
+import re
+from collections.abc import Callable
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Pixels from which a figure's text becomes too small on a phone: there it keeps its size and scrolls.
+WIDE = 500
+# A colour that no figure uses; the page's text colour takes its place.
+_INK = "#010203"
+_STYLE = {
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), _INK),
+    "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "legend.frameon": False,
+    "svg.fonttype": "none", "svg.hashsalt": "kava", "font.family": "sans-serif", "font.size": 9, "axes.titlesize": 10,
+    "axes.spines.top": False, "axes.spines.right": False,
+}  # fmt: skip
+
+
+def inline_svg(draw: Callable[[], "Figure"], name: str, title: str, description: str) -> str:
+    """Draw a figure and return one `<svg>` element.
+
+    Args:
+        draw: makes the figure; called with this module's style in force.
+        name: unique on the page, part of every id.
+        title, description: what a screen reader says.
+    """
+    import matplotlib as mpl
+
+    with mpl.rc_context(_STYLE):
+        figure = draw()
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return _embedded(stream.getvalue(), name, title, description)
+
+
+def _embedded(text: str, name: str, title: str, description: str) -> str:
+    markup = text[text.index("<svg") :]
+    # matplotlib's style element would apply to the whole page; the page's own style sheet has its rule.
+    markup = re.sub(r"<style.*?</style>|<metadata>.*?</metadata>|<!--.*?-->", "", markup, flags=re.S)
+    markup = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', markup)
+    markup = re.sub(r'(xlink:href="#|url\(#)', rf"\1{name}-", markup)
+    markup = markup.replace(_INK, "currentColor")
+    # Fonts of the page, not the one of the machine that drew the figure.
+    markup = re.sub(r"font: ((?:\d+ )?[\d.]+px) [^;\"]+", r"font-size: \1", markup)
+    markup = re.sub(r"font-size: (?:\d+ )?([\d.]+px)", r"font-size: \1", markup)
+    opening = f'<svg role="img" aria-labelledby="{name}-t {name}-d"'
+    named = f'<title id="{name}-t">{escape(title)}</title><desc id="{name}-d">{escape(description)}</desc>'
+    head, _, rest = markup.partition(">")
+    width = re.search(r'width="([\d.]+)pt"', head)
+    head = re.sub(r' (?:width|height)="[\d.]+pt"', "", head).replace("<svg", opening, 1)
+    pixels = float(width[1]) * 4 / 3 if width else 0
+    limit = f' style="max-width:{pixels:.0f}px"' + (' class="wide"' if pixels > WIDE else "") if width else ""
+    return f"{head}{limit}>{named}{rest}"

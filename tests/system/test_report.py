@@ -1,0 +1,164 @@
+"""`kava report` on 18 runs: what the page holds, and how it behaves in a real browser."""
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from browser import chromium, open_page
+from kava.cli import main
+from kava.report.html_tables import accuracy_table, label_of
+from kava.report.page import render_page
+from kava.report.reference import load_reference
+from kava.report.runs import find_runs, variants
+from kava.results import read_result
+from kava.statistics import summarise
+from report_material import CONFIGURATIONS, SEEDS, write_outputs
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = write_outputs(tmp_path_factory.mktemp("report") / "outputs")
+    (root / "kava" / "seed_9").mkdir()
+    (root / "kava" / "seed_9" / "results_gsm8k.yaml").write_text("format: kava.results/1\ndataset: gs")
+    with pytest.raises(SystemExit) as stop:
+        main("report", [str(root), "--title", "汇报 <b>& co</b>"])
+    assert stop.value.code == 0
+    return root
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as running:
+        yield running
+
+
+def url(outputs: Path) -> str:
+    return (outputs / "report.html").as_uri()
+
+
+def test_numbers_of_the_tables_are_those_of_the_files(outputs: Path) -> None:
+    found, reference = find_runs(outputs), load_reference()
+    assert len(found.groups) == len(CONFIGURATIONS)
+    assert len(found.curves) == len(CONFIGURATIONS) * len(SEEDS)
+    assert [problem for problem in found.problems if "seed_9" in problem] == found.problems
+    labelled = [(group, label_of(group, changed, reference)) for group, changed in variants(found.groups)]
+    labels = {group.path: label for group, label in labelled}
+    assert labels["kava"] == "KaVa"
+    assert labels["kava_T1"] == "KaVa, num_iterations = 1"
+    assert labels["kava_no_proj"] == "KaVa, use_projection = false"
+    table = accuracy_table(labelled, reference)
+    row = next(row for row in table.rows if row[2].text == "KaVa" and row[-1].text.startswith("ours"))
+    summary = summarise([read_result(outputs / "kava" / f"seed_{seed}" / "results_gsm8k.yaml").metrics.accuracy for seed in SEEDS])
+    cell = row[table.columns.index("GSM8k, %")]
+    assert summary.std is not None
+    assert summary.ci95 is not None
+    assert cell.text == f"{100 * summary.mean:.1f} ({100 * summary.std:.1f})"
+    assert cell.remark == f"[{100 * summary.ci95[0]:.1f}, {100 * min(summary.ci95[1], 1):.1f}]"
+    published = [row for row, ours in zip(table.rows, table.ours, strict=True) if not ours]
+    assert any("arXiv 2510.02312, Table 1" in row[-1].text and row[2].text == "KaVa" for row in published)
+    assert not any(row[1].text == "GSM8k-AUG-NL" for row in published)
+
+
+def test_the_page_is_one_file_and_escapes_what_it_shows(outputs: Path) -> None:
+    text = (outputs / "report.html").read_text(encoding="utf-8")
+    assert "汇报 &lt;b&gt;&amp; co&lt;/b&gt;" in text
+    assert not re.search(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=\"(?!data:|#)", text)
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    assert render_page(find_runs(outputs), "x") == render_page(find_runs(outputs), "x")
+
+
+@pytest.mark.browser
+def test_every_figure_is_there_and_nothing_is_fetched(outputs: Path, browser: Any) -> None:
+    page, complaints, addresses = open_page(browser, url(outputs))
+    assert complaints == []
+    assert [address for address in addresses if not address.startswith("data:")] == [url(outputs)]
+    captions = page.locator("figcaption").all_text_contents()
+    for wanted in (
+        "Accuracy against forward passes: GSM8k", "Accuracy against forward passes: SVAMP", "Ablations: KaVa on GSM8k", "Number of steps",
+        "Convergence", "Interventions", "Similarity of keys", "Similarity of values", "Attention",
+        *(f"Losses: {name}" for name in CONFIGURATIONS),
+    ):  # fmt: skip
+        assert any(caption.startswith(wanted) for caption in captions), wanted
+    drawn = page.evaluate("Array.from(document.querySelectorAll('figure svg')).map(s => s.querySelectorAll('path, image').length)")
+    assert len(drawn) == len(captions)
+    assert min(drawn) >= 5
+    named = page.evaluate(
+        "Array.from(document.querySelectorAll('figure svg')).every(s => s.getAttribute('aria-labelledby').split(' ')"
+        ".every(id => document.getElementById(id).textContent.length > 3))"
+    )
+    assert named
+    assert page.locator("mark").count() > 5
+
+
+@pytest.mark.browser
+def test_it_opens_in_less_than_a_second(outputs: Path, browser: Any) -> None:
+    times = []
+    for _ in range(3):
+        page, _, _ = open_page(browser, url(outputs))
+        times.append(page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd"))
+    assert min(times) < 1000, times
+
+
+@pytest.mark.browser
+def test_tables_sort_by_mouse_and_by_keyboard(outputs: Path, browser: Any) -> None:
+    page, _, _ = open_page(browser, url(outputs))
+    heading = page.locator("#accuracy th", has_text="GSM8k, %")
+    column = heading.evaluate("th => th.cellIndex")
+
+    def values() -> list[float]:
+        cells = page.locator(f"#accuracy tbody td:nth-child({column + 1})").evaluate_all("tds => tds.map(td => td.dataset.sort)")
+        return [float(cell) for cell in cells if cell is not None]
+
+    heading.locator("button").click()
+    assert heading.get_attribute("aria-sort") == "ascending"
+    assert values() == sorted(values())
+    heading.locator("button").focus()
+    page.keyboard.press("Enter")
+    assert heading.get_attribute("aria-sort") == "descending"
+    assert values() == sorted(values(), reverse=True)
+    assert len(values()) > len(CONFIGURATIONS)
+
+
+@pytest.mark.browser
+def test_light_dark_phone_and_paper(outputs: Path, browser: Any) -> None:
+    ground = "getComputedStyle(document.body).backgroundColor"
+    ink = "getComputedStyle(document.querySelector('figure svg text')).fill"
+    light, _, _ = open_page(browser, url(outputs), color_scheme="light")
+    dark, _, _ = open_page(browser, url(outputs), color_scheme="dark")
+    assert (light.evaluate(ground), dark.evaluate(ground)) == ("rgb(255, 255, 255)", "rgb(13, 17, 23)")
+    assert (light.evaluate(ink), dark.evaluate(ink)) == ("rgb(27, 31, 36)", "rgb(230, 237, 243)")
+    dark.get_by_role("button", name="Dark or light").click()
+    assert dark.evaluate(ground) == "rgb(255, 255, 255)"
+    phone, _, _ = open_page(browser, url(outputs), viewport={"width": 360, "height": 740}, has_touch=True)
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 360
+    light.emulate_media(media="print")
+    assert light.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+    assert len(light.pdf()) > 20_000
+
+
+@pytest.mark.browser
+def test_keyboard_and_screen_reader_find_their_way(outputs: Path, browser: Any) -> None:
+    page, _, _ = open_page(browser, url(outputs))
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    levels = page.locator("h1, h2, h3, h4").evaluate_all("hs => hs.map(h => Number(h.tagName[1]))")
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert page.locator("table:not(:has(caption))").count() == 0
+    assert page.locator("th:not([scope])").count() == 0
+    assert page.evaluate("document.documentElement.lang") == "en"
+
+
+def test_an_empty_directory_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for directory, words in ((tmp_path, "holds no results"), (tmp_path / "absent", "is not a directory")):
+        with pytest.raises(SystemExit) as stop:
+            main("report", [str(directory)])
+        assert stop.value.code == 2
+        assert words in capsys.readouterr().err
