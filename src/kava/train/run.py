@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import shutil
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +12,9 @@ from pathlib import Path
 import torch
 from transformers import PrinterCallback, set_seed
 
-from kava.checkpoint import Trained, recover, verify
+from kava.checkpoint import Trained, recover, tidy, verify
 from kava.config import Config, load_config
+from kava.data.collate import Collator
 from kava.data.sequences import SequenceBuilder
 from kava.difference import differences
 from kava.errors import UserError
@@ -22,11 +25,14 @@ from kava.model.build import build_model, load_tokenizer
 from kava.provenance import collect
 from kava.results import BEST_CHECKPOINT, TRAINING_DONE, write_text
 from kava.train.arguments import training_arguments
-from kava.train.curriculum import Curriculum
+from kava.train.curriculum import Curriculum, hand_on
 from kava.train.prepare import Prepared, build_collator, last_stage, prepare_data, resolve_base
-from kava.train.progress import Report
+from kava.train.progress import TRAIN_LOG, Report, cut_log
 from kava.train.signals import StopOnSignal
-from kava.train.trainer import KavaTrainer, checkpoints
+from kava.train.trainer import KavaTrainer, checkpoints, step_of
+
+# Of several ranks of one run, the first alone clears up and writes; torch.distributed is not there yet when it does.
+IS_MAIN = os.environ.get("RANK", "0") == "0"
 
 
 @dataclass(frozen=True)
@@ -69,20 +75,27 @@ def train(
     trained = Trained(build_model(base, tokenizer, config), tokenizer, config, base, metadata)
     started = time.time()
     with StopOnSignal() as stop:
-        trainer = _build_trainer(trained, builder, prepared, output_dir, stop, use_wandb, quiet)
         newest = _newest_good(output_dir) if resume else None
-        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+        if IS_MAIN:
+            cut_log(output_dir / TRAIN_LOG, step_of(newest) if newest else 0)
+        report = Report(output_dir / TRAIN_LOG, f"{config.method} {output_dir.name}", quiet)
+        trainer = _build_trainer(trained, builder, prepared, output_dir, use_wandb)
+        trainer.add_callback(report)
+        trainer.add_callback(stop)
+        try:
+            trainer.resume(newest)
+        finally:
+            report.close()
     outcome = Outcome(output_dir, stop.exit_code, trainer.state.best_metric or 0.0, trainer.state.global_step)
     if outcome.exit_code == 0:
         _finish(trainer, config, outcome, time.time() - started, use_wandb)
     return outcome
 
 
-def _build_trainer(
-    trained: Trained, builder: SequenceBuilder, prepared: Prepared, output_dir: Path, stop: StopOnSignal, use_wandb: bool, quiet: bool
-) -> KavaTrainer:
+def _build_trainer(trained: Trained, builder: SequenceBuilder, prepared: Prepared, output_dir: Path, use_wandb: bool) -> KavaTrainer:
     config = trained.config
     collator = build_collator(config, builder)
+    curriculum = _curriculum(config, collator, prepared)
     reasoner = Reasoner(trained.model, builder, config.latent.num_tokens, config.latent.num_iterations)
 
     def validate() -> Evaluation:
@@ -90,19 +103,26 @@ def _build_trainer(
             reasoner, prepared.validation, batch_size=config.evaluation.batch_size, max_new_tokens=config.evaluation.max_new_tokens
         )
 
-    name = f"{config.method} {output_dir.name}"
-    arguments = training_arguments(config, output_dir, ["tensorboard"] + ["wandb"] * use_wandb, name)
+    arguments = training_arguments(config, output_dir, ["tensorboard"] + ["wandb"] * use_wandb, f"{config.method} {output_dir.name}")
     trainer = KavaTrainer(
-        trained, validate, args=arguments, train_dataset=prepared.train, eval_dataset=prepared.validation, data_collator=collator
+        trained,
+        validate,
+        curriculum,
+        args=arguments,
+        train_dataset=prepared.train,
+        eval_dataset=prepared.validation,
+        data_collator=collator if curriculum is None else hand_on,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Report(output_dir / "train.log", name, quiet))
-    trainer.add_callback(stop)
-    if METHODS[config.method].curriculum != "none":
-        per_epoch = math.ceil(len(prepared.train) / (config.training.batch_size * config.training.gradient_accumulation_steps))
-        steps_per_stage = max(1, round(config.training.epochs_per_stage * per_epoch))
-        trainer.add_callback(Curriculum(collator, steps_per_stage, last_stage(config, prepared.train)))
     return trainer
+
+
+def _curriculum(config: Config, collator: Collator, prepared: Prepared) -> Curriculum | None:
+    if METHODS[config.method].curriculum == "none":
+        return None
+    per_epoch = math.ceil(len(prepared.train) / (config.training.batch_size * config.training.gradient_accumulation_steps))
+    steps_per_stage = max(1, round(config.training.epochs_per_stage * per_epoch))
+    return Curriculum(collator, steps_per_stage, last_stage(config, prepared.train))
 
 
 def _claim(output_dir: Path, config: Config, resume: bool) -> Outcome | None:
@@ -113,11 +133,15 @@ def _claim(output_dir: Path, config: Config, resume: bool) -> Outcome | None:
         if content["config_fingerprint"] != config.fingerprint() or content["seed"] != config.training.seed:
             raise UserError(f"{output_dir} holds a finished run of another configuration; choose another --output_dir")
         return Outcome(output_dir, 0, content["accuracy"], content["steps"])
-    if not resume:
-        _clear(output_dir)
-    elif checkpoints(output_dir):
+    if resume and checkpoints(output_dir):
         _same_configuration(output_dir, config)
-    write_text(output_dir / "config.yaml", _yaml(config))
+    if IS_MAIN:
+        if resume:
+            recover(output_dir / BEST_CHECKPOINT)
+            tidy(output_dir)
+        else:
+            _clear(output_dir)
+        write_text(output_dir / "config.yaml", _yaml(config))
     return None
 
 
@@ -131,20 +155,21 @@ def _same_configuration(output_dir: Path, config: Config) -> None:
 
 def _clear(output_dir: Path) -> None:
     """A run that does not resume starts clean, so that nothing of an older one is taken for its own."""
-    for path in [*checkpoints(output_dir), output_dir / BEST_CHECKPOINT, output_dir / "logs"]:
+    for path in [*checkpoints(output_dir), *output_dir.glob("bad_batch-*"), output_dir / BEST_CHECKPOINT, output_dir / "logs"]:
         shutil.rmtree(path, ignore_errors=True)
-    for name in (TRAINING_DONE, "train.log"):
+    for name in (TRAINING_DONE, TRAIN_LOG):
         (output_dir / name).unlink(missing_ok=True)
 
 
 def _newest_good(output_dir: Path) -> Path | None:
     """The newest checkpoint that is whole; damaged ones are named and passed over."""
-    recover(output_dir / BEST_CHECKPOINT)
     for candidate in checkpoints(output_dir):
         problem = verify(candidate)
         if problem is None:
             return candidate
-        print(f"kava: {candidate} is damaged ({problem}); trying an older one", flush=True)
+        print(f"kava: checkpoint {candidate} is damaged ({problem}); trying an older one", file=sys.stderr, flush=True)
+    if checkpoints(output_dir):
+        print(f"kava: {output_dir} holds no checkpoint that is whole; starting from the beginning", file=sys.stderr, flush=True)
     return None
 
 
