@@ -19,7 +19,8 @@ TINY = [
     "--lora.enabled", "true", "--lora.r", "4",
     "--training.max_steps", "11", "--training.eval_steps", "4", "--training.save_steps", "3", "--training.logging_steps", "2",
     "--training.batch_size", "4", "--training.gradient_accumulation_steps", "2",
-    "--training.save_total_limit", "2", "--evaluation.validation_samples", "24", "--evaluation.max_new_tokens", "8", "--latent.num_tokens", "4",
+    "--training.save_total_limit", "2", "--evaluation.validation_samples", "24",
+    "--evaluation.max_new_tokens", "8", "--latent.num_tokens", "4",
 ]  # fmt: skip
 # What a clock decides, and no seed.
 CLOCK = ("seconds_per_question", "runtime", "per_second")

@@ -44,7 +44,8 @@ def _show(replayed: "Replayed", everything: bool) -> None:
     if shown:
         table = Table("example", *shown[0].losses, "gradient", "question", title="this time")
         for example in shown:
-            numbers = [f"{value:.4g}" for value in (*example.losses.values(), example.gradient_norm)]
+            norm = "" if example.gradient_norm is None else f"{example.gradient_norm:.4g}"
+            numbers = [*(f"{value:.4g}" for value in example.losses.values()), norm]
             table.add_row(*map(Text, (example.id, *numbers, example.question)))
         console.print(table)
     bad = replayed.bad_parameters

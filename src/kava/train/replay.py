@@ -10,6 +10,7 @@ bad_batch-17/
 import json
 from contextlib import nullcontext
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from kava.train.guard import Seen, restore_generators
 
 REPORT = "report.json"
 CHECKPOINT = "checkpoint"
+_VALUE = "value."
 _BATCH = "batch_{}.safetensors"
 _CURE = "give a directory bad_batch-<step> of a run"
 
@@ -49,17 +51,26 @@ FORMAT = "kava.bad_batch/1"
 
 @dataclass(frozen=True)
 class ReplayedExample:
-    """One example of a replayed step: its losses, and the norm of its own gradient."""
+    """One example of a replayed step.
+
+    Attributes:
+        id: as the data set calls it.
+        question: its text.
+        losses: this time.
+        recorded: in the training.
+        gradient_norm: of its own loss; None where a neighbour's loss is not finite, whose numbers reach it through the shared backward pass.
+    """
 
     id: str
     question: str
     losses: dict[str, float]
-    gradient_norm: float
+    recorded: dict[str, float]
+    gradient_norm: float | None
 
     @property
     def sound(self) -> bool:
         """All numbers are finite."""
-        return bool(torch.tensor([*self.losses.values(), self.gradient_norm]).isfinite().all())
+        return all(map(isfinite, [*self.losses.values(), self.gradient_norm or 0.0]))
 
 
 @dataclass(frozen=True)
@@ -90,7 +101,7 @@ def save_step(directory: Path, trained: Trained, seen: list[Seen], step: int, pr
         write_weights(checkpoint, trained)
         seal(checkpoint)
         for index, one in enumerate(seen):
-            write_batch(staging / _BATCH.format(index), one.batch, one.generators)
+            write_batch(staging / _BATCH.format(index), one.batch, {**one.generators, **{f"{_VALUE}{k}": v for k, v in one.values.items()}})
         report = Report(format=FORMAT, step=step, problem=problem, examples=examples, gradient_norm=repr(norm), batches=len(seen))
         (staging / REPORT).write_text(json.dumps(report.model_dump(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -118,29 +129,32 @@ def replay(directory: str | Path, overrides: dict[str, Any] | None = None, devic
     saved = [read_batch(directory / _BATCH.format(index)) for index in range(report.batches)]
     total = sum(len(batch) for batch, _ in saved)
     examples: list[ReplayedExample] = []
-    for batch, generators in saved:
-        restore_generators(generators)
-        examples += _examples(trained, batch if device is None else batch.to(device), total)
+    for batch, extra in saved:
+        recorded = {name.removeprefix(_VALUE): tensor for name, tensor in extra.items() if name.startswith(_VALUE)}
+        restore_generators(extra)
+        examples += _examples(trained, batch if device is None else batch.to(device), recorded, total)
     gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     bad = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
     return Replayed(report, examples, _norm(list(gradients.values())), bad)
 
 
-def _examples(trained: Trained, batch: Batch, total: int) -> list[ReplayedExample]:
+def _examples(trained: Trained, batch: Batch, recorded: dict[str, Tensor], total: int) -> list[ReplayedExample]:
     """Forward and backward of one batch; the gradients of the whole stay in the parameters."""
     with _autocast(trained):
         output = trained.model(batch)
     losses: Tensor = output["loss"]
     values = {"loss": losses} | {name: value for name in TERM_NAMES if (value := getattr(output["terms"], name)) is not None}
     parameters = [parameter for parameter in trained.model.parameters() if parameter.requires_grad]
-    norms = [_own_norm(loss, parameters) for loss in losses]
+    told_apart = bool(losses.isfinite().all())
+    norms = [_own_norm(loss, parameters) if told_apart else None for loss in losses]
     (losses.sum() / total).backward()
     questions = [ids[mask].tolist() for ids, mask in zip(batch.question_ids, batch.question_mask, strict=True)]
     return [
         ReplayedExample(
             id=batch.ids[row] if batch.ids else f"row {row}",
             question=trained.tokenizer.decode(questions[row], skip_special_tokens=True).strip(),
-            losses={name: float(value[row]) for name, value in values.items()},
+            losses={name: float(value[row].detach()) for name, value in values.items()},
+            recorded={name: float(value[row]) for name, value in recorded.items()},
             gradient_norm=norms[row],
         )
         for row in range(len(batch))

@@ -31,6 +31,8 @@ from kava.train.progress import TRAIN_LOG, Report, cut_log
 from kava.train.signals import StopOnSignal
 from kava.train.trainer import KavaTrainer, checkpoints, step_of
 
+# What a resumed run may have other than the one that was begun: it changes no step that both take.
+MAY_CHANGE = ("training.max_bad_batches", "training.num_workers", "training.save_total_limit")
 # Of several ranks of one run, the first alone clears up and writes; torch.distributed is not there yet when it does.
 IS_MAIN = os.environ.get("RANK", "0") == "0"
 
@@ -149,8 +151,10 @@ def _same_configuration(output_dir: Path, config: Config) -> None:
     """Refuse to go on with a run that was begun under other settings."""
     begun = output_dir / "config.yaml"
     if begun.exists() and (old := load_config(begun)) != config:
-        different = differences([old.to_dict(), config.to_dict()])
-        raise UserError(f"{output_dir} holds an unfinished run with another {', '.join(list(different)[:3])}; choose another --output_dir")
+        different = [key for key in differences([old.to_dict(), config.to_dict()]) if key not in MAY_CHANGE]
+        if not different:
+            return
+        raise UserError(f"{output_dir} holds an unfinished run with another {', '.join(different[:3])}; choose another --output_dir")
 
 
 def _clear(output_dir: Path) -> None:
@@ -181,6 +185,7 @@ def _finish(trainer: KavaTrainer, config: Config, outcome: Outcome, seconds: flo
         "seed": config.training.seed,
         "accuracy": outcome.accuracy,
         "steps": outcome.steps,
+        "skipped_batches": trainer.skipped.count,
         "seconds": round(seconds, 1),
     }
     write_text(outcome.output_dir / TRAINING_DONE, json.dumps(content, indent=2) + "\n")
