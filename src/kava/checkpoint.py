@@ -11,13 +11,15 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import PickleError
 from typing import Any
 
 from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from kava.cards.render import render_card
@@ -82,13 +84,21 @@ def save_checkpoint(directory: str | Path, trained: Trained) -> None:
     Raises:
         UserError: the disk is full or the place is read-only; what was there before is untouched.
     """
-    directory = Path(directory)
+    write_whole(Path(directory), lambda staging: write_weights(staging, trained))
+
+
+def write_whole(directory: Path, write: Callable[[Path], None]) -> None:
+    """Make a sealed directory out of what `write` puts into an empty one, all or nothing.
+
+    Raises:
+        UserError: as `save_checkpoint`.
+    """
     staging = directory.with_name(f".{directory.name}.writing")
     with naming_disk_errors(directory):
         try:
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir(parents=True)
-            write_weights(staging, trained)
+            write(staging)
             seal(staging)
             publish(staging, directory)
         except Exception:
@@ -116,6 +126,23 @@ def naming_disk_errors(directory: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def fitting(directory: str | Path | None) -> Iterator[None]:
+    """Turn a failure to load what a whole checkpoint holds into one line for the user, whichever library met it.
+
+    Raises:
+        UserError: the content is not what this program wrote for this configuration and base model.
+    """
+    try:
+        yield
+    # PickleError: torch refuses to unpickle anything but tensors and plain values.
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, SafetensorError, PickleError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"checkpoint {directory} does not fit ({type(error).__name__}: {reason}): it is of another configuration, base model or program"
+        ) from error
+
+
 def seal(directory: Path) -> None:
     """Write the manifest of a finished directory and flush everything to disk."""
     files = {
@@ -128,13 +155,32 @@ def seal(directory: Path) -> None:
 
 def publish(staging: Path, directory: Path) -> None:
     """Give a sealed directory its final name."""
+    old = _set_aside(directory)
+    staging.rename(directory)
+    _flush(directory.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def discard(directory: Path) -> None:
+    """Delete a checkpoint, in such a way that no half of it is ever seen under its name."""
+    shutil.rmtree(_set_aside(directory), ignore_errors=True)
+
+
+def _set_aside(directory: Path) -> Path:
     old = directory.with_name(f".{directory.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if directory.exists():
         directory.rename(old)
-    staging.rename(directory)
-    _flush(directory.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    return old
+
+
+def tidy(run: Path) -> None:
+    """Remove what a killed run left half written or half deleted."""
+    for pattern in (".*.writing", ".writing", ".*.old"):
+        for rest in run.glob(pattern):
+            shutil.rmtree(rest, ignore_errors=True)
+    for rest in run.glob(".*.tmp"):
+        rest.unlink(missing_ok=True)
 
 
 def recover(directory: Path) -> None:

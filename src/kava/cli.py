@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "explain": ("kava.commands.explain", "Explain", "what the latents think: decoded, compared with the teacher, disturbed"),
     "play": ("kava.commands.play", "Play", "a page to ask a trained model, watch its latents, and turn T and M"),
     "report": ("kava.commands.report", "Report", "one self-contained HTML page of all results, figures and explanations"),
+    "replay": ("kava.commands.replay", "Replay", "take a training step again whose numbers made no sense"),
     "inspect": ("kava.commands.inspect", "Inspect", "where the numbers of a file come from"),
 }
 

@@ -142,6 +142,11 @@ class TrainingConfig(Section):
     gradient_checkpointing: bool = False
     sort_by_length: bool = Field(True, description="batch examples of similar length: less padding, faster steps")
     num_workers: int = Field(0, ge=0)
+    max_bad_batches: int = Field(
+        0,
+        ge=0,
+        description="steps with a NaN or infinite loss or gradient to leave out before the run stops; each is saved for kava replay",
+    )
     epochs_per_stage: float = Field(1, gt=0, description="iCoT and Coconut: epochs before the curriculum moves on")
     tokens_per_stage: int = Field(8, ge=1, description="iCoT: CoT tokens removed per stage")
 

@@ -34,7 +34,7 @@ class Suffix:
 
 @dataclass(frozen=True)
 class Batch:
-    """Questions left-padded; `teacher` is `c a`, `student` is what follows the question or the latents."""
+    """Questions left-padded; `teacher` is `c a`, `student` is what follows the question or the latents; `ids` name the examples."""
 
     question_ids: Int[Tensor, "B Q"]
     question_mask: Bool[Tensor, "B Q"]
@@ -42,6 +42,7 @@ class Batch:
     teacher: Suffix | None
     num_latents: int
     example_seed: Int[Tensor, " B"]
+    ids: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> "Batch":
         """The same batch on another device."""
@@ -118,6 +119,7 @@ class Collator:
             teacher=teacher,
             num_latents=self.latents_now,
             example_seed=torch.tensor([example.seed for example in examples]),
+            ids=tuple(example.id for example in examples),
         )
 
     @property

@@ -26,12 +26,14 @@ class EncodedExample:
         steps: ids of each CoT step.
         answer: ids of the answer prompt, the number and EOS.
         seed: a hash of the example's content, for random choices that must not depend on the batch.
+        id: of the example it was made from.
     """
 
     question: list[int]
     steps: list[list[int]]
     answer: list[int]
     seed: int
+    id: str = ""
 
     def cot(self, drop_last_step: bool) -> list[int]:
         """Ids of the written trace, without its last step if asked (it states the result, and would leak the answer)."""
@@ -78,7 +80,7 @@ class SequenceBuilder:
             steps = [next(segments) for _ in example.steps]
             answer = [*self.prompt_ids, *next(segments), self.tokenizer.eos_token_id]
             content = "\n".join([example.question, *example.steps, example.answer])
-            encoded.append(EncodedExample(question, steps, answer, crc32(content.encode())))
+            encoded.append(EncodedExample(question, steps, answer, crc32(content.encode()), example.id))
         return encoded
 
     def question_ids(self, question: str) -> list[int]:

@@ -1,6 +1,6 @@
 """The sum of the losses (method section 5)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,9 @@ class LossTerms:
     teacher_ce: Float[Tensor, " B"] | None = None
     codi: Float[Tensor, " B"] | None = None
     kv: Float[Tensor, " B"] | None = None
+
+
+TERM_NAMES = tuple(field.name for field in fields(LossTerms))
 
 
 def combine(terms: LossTerms, alpha1: float, alpha2: float) -> Float[Tensor, " B"]:

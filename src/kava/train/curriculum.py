@@ -1,33 +1,32 @@
 """Stages of iCoT and Coconut: a function of the optimizer step alone, so that a resumed run is at the right one."""
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from transformers import TrainerCallback
+from kava.data.collate import Batch, Collator
+from kava.data.sequences import EncodedExample
 
-from kava.data.collate import Collator
+
+def hand_on(examples: list[EncodedExample]) -> list[EncodedExample]:
+    """The data collator of a method with a curriculum: batches are built when their step is known."""
+    return examples
 
 
-class Curriculum(TrainerCallback):
-    """Moves the collator's stage on every `steps_per_stage` optimizer steps, up to `last_stage`.
+@dataclass(frozen=True)
+class Curriculum:
+    """Builds the batches of a step at the stage of that step.
 
-    Args:
+    Attributes:
         collator: builds the batches.
         steps_per_stage: optimizer steps between two stages.
         last_stage: the stage at which the written trace is gone.
     """
 
-    def __init__(self, collator: Collator, steps_per_stage: int, last_stage: int) -> None:
-        self.collator = collator
-        self.steps_per_stage = steps_per_stage
-        self.last_stage = last_stage
+    collator: Collator
+    steps_per_stage: int
+    last_stage: int
 
-    def _update(self, state: Any) -> None:
-        self.collator.stage = min(state.global_step // self.steps_per_stage, self.last_stage)
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Also the first call after a resume."""
-        self._update(state)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Batches are built after the step before them."""
-        self._update(state)
+    def collate(self, examples: Sequence[EncodedExample], step: int) -> Batch:
+        """A batch of the optimizer step that follows `step` others."""
+        self.collator.stage = min(step // self.steps_per_stage, self.last_stage)
+        return self.collator.collate(examples)

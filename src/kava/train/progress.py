@@ -1,5 +1,6 @@
 """What a person sees of a run: a live bar on a terminal, plain lines elsewhere, and the same lines in `train.log`."""
 
+import re
 import sys
 import time
 from pathlib import Path
@@ -9,7 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
+from kava.results import write_text
+
 TRAIN_LOG = "train.log"
+_STEP = re.compile(r" step (\d+)/")
 _SHORT = {"student_ce": "ce", "teacher_ce": "teacher", "grad_norm": "grad", "learning_rate": "lr"}
 
 
@@ -78,7 +82,19 @@ class Report(TrainerCallback):
         return f"step {state.global_step}/{state.max_steps}  {'validation: ' if 'eval_accuracy' in logs else ''}{', '.join(parts)}"
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Close the bar."""
+        """The run is over."""
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar off the terminal."""
         if self.bar:
             self.bar.stop()
             self.bar = None
+
+
+def cut_log(log_file: Path, step: int) -> None:
+    """Leave out the lines that a killed run wrote after the checkpoint that is gone on from: they are written again."""
+    if log_file.exists():
+        lines = log_file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and (found := _STEP.search(line)) and int(found[1]) <= step]
+        write_text(log_file, "".join(kept))

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ import torch
 from transformers import PrinterCallback, set_seed
 
 from kava import processes
-from kava.checkpoint import Trained, recover, verify
+from kava.checkpoint import Trained, recover, tidy, verify
 from kava.config import Config, load_config
+from kava.data.collate import Collator
 from kava.data.sequences import SequenceBuilder
 from kava.difference import differences
 from kava.errors import UserError
@@ -23,11 +25,14 @@ from kava.model.build import build_model, load_tokenizer
 from kava.provenance import collect
 from kava.results import BEST_CHECKPOINT, TRAINING_DONE, write_text
 from kava.train.arguments import runs_on_cpu, training_arguments
-from kava.train.curriculum import Curriculum
+from kava.train.curriculum import Curriculum, hand_on
 from kava.train.prepare import Prepared, build_collator, last_stage, longest_entries, prepare_data, resolve_base
-from kava.train.progress import Report
+from kava.train.progress import TRAIN_LOG, Report, cut_log
 from kava.train.signals import StopOnSignal
-from kava.train.trainer import KavaTrainer, checkpoints
+from kava.train.trainer import KavaTrainer, checkpoints, step_of
+
+# What a resumed run may have other than the one that was begun: it changes no step that both take.
+MAY_CHANGE = ("training.max_bad_batches", "training.num_workers", "training.save_total_limit")
 
 
 @dataclass(frozen=True)
@@ -72,20 +77,27 @@ def train(
     trained.model.backbone.require(longest_entries(config, prepared.train))
     started = time.time()
     with StopOnSignal() as stop:
-        trainer = _build_trainer(trained, builder, prepared, output_dir, stop, use_wandb, quiet)
         newest = _newest_good(output_dir) if resume else None
-        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+        if processes.is_main():
+            cut_log(output_dir / TRAIN_LOG, step_of(newest) if newest else 0)
+        report = Report(output_dir / TRAIN_LOG, f"{config.method} {output_dir.name}", quiet)
+        trainer = _build_trainer(trained, builder, prepared, output_dir, use_wandb)
+        trainer.add_callback(report)
+        trainer.add_callback(stop)
+        try:
+            trainer.resume(newest)
+        finally:
+            report.close()
     outcome = Outcome(output_dir, stop.exit_code, trainer.state.best_metric or 0.0, trainer.state.global_step)
     if outcome.exit_code == 0:
         _finish(trainer, config, outcome, time.time() - started, use_wandb)
     return outcome
 
 
-def _build_trainer(
-    trained: Trained, builder: SequenceBuilder, prepared: Prepared, output_dir: Path, stop: StopOnSignal, use_wandb: bool, quiet: bool
-) -> KavaTrainer:
+def _build_trainer(trained: Trained, builder: SequenceBuilder, prepared: Prepared, output_dir: Path, use_wandb: bool) -> KavaTrainer:
     config = trained.config
     collator = build_collator(config, builder)
+    curriculum = _curriculum(config, collator, prepared)
     reasoner = Reasoner(trained.model, builder, config.latent.num_tokens, config.latent.num_iterations)
 
     def validate() -> Evaluation:
@@ -93,20 +105,27 @@ def _build_trainer(
             reasoner, prepared.validation, batch_size=config.evaluation.batch_size, max_new_tokens=config.evaluation.max_new_tokens
         )
 
-    name = f"{config.method} {output_dir.name}"
-    arguments = training_arguments(config, output_dir, ["tensorboard"] + ["wandb"] * use_wandb, name)
+    arguments = training_arguments(config, output_dir, ["tensorboard"] + ["wandb"] * use_wandb, f"{config.method} {output_dir.name}")
     trainer = KavaTrainer(
-        trained, validate, args=arguments, train_dataset=prepared.train, eval_dataset=prepared.validation, data_collator=collator
+        trained,
+        validate,
+        curriculum,
+        args=arguments,
+        train_dataset=prepared.train,
+        eval_dataset=prepared.validation,
+        data_collator=collator if curriculum is None else hand_on,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Report(output_dir / "train.log", name, quiet))
-    trainer.add_callback(stop)
-    if METHODS[config.method].curriculum != "none":
-        per_step = config.training.batch_size * config.training.gradient_accumulation_steps * arguments.world_size
-        per_epoch = math.ceil(len(prepared.train) / per_step)
-        steps_per_stage = max(1, round(config.training.epochs_per_stage * per_epoch))
-        trainer.add_callback(Curriculum(collator, steps_per_stage, last_stage(config, prepared.train)))
     return trainer
+
+
+def _curriculum(config: Config, collator: Collator, prepared: Prepared) -> Curriculum | None:
+    if METHODS[config.method].curriculum == "none":
+        return None
+    per_step = config.training.batch_size * config.training.gradient_accumulation_steps * processes.world_size()
+    per_epoch = math.ceil(len(prepared.train) / per_step)
+    steps_per_stage = max(1, round(config.training.epochs_per_stage * per_epoch))
+    return Curriculum(collator, steps_per_stage, last_stage(config, prepared.train))
 
 
 def _claim(output_dir: Path, config: Config, resume: bool) -> Outcome | None:
@@ -122,10 +141,12 @@ def _claim(output_dir: Path, config: Config, resume: bool) -> Outcome | None:
     # All have looked before one writes, and it has written before any goes on.
     processes.wait()
     if processes.is_main():
-        if not resume:
+        if resume:
+            recover(output_dir / BEST_CHECKPOINT)
+            tidy(output_dir)
+        else:
             _clear(output_dir)
         write_text(output_dir / "config.yaml", _yaml(config))
-        recover(output_dir / BEST_CHECKPOINT)
     processes.wait()
     return None
 
@@ -134,15 +155,17 @@ def _same_configuration(output_dir: Path, config: Config) -> None:
     """Refuse to go on with a run that was begun under other settings."""
     begun = output_dir / "config.yaml"
     if begun.exists() and (old := load_config(begun)) != config:
-        different = differences([old.to_dict(), config.to_dict()])
-        raise UserError(f"{output_dir} holds an unfinished run with another {', '.join(list(different)[:3])}; choose another --output_dir")
+        different = [key for key in differences([old.to_dict(), config.to_dict()]) if key not in MAY_CHANGE]
+        if not different:
+            return
+        raise UserError(f"{output_dir} holds an unfinished run with another {', '.join(different[:3])}; choose another --output_dir")
 
 
 def _clear(output_dir: Path) -> None:
     """A run that does not resume starts clean, so that nothing of an older one is taken for its own."""
-    for path in [*checkpoints(output_dir), output_dir / BEST_CHECKPOINT, output_dir / "logs"]:
+    for path in [*checkpoints(output_dir), *output_dir.glob("bad_batch-*"), output_dir / BEST_CHECKPOINT, output_dir / "logs"]:
         shutil.rmtree(path, ignore_errors=True)
-    for name in (TRAINING_DONE, "train.log"):
+    for name in (TRAINING_DONE, TRAIN_LOG):
         (output_dir / name).unlink(missing_ok=True)
 
 
@@ -152,7 +175,9 @@ def _newest_good(output_dir: Path) -> Path | None:
         problem = verify(candidate)
         if problem is None:
             return candidate
-        print(f"kava: {candidate} is damaged ({problem}); trying an older one", flush=True)
+        print(f"kava: checkpoint {candidate} is damaged ({problem}); trying an older one", file=sys.stderr, flush=True)
+    if checkpoints(output_dir):
+        print(f"kava: {output_dir} holds no checkpoint that is whole; starting from the beginning", file=sys.stderr, flush=True)
     return None
 
 
@@ -164,6 +189,7 @@ def _finish(trainer: KavaTrainer, config: Config, outcome: Outcome, seconds: flo
         "seed": config.training.seed,
         "accuracy": outcome.accuracy,
         "steps": outcome.steps,
+        "skipped_batches": trainer.skipped.count,
         "seconds": round(seconds, 1),
     }
     write_text(outcome.output_dir / TRAINING_DONE, json.dumps(content, indent=2) + "\n")

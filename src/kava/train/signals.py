@@ -15,6 +15,7 @@ class StopOnSignal(TrainerCallback):
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self.stopped = False
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopOnSignal":
@@ -39,13 +40,15 @@ class StopOnSignal(TrainerCallback):
         if args.world_size > 1:
             self._agree(args.device)
         if self.received:
+            self.stopped = True
+            # Whoever sent the signal waits for seconds, and a validation takes minutes: one that is due comes after the resume.
+            control.should_evaluate = False
             control.should_save = True
             control.should_training_stop = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """No validation where an undisturbed run has none: it could crown another best checkpoint, and time is short."""
-        # The Trainer closes the epoch even when it stops inside one.
-        if self.received and state.epoch % 1 and state.global_step < state.max_steps:
+        """The Trainer closes the epoch, even when it stops inside one; the step is saved already."""
+        if self.stopped:
             control.should_evaluate = False
             control.should_save = False
 

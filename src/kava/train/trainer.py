@@ -1,8 +1,11 @@
-"""The Hugging Face Trainer with our loss, validation by generation, and whole-or-absent checkpoints."""
+"""The Hugging Face Trainer with our loss, validation by generation, whole-or-absent checkpoints, and a guard against bad numbers."""
 
+import re
 import shutil
-from collections.abc import Callable
-from dataclasses import fields
+import sys
+from collections.abc import Callable, Iterator
+from itertools import islice
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +13,22 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_callback import ExportableState
+from transformers.trainer_callback import ExportableState, TrainerState
 
-from kava.checkpoint import PROJECTION, Trained, naming_disk_errors, publish, save_checkpoint, seal, write_weights
+from kava.checkpoint import PROJECTION, Trained, discard, fitting, naming_disk_errors, publish, save_checkpoint, seal, write_weights
+from kava.errors import UserError
 from kava.evaluate.accuracy import Evaluation
-from kava.losses.total import LossTerms
+from kava.losses.total import TERM_NAMES
 from kava.results import BEST_CHECKPOINT
+from kava.train.curriculum import Curriculum
+from kava.train.guard import Seen, SkippedBatches, explain, generator_states, is_sound, shown
+from kava.train.replay import save_step
 from kava.train.sampler import LengthSortedSampler
 
 STAGING = ".writing"
 REAL = "real_examples"
-TERM_NAMES = tuple(field.name for field in fields(LossTerms))
+STATE = "trainer_state.json"
+_CHECKPOINT = re.compile(r"checkpoint-[0-9]+")
 
 
 class LossMeter(TrainerCallback, ExportableState):
@@ -53,21 +61,51 @@ class KavaTrainer(Trainer):
     Args:
         trained: model, tokenizer and configuration, as they go into checkpoints.
         validate: answers the validation questions with the current weights.
+        curriculum: builds the batches of a method that has one; the data collator then only hands examples on.
         kwargs: of the Hugging Face Trainer.
     """
 
-    def __init__(self, trained: Trained, validate: Callable[[], Evaluation], **kwargs: Any) -> None:
+    def __init__(self, trained: Trained, validate: Callable[[], Evaluation], curriculum: Curriculum | None = None, **kwargs: Any) -> None:
         super().__init__(model=trained.model, **kwargs)
         self.trained = trained
         self.validate = validate
+        self.curriculum = curriculum
         # The loss below is already divided by the examples of the whole accumulated batch.
         self.model_accepts_loss_kwargs = True
-        self.add_callback(LossMeter())
+        self.seen: list[Seen] = []
+        self._generators: dict[str, Tensor] = {}
+        self.gradient_norm: Tensor | None = None
+        for callback in (LossMeter(), SkippedBatches(), _Events(self)):
+            self.add_callback(callback)
+        self._keep_gradient_norm()
+
+    def _keep_gradient_norm(self) -> None:
+        """The Trainer computes the norm in order to clip, and keeps it to itself."""
+        clip = self.accelerator.clip_grad_norm_
+
+        def clip_and_keep(*arguments: Any, **options: Any) -> Any:
+            self.gradient_norm = clip(*arguments, **options)
+            return self.gradient_norm
+
+        self.accelerator.clip_grad_norm_ = clip_and_keep
 
     @property
     def meter(self) -> LossMeter:
         """The running sums (a resumed run replaces the object)."""
         return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, LossMeter))
+
+    @property
+    def skipped(self) -> SkippedBatches:
+        """The count of skipped batches (a resumed run replaces the object)."""
+        return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, SkippedBatches))
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], int]:
+        """The batches of one optimizer step, and how many examples they hold."""
+        samples = list(islice(epoch_iterator, num_batches))
+        if self.curriculum is not None:
+            # Not in the loader, which fetches ahead: a batch would come from the stage of an earlier step.
+            samples = [{"batch": self.curriculum.collate(examples, self.state.global_step).to(device)} for examples in samples]
+        return samples, self._get_num_items_in_batch(samples, device)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """Mean over examples of the total loss; the terms are logged apart."""
@@ -75,10 +113,44 @@ class KavaTrainer(Trainer):
         output = model(batch=inputs["batch"])
         loss, terms = output["loss"][:real], output["terms"]
         present = {name: getattr(terms, name)[:real] for name in TERM_NAMES if getattr(terms, name) is not None}
-        self.meter.add(*self._over_processes({"loss": loss, **present}, real))
+        self.seen.append(Seen(inputs["batch"], self._generators, {"loss": loss.detach(), **present}))
         # Gradients are averaged over the processes, so that each process's part counts as often as there are processes.
         mean = loss.sum() * self.args.world_size / (num_items_in_batch or real)
         return (mean, output) if return_outputs else mean
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward of one batch; remembers what a replay needs."""
+        self._generators = generator_states()
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        return loss
+
+    def guard_step(self) -> None:
+        """Before the optimizer moves anything: count the step's losses, or refuse the step where a number is not finite.
+
+        Raises:
+            UserError: more bad steps than `training.max_bad_batches`; the step is saved for `kava replay`.
+        """
+        seen, self.seen = self.seen, []
+        # A loss scaler (fp16) meets infinite gradients by design, and skips those steps itself.
+        norm = None if self.accelerator.scaler is not None else self.gradient_norm
+        if is_sound([one.values["loss"] for one in seen], norm, self.args.world_size):
+            for one in seen:
+                self.meter.add(*self._over_processes(dict(one.values), len(one.values["loss"])))
+            return
+        step, number = self.state.global_step + 1, float("nan") if self.gradient_norm is None else float(self.gradient_norm)
+        problem, examples = explain(seen, number)
+        rank = f"-rank{self.args.process_index}" if self.args.world_size > 1 else ""
+        place = Path(self.args.output_dir) / f"bad_batch-{step}{rank}"
+        save_step(place, self.trained, seen, step, problem, examples, number)
+        allowed = self.trained.config.training.max_bad_batches
+        message = f"step {step}: {problem} ({shown(examples)}); kava replay {place} takes the step again"
+        if self.skipped.count >= allowed:
+            cure = f"go on without such batches: --resume --training.max_bad_batches {allowed + 1}"
+            raise UserError(f"{message}; lower training.learning_rate, mend the data, or {cure}")
+        self.skipped.count += 1
+        print(f"kava: {message}; skipped, {self.skipped.count} of at most {allowed}", file=sys.stderr, flush=True)
+        # Without gradients the optimizer leaves weights and its own state as they are.
+        self.model.zero_grad()
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
         """Examples, not tokens, are what the loss is a mean of; over all processes, and each example once."""
@@ -109,7 +181,11 @@ class KavaTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Replace the Trainer's running loss by ours, and add the terms."""
         if "loss" in logs:
-            logs = {**logs, **self.meter.take()}
+            # Ours leaves skipped batches out; where there were no others, there is no loss.
+            means = self.meter.take()
+            others = {name: value for name, value in logs.items() if name != "loss" and isfinite(value)}
+            first = {"loss": means["loss"]} if means else {}
+            logs = {**first, **others, **{name: means[name] for name in TERM_NAMES if name in means}}
         super().log(logs, start_time)
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
@@ -128,7 +204,7 @@ class KavaTrainer(Trainer):
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         is_best = super()._determine_best_metric(metrics, trial)
         if is_best and self.args.should_save:
-            self.trained.metadata |= {"step": self.state.global_step, "validation": metrics}
+            self.trained.metadata |= {"step": self.state.global_step, "validation": metrics, "skipped_batches": self.skipped.count}
             save_checkpoint(Path(self.args.output_dir) / BEST_CHECKPOINT, self.trained)
         return is_best
 
@@ -167,16 +243,71 @@ class KavaTrainer(Trainer):
         limit = self.trained.config.training.save_total_limit
         if limit is not None:
             for old in checkpoints(run)[limit:]:
-                shutil.rmtree(old)
+                discard(old)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        load_weights(Path(resume_from_checkpoint), self.trained)
+        with fitting(resume_from_checkpoint):
+            load_weights(Path(resume_from_checkpoint), self.trained)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with fitting(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with fitting(checkpoint):
+            super()._load_rng_state(checkpoint)
+
+    def resume(self, checkpoint: Path | None) -> None:
+        """Train from a checkpoint to the end, or from the start where there is none.
+
+        Raises:
+            UserError: the checkpoint does not fit this run.
+        """
+        if checkpoint is None:
+            self.train()
+            return
+        with fitting(checkpoint):
+            state = TrainerState.load_from_json(str(checkpoint / STATE))
+        if state.global_step < state.max_steps:
+            self.train(resume_from_checkpoint=str(checkpoint))
+            return
+        # The Trainer itself would take one step too many.
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = state
+        self.validate_if_due()
+
+    def validate_if_due(self) -> None:
+        """Make up for a validation that a signal left out (see `StopOnSignal`): the state has none for its last step."""
+        state = self.state
+        if state.global_step == 0 or any(entry["step"] == state.global_step and "eval_accuracy" in entry for entry in state.log_history):
+            return
+        every = self.trained.config.training.eval_steps
+        due = state.epoch % 1 == 0 if every is None else state.global_step % every == 0
+        if due or state.global_step >= state.max_steps:
+            self._determine_best_metric(self.evaluate(), None)
+
+
+class _Events(TrainerCallback):
+    """Calls the Trainer's own methods at moments that it offers to callbacks only."""
+
+    def __init__(self, trainer: KavaTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.validate_if_due()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.guard_step()
 
 
 def checkpoints(run: Path) -> list[Path]:
     """Resumable checkpoints of a run, newest first."""
-    found = [path for path in run.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True)
+    return sorted((path for path in run.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name)), key=step_of, reverse=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer step after which a checkpoint was written, from its name."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def load_weights(directory: Path, trained: Trained) -> None:

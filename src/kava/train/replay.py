@@ -1,0 +1,176 @@
+"""A training step as files: the weights before it, its batches, the generators' states; and the step taken again.
+
+bad_batch-17/
+  checkpoint/              weights, tokenizer and configuration
+  batch_0.safetensors ...  what the model was given, one file per accumulated batch
+  report.json              which number was bad, in which step, for which examples
+  manifest.json            sizes and checksums
+"""
+
+import json
+from contextlib import nullcontext
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ConfigDict
+from torch import Tensor, nn
+
+from kava.checkpoint import Trained, load_checkpoint, seal, verify, write_weights, write_whole
+from kava.data.batch_file import read_batch, write_batch
+from kava.data.collate import Batch
+from kava.errors import UserError
+from kava.losses.total import TERM_NAMES
+from kava.results import Record, parse_record, read_mapping
+from kava.train.guard import Seen, restore_generators
+
+REPORT = "report.json"
+CHECKPOINT = "checkpoint"
+_VALUE = "value."
+_BATCH = "batch_{}.safetensors"
+_CURE = "give a directory bad_batch-<step> of a run"
+
+
+class Report(Record):
+    """What was bad in a step. `gradient_norm` is text, because JSON has no NaN."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    format: str
+    step: int
+    problem: str
+    examples: list[str]
+    gradient_norm: str
+    batches: int
+
+
+FORMAT = "kava.bad_batch/1"
+
+
+@dataclass(frozen=True)
+class ReplayedExample:
+    """One example of a replayed step.
+
+    Attributes:
+        id: as the data set calls it.
+        question: its text.
+        losses: this time.
+        recorded: in the training.
+        gradient_norm: of its own loss; None where a neighbour's loss is not finite, whose numbers reach it through the shared backward pass.
+    """
+
+    id: str
+    question: str
+    losses: dict[str, float]
+    recorded: dict[str, float]
+    gradient_norm: float | None
+
+    @property
+    def sound(self) -> bool:
+        """All numbers are finite."""
+        return all(map(isfinite, [*self.losses.values(), self.gradient_norm or 0.0]))
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """A step taken again (without the update)."""
+
+    report: Report
+    examples: list[ReplayedExample]
+    gradient_norm: float
+    bad_parameters: list[str]
+
+    @property
+    def sound(self) -> bool:
+        """All numbers are finite now."""
+        return not self.bad_parameters and all(example.sound for example in self.examples)
+
+
+def save_step(directory: Path, trained: Trained, seen: list[Seen], step: int, problem: str, examples: list[str], norm: float) -> None:
+    """Write everything that `replay` needs, all or nothing.
+
+    Raises:
+        UserError: the disk is full or the place is read-only.
+    """
+
+    def write(staging: Path) -> None:
+        checkpoint = staging / CHECKPOINT
+        checkpoint.mkdir()
+        write_weights(checkpoint, trained)
+        seal(checkpoint)
+        for index, one in enumerate(seen):
+            write_batch(staging / _BATCH.format(index), one.batch, {**one.generators, **{f"{_VALUE}{k}": v for k, v in one.values.items()}})
+        report = Report(format=FORMAT, step=step, problem=problem, examples=examples, gradient_norm=repr(norm), batches=len(seen))
+        (staging / REPORT).write_text(json.dumps(report.model_dump(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    write_whole(directory, write)
+
+
+def replay(directory: str | Path, overrides: dict[str, Any] | None = None, device: str | None = None) -> Replayed:
+    """Take a saved step again, dropout included, and look at each example by itself.
+
+    Args:
+        directory: what `save_step` wrote.
+        overrides: dotted configuration keys to try, such as `loss.kv_loss_type`.
+        device: where to compute (default: the CPU).
+
+    Raises:
+        UserError: there is no saved step, it is damaged, or its base model cannot be found.
+    """
+    directory = Path(directory)
+    report = parse_record(Report, read_mapping(directory / REPORT, "report", _CURE), f"report {directory / REPORT}", _CURE)
+    problem = verify(directory)
+    if problem:
+        raise UserError(f"{directory} is damaged: {problem}; copy it again")
+    trained = load_checkpoint(directory / CHECKPOINT, overrides, device)
+    model = trained.model.train()
+    saved = [read_batch(directory / _BATCH.format(index)) for index in range(report.batches)]
+    total = sum(len(batch) for batch, _ in saved)
+    examples: list[ReplayedExample] = []
+    for batch, extra in saved:
+        recorded = {name.removeprefix(_VALUE): tensor for name, tensor in extra.items() if name.startswith(_VALUE)}
+        restore_generators(extra)
+        examples += _examples(trained, batch if device is None else batch.to(device), recorded, total)
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    bad = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
+    return Replayed(report, examples, _norm(list(gradients.values())), bad)
+
+
+def _examples(trained: Trained, batch: Batch, recorded: dict[str, Tensor], total: int) -> list[ReplayedExample]:
+    """Forward and backward of one batch; the gradients of the whole stay in the parameters."""
+    with _autocast(trained):
+        output = trained.model(batch)
+    losses: Tensor = output["loss"]
+    values = {"loss": losses} | {name: value for name in TERM_NAMES if (value := getattr(output["terms"], name)) is not None}
+    parameters = [parameter for parameter in trained.model.parameters() if parameter.requires_grad]
+    told_apart = bool(losses.isfinite().all())
+    norms = [_own_norm(loss, parameters) if told_apart else None for loss in losses]
+    (losses.sum() / total).backward()
+    questions = [ids[mask].tolist() for ids, mask in zip(batch.question_ids, batch.question_mask, strict=True)]
+    return [
+        ReplayedExample(
+            id=batch.ids[row] if batch.ids else f"row {row}",
+            question=trained.tokenizer.decode(questions[row], skip_special_tokens=True).strip(),
+            losses={name: float(value[row].detach()) for name, value in values.items()},
+            recorded={name: float(value[row]) for name, value in recorded.items()},
+            gradient_norm=norms[row],
+        )
+        for row in range(len(batch))
+    ]
+
+
+def _own_norm(loss: Tensor, parameters: list[nn.Parameter]) -> float:
+    return _norm(list(torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)))
+
+
+def _norm(gradients: list[Tensor | None]) -> float:
+    return float(torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None]))
+
+
+def _autocast(trained: Trained) -> Any:
+    """As the Trainer computes."""
+    precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(trained.config.system.mixed_precision)
+    device = trained.model.backbone.special_ids.device.type
+    return nullcontext() if precision is None else torch.autocast(device, precision)
