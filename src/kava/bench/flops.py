@@ -1,7 +1,8 @@
 """Model FLOP utilisation of a training step: what the formulas need, against the machine's own matrix-multiply rate.
 
 Counted are the multiplications that the method cannot do without: every token of every pass once (the question shared, latents
-that are final or lead nowhere not run), heads at labelled positions only, gradients of frozen weights left out. One multiply-add is 2 FLOPs.
+that are final or lead nowhere not run), heads at labelled positions only, gradients of frozen weights left out. One multiply-add
+is 2 FLOPs.
 """
 
 import statistics
