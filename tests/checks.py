@@ -219,12 +219,13 @@ def check_cached_decoding(kind: str, attn: str, method: str, use_latent: bool = 
 
 
 def make_trained(
-    place: Path, kind: str = "llama", *, attn: str = "sdpa", tied: bool = True, lora: bool = True, spare_rows: int = 0, method: str = "kava"
-) -> Trained:
+    place: Path, kind: str = "llama", *, attn: str = "sdpa", tied: bool = True, lora: bool = True, spare_rows: int = 0,
+    method: str = "kava", spread: float = 0.1,
+) -> Trained:  # fmt: skip
     """A model built from a base directory as a run builds it, with every trainable weight moved away from its start."""
     base = place / "base"
     tokenizer = build_mini_tokenizer(MINI, PROMPT)
-    tiny_lm(kind, attn, vocabulary=len(tokenizer) + spare_rows, tied=tied).save_pretrained(base)
+    tiny_lm(kind, attn, vocabulary=len(tokenizer) + spare_rows, tied=tied, spread=spread).save_pretrained(base)
     tokenizer.save_pretrained(base)
     config = lora_config(
         **{"model.name": str(base), "lora.enabled": lora, "latent.num_tokens": 4, "method": method, "model.attn_implementation": attn}

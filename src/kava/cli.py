@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "play": ("kava.commands.play", "Play", "a page to ask a trained model, watch its latents, and turn T and M"),
     "report": ("kava.commands.report", "Report", "one self-contained HTML page of all results, figures and explanations"),
     "replay": ("kava.commands.replay", "Replay", "take a training step again whose numbers made no sense"),
+    "lm-eval": ("kava.commands.lm_eval", "LmEval", "lm-evaluation-harness on a checkpoint"),
     "inspect": ("kava.commands.inspect", "Inspect", "where the numbers of a file come from"),
 }
 
@@ -70,6 +71,11 @@ def _run(name: str, arguments: list[str]) -> int:
     module, attribute, _ = COMMANDS[name]
     command_class: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     program = f"kava {name}"
+    if hasattr(command_class, "arguments") and not {"-h", "--help"} & set(arguments):
+        # Another program's options: handed on as they are.
+        command = command_class()
+        command.arguments = arguments
+        return int(command.run() or 0)
     if not hasattr(command_class, "overrides"):
         return int(tyro.cli(command_class, prog=program, args=arguments, use_underscores=True).run() or 0)
     command, rest = tyro.cli(command_class, prog=program, args=arguments, use_underscores=True, return_unknown_args=True)

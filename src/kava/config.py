@@ -139,7 +139,7 @@ class TrainingConfig(Section):
     eval_steps: int | None = Field(None, ge=1, description="validation by generation every so many steps; default: each epoch")
     save_steps: int | None = Field(None, ge=1, description="checkpoint every so many steps; default: each epoch")
     save_total_limit: int | None = Field(None, ge=1)
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = Field(False, description="compute activations again in the backward pass: less memory, slower")
     sort_by_length: bool = Field(True, description="batch examples of similar length: less padding, faster steps")
     num_workers: int = Field(0, ge=0)
     max_bad_batches: int = Field(
@@ -193,8 +193,6 @@ class Config(Section):
     def _no_contradictions(self) -> "Config":
         if self.lora.enabled and self.lora.r == 0:
             raise ValueError("lora.r is 0: set lora.enabled to false for full fine-tuning, or lora.r to at least 1")
-        if self.training.gradient_checkpointing:
-            raise ValueError("training.gradient_checkpointing drops the KV cache that latent passes need (Hugging Face); set it to false")
         if self.method in ("codi", "pccot", "kava") and self.latent.num_tokens == 0:
             raise ValueError(f"latent.num_tokens is 0, but method {self.method} reasons in latent tokens; set it to at least 1")
         if self.dataset.mini.min_steps > self.dataset.mini.max_steps:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from kava.cache.attention import PREFIX, register_backends
+from kava.cache.recompute import recompute_layers
 from kava.config import Config
 from kava.data.sequences import SPECIAL_TOKENS
 from kava.errors import UserError
@@ -91,6 +92,8 @@ def build_model(base: str, tokenizer: Any, config: Config) -> KavaModel:
     projection = build_projection(use_projection, embeddings.shape[1], embeddings)
     model = add_lora(causal_lm, special_ids, config) if config.lora.enabled else causal_lm
     backbone = Backbone(model, special_ids)
+    if config.training.gradient_checkpointing:
+        recompute_layers(backbone.decoder)
     check_behaviour(base, backbone, unrotates=method.kv and config.loss.kv_rope == "pre")
     return KavaModel(backbone, projection, method, settings_of(config))
 

@@ -1,0 +1,128 @@
+"""lm-evaluation-harness, offline: its accuracy on local files equals evaluate.py's on the same questions."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from checks import make_trained
+from kava.checkpoint import save_checkpoint
+from kava.data.answers import extract_answer
+from kava.errors import UserError
+from kava.evaluate.run import Request, evaluate
+from kava.generate import Reasoner
+from tiny import PROMPT, mini_examples
+
+lm_eval = pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed: pip install lm-eval")
+
+ROOT = Path(__file__).resolve().parents[2]
+QUESTIONS = 24
+TASK = """
+task: local_gsm8k
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: generate_until
+doc_to_text: "Question: {{{{question}}}}\\nAnswer:"
+doc_to_target: "{{{{answer}}}}"
+generation_kwargs: {{until: ["Question:"], do_sample: false}}
+metric_list:
+  - {{metric: exact_match, aggregation: mean, higher_is_better: true, regexes_to_ignore: [",", "(?s).*#### "]}}
+filter_list:
+  - name: strict-match
+    filter:
+      - {{function: regex, regex_pattern: "#### (\\\\-?[0-9\\\\.\\\\,]+)"}}
+      - {{function: take_first}}
+"""
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random checkpoint, and questions in GSM8K's form of which it answers about half: their gold answers are partly its own."""
+    place = tmp_path_factory.mktemp("harness")
+    trained = make_trained(place, spread=0.5)
+    save_checkpoint(place / "saved", trained)
+    examples = mini_examples(QUESTIONS)
+    answers = Reasoner(trained.model, trained.builder, 4, 3).generate([example.question for example in examples], max_new_tokens=8)
+    rows = []
+    for number, (example, answer) in enumerate(zip(examples, answers, strict=True)):
+        said = extract_answer(answer.text, PROMPT)
+        gold = said if number % 2 and said is not None else example.answer
+        rows.append({"question": example.question, "answer": f"Think.\n#### {gold}"})
+    (place / "gsm8k_test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (place / "tasks").mkdir()
+    (place / "tasks" / "local.yaml").write_text(TASK.format(file=place / "gsm8k_test.jsonl"))
+    return place
+
+
+@pytest.fixture(scope="module")
+def ours(place: Path) -> float:
+    result = evaluate(Request(str(place / "saved"), "gsm8k", data_dir=str(place), overrides={"evaluation.max_new_tokens": 8}))
+    assert result.metrics.total == QUESTIONS
+    assert 0.1 < result.metrics.accuracy < 0.9
+    return result.metrics.accuracy
+
+
+@pytest.fixture(scope="module")
+def model(place: Path) -> Any:
+    from kava.evaluate.harness import KavaLM
+
+    model = KavaLM(str(place / "saved"), batch_size=7)
+    model.max_new_tokens = 8
+    return model
+
+
+def accuracy(model: Any, task: str, folder: Path, metric: str, **metadata: Any) -> float:
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=str(folder), include_defaults=False, metadata=metadata)
+    results = lm_eval.simple_evaluate(model, tasks=[task], task_manager=manager, num_fewshot=0, bootstrap_iters=0)
+    found: float = results["results"][task][metric]
+    return found
+
+
+def test_our_task_counts_as_evaluate_does(place: Path, ours: float, model: Any) -> None:
+    from kava.evaluate.harness import TASKS
+
+    assert accuracy(model, "kava_gsm8k", TASKS, "accuracy,none", data_dir=str(place)) == pytest.approx(ours, abs=1e-12)
+
+
+def test_a_local_task_in_the_harness_s_own_form(place: Path, ours: float, model: Any) -> None:
+    """Question and Answer around the question, the number behind ####, the harness's own extraction and metric."""
+    assert accuracy(model, "local_gsm8k", place / "tasks", "exact_match,strict-match") == pytest.approx(ours, abs=1e-12)
+
+
+def test_the_command(place: Path) -> None:
+    words = [
+        "--model",
+        "kava",
+        "--model_args",
+        f"pretrained={place / 'saved'}",
+        "--tasks",
+        "local_gsm8k",
+        "--include_path",
+        str(place / "tasks"),
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    command = [sys.executable, "-m", "kava", "lm-eval", *words, "--limit", "2"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "|local_gsm8k|" in done.stdout.replace(" ", "")
+
+
+def test_questions_are_taken_out_of_their_frame() -> None:
+    from kava.evaluate.harness import question_of
+
+    assert question_of("Tom has 7 .") == "Tom has 7 ."
+    assert question_of("Question: A ?\nAnswer: 5\n\nQuestion: Tom has 7 .\nAnswer:") == "Tom has 7 ."
+
+
+def test_what_the_harness_may_not_ask(model: Any) -> None:
+    with pytest.raises(UserError, match="compares likelihoods"):
+        model.loglikelihood([])
