@@ -7,6 +7,8 @@ from typing import Any
 from kava.config import Config
 
 LOGS = "logs"
+# What trackio files our runs under; W&B reads WANDB_PROJECT.
+PROJECT = "kava"
 
 
 def training_arguments(config: Config, output_dir: Path, report_to: list[str], run_name: str) -> Any:
@@ -50,6 +52,8 @@ def training_arguments(config: Config, output_dir: Path, report_to: list[str], r
         remove_unused_columns=False,
         label_names=[],
         report_to=report_to,
+        project=PROJECT,
+        trackio_space_id=None,
         disable_tqdm=True,
         log_level="warning",
         ddp_find_unused_parameters=False,

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from kava.data.sequences import SequenceBuilder
 from kava.difference import differences
 from kava.errors import UserError
 from kava.evaluate.accuracy import Evaluation, evaluate_accuracy
+from kava.explain.run import mean_similarity
 from kava.generate import Reasoner
 from kava.methods import METHODS
 from kava.model.build import build_model, load_tokenizer
@@ -26,6 +28,7 @@ from kava.train.curriculum import Curriculum
 from kava.train.prepare import Prepared, build_collator, last_stage, prepare_data, resolve_base
 from kava.train.progress import Report
 from kava.train.signals import StopOnSignal
+from kava.train.tracking import CacheFigures, checked_trackers
 from kava.train.trainer import KavaTrainer, checkpoints
 
 
@@ -47,7 +50,13 @@ class Outcome:
 
 
 def train(
-    config: Config, output_dir: str | Path, *, resume: bool = False, name: str | None = None, use_wandb: bool = False, quiet: bool = False
+    config: Config,
+    output_dir: str | Path,
+    *,
+    resume: bool = False,
+    name: str | None = None,
+    report_to: Sequence[str] = ("tensorboard",),
+    quiet: bool = False,
 ) -> Outcome:
     """Train one method with one seed; see `Outcome`. `name` is what result files call the configuration.
 
@@ -55,6 +64,7 @@ def train(
         UserError: whatever the user can mend: a model or data set that is missing, a full disk, an output directory in use.
     """
     output_dir = Path(output_dir)
+    trackers = checked_trackers(report_to)
     finished = _claim(output_dir, config, resume)
     if finished is not None:
         return finished
@@ -69,17 +79,17 @@ def train(
     trained = Trained(build_model(base, tokenizer, config), tokenizer, config, base, metadata)
     started = time.time()
     with StopOnSignal() as stop:
-        trainer = _build_trainer(trained, builder, prepared, output_dir, stop, use_wandb, quiet)
+        trainer = _build_trainer(trained, builder, prepared, output_dir, stop, trackers, quiet)
         newest = _newest_good(output_dir) if resume else None
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     outcome = Outcome(output_dir, stop.exit_code, trainer.state.best_metric or 0.0, trainer.state.global_step)
     if outcome.exit_code == 0:
-        _finish(trainer, config, outcome, time.time() - started, use_wandb)
+        _finish(trainer, config, outcome, time.time() - started)
     return outcome
 
 
 def _build_trainer(
-    trained: Trained, builder: SequenceBuilder, prepared: Prepared, output_dir: Path, stop: StopOnSignal, use_wandb: bool, quiet: bool
+    trained: Trained, builder: SequenceBuilder, prepared: Prepared, output_dir: Path, stop: StopOnSignal, trackers: list[str], quiet: bool
 ) -> KavaTrainer:
     config = trained.config
     collator = build_collator(config, builder)
@@ -91,13 +101,16 @@ def _build_trainer(
         )
 
     name = f"{config.method} {output_dir.name}"
-    arguments = training_arguments(config, output_dir, ["tensorboard"] + ["wandb"] * use_wandb, name)
+    arguments = training_arguments(config, output_dir, trackers, name)
     trainer = KavaTrainer(
         trained, validate, args=arguments, train_dataset=prepared.train, eval_dataset=prepared.validation, data_collator=collator
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Report(output_dir / "train.log", name, quiet))
     trainer.add_callback(stop)
+    if METHODS[config.method].thinks and METHODS[config.method].teacher:
+        sample = prepared.validation[: config.evaluation.batch_size]
+        trainer.add_callback(CacheFigures(lambda: trainer.callback_handler.callbacks, lambda: mean_similarity(reasoner, config, sample)))
     if METHODS[config.method].curriculum != "none":
         per_epoch = math.ceil(len(prepared.train) / (config.training.batch_size * config.training.gradient_accumulation_steps))
         steps_per_stage = max(1, round(config.training.epochs_per_stage * per_epoch))
@@ -148,7 +161,7 @@ def _newest_good(output_dir: Path) -> Path | None:
     return None
 
 
-def _finish(trainer: KavaTrainer, config: Config, outcome: Outcome, seconds: float, use_wandb: bool) -> None:
+def _finish(trainer: KavaTrainer, config: Config, outcome: Outcome, seconds: float) -> None:
     if not trainer.args.should_save:
         return
     content = {
@@ -159,7 +172,7 @@ def _finish(trainer: KavaTrainer, config: Config, outcome: Outcome, seconds: flo
         "seconds": round(seconds, 1),
     }
     write_text(outcome.output_dir / TRAINING_DONE, json.dumps(content, indent=2) + "\n")
-    if use_wandb:
+    if "wandb" in trainer.args.report_to:
         import wandb
 
         wandb.finish()
