@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from kava.config_files import read_sections
 from kava.errors import UserError, nearest
-from kava.overrides import YAML_ERRORS, apply_overrides
+from kava.overrides import apply_overrides
 
 MethodName = Literal["full_cot", "no_cot", "icot", "coconut", "codi", "pccot", "kava"]
 CONFIG_DIR = Path("configs")
@@ -221,26 +221,12 @@ def config_path(name: str) -> Path:
 
 
 def load_config(path: str | Path | None = None, overrides: dict[str, Any] | None = None) -> Config:
-    """Read a YAML file (none: all defaults), apply dotted overrides, validate.
+    """Read a YAML file (none: all defaults) and what it extends, apply dotted overrides, validate.
 
     Raises:
         UserError: naming the file, the key and the cure.
     """
-    if path is None:
-        return build_config({}, "the defaults", overrides)
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise UserError(f"configuration file {path} cannot be read: {error}") from None
-    try:
-        content = yaml.safe_load(text)
-    except YAML_ERRORS as error:
-        raise UserError(f"configuration file {path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if content is None:
-        content = {}
-    if not isinstance(content, dict):
-        raise UserError(f"configuration file {path} must hold sections such as 'model:', not a {type(content).__name__}")
-    return build_config(content, str(path), overrides)
+    return build_config({} if path is None else read_sections(path), "the defaults" if path is None else str(path), overrides)
 
 
 def build_config(content: dict[Any, Any], source: str, overrides: dict[str, Any] | None = None) -> Config:
