@@ -58,7 +58,7 @@ def _rows(rng: random.Random, ability: float) -> list[Row]:
 
 def _write_events(logs: Path, seed: int) -> None:
     writer = SummaryWriter(str(logs))
-    for step in range(0, 3000, 10):
+    for step in range(0, 3000, 25):
         for index, term in enumerate(TERMS):
             writer.add_scalar(f"train/{term}", (index + 1) * 2.0 ** (-step / 500) + 0.001 * (seed % 7), step)
     for step in range(500, 3000, 500):

@@ -4,6 +4,7 @@ kava train --config configs/mini.yaml --output_dir outputs/mini --seed 42
 """
 
 import importlib
+import io
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -40,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 def main(command: str | None = None, arguments: list[str] | None = None) -> NoReturn:
     """Run a command and leave the process with its exit code: 0 done, 1 a check failed, 2 something the user can mend."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    _print_any_language()
     try:
         if command is None:
             command, arguments = _choose(arguments)
@@ -51,6 +53,14 @@ def main(command: str | None = None, arguments: list[str] | None = None) -> NoRe
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)
+
+
+def _print_any_language() -> None:
+    """Questions and file names come in every script; a terminal or log that was set up for fewer must not end the run."""
+    for stream in (sys.stdout, sys.stderr):
+        encoding = (getattr(stream, "encoding", None) or "").lower().replace("-", "")
+        if isinstance(stream, io.TextIOWrapper) and not encoding.startswith("utf"):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def _choose(arguments: list[str]) -> tuple[str, list[str]]:

@@ -21,7 +21,9 @@ class Train:
     seed: int | None = None
     """Random seed, in place of training.seed."""
     use_wandb: bool = False
-    """Log to Weights & Biases too."""
+    """Log to Weights & Biases too (WANDB_MODE=offline keeps it on this machine)."""
+    report_to: tuple[str, ...] = ("tensorboard",)
+    """Trackers to log to: tensorboard, wandb, trackio."""
     quick_test: bool = False
     """A few dozen steps on a few examples, then twenty test questions: does everything work?"""
     resume: bool = False
@@ -42,7 +44,8 @@ class Train:
         from kava.processes import is_main, leave
         from kava.train.run import train
 
-        outcome = train(config, output_dir, resume=self.resume, name=path.stem, use_wandb=self.use_wandb)
+        trackers = [*self.report_to, *(["wandb"] if self.use_wandb else [])]
+        outcome = train(config, output_dir, resume=self.resume, name=path.stem, report_to=trackers)
         leave()
         if not is_main():
             return outcome.exit_code

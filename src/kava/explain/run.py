@@ -91,14 +91,16 @@ def explain(reasoner: Reasoner, config: Config, examples: Sequence[Example], opt
 
 
 def mean_similarity(reasoner: Reasoner, config: Config, examples: Sequence[Example]) -> Similarity | None:
-    """Cosines averaged over all examples that have a trace; None where none has."""
+    """Cosines averaged over all examples that have a trace; None where none has. Leaves the model's mode as it was."""
+    training = reasoner.model.training
     encoded = reasoner.builder.encode_all([example for example in examples if example.steps and example.answer])
     encoded = [example for example in encoded if example.cot(config.dataset.drop_last_step)]
     if not encoded:
         return None
     build, size, device = collator(reasoner, config), config.evaluation.batch_size, reasoner.model.backbone.special_ids.device
     batches = (build.collate(encoded[start : start + size]).to(device) for start in range(0, len(encoded), size))
-    keys, values = mean_cosines(reasoner.model, batches)
+    keys, values = mean_cosines(reasoner.model.eval(), batches)
+    reasoner.model.train(training)
     return Similarity(keys=keys.tolist(), values=values.tolist())
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from html import escape
-from typing import Any
+from typing import Any, no_type_check
 
 from kava.errors import UserError
 from kava.explain.readout import Readout
@@ -14,7 +14,7 @@ AT_ONCE = 4
 EXAMPLES = 4
 _CSS = """
 .kava-trace { overflow-x: auto } .kava-trace table { border-collapse: collapse; font-size: .9rem }
-.kava-trace th, .kava-trace td { padding: .2rem .45rem; border-bottom: 1px solid var(--border-color-primary); text-align: center }
+.kava-trace th, .kava-trace td { padding: .2rem .45rem; border: 1px solid var(--border-color-primary) !important; text-align: center }
 .kava-trace td { font-family: ui-monospace, monospace; background: rgba(0, 114, 178, calc(.5 * var(--share))) }
 """
 
@@ -109,7 +109,9 @@ def measured_html(history: list[Measured]) -> str:
 
 
 def _asking(player: Player, gradio: Any) -> Any:
-    def ask(question: str, num_latents: float, num_iterations: float) -> Iterator[tuple[str, str, str, str, str]]:
+    # gradio streams what is a generator function; the wrapper that checks types at run time hides that it is one.
+    @no_type_check
+    def ask(question: str, num_latents: float | int, num_iterations: float | int) -> Iterator[tuple[str, str, str, str, str]]:
         setting = int(num_latents), int(num_iterations)
         latent = written = trace = None
         try:
@@ -125,7 +127,7 @@ def _asking(player: Player, gradio: Any) -> Any:
 
 
 def _measuring(player: Player) -> Any:
-    def measure(num_latents: float, num_iterations: float, history: list[Measured]) -> tuple[str, list[Measured]]:
+    def measure(num_latents: float | int, num_iterations: float | int, history: list[Measured]) -> tuple[str, list[Measured]]:
         found = player.measure(int(num_latents), int(num_iterations))
         history = [*(item for item in history if item != found), found]
         return measured_html(history), history

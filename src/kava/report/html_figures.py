@@ -94,7 +94,8 @@ def loss_figure(curves: Sequence[Curve]) -> Figure:
         panel.set_title(TERMS[tags[place]])
         panel.set_ylim(bottom=0)
         panel.tick_params(labelsize="small")
-    figure.supxlabel("optimizer step", fontsize="medium")
+    for panel in panels.flat[max(0, len(tags) - columns) : len(tags)]:
+        panel.set_xlabel("optimizer step")
     figure.legend(*panels.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
     return figure
 

@@ -8,6 +8,8 @@ from kava.config import Config
 from kava.methods import METHODS
 
 LOGS = "logs"
+# What trackio files our runs under; W&B reads WANDB_PROJECT.
+PROJECT = "kava"
 
 
 def runs_on_cpu(config: Config) -> bool:
@@ -57,6 +59,8 @@ def training_arguments(config: Config, output_dir: Path, report_to: list[str], r
         remove_unused_columns=False,
         label_names=[],
         report_to=report_to,
+        project=PROJECT,
+        trackio_space_id=None,
         disable_tqdm=True,
         log_level="warning",
         # Coconut's first stage and T = 0 pass the projection by; elsewhere every trainable parameter gets a gradient.

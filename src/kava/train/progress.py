@@ -8,13 +8,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 from transformers import TrainerCallback
 
 from kava.results import write_text
 
 TRAIN_LOG = "train.log"
 _STEP = re.compile(r" step (\d+)/")
-_SHORT = {"student_ce": "ce", "teacher_ce": "teacher", "grad_norm": "grad", "learning_rate": "lr"}
+_SHORT = {"student_ce": "ce", "teacher_ce": "teacher", "grad_norm": "grad", "learning_rate": "lr", "examples_per_second": "examples/s"}
 
 
 class Report(TrainerCallback):
@@ -34,10 +36,12 @@ class Report(TrainerCallback):
         self.bar: Progress | None = None
         self.task: Any = None
         self.last = (0.0, 0)
+        self.started = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the bar."""
-        self.last = (time.perf_counter(), state.global_step)
+        self.started = time.perf_counter()
+        self.last = (self.started, state.global_step)
         if self.console.is_terminal and not self.quiet and state.is_world_process_zero:
             columns = (
                 TextColumn("{task.description}"),
@@ -82,8 +86,10 @@ class Report(TrainerCallback):
         return f"step {state.global_step}/{state.max_steps}  {'validation: ' if 'eval_accuracy' in logs else ''}{', '.join(parts)}"
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The run is over."""
-        self.close()
+        """The run is over: sum up on a terminal."""
+        if self.bar:
+            self.close()
+            self.console.print(summary_table(self.title, state, time.perf_counter() - self.started))
 
     def close(self) -> None:
         """Take the bar off the terminal."""
@@ -98,3 +104,27 @@ def cut_log(log_file: Path, step: int) -> None:
         lines = log_file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and (found := _STEP.search(line)) and int(found[1]) <= step]
         write_text(log_file, "".join(kept))
+
+
+def summary_table(title: str, state: Any, seconds: float) -> Table:
+    """Steps, time, and of every logged number the last value, and the best validation accuracy.
+
+    Args:
+        title: of the run.
+        state: the Trainer's.
+        seconds: wall time of this process's part of the run.
+    """
+    table = Table(title=Text(title), title_justify="left")
+    table.add_column("measure")
+    table.add_column("last", justify="right")
+    last: dict[str, float] = {}
+    for entry in state.log_history:
+        last |= {key: value for key, value in entry.items() if isinstance(value, (int, float))}
+    table.add_row("steps", f"{state.global_step} of {state.max_steps}")
+    table.add_row("minutes", f"{seconds / 60:.1f}")
+    for key, value in last.items():
+        if key not in ("epoch", "step") and not key.startswith(("train_", "total_")):
+            table.add_row(_SHORT.get(key, key.removeprefix("eval_")), f"{value:.4g}")
+    if state.best_metric is not None:
+        table.add_row("best validation accuracy", f"{100 * state.best_metric:.1f} %")
+    return table

@@ -5,6 +5,7 @@ import math
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from kava.data.sequences import SequenceBuilder
 from kava.difference import differences
 from kava.errors import UserError
 from kava.evaluate.accuracy import Evaluation, evaluate_accuracy
+from kava.explain.run import mean_similarity
 from kava.generate import Reasoner
 from kava.methods import METHODS
 from kava.model.build import build_model, load_tokenizer
@@ -29,6 +31,7 @@ from kava.train.curriculum import Curriculum, hand_on
 from kava.train.prepare import Prepared, build_collator, last_stage, longest_entries, prepare_data, resolve_base
 from kava.train.progress import TRAIN_LOG, Report, cut_log
 from kava.train.signals import StopOnSignal
+from kava.train.tracking import CacheFigures, checked_trackers
 from kava.train.trainer import KavaTrainer, checkpoints, step_of
 
 # What a resumed run may have other than the one that was begun: it changes no step that both take.
@@ -53,7 +56,13 @@ class Outcome:
 
 
 def train(
-    config: Config, output_dir: str | Path, *, resume: bool = False, name: str | None = None, use_wandb: bool = False, quiet: bool = False
+    config: Config,
+    output_dir: str | Path,
+    *,
+    resume: bool = False,
+    name: str | None = None,
+    report_to: Sequence[str] = ("tensorboard",),
+    quiet: bool = False,
 ) -> Outcome:
     """Train one method with one seed; see `Outcome`. `name` is what result files call the configuration.
 
@@ -61,6 +70,7 @@ def train(
         UserError: whatever the user can mend: a model or data set that is missing, a full disk, an output directory in use.
     """
     output_dir = Path(output_dir)
+    trackers = checked_trackers(report_to)
     processes.join(runs_on_cpu(config))
     finished = _claim(output_dir, config, resume)
     if finished is not None:
@@ -81,7 +91,7 @@ def train(
         if processes.is_main():
             cut_log(output_dir / TRAIN_LOG, step_of(newest) if newest else 0)
         report = Report(output_dir / TRAIN_LOG, f"{config.method} {output_dir.name}", quiet)
-        trainer = _build_trainer(trained, builder, prepared, output_dir, use_wandb)
+        trainer = _build_trainer(trained, builder, prepared, output_dir, trackers)
         trainer.add_callback(report)
         trainer.add_callback(stop)
         try:
@@ -90,11 +100,11 @@ def train(
             report.close()
     outcome = Outcome(output_dir, stop.exit_code, trainer.state.best_metric or 0.0, trainer.state.global_step)
     if outcome.exit_code == 0:
-        _finish(trainer, config, outcome, time.time() - started, use_wandb)
+        _finish(trainer, config, outcome, time.time() - started)
     return outcome
 
 
-def _build_trainer(trained: Trained, builder: SequenceBuilder, prepared: Prepared, output_dir: Path, use_wandb: bool) -> KavaTrainer:
+def _build_trainer(trained: Trained, builder: SequenceBuilder, prepared: Prepared, output_dir: Path, trackers: list[str]) -> KavaTrainer:
     config = trained.config
     collator = build_collator(config, builder)
     curriculum = _curriculum(config, collator, prepared)
@@ -105,7 +115,7 @@ def _build_trainer(trained: Trained, builder: SequenceBuilder, prepared: Prepare
             reasoner, prepared.validation, batch_size=config.evaluation.batch_size, max_new_tokens=config.evaluation.max_new_tokens
         )
 
-    arguments = training_arguments(config, output_dir, ["tensorboard"] + ["wandb"] * use_wandb, f"{config.method} {output_dir.name}")
+    arguments = training_arguments(config, output_dir, trackers, f"{config.method} {output_dir.name}")
     trainer = KavaTrainer(
         trained,
         validate,
@@ -116,6 +126,9 @@ def _build_trainer(trained: Trained, builder: SequenceBuilder, prepared: Prepare
         data_collator=collator if curriculum is None else hand_on,
     )
     trainer.remove_callback(PrinterCallback)
+    if METHODS[config.method].thinks and METHODS[config.method].teacher:
+        sample = prepared.validation[: config.evaluation.batch_size]
+        trainer.add_callback(CacheFigures(lambda: trainer.callback_handler.callbacks, lambda: mean_similarity(reasoner, config, sample)))
     return trainer
 
 
@@ -181,7 +194,7 @@ def _newest_good(output_dir: Path) -> Path | None:
     return None
 
 
-def _finish(trainer: KavaTrainer, config: Config, outcome: Outcome, seconds: float, use_wandb: bool) -> None:
+def _finish(trainer: KavaTrainer, config: Config, outcome: Outcome, seconds: float) -> None:
     if not trainer.args.should_save:
         return
     content = {
@@ -193,7 +206,7 @@ def _finish(trainer: KavaTrainer, config: Config, outcome: Outcome, seconds: flo
         "seconds": round(seconds, 1),
     }
     write_text(outcome.output_dir / TRAINING_DONE, json.dumps(content, indent=2) + "\n")
-    if use_wandb:
+    if "wandb" in trainer.args.report_to:
         import wandb
 
         wandb.finish()

@@ -3,6 +3,7 @@
 import re
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from math import isfinite
@@ -37,6 +38,22 @@ class LossMeter(TrainerCallback, ExportableState):
     def __init__(self, sums: dict[str, float] | None = None, examples: int = 0) -> None:
         self.sums: dict[str, Any] = dict(sums or {})
         self.examples = examples
+        self.timed, self.seconds, self.begun, self.before = 0, 0.0, 0.0, 0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock; it stands still in between, during validation and saving."""
+        self.begun, self.before = time.perf_counter(), self.examples
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop the clock."""
+        self.seconds += time.perf_counter() - self.begun
+        self.timed += self.examples - self.before
+
+    def take_throughput(self) -> float | None:
+        """Examples per second of all processes since the last call; None before the first step."""
+        throughput = self.timed / self.seconds if self.seconds else None
+        self.timed, self.seconds = 0, 0.0
+        return throughput
 
     def add(self, values: dict[str, Tensor], examples: int) -> None:
         """Add per-example values; they stay on their device until the next log line."""
@@ -179,13 +196,15 @@ class KavaTrainer(Trainer):
         return LengthSortedSampler(lengths, training.batch_size * self.args.world_size, training.seed)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Replace the Trainer's running loss by ours, and add the terms."""
+        """Replace the Trainer's running loss by ours, and add the terms and the throughput of all processes."""
         if "loss" in logs:
             # Ours leaves skipped batches out; where there were no others, there is no loss.
-            means = self.meter.take()
+            throughput, means = self.meter.take_throughput(), self.meter.take()
             others = {name: value for name, value in logs.items() if name != "loss" and isfinite(value)}
             first = {"loss": means["loss"]} if means else {}
             logs = {**first, **others, **{name: means[name] for name in TERM_NAMES if name in means}}
+            if throughput:
+                logs["examples_per_second"] = throughput
         super().log(logs, start_time)
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
