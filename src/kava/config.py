@@ -18,9 +18,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kava.errors import UserError, nearest
-from kava.overrides import YAML_ERRORS, apply_overrides
+from kava.overrides import YAML_ERRORS, apply_overrides, is_safe_name
 
 MethodName = Literal["full_cot", "no_cot", "icot", "coconut", "codi", "pccot", "kava"]
+# They reason in words or not at all: M means nothing to them.
+WITHOUT_LATENTS = ("full_cot", "no_cot", "icot")
 CONFIG_DIR = Path("configs")
 
 
@@ -51,6 +53,14 @@ class MiniModelConfig(Section):
     pretrain_learning_rate: float = Field(2e-3, gt=0)
     # Zero to two trailing steps are left out of this share of the pretraining traces, so that the base learns to do a step "in its head".
     pretrain_drop_steps: int = Field(2, ge=0)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "MiniModelConfig":
+        if self.hidden_size % (2 * self.num_heads):
+            raise ValueError(f"model.mini.hidden_size {self.hidden_size} is no multiple of 2 x num_heads {self.num_heads}")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"model.mini.num_heads {self.num_heads} is no multiple of num_kv_heads {self.num_kv_heads}")
+        return self
 
 
 class ModelConfig(Section):
@@ -125,13 +135,13 @@ class RkvConfig(Section):
 
 class TrainingConfig(Section):
     seed: int = Field(42, ge=0, lt=2**32)
-    epochs: float = Field(10, gt=0)
+    epochs: float = Field(10, gt=0, le=1e6)
     max_steps: int = Field(-1, ge=-1, description="optimizer steps; overrides epochs when positive")
     batch_size: int = Field(128, ge=1, description="examples per device and step")
     gradient_accumulation_steps: int = Field(1, ge=1)
-    learning_rate: float = Field(8e-4, gt=0)
-    weight_decay: float = Field(0.1, ge=0)
-    max_grad_norm: float = Field(2.0, gt=0)
+    learning_rate: float = Field(8e-4, gt=0, lt=1e30)
+    weight_decay: float = Field(0.1, ge=0, lt=1e30)
+    max_grad_norm: float = Field(2.0, gt=0, lt=1e30)
     lr_scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
     optimizer: str = "adamw_torch"
@@ -162,12 +172,23 @@ class EvaluationConfig(Section):
     temperature: float = Field(0.0, ge=0)
     max_samples: int | None = Field(None, ge=1)
     validation_samples: int = Field(500, ge=1)
+    use_latent: bool = Field(
+        True, description="false: a method with latents writes its chain of thought instead (kava evaluate --no_latent)"
+    )
+
+    @field_validator("datasets")
+    @classmethod
+    def _names_are_safe(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if not is_safe_name(name):
+                raise ValueError(f"{name!r} names files: use letters, digits, '_', '.' and '-' only")
+        return value
 
 
 class SystemConfig(Section):
     mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    num_threads: int | None = Field(None, ge=1)
+    num_threads: int | None = Field(None, ge=1, le=1024)
 
     @field_validator("mixed_precision", mode="before")
     @classmethod
@@ -195,7 +216,12 @@ class Config(Section):
             raise ValueError("lora.r is 0: set lora.enabled to false for full fine-tuning, or lora.r to at least 1")
         if self.training.gradient_checkpointing:
             raise ValueError("training.gradient_checkpointing drops the KV cache that latent passes need (Hugging Face); set it to false")
-        if self.method in ("codi", "pccot", "kava") and self.latent.num_tokens == 0:
+        if self.model.dtype != "float32" and self.system.mixed_precision == "no":
+            raise ValueError(f"model.dtype {self.model.dtype} needs system.mixed_precision bf16 or fp16: the trained parts are float32")
+        if self.method in WITHOUT_LATENTS:
+            # One value for all of them, whatever the file that they were made from says: they are the same run.
+            self.latent = self.latent.model_copy(update={"num_tokens": 0})
+        elif self.latent.num_tokens == 0:
             raise ValueError(f"latent.num_tokens is 0, but method {self.method} reasons in latent tokens; set it to at least 1")
         if self.dataset.mini.min_steps > self.dataset.mini.max_steps:
             raise ValueError("dataset.mini.min_steps is larger than dataset.mini.max_steps")
@@ -245,7 +271,20 @@ def load_config(path: str | Path | None = None, overrides: dict[str, Any] | None
         content = {}
     if not isinstance(content, dict):
         raise UserError(f"configuration file {path} must hold sections such as 'model:', not a {type(content).__name__}")
-    return build_config(content, str(path), overrides)
+    config = build_config(content, str(path), overrides)
+    _refuse_unused_latents(config.method, content, str(path), overrides or {})
+    return config
+
+
+def _refuse_unused_latents(method: str, content: dict[Any, Any], source: str, overrides: dict[str, Any]) -> None:
+    """M beside a method without latents is a mistake where one hand wrote both; a changed method leaves its old M behind."""
+    stated = overrides.get("latent.num_tokens")
+    if stated is None and "method" not in overrides and isinstance(content.get("latent"), dict):
+        stated = content["latent"].get("num_tokens")
+    if method in WITHOUT_LATENTS and stated:
+        raise UserError(
+            f"{source}: latent.num_tokens is {stated}, but method {method} has no latents; leave it out, or choose another method"
+        )
 
 
 def build_config(content: dict[Any, Any], source: str, overrides: dict[str, Any] | None = None) -> Config:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kava.checkpoint import Trained, load_checkpoint
-from kava.config import Config
+from kava.config import Config, build_config
 from kava.data.sources import Loaded, load_benchmark
 from kava.errors import UserError
 from kava.evaluate.accuracy import Evaluation, evaluate_accuracy
@@ -31,6 +31,7 @@ class Request:
         dataset: a name in `evaluation.datasets`, a file, a directory or a hub name.
         data_dir: a directory that holds the benchmark, in place of the configured source.
         max_samples: the first so many questions only.
+        quick_test: at most twenty questions.
         use_latent: False makes a latent method write its CoT.
     """
 
@@ -38,6 +39,7 @@ class Request:
     dataset: str
     data_dir: str | None = None
     max_samples: int | None = None
+    quick_test: bool = False
     batch_size: int | None = None
     max_new_tokens: int | None = None
     use_latent: bool = True
@@ -48,8 +50,9 @@ def evaluate(request: Request, output: str | Path | None = None) -> Result:
     """Evaluate; with `output`, write the result there and the per-question rows beside it."""
     started = time.perf_counter()
     trained = load_checkpoint(checkpoint_directory(request.checkpoint), request.overrides, device_of(None))
-    config = trained.config
-    loaded = load_questions(config, request.dataset, request.data_dir, request.max_samples)
+    # As part of the configuration, so that a result on twenty questions never passes for one on all of them.
+    config = trained.config = as_evaluated(trained.config, request)
+    loaded = load_questions(config, request.dataset, request.data_dir)
     if not loaded.examples:
         raise UserError(f"data set '{request.dataset}' ({loaded.source}) holds no question")
     reasoner = Reasoner(trained.model, trained.builder, config.latent.num_tokens, config.latent.num_iterations)
@@ -57,10 +60,10 @@ def evaluate(request: Request, output: str | Path | None = None) -> Result:
         reasoner,
         loaded.examples,
         batch_size=request.batch_size or config.evaluation.batch_size,
-        max_new_tokens=request.max_new_tokens or config.evaluation.max_new_tokens,
+        max_new_tokens=config.evaluation.max_new_tokens,
         temperature=config.evaluation.temperature,
         seed=config.training.seed,
-        use_latent=request.use_latent,
+        use_latent=config.evaluation.use_latent,
     )
     label = dataset_label(request.dataset)
     result = Result(
@@ -74,12 +77,26 @@ def evaluate(request: Request, output: str | Path | None = None) -> Result:
             rows=len(loaded.examples),
             bad_rows=loaded.bad_rows,
         ),
-        provenance=collect(wall_seconds=time.perf_counter() - started),
+        provenance=collect(wall_seconds=time.perf_counter() - started) | {"training": trained.metadata},
     )
     if output is not None:
         write_rows(rows_path(output), [Row(**item.row()) for item in evaluation.answered])
         write_result(output, result)
     return result
+
+
+def as_evaluated(config: Config, request: Request) -> Config:
+    """The checkpoint's configuration with what the request changes of it."""
+    evaluation = config.evaluation
+    limit = request.max_samples or evaluation.max_samples
+    if request.quick_test and request.max_samples is None:
+        limit = min(limit or QUICK_TEST_QUESTIONS, QUICK_TEST_QUESTIONS)
+    changes = {
+        "evaluation.max_samples": limit,
+        "evaluation.max_new_tokens": request.max_new_tokens or evaluation.max_new_tokens,
+        "evaluation.use_latent": evaluation.use_latent and request.use_latent,
+    }
+    return build_config(config.to_dict(), "the evaluation", changes)
 
 
 def metrics_of(evaluation: Evaluation) -> Metrics:
@@ -116,15 +133,15 @@ def checkpoint_directory(name: str) -> Path:
     return best if best.is_dir() else Path(name)
 
 
-def load_questions(config: Config, dataset: str, data_dir: str | None, limit: int | None) -> Loaded:
+def load_questions(config: Config, dataset: str, data_dir: str | None) -> Loaded:
     """The questions behind a name: in `data_dir`, else in a local directory the model was trained from, else as configured."""
-    if limit is None:
-        limit = config.evaluation.max_samples
     source = config.evaluation.datasets.get(dataset, dataset)
     local = data_dir or (config.dataset.name if Path(config.dataset.name).is_dir() else None)
     if local and dataset in config.evaluation.datasets and not Path(source).exists() and not source.startswith("builtin:"):
         source = local
-    return load_benchmark(dataset, source, on_bad_row=config.dataset.on_bad_row, mini=config.dataset.mini, limit=limit)
+    return load_benchmark(
+        dataset, source, on_bad_row=config.dataset.on_bad_row, mini=config.dataset.mini, limit=config.evaluation.max_samples
+    )
 
 
 def dataset_label(dataset: str) -> str:

@@ -5,16 +5,27 @@ from pathlib import Path
 from typing import Any
 
 from kava.config import Config
+from kava.errors import UserError, nearest
 
 LOGS = "logs"
 
 
 def training_arguments(config: Config, output_dir: Path, report_to: list[str], run_name: str) -> Any:
-    """The arguments of the Trainer. TensorBoard writes to `output_dir/logs`."""
+    """The arguments of the Trainer. TensorBoard writes to `output_dir/logs`.
+
+    Raises:
+        UserError: an unknown optimizer, or a device that is not there.
+    """
     import torch
     from transformers import TrainingArguments
+    from transformers.training_args import OptimizerNames
 
     training, system = config.training, config.system
+    optimizers = [str(name.value) for name in OptimizerNames]
+    if training.optimizer not in optimizers:
+        raise UserError(f"training.optimizer '{training.optimizer}' is unknown{nearest(training.optimizer, optimizers)}")
+    if system.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("system.device is cuda, but torch sees no GPU here; set it to auto or cpu")
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(output_dir / LOGS)
     on_cpu = system.device == "cpu" or not torch.cuda.is_available()
     return TrainingArguments(

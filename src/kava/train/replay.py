@@ -58,7 +58,7 @@ class ReplayedExample:
         question: its text.
         losses: this time.
         recorded: in the training.
-        gradient_norm: of its own loss; None where a neighbour's loss is not finite, whose numbers reach it through the shared backward pass.
+        gradient_norm: of its own loss; None where a neighbour in the batch is not finite, which the shared backward pass spreads.
     """
 
     id: str

@@ -23,7 +23,7 @@ from kava.generate import Reasoner
 from kava.methods import METHODS
 from kava.model.build import build_model, load_tokenizer
 from kava.provenance import collect
-from kava.results import BEST_CHECKPOINT, TRAINING_DONE, write_text
+from kava.results import BEST_CHECKPOINT, TRAINING_DONE, Record, parse_record, read_mapping, write_text
 from kava.train.arguments import training_arguments
 from kava.train.curriculum import Curriculum, hand_on
 from kava.train.prepare import Prepared, build_collator, last_stage, prepare_data, resolve_base
@@ -52,6 +52,17 @@ class Outcome:
     exit_code: int
     accuracy: float
     steps: int
+
+
+class Done(Record):
+    """`training_done.json`: the run is over, and how it ended. `seconds` are those of the last process that worked on it."""
+
+    config_fingerprint: str
+    seed: int
+    accuracy: float
+    steps: int
+    skipped_batches: int = 0
+    seconds: float
 
 
 def train(
@@ -129,12 +140,17 @@ def _curriculum(config: Config, collator: Collator, prepared: Prepared) -> Curri
 
 def _claim(output_dir: Path, config: Config, resume: bool) -> Outcome | None:
     """Make the output directory ready; returns the outcome of a run that is already finished."""
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output directory {output_dir} cannot be made ({error.strerror}); choose another --output_dir") from None
     done = output_dir / TRAINING_DONE
     if resume and done.exists():
-        content = json.loads(done.read_text())
-        if content["config_fingerprint"] != config.fingerprint() or content["seed"] != config.training.seed:
+        cure = "remove it to go on from the newest checkpoint"
+        content = parse_record(Done, read_mapping(done, "marker of a finished run", cure), str(done), cure)
+        if content.config_fingerprint != config.fingerprint() or content.seed != config.training.seed:
             raise UserError(f"{output_dir} holds a finished run of another configuration; choose another --output_dir")
-        return Outcome(output_dir, 0, content["accuracy"], content["steps"])
+        return Outcome(output_dir, 0, content.accuracy, content.steps)
     if resume and checkpoints(output_dir):
         _same_configuration(output_dir, config)
     if IS_MAIN:
@@ -180,15 +196,15 @@ def _newest_good(output_dir: Path) -> Path | None:
 def _finish(trainer: KavaTrainer, config: Config, outcome: Outcome, seconds: float, use_wandb: bool) -> None:
     if not trainer.args.should_save:
         return
-    content = {
-        "config_fingerprint": config.fingerprint(),
-        "seed": config.training.seed,
-        "accuracy": outcome.accuracy,
-        "steps": outcome.steps,
-        "skipped_batches": trainer.skipped.count,
-        "seconds": round(seconds, 1),
-    }
-    write_text(outcome.output_dir / TRAINING_DONE, json.dumps(content, indent=2) + "\n")
+    content = Done(
+        config_fingerprint=config.fingerprint(),
+        seed=config.training.seed,
+        accuracy=outcome.accuracy,
+        steps=outcome.steps,
+        skipped_batches=trainer.skipped.count,
+        seconds=round(seconds, 1),
+    )
+    write_text(outcome.output_dir / TRAINING_DONE, json.dumps(content.model_dump(), indent=2) + "\n")
     if use_wandb:
         import wandb
 

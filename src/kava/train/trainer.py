@@ -98,6 +98,19 @@ class KavaTrainer(Trainer):
         """The count of skipped batches (a resumed run replaces the object)."""
         return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, SkippedBatches))
 
+    def create_optimizer(self, *arguments: Any, **options: Any) -> torch.optim.Optimizer:
+        """As the Trainer does.
+
+        Raises:
+            UserError: the optimizer needs a package or a device that is not there.
+        """
+        try:
+            optimizer: torch.optim.Optimizer = super().create_optimizer(*arguments, **options)
+        except (ImportError, ValueError, RuntimeError) as error:
+            name = self.trained.config.training.optimizer
+            raise UserError(f"training.optimizer {name} cannot be used here: {' '.join(str(error).split())[:200]}") from None
+        return optimizer
+
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], int]:
         """The batches of one optimizer step, and how many examples they hold."""
         samples = list(islice(epoch_iterator, num_batches))
