@@ -8,21 +8,17 @@ Unknown keys, wrong types, values out of range and contradictions raise `UserErr
 import hashlib
 import json
 import os
-import re
-import reprlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from kava.config_errors import explain
+from kava.config_files import WITHOUT_LATENTS, read_sections, refuse_unused_latents
 from kava.errors import UserError, nearest
-from kava.overrides import YAML_ERRORS, apply_overrides, is_safe_name
+from kava.overrides import apply_overrides, is_safe_name
 
 MethodName = Literal["full_cot", "no_cot", "icot", "coconut", "codi", "pccot", "kava"]
-# They reason in words or not at all: M means nothing to them.
-WITHOUT_LATENTS = ("full_cot", "no_cot", "icot")
 CONFIG_DIR = Path("configs")
 
 
@@ -252,39 +248,14 @@ def config_path(name: str) -> Path:
 
 
 def load_config(path: str | Path | None = None, overrides: dict[str, Any] | None = None) -> Config:
-    """Read a YAML file (none: all defaults), apply dotted overrides, validate.
+    """Read a YAML file (none: all defaults) and what it extends, apply dotted overrides, validate.
 
     Raises:
         UserError: naming the file, the key and the cure.
     """
-    if path is None:
-        return build_config({}, "the defaults", overrides)
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise UserError(f"configuration file {path} cannot be read: {error}") from None
-    try:
-        content = yaml.safe_load(text)
-    except YAML_ERRORS as error:
-        raise UserError(f"configuration file {path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if content is None:
-        content = {}
-    if not isinstance(content, dict):
-        raise UserError(f"configuration file {path} must hold sections such as 'model:', not a {type(content).__name__}")
-    config = build_config(content, str(path), overrides)
-    _refuse_unused_latents(config.method, content, str(path), overrides or {})
+    config = build_config({} if path is None else read_sections(path), "the defaults" if path is None else str(path), overrides)
+    refuse_unused_latents("the command line", config.method, (overrides or {}).get("latent.num_tokens"))
     return config
-
-
-def _refuse_unused_latents(method: str, content: dict[Any, Any], source: str, overrides: dict[str, Any]) -> None:
-    """M beside a method without latents is a mistake where one hand wrote both; a changed method leaves its old M behind."""
-    stated = overrides.get("latent.num_tokens")
-    if stated is None and "method" not in overrides and isinstance(content.get("latent"), dict):
-        stated = content["latent"].get("num_tokens")
-    if method in WITHOUT_LATENTS and stated:
-        raise UserError(
-            f"{source}: latent.num_tokens is {stated}, but method {method} has no latents; leave it out, or choose another method"
-        )
 
 
 def build_config(content: dict[Any, Any], source: str, overrides: dict[str, Any] | None = None) -> Config:
@@ -294,45 +265,4 @@ def build_config(content: dict[Any, Any], source: str, overrides: dict[str, Any]
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{source}: " + "; ".join(dict.fromkeys(map(_explain, error.errors())))) from None
-
-
-def _explain(problem: Any) -> str:
-    """One pydantic error as ``key: what is wrong``, with the nearest valid name for an unknown key."""
-    location = [str(part) for part in problem["loc"]]
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key '{'.'.join(location)}'{_right_name(location)}"
-    # Parts such as list[str] name a branch of a union, not a key.
-    key = ".".join(part for part in location if not re.fullmatch(r"\w+\[.*\]", part))
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    return message if not key else f"{key}: {message} (got {_shown(problem['input'])})"
-
-
-def _right_name(location: list[str]) -> str:
-    """Hint for an unknown key: the same name in another section, else the nearest name in this one."""
-    *section, name = location
-    dotted = [known.rpartition(".") for known in _dotted_names(Config)]
-    elsewhere = [f"{place}.{known}" for place, _, known in dotted if known == name and place]
-    return (
-        f"; did you mean '{elsewhere[0]}'?"
-        if elsewhere
-        else nearest(name, [known for place, _, known in dotted if place == ".".join(section)])
-    )
-
-
-def _dotted_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        key = prefix + (field.alias or name)
-        yield key
-        if hasattr(field.annotation, "model_fields"):
-            yield from _dotted_names(cast(type[BaseModel], field.annotation), f"{key}.")
-
-
-def _shown(value: Any) -> str:
-    """A short repr, also of integers too long for one and of structures that contain themselves."""
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = 80
-    try:
-        return short.repr(value)
-    except ValueError:
-        return f"a very long {type(value).__name__}"
+        raise UserError(f"{source}: " + "; ".join(dict.fromkeys(explain(problem, Config) for problem in error.errors()))) from None

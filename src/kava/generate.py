@@ -111,7 +111,8 @@ class Reasoner:
         if method.latents == "sequential":
             prefill = backbone.read(ids, mask, sequential_tail(backbone, batch))
             return follow(backbone, prefill, self.model.projection, self.num_latents), 1 + self.num_latents
-        prefill = backbone.read(ids, mask, parallel_tail(backbone, self.num_latents, batch))
+        tail = parallel_tail(backbone, self.num_latents, self.num_iterations, batch, keep_trajectory=keep_trajectory)
+        prefill = backbone.read(ids, mask, tail)
         thought = iterate(backbone, prefill, self.model.projection, self.num_latents, self.num_iterations, keep_trajectory=keep_trajectory)
         return thought, 1 + min(self.num_iterations, self.num_latents)
 

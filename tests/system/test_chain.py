@@ -53,6 +53,15 @@ def test_training_leaves_what_the_guide_says(trained: Path) -> None:
     assert list((trained / "logs").glob("events.out.tfevents*"))
 
 
+def test_a_test_set_that_is_not_at_hand_does_not_undo_a_quick_test(environment: dict[str, str], tmp_path: Path) -> None:
+    words = ["train.py", "--config", "configs/mini.yaml", "--output_dir", str(tmp_path), "--quick_test", *TINY]
+    said = run(environment, *words, "--evaluation.datasets", '{"svamp": "/nowhere/svamp.json"}')
+    assert "trained 8 steps" in said
+    assert "not evaluated on svamp: " in said
+    assert "/nowhere/svamp.json" in said
+    assert (tmp_path / "best_checkpoint").is_dir()
+
+
 def test_a_finished_run_is_not_trained_again(environment: dict[str, str], trained: Path) -> None:
     before = (trained / "train.log").read_text()
     run(environment, "train.py", "--config", "mini", "--output_dir", str(trained), "--seed", "7", "--resume", *TINY)

@@ -84,6 +84,25 @@ def test_final_latents_need_not_run_again(kind: str, num_iterations: int) -> Non
         assert_close(values * real, expected_values[:, :, : start + 1 + M] * real, what="values")
 
 
+@pytest.mark.parametrize("num_iterations", range(M + 3))
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_latents_that_lead_nowhere_need_not_run(kind: str, num_iterations: int) -> None:
+    """Without the trajectory, pass t leaves out the last T - t latents; what comes out is the same, in M - T + 1 latents per pass."""
+    model = tiny_model(kind)
+    question, _ = question_of(model)
+    whole = think(model, question, num_iterations)
+    widths: list[int] = []
+    extend = model.backbone.extend
+    model.backbone.extend = lambda prefix, embeds, *rest: widths.append(embeds.shape[1]) or extend(prefix, embeds, *rest)  # type: ignore[method-assign]
+    lean = think_parallel(model.backbone, question, model.projection, M, num_iterations)
+    assert_close(lean.hidden, whole.hidden, what="hidden states")
+    for pair, expected in zip(lean.prefix.layers, whole.prefix.layers, strict=True):
+        assert_close(torch.cat(pair, -1), torch.cat(expected, -1), what="keys and values")
+    iterations = min(num_iterations, M)
+    assert widths == [1 + M - iterations] + [M - iterations + 1] * iterations
+
+
 @torch.no_grad()
 def test_after_t_iterations_the_first_t_latents_are_final() -> None:
     model = tiny_model()

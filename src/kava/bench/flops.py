@@ -1,7 +1,7 @@
 """Model FLOP utilisation of a training step: what the formulas need, against the machine's own matrix-multiply rate.
 
-Counted are the multiplications that the method cannot do without: every token of every pass once (the question shared, final
-latents not run again), heads at labelled positions only, gradients of frozen weights left out. One multiply-add is 2 FLOPs.
+Counted are the multiplications that the method cannot do without: every token of every pass once (the question shared, latents
+that are final or lead nowhere not run), heads at labelled positions only, gradients of frozen weights left out. One multiply-add is 2 FLOPs.
 """
 
 import statistics
@@ -21,10 +21,12 @@ def passes(workload: Workload) -> list[tuple[int, int]]:
     """(new tokens, tokens they can attend to) of each pass over one example: question, teacher, latents, answer."""
     question, latents = workload.question, workload.latents
     thinking = question + 1 + latents
-    iterations = [(latents - final, thinking) for final in range(min(workload.iterations, latents))]
+    count = min(workload.iterations, latents)
+    # Each pass runs the latents that are not final and can still reach the last one.
+    iterations = [(latents - count + 1, thinking - count + 1 + final) for final in range(count)]
     teacher = workload.cot + workload.answer
     return [
-        (question, question), (teacher, question + teacher), (1 + latents, thinking),
+        (question, question), (teacher, question + teacher), (1 + latents - count, thinking - count),
         *iterations, (1 + workload.answer, thinking + 1 + workload.answer),
     ]  # fmt: skip
 
@@ -45,8 +47,8 @@ def products(workload: Workload, shape: ModelShape) -> Counter[Product]:
         for inner, outer in attention if rank else []:
             counted[rows, inner, rank] += 3 * shape.layers
             counted[rows, rank, outer] += 3 * shape.layers
-    for final in range(min(workload.iterations, workload.latents)):
-        counted[workload.batch * (workload.latents - final), shape.hidden, shape.hidden] += 2 * 3
+    count = min(workload.iterations, workload.latents)
+    counted[workload.batch * (workload.latents - count + 1), shape.hidden, shape.hidden] += 2 * 3 * count
     labelled = workload.batch * (workload.cot + 2 * workload.answer)
     counted[labelled, shape.hidden, shape.vocabulary] += base
     return counted

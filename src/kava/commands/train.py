@@ -1,7 +1,10 @@
 """`kava train`, `python train.py`."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # Where the guide's evaluation example looks for the checkpoint of a quick test.
 QUICK_TEST_DIR = "checkpoints/test"
@@ -20,7 +23,7 @@ class Train:
     use_wandb: bool = False
     """Log to Weights & Biases too."""
     quick_test: bool = False
-    """A few dozen steps on a few examples: does everything work?"""
+    """A few dozen steps on a few examples, then twenty test questions: does everything work?"""
     resume: bool = False
     """Go on from the newest checkpoint in output_dir."""
 
@@ -44,4 +47,21 @@ class Train:
         else:
             accuracy = f"best validation accuracy {100 * outcome.accuracy:.1f} %"
             print(f"trained {outcome.steps} steps, {accuracy}: {outcome.output_dir}/best_checkpoint")
+            if self.quick_test:
+                _try_it(outcome.output_dir, next(iter(config.evaluation.datasets)))
         return outcome.exit_code
+
+
+def _try_it(run: "Path", dataset: str) -> None:
+    """The last link of a quick test's chain: a few test questions. A test set that is not at hand does not undo the training."""
+    from kava.errors import UserError
+    from kava.evaluate.run import Request, evaluate, print_result
+    from kava.results import result_path
+
+    try:
+        result = evaluate(Request(str(run), dataset), result_path(run, dataset))
+    except UserError as error:
+        print(f"not evaluated on {dataset}: {error}")
+        return
+    print_result(result)
+    print(f"written: {result_path(run, dataset)}")

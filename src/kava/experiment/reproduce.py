@@ -14,9 +14,9 @@ from kava.experiment.children import visible_gpus
 from kava.experiment.live import Board
 from kava.experiment.multi_seed import RUN_LOG, Plan, SeedOutcome, run_plans
 from kava.experiment.suite import plans_of, read_suite
-from kava.experiment.suite_tables import as_markdown, as_rich, comparison_table, suite_tables
+from kava.experiment.suite_tables import as_markdown, as_rich, comparison_table, efficiency_tables, suite_tables
 from kava.experiment.summary import Cell, Comparison, Key, as_record, compare_runs, read_cells
-from kava.results import write_text
+from kava.results import checked_name, write_text
 
 SUMMARY = "summary.json"
 TABLES = "tables.md"
@@ -56,15 +56,17 @@ def reproduce(path: Path, options: Options, overrides: dict[str, Any]) -> Reprod
     if options.seeds:
         suite = suite.model_copy(update={"seeds": options.seeds})
     output_dir = Path(options.output_dir)
-    plans = plans_of(suite, output_dir, overrides, options.flags)
+    runs_dir = output_dir.parent / checked_name(suite.runs_of, "suite") if suite.runs_of else output_dir
+    plans = plans_of(suite, runs_dir, overrides, options.flags)
     console = Console(highlight=False)
     exit_code = 0 if options.tables_only else _run(plans, options.parallel, console)
     cells = read_cells(plans)
     if not cells:
         raise UserError(f"no run of {path} is finished in {output_dir}, so there is no table to make")
-    main = next(reversed(suite.runs))
-    comparisons = compare_runs(plans, cells, main, list(suite.runs))
-    tables = suite_tables(suite.title, cells)
+    comparisons = []
+    if suite.table == "accuracy":
+        comparisons = compare_runs(plans, cells, suite.main or next(reversed(suite.runs)), list(suite.runs))
+    tables = suite_tables(suite.title, cells) if suite.table == "accuracy" else efficiency_tables(suite.title, cells)
     if comparisons:
         tables.append(comparison_table(comparisons))
     write_text(output_dir / SUMMARY, json.dumps(as_record(suite.title, cells, comparisons), indent=2) + "\n")

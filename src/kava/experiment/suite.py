@@ -11,9 +11,9 @@ runs:
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kava.config import config_path, load_config
 from kava.errors import UserError, nearest
@@ -34,6 +34,10 @@ class Suite(BaseModel):
         variants: name -> overrides, such as the form of the traces; one table each.
         runs: name -> overrides; `config` among them replaces the suite's configuration.
         datasets: which of the configuration's evaluation sets (default: all).
+        runs_of: name of another suite whose finished runs these are, so that one training serves several tables. The two folders
+            lie side by side, and every run must be one of that suite's.
+        main: the run that the others are compared with (default: the last one).
+        table: `accuracy` on every data set, or `efficiency` on the first (forward passes, tokens, seconds, cache bytes per question).
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -44,6 +48,15 @@ class Suite(BaseModel):
     variants: dict[str, dict[str, Any]] = Field(default={"all": {}}, min_length=1)
     runs: dict[str, dict[str, Any]] = Field(min_length=1)
     datasets: list[str] | None = None
+    runs_of: str | None = None
+    main: str | None = None
+    table: Literal["accuracy", "efficiency"] = "accuracy"
+
+    @model_validator(mode="after")
+    def _main_is_a_run(self) -> "Suite":
+        if self.main is not None and self.main not in self.runs:
+            raise ValueError(f"main: '{self.main}' is none of the runs{nearest(self.main, self.runs)}")
+        return self
 
 
 def suite_path(name: str) -> Path:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from kava.experiment.summary import Cell, Comparison, Key
+from kava.statistics import SeedSummary
 
 
 def accuracy_text(cell: Cell) -> str:
@@ -37,6 +38,28 @@ def suite_tables(title: str, cells: Mapping[Key, Cell]) -> list[tuple[str, list[
         name = title if variant == "all" else f"{title}: {variant}"
         tables.append((name, header, rows))
     return tables
+
+
+def efficiency_tables(title: str, cells: Mapping[Key, Cell]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """A table per variant, as (title, header, rows): what a question costs on the first data set, mean (sample deviation over seeds)."""
+    header = ["method", "accuracy", "forward passes", "tokens", "ms/question", "cache KiB"]
+    tables = []
+    for variant in _ordered(key[0] for key in cells):
+        first = next(key[2] for key in cells if key[0] == variant)
+        rows = [[run, *_efficiency(cell)] for (v, run, dataset), cell in cells.items() if (v, dataset) == (variant, first)]
+        tables.append((f"{title} ({first})" if variant == "all" else f"{title}: {variant} ({first})", header, rows))
+    return tables
+
+
+def _efficiency(cell: Cell) -> list[str]:
+    measures = [(cell.forward_passes, 1.0, 1), (cell.generated_tokens, 1.0, 1), (cell.seconds_per_question, 1000.0, 2)]
+    figures = [_figure(summary, scale, digits) for summary, scale, digits in measures]
+    return [accuracy_text(cell), *figures, _figure(cell.cache_bytes, 1 / 1024, 1) if cell.cache_bytes else "-"]
+
+
+def _figure(summary: SeedSummary, scale: float, digits: int) -> str:
+    deviation = f" ({scale * summary.std:.{digits}f})" if summary.std is not None else ""
+    return f"{scale * summary.mean:.{digits}f}{deviation}"
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> tuple[str, list[str], list[list[str]]]:

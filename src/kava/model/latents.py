@@ -32,8 +32,9 @@ def think_parallel(
 ) -> Thought:
     """T Jacobi iterations over M latents: latent i's next input is the projection of hidden state i - 1.
 
-    After t iterations the first t latents are final, because their inputs no longer change: they stay in the cache and
-    are not run again. More than M iterations change nothing.
+    Nothing is run that cannot change the outcome. After t iterations the first t latents are final, because their inputs no longer
+    change: they stay in the cache. And a hidden state moves on by one latent per iteration, so the last T - t latents of pass t
+    would lead nowhere. With T = M one latent is left per pass, which is sequential generation. More than M iterations change nothing.
 
     Args:
         backbone: the language model.
@@ -41,31 +42,42 @@ def think_parallel(
         project: hidden state -> input embedding.
         num_latents: M.
         num_iterations: T; 0 uses the latents of the prefill as they are.
-        keep_trajectory: keep the hidden states of every iteration.
+        keep_trajectory: run and keep all M latents in every iteration.
     """
-    run = backbone.extend(question, parallel_tail(backbone, num_latents, len(question.mask)))
+    tail = parallel_tail(backbone, num_latents, num_iterations, len(question.mask), keep_trajectory=keep_trajectory)
+    run = backbone.extend(question, tail)
     return iterate(backbone, run, project, num_latents, num_iterations, keep_trajectory=keep_trajectory)
 
 
-def parallel_tail(backbone: Backbone, num_latents: int, batch: int) -> Float[Tensor, "B M1 E"]:
-    """Input embeddings of `<bot>` and M copies of `<latent>`, the tail of the prefill."""
+def parallel_tail(
+    backbone: Backbone, num_latents: int, num_iterations: int, batch: int, *, keep_trajectory: bool = False
+) -> Float[Tensor, "B M1 E"]:
+    """Input embeddings of `<bot>` and the copies of `<latent>` that the prefill needs: M - T, or all M."""
     bot, _, latent = backbone.special_embeddings()
-    return torch.stack([bot, *[latent] * num_latents]).expand(batch, -1, -1)
+    copies = _prefilled(num_latents, num_iterations, keep_trajectory)
+    return torch.stack([bot, *[latent] * copies]).expand(batch, -1, -1)
 
 
 def iterate(
     backbone: Backbone, prefill: Extension, project: Project, num_latents: int, num_iterations: int, *, keep_trajectory: bool = False
 ) -> Thought:
-    """The Jacobi iterations after a prefill that ended in `<bot>` and M latents; see `think_parallel`."""
-    prefix, hidden = prefill.prefix, prefill.hidden[:, -(num_latents + 1) :]
+    """The Jacobi iterations after a prefill that ended in `parallel_tail`, which had the same arguments; see `think_parallel`."""
+    iterations = min(num_iterations, num_latents)
+    prefix, hidden = prefill.prefix, prefill.hidden[:, -(_prefilled(num_latents, num_iterations, keep_trajectory) + 1) :]
     trajectory = [hidden]
-    for final in range(min(num_iterations, num_latents)):
-        anchor = prefix.shortened(num_latents - final, hidden[:, final : final + 1])
-        run = backbone.extend(anchor, project(hidden[:, final:-1]))
+    for final in range(iterations):
+        last = num_latents if keep_trajectory else num_latents - iterations + final + 1
+        anchor = prefix.shortened(hidden.shape[1] - 1 - final, hidden[:, final : final + 1])
+        run = backbone.extend(anchor, project(hidden[:, final:last]))
         prefix, hidden = run.prefix, torch.cat([hidden[:, : final + 1], run.hidden], dim=1)
         if keep_trajectory:
             trajectory.append(hidden)
     return Thought(prefix, hidden, tuple(trajectory) if keep_trajectory else ())
+
+
+def _prefilled(num_latents: int, num_iterations: int, keep_trajectory: bool) -> int:
+    """Latents in the prefill."""
+    return num_latents if keep_trajectory else max(num_latents - num_iterations, 0)
 
 
 def think_sequential(backbone: Backbone, question: Prefix, project: Project, num_latents: int) -> Thought:

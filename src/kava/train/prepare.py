@@ -15,6 +15,7 @@ from kava.model.sources import SMOLLM2_NAME, smollm2_directory
 from kava.train.pretrain import ensure_mini_base
 
 MINI_NAME = "builtin:mini"
+SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,20 @@ def prepare_data(config: Config, builder: SequenceBuilder) -> Prepared:
         mini=dataset.mini,
         limit=dataset.max_train_samples,
     )
+    if not train.examples:
+        raise UserError(f"no training row of '{dataset.name}' is left beside the validation questions; give more, or different, rows")
     encoded = builder.encode_all(train.examples)
     fitting = [example for example in encoded if example.length <= dataset.max_length]
     if not fitting:
         raise UserError(
             f"all {len(encoded)} training rows of '{dataset.name}' are longer than dataset.max_length {dataset.max_length} tokens; raise it"
         )
-    if len(fitting) < len(encoded):
-        left_out = len(encoded) - len(fitting)
+    too_long = [example.id for example, row in zip(train.examples, encoded, strict=True) if row.length > dataset.max_length]
+    if too_long:
+        named = ", ".join(too_long[:SHOWN]) + (", ..." if len(too_long) > SHOWN else "")
         print(
-            f"kava: {left_out} of {len(encoded)} training rows are longer than dataset.max_length {dataset.max_length} tokens; left out",
+            f"kava: {len(too_long)} of {len(encoded)} training rows are longer than dataset.max_length {dataset.max_length} tokens; "
+            f"left out: {named}",
             file=sys.stderr,
         )
     data = {
@@ -74,7 +79,7 @@ def prepare_data(config: Config, builder: SequenceBuilder) -> Prepared:
         "fingerprint": train.fingerprint,
         "validation_fingerprint": validation.fingerprint,
         "rows": len(fitting),
-        "too_long": len(encoded) - len(fitting),
+        "too_long": len(too_long),
         "bad_rows": train.bad_rows,
         "without_trace": train.skipped_no_trace,
     }
