@@ -15,24 +15,13 @@ from pytest import MonkeyPatch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kava.checkpoint import (
-    ADAPTER,
-    KAVA_CONFIG,
-    MANIFEST,
-    PROJECTION,
-    Trained,
-    load_checkpoint,
-    naming_disk_errors,
-    publish,
-    recover,
-    save_checkpoint,
-    verify,
-)
+from kava.checkpoint import ADAPTER, KAVA_CONFIG, PROJECTION, Trained, load_checkpoint, save_checkpoint
 from kava.data.mini_tokenizer import build_mini_tokenizer
 from kava.errors import UserError
 from kava.generate import Reasoner
 from kava.model.build import build_model, load_tokenizer
 from kava.train.prepare import build_collator
+from kava.whole import MANIFEST, naming_disk_errors, publish, recover, verify
 from tiny import MINI, PROMPT, lora_config, mini_examples, tiny_lm
 
 

@@ -18,14 +18,9 @@ def training_arguments(config: Config, output_dir: Path, report_to: list[str], r
     """
     import torch
     from transformers import TrainingArguments
-    from transformers.training_args import OptimizerNames
 
     training, system = config.training, config.system
-    optimizers = [str(name.value) for name in OptimizerNames]
-    if training.optimizer not in optimizers:
-        raise UserError(f"training.optimizer '{training.optimizer}' is unknown{nearest(training.optimizer, optimizers)}")
-    if system.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("system.device is cuda, but torch sees no GPU here; set it to auto or cpu")
+    _check(config)
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(output_dir / LOGS)
     on_cpu = system.device == "cpu" or not torch.cuda.is_available()
     return TrainingArguments(
@@ -66,3 +61,15 @@ def training_arguments(config: Config, output_dir: Path, report_to: list[str], r
         ddp_find_unused_parameters=False,
         restore_callback_states_from_checkpoint=True,
     )
+
+
+def _check(config: Config) -> None:
+    import torch
+    from transformers.training_args import OptimizerNames
+
+    training, system = config.training, config.system
+    optimizers = [str(name.value) for name in OptimizerNames]
+    if training.optimizer not in optimizers:
+        raise UserError(f"training.optimizer '{training.optimizer}' is unknown{nearest(training.optimizer, optimizers)}")
+    if system.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("system.device is cuda, but torch sees no GPU here; set it to auto or cpu")

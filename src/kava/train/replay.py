@@ -18,13 +18,14 @@ import torch
 from pydantic import ConfigDict
 from torch import Tensor, nn
 
-from kava.checkpoint import Trained, load_checkpoint, seal, verify, write_weights, write_whole
+from kava.checkpoint import Trained, load_checkpoint, write_weights
 from kava.data.batch_file import read_batch, write_batch
 from kava.data.collate import Batch
 from kava.errors import UserError
 from kava.losses.total import TERM_NAMES
 from kava.results import Record, parse_record, read_mapping
 from kava.train.guard import Seen, restore_generators
+from kava.whole import seal, verify, write_whole
 
 REPORT = "report.json"
 CHECKPOINT = "checkpoint"

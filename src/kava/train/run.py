@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from transformers import PrinterCallback, set_seed
 
-from kava.checkpoint import Trained, recover, tidy, verify
+from kava.checkpoint import Trained, read_kava_config, refuse_other_base
 from kava.config import Config, load_config
 from kava.data.collate import Collator
 from kava.data.sequences import SequenceBuilder
@@ -30,6 +30,7 @@ from kava.train.prepare import Prepared, build_collator, last_stage, prepare_dat
 from kava.train.progress import TRAIN_LOG, Report, cut_log
 from kava.train.signals import StopOnSignal
 from kava.train.trainer import KavaTrainer, checkpoints, step_of
+from kava.whole import recover, tidy, verify
 
 # What a resumed run may have other than the one that was begun: it changes no step that both take.
 MAY_CHANGE = ("training.max_bad_batches", "training.num_workers", "training.save_total_limit")
@@ -89,6 +90,9 @@ def train(
     started = time.time()
     with StopOnSignal() as stop:
         newest = _newest_good(output_dir) if resume else None
+        if newest:
+            recorded = str(read_kava_config(newest).get("base_fingerprint", ""))
+            refuse_other_base(newest, recorded, trained.model.base_fingerprint, base)
         if IS_MAIN:
             cut_log(output_dir / TRAIN_LOG, step_of(newest) if newest else 0)
         report = Report(output_dir / TRAIN_LOG, f"{config.method} {output_dir.name}", quiet)

@@ -13,45 +13,23 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_callback import ExportableState, TrainerState
+from transformers.trainer_callback import TrainerState
 
-from kava.checkpoint import PROJECTION, Trained, discard, fitting, naming_disk_errors, publish, save_checkpoint, seal, write_weights
+from kava.checkpoint import PROJECTION, Trained, fitting, save_checkpoint, write_weights
 from kava.errors import UserError
 from kava.evaluate.accuracy import Evaluation
 from kava.losses.total import TERM_NAMES
 from kava.results import BEST_CHECKPOINT
 from kava.train.curriculum import Curriculum
 from kava.train.guard import Seen, SkippedBatches, explain, generator_states, is_sound, shown
+from kava.train.meter import LossMeter
 from kava.train.replay import save_step
 from kava.train.sampler import LengthSortedSampler
+from kava.whole import discard, naming_disk_errors, publish, seal
 
 STAGING = ".writing"
 STATE = "trainer_state.json"
 _CHECKPOINT = re.compile(r"checkpoint-[0-9]+")
-
-
-class LossMeter(TrainerCallback, ExportableState):
-    """Sums of the loss and its terms since the last log line; part of the Trainer's state, so that a resumed run logs the same."""
-
-    def __init__(self, sums: dict[str, float] | None = None, examples: int = 0) -> None:
-        self.sums: dict[str, Any] = dict(sums or {})
-        self.examples = examples
-
-    def add(self, values: dict[str, Tensor], examples: int) -> None:
-        """Add per-example values; they stay on their device until the next log line."""
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value.detach().double().sum()
-        self.examples += examples
-
-    def take(self) -> dict[str, float]:
-        """Means since the last call."""
-        means = {name: float(total) / self.examples for name, total in self.sums.items()} if self.examples else {}
-        self.sums, self.examples = {}, 0
-        return means
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return {"args": {"sums": {name: float(total) for name, total in self.sums.items()}, "examples": self.examples}, "attributes": {}}
 
 
 class KavaTrainer(Trainer):
@@ -76,10 +54,7 @@ class KavaTrainer(Trainer):
         self.gradient_norm: Tensor | None = None
         for callback in (LossMeter(), SkippedBatches(), _Events(self)):
             self.add_callback(callback)
-        self._keep_gradient_norm()
-
-    def _keep_gradient_norm(self) -> None:
-        """The Trainer computes the norm in order to clip, and keeps it to itself."""
+        # The Trainer computes the norm in order to clip, and keeps it to itself.
         clip = self.accelerator.clip_grad_norm_
 
         def clip_and_keep(*arguments: Any, **options: Any) -> Any:
