@@ -23,6 +23,7 @@
 CONFIG=${CONFIG:-llama1b_aug} SEED=${SEED:-42} OUTPUT_DIR=${OUTPUT_DIR:-outputs/seed_$SLURM_JOB_ID}
 kava_check_config "$CONFIG"
 kava_check_seed "$SEED"
+kava_check_dir "$OUTPUT_DIR"
 kava_setup
 kava_lock "$OUTPUT_DIR"
 

@@ -29,6 +29,17 @@ kava_check_config() {  # the name or path in $1, as the last word before anythin
     [[ -f $1 || -f configs/$1.yaml ]] || kava_fail "configuration '$1' is neither a file nor a name in configs/; $(kava_nearest "$1")"
 }
 
+kava_check_dir() {  # a directory that a job makes and writes into
+    [[ $1 =~ ^[A-Za-z0-9_./][A-Za-z0-9_./+=@:-]*$ ]] || kava_fail "OUTPUT_DIR '$1' is no directory name that a job can use: letters, digits and _ . / + = @ : - only, no - in front"
+}
+
+kava_check_numbers() {  # Slurm's own variables: bash arithmetic runs the command in a word such as x[$(command)]
+    local name
+    for name in SLURM_JOB_ID SLURM_ARRAY_JOB_ID SLURM_ARRAY_TASK_ID SLURM_RESTART_COUNT SLURM_GPUS_ON_NODE SLURM_CPUS_PER_TASK; do
+        [[ ${!name:-0} =~ ^[0-9]{1,18}$ ]] || kava_fail "$name is '${!name}', but Slurm sets it to a whole number; leave it alone, or unset it"
+    done
+}
+
 kava_check_seed() {
     [[ $1 =~ ^[0-9]{1,10}$ ]] || kava_fail "SEED '$1' is no seed: a whole number such as 42"
 }
@@ -165,3 +176,5 @@ kava_finish() {  # kava_finish STATUS WHAT CONTINUE_COMMAND: what a status means
     *) KAVA_FAIL_STATUS=$1 kava_fail "$2 failed with status $1; the reason stands above and in the .err log; then continue with: $3" ;;
     esac
 }
+
+kava_check_numbers

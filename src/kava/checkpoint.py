@@ -7,11 +7,8 @@ A checkpoint is written beside its final name, flushed to disk, listed in a mani
 it is whole or it is not there. Weights are safetensors; nothing is unpickled.
 """
 
-import hashlib
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,19 +22,22 @@ from safetensors.torch import load_file, save_file
 from kava.cards.render import render_card
 from kava.config import Config, build_config
 from kava.data.sequences import SPECIAL_TOKENS, SequenceBuilder
+from kava.difference import flatten
 from kava.errors import UserError
 from kava.methods import METHODS
 from kava.model.backbone import Backbone
-from kava.model.build import load_base, load_tokenizer, make_room, settings_of
+from kava.model.build import fingerprint_of, load_base, load_tokenizer, make_room, settings_of
 from kava.model.kava import KavaModel
 from kava.model.projection import build_projection
+from kava.whole import FORMAT, recover, verify, write_whole
 
-FORMAT = "kava.checkpoint/1"
 KAVA_CONFIG = "kava_config.json"
 PROJECTION = "projection.safetensors"
-MANIFEST = "manifest.json"
 CARD = "README.md"
 ADAPTER = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+# Keys of the configuration that decide which weights there are.
+SHAPES_WEIGHTS = ("method", "model.name", "model.mini", "lora", "loss.use_projection")
 
 
 @dataclass
@@ -72,7 +72,10 @@ def write_weights(directory: Path, trained: Trained) -> None:
     weights.save_pretrained(directory, **({"save_embedding_layers": False} if isinstance(weights, PeftModel) else {}))
     save_file({name: tensor.contiguous() for name, tensor in model.projection.state_dict().items()}, directory / PROJECTION)
     trained.tokenizer.save_pretrained(directory)
-    content = {"format": FORMAT, "method": model.method.name, "base": trained.base, "config": trained.config.to_dict(), **trained.metadata}
+    content = {
+        "format": FORMAT, "method": model.method.name, "base": trained.base, "base_fingerprint": model.base_fingerprint,
+        "config": trained.config.to_dict(), **trained.metadata,
+    }  # fmt: skip
     (directory / KAVA_CONFIG).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     # peft leaves an empty form there.
     (directory / CARD).write_text(render_card(trained.config, trained.base, trained.metadata), encoding="utf-8")
@@ -85,45 +88,6 @@ def save_checkpoint(directory: str | Path, trained: Trained) -> None:
         UserError: the disk is full or the place is read-only; what was there before is untouched.
     """
     write_whole(Path(directory), lambda staging: write_weights(staging, trained))
-
-
-def write_whole(directory: Path, write: Callable[[Path], None]) -> None:
-    """Make a sealed directory out of what `write` puts into an empty one, all or nothing.
-
-    Raises:
-        UserError: as `save_checkpoint`.
-    """
-    staging = directory.with_name(f".{directory.name}.writing")
-    with naming_disk_errors(directory):
-        try:
-            shutil.rmtree(staging, ignore_errors=True)
-            staging.mkdir(parents=True)
-            write(staging)
-            seal(staging)
-            publish(staging, directory)
-        except Exception:
-            shutil.rmtree(staging, ignore_errors=True)
-            recover(directory)
-            raise
-
-
-@contextmanager
-def naming_disk_errors(directory: Path) -> Iterator[None]:
-    """Turn a failed write inside the block into one line for the user, whichever library met it.
-
-    Raises:
-        UserError: the disk is full or the place is read-only.
-    """
-    try:
-        yield
-    except Exception as error:
-        # safetensors and tokenizers (Rust) and torch.save (C++) have error types of their own for a disk that is full.
-        if not isinstance(error, OSError) and "(os error " not in str(error) and "inline_container" not in str(error):
-            raise
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise UserError(
-            f"checkpoint {directory} could not be written ({reason}): free some space or choose another --output_dir"
-        ) from error
 
 
 @contextmanager
@@ -143,73 +107,6 @@ def fitting(directory: str | Path | None) -> Iterator[None]:
         ) from error
 
 
-def seal(directory: Path) -> None:
-    """Write the manifest of a finished directory and flush everything to disk."""
-    files = {
-        str(path.relative_to(directory)): _entry(path) for path in sorted(directory.rglob("*")) if path.is_file() and path.name != MANIFEST
-    }
-    (directory / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=2) + "\n")
-    for path in [*(p for p in directory.rglob("*") if p.is_file()), directory]:
-        _flush(path)
-
-
-def publish(staging: Path, directory: Path) -> None:
-    """Give a sealed directory its final name."""
-    old = _set_aside(directory)
-    staging.rename(directory)
-    _flush(directory.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def discard(directory: Path) -> None:
-    """Delete a checkpoint, in such a way that no half of it is ever seen under its name."""
-    shutil.rmtree(_set_aside(directory), ignore_errors=True)
-
-
-def _set_aside(directory: Path) -> Path:
-    old = directory.with_name(f".{directory.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if directory.exists():
-        directory.rename(old)
-    return old
-
-
-def tidy(run: Path) -> None:
-    """Remove what a killed run left half written or half deleted."""
-    for pattern in (".*.writing", ".writing", ".*.old"):
-        for rest in run.glob(pattern):
-            shutil.rmtree(rest, ignore_errors=True)
-    for rest in run.glob(".*.tmp"):
-        rest.unlink(missing_ok=True)
-
-
-def recover(directory: Path) -> None:
-    """Undo a `publish` that was cut off between its two renames: the older checkpoint gets its name back."""
-    old = directory.with_name(f".{directory.name}.old")
-    if old.exists() and not directory.exists():
-        old.rename(directory)
-
-
-def verify(directory: str | Path) -> str | None:
-    """What is wrong with a checkpoint (a file that is missing, cut off or changed), or None if it is whole."""
-    directory = Path(directory)
-    try:
-        files = json.loads((directory / MANIFEST).read_text())["files"]
-        for name, expected in files.items():
-            path = directory / name
-            if not path.is_file():
-                return f"{name} is missing"
-            if path.stat().st_size != expected["bytes"]:
-                return f"{name} has {path.stat().st_size} bytes in place of {expected['bytes']}"
-            if _checksum(path) != expected["sha256"]:
-                return f"{name} does not match its checksum"
-    except FileNotFoundError:
-        return f"{MANIFEST} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{MANIFEST} cannot be read ({error})"
-    return None
-
-
 def read_kava_config(directory: str | Path) -> dict[str, Any]:
     """The `kava_config.json` of a checkpoint.
 
@@ -223,10 +120,12 @@ def read_kava_config(directory: str | Path) -> dict[str, Any]:
         raise UserError(
             f"'{directory}' is not a checkpoint: it has no {KAVA_CONFIG}; give a directory such as outputs/RUN/best_checkpoint"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); copy the checkpoint again") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is not of the format '{FORMAT}'")
+    if not isinstance(content.get("config"), dict) or not isinstance(content.get("base"), str):
+        raise UserError(f"{path} says neither its configuration nor its base model; copy the checkpoint again")
     return content
 
 
@@ -247,47 +146,57 @@ def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = No
     problem = verify(directory)
     if problem:
         raise UserError(f"checkpoint {directory} is damaged: {problem}; use an older one or copy it again")
-    config = build_config(content["config"], str(directory / KAVA_CONFIG), overrides)
+    config = build_config(content["config"], str(directory / KAVA_CONFIG))
+    if overrides:
+        _refuse_other_weights(directory, config, overrides)
+        config = build_config(content["config"], str(directory / KAVA_CONFIG), overrides)
+    # A checkpoint that one was sent must not run code: only who types it now can ask for that.
+    config.model.trust_remote_code, stored = (overrides or {}).get("model.trust_remote_code") is True, config.model.trust_remote_code
+    with fitting(directory):
+        kava, tokenizer = _load_model(directory, content, config)
+    config.model.trust_remote_code = stored
+    if device:
+        kava.to(device)
+    known = ("format", "method", "base", "base_fingerprint", "config")
+    return Trained(kava.eval(), tokenizer, config, content["base"], {key: value for key, value in content.items() if key not in known})
+
+
+def _load_model(directory: Path, content: dict[str, Any], config: Config) -> tuple[KavaModel, Any]:
     tokenizer = load_tokenizer(str(directory))
     special_ids = tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS)
-    model = (
-        _load_adapter(directory, content["base"], config, special_ids)
-        if (directory / ADAPTER).exists()
-        else load_base(str(directory), config)
-    )
+    recorded = str(content.get("base_fingerprint", ""))
+    if (directory / ADAPTER).exists():
+        causal_lm = load_base(content["base"], config)
+        refuse_other_base(directory, recorded, fingerprint_of(causal_lm), content["base"])
+        make_room(causal_lm, special_ids)
+        if not (directory / ADAPTER_WEIGHTS).is_file():
+            raise UserError(f"checkpoint {directory} has no {ADAPTER_WEIGHTS}; other forms of weights are not loaded")
+        model = PeftModel.from_pretrained(causal_lm, str(directory), is_trainable=True)
+    else:
+        model = load_base(str(directory), config)
     backbone = Backbone(model, special_ids)
     method = METHODS[config.method]
     embeddings = backbone.causal_lm.get_input_embeddings().weight
     projection = build_projection(method.uses_projection and config.loss.use_projection, embeddings.shape[1], embeddings)
     projection.load_state_dict(load_file(directory / PROJECTION))
-    kava = KavaModel(backbone, projection, method, settings_of(config)).eval()
-    if device:
-        kava.to(device)
-    metadata = {key: value for key, value in content.items() if key not in ("format", "method", "base", "config")}
-    return Trained(kava, tokenizer, config, content["base"], metadata)
+    kava = KavaModel(backbone, projection, method, settings_of(config))
+    kava.base_fingerprint = recorded
+    return kava, tokenizer
 
 
-def _load_adapter(directory: Path, base: str, config: Config, special_ids: list[int]) -> Any:
-    causal_lm = load_base(base, config)
-    make_room(causal_lm, special_ids)
-    return PeftModel.from_pretrained(causal_lm, str(directory), is_trainable=True)
+def _refuse_other_weights(directory: Path, config: Config, overrides: dict[str, Any]) -> None:
+    """What shaped the weights cannot be changed afterwards."""
+    stored = flatten(config.to_dict())
+    for key, value in overrides.items():
+        if key.startswith(SHAPES_WEIGHTS) and stored.get(key) != value:
+            raise UserError(f"checkpoint {directory} was trained with {key} {stored.get(key)!r}, not {value!r}; leave the override out")
 
 
-def _entry(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": _checksum(path)}
+def refuse_other_base(directory: Path, recorded: str, found: str, base: str) -> None:
+    """Refuse an adapter on weights that it was not trained on.
 
-
-def _checksum(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    Raises:
+        UserError: the fingerprints differ (an empty one is unknown).
+    """
+    if recorded and found and recorded != found:
+        raise UserError(f"the base model {base} is not the one that checkpoint {directory} was trained on: its weights have changed")

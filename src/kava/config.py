@@ -8,17 +8,15 @@ Unknown keys, wrong types, values out of range and contradictions raise `UserErr
 import hashlib
 import json
 import os
-import re
-import reprlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from kava.config_files import read_sections
+from kava.config_errors import explain
+from kava.config_files import WITHOUT_LATENTS, read_sections, refuse_unused_latents
 from kava.errors import UserError, nearest
-from kava.overrides import apply_overrides
+from kava.overrides import apply_overrides, is_safe_name
 
 MethodName = Literal["full_cot", "no_cot", "icot", "coconut", "codi", "pccot", "kava"]
 CONFIG_DIR = Path("configs")
@@ -51,6 +49,14 @@ class MiniModelConfig(Section):
     pretrain_learning_rate: float = Field(2e-3, gt=0)
     # Zero to two trailing steps are left out of this share of the pretraining traces, so that the base learns to do a step "in its head".
     pretrain_drop_steps: int = Field(2, ge=0)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "MiniModelConfig":
+        if self.hidden_size % (2 * self.num_heads):
+            raise ValueError(f"model.mini.hidden_size {self.hidden_size} is no multiple of 2 x num_heads {self.num_heads}")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"model.mini.num_heads {self.num_heads} is no multiple of num_kv_heads {self.num_kv_heads}")
+        return self
 
 
 class ModelConfig(Section):
@@ -125,13 +131,13 @@ class RkvConfig(Section):
 
 class TrainingConfig(Section):
     seed: int = Field(42, ge=0, lt=2**32)
-    epochs: float = Field(10, gt=0)
+    epochs: float = Field(10, gt=0, le=1e6)
     max_steps: int = Field(-1, ge=-1, description="optimizer steps; overrides epochs when positive")
     batch_size: int = Field(128, ge=1, description="examples per device and step")
     gradient_accumulation_steps: int = Field(1, ge=1)
-    learning_rate: float = Field(8e-4, gt=0)
-    weight_decay: float = Field(0.1, ge=0)
-    max_grad_norm: float = Field(2.0, gt=0)
+    learning_rate: float = Field(8e-4, gt=0, lt=1e30)
+    weight_decay: float = Field(0.1, ge=0, lt=1e30)
+    max_grad_norm: float = Field(2.0, gt=0, lt=1e30)
     lr_scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
     optimizer: str = "adamw_torch"
@@ -162,12 +168,23 @@ class EvaluationConfig(Section):
     temperature: float = Field(0.0, ge=0)
     max_samples: int | None = Field(None, ge=1)
     validation_samples: int = Field(500, ge=1)
+    use_latent: bool = Field(
+        True, description="false: a method with latents writes its chain of thought instead (kava evaluate --no_latent)"
+    )
+
+    @field_validator("datasets")
+    @classmethod
+    def _names_are_safe(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if not is_safe_name(name):
+                raise ValueError(f"{name!r} names files: use letters, digits, '_', '.' and '-' only")
+        return value
 
 
 class SystemConfig(Section):
     mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    num_threads: int | None = Field(None, ge=1)
+    num_threads: int | None = Field(None, ge=1, le=1024)
 
     @field_validator("mixed_precision", mode="before")
     @classmethod
@@ -193,7 +210,12 @@ class Config(Section):
     def _no_contradictions(self) -> "Config":
         if self.lora.enabled and self.lora.r == 0:
             raise ValueError("lora.r is 0: set lora.enabled to false for full fine-tuning, or lora.r to at least 1")
-        if self.method in ("codi", "pccot", "kava") and self.latent.num_tokens == 0:
+        if self.model.dtype != "float32" and self.system.mixed_precision == "no":
+            raise ValueError(f"model.dtype {self.model.dtype} needs system.mixed_precision bf16 or fp16: the trained parts are float32")
+        if self.method in WITHOUT_LATENTS:
+            # One value for all of them, whatever the file that they were made from says: they are the same run.
+            self.latent = self.latent.model_copy(update={"num_tokens": 0})
+        elif self.latent.num_tokens == 0:
             raise ValueError(f"latent.num_tokens is 0, but method {self.method} reasons in latent tokens; set it to at least 1")
         if self.dataset.mini.min_steps > self.dataset.mini.max_steps:
             raise ValueError("dataset.mini.min_steps is larger than dataset.mini.max_steps")
@@ -229,7 +251,9 @@ def load_config(path: str | Path | None = None, overrides: dict[str, Any] | None
     Raises:
         UserError: naming the file, the key and the cure.
     """
-    return build_config({} if path is None else read_sections(path), "the defaults" if path is None else str(path), overrides)
+    config = build_config({} if path is None else read_sections(path), "the defaults" if path is None else str(path), overrides)
+    refuse_unused_latents("the command line", config.method, (overrides or {}).get("latent.num_tokens"))
+    return config
 
 
 def build_config(content: dict[Any, Any], source: str, overrides: dict[str, Any] | None = None) -> Config:
@@ -239,45 +263,4 @@ def build_config(content: dict[Any, Any], source: str, overrides: dict[str, Any]
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{source}: " + "; ".join(dict.fromkeys(map(_explain, error.errors())))) from None
-
-
-def _explain(problem: Any) -> str:
-    """One pydantic error as ``key: what is wrong``, with the nearest valid name for an unknown key."""
-    location = [str(part) for part in problem["loc"]]
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key '{'.'.join(location)}'{_right_name(location)}"
-    # Parts such as list[str] name a branch of a union, not a key.
-    key = ".".join(part for part in location if not re.fullmatch(r"\w+\[.*\]", part))
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    return message if not key else f"{key}: {message} (got {_shown(problem['input'])})"
-
-
-def _right_name(location: list[str]) -> str:
-    """Hint for an unknown key: the same name in another section, else the nearest name in this one."""
-    *section, name = location
-    dotted = [known.rpartition(".") for known in _dotted_names(Config)]
-    elsewhere = [f"{place}.{known}" for place, _, known in dotted if known == name and place]
-    return (
-        f"; did you mean '{elsewhere[0]}'?"
-        if elsewhere
-        else nearest(name, [known for place, _, known in dotted if place == ".".join(section)])
-    )
-
-
-def _dotted_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        key = prefix + (field.alias or name)
-        yield key
-        if hasattr(field.annotation, "model_fields"):
-            yield from _dotted_names(cast(type[BaseModel], field.annotation), f"{key}.")
-
-
-def _shown(value: Any) -> str:
-    """A short repr, also of integers too long for one and of structures that contain themselves."""
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = 80
-    try:
-        return short.repr(value)
-    except ValueError:
-        return f"a very long {type(value).__name__}"
+        raise UserError(f"{source}: " + "; ".join(dict.fromkeys(explain(problem, Config) for problem in error.errors()))) from None

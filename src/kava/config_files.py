@@ -13,6 +13,8 @@ from kava.errors import UserError
 from kava.overrides import YAML_ERRORS
 
 EXTENDS = "extends"
+# They reason in words or not at all: M means nothing to them.
+WITHOUT_LATENTS = ("full_cot", "no_cot", "icot")
 
 
 def read_sections(path: str | Path, inside: tuple[Path, ...] = ()) -> dict[Any, Any]:
@@ -60,4 +62,16 @@ def _read(path: Path) -> dict[Any, Any]:
         return {}
     if not isinstance(content, dict):
         raise UserError(f"configuration file {path} must hold sections such as 'model:', not a {type(content).__name__}")
+    latent = content.get("latent")
+    refuse_unused_latents(str(path), content.get("method"), latent.get("num_tokens") if isinstance(latent, dict) else None)
     return content
+
+
+def refuse_unused_latents(source: str, method: Any, num_tokens: Any) -> None:
+    """M beside a method without latents is a mistake where one hand wrote both; a method that is changed leaves its M behind.
+
+    Raises:
+        UserError: `source` states such an M.
+    """
+    if isinstance(method, str) and method in WITHOUT_LATENTS and num_tokens:
+        raise UserError(f"{source}: latent.num_tokens is {num_tokens}, but method {method} has no latents; leave it out or choose another")

@@ -19,6 +19,13 @@ FREE_NAMES = "evaluation.datasets."
 # YAML 1.1 wants a dot in the mantissa; people write 8e-4.
 SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
+_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*")
+
+
+def is_safe_name(name: str) -> bool:
+    """Whether a name can be part of a path or a word of a command: letters, digits, '_', '.', '-'; not only dots, no '-' in front."""
+    return bool(_NAME.fullmatch(name)) and bool(name.strip("."))
+
 
 def parse_overrides(arguments: list[str]) -> dict[str, Any]:
     """Turn ``--training.batch_size 64 --lora.target_modules q_proj v_proj`` into dotted keys and YAML values.

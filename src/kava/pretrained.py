@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from kava.cards.render import is_local, render_card
-from kava.checkpoint import CARD, KAVA_CONFIG, Trained, load_checkpoint, read_kava_config, save_checkpoint, seal
+from kava.checkpoint import CARD, KAVA_CONFIG, Trained, load_checkpoint, read_kava_config, save_checkpoint
 from kava.errors import UserError
 from kava.generate import Generation, Reasoner
 from kava.results import Result, read_result
+from kava.whole import seal
 
 
 class KavaForCausalLM:

@@ -10,7 +10,6 @@ each question.
 import contextlib
 import json
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -19,12 +18,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kava.errors import UserError
-from kava.overrides import YAML_ERRORS
+from kava.overrides import YAML_ERRORS, is_safe_name
 
 RESULT_FORMAT: Literal["kava.results/1"] = "kava.results/1"
 BEST_CHECKPOINT = "best_checkpoint"
 TRAINING_DONE = "training_done.json"
-_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _CURE = "evaluate again to write a new one"
 
 
@@ -114,9 +112,9 @@ def checked_name(name: str, what: str) -> str:
     """Return `name` if it is safe as part of a path or a command.
 
     Raises:
-        UserError: it holds anything but letters, digits, '_', '.' and '-', or is only dots.
+        UserError: it holds anything but letters, digits, '_', '.' and '-', begins with '-', or is only dots.
     """
-    if not _NAME.fullmatch(name) or not name.strip("."):
+    if not is_safe_name(name):
         raise UserError(f"{what} {name!r} is not a valid name: use letters, digits, '_', '.' and '-' only")
     return name
 
@@ -200,10 +198,12 @@ def read_mapping(path: str | Path, what: str, cure: str) -> dict[str, Any]:
         UserError: missing, unreadable, not YAML, or something else than a mapping.
     """
     text = _read_text(path, what, cure)
+    # YAML 1.1 takes 1e-09, which JSON writers write, for a text.
+    kind, load = ("JSON", json.loads) if Path(path).suffix == ".json" else ("YAML", yaml.safe_load)
     try:
-        content = yaml.safe_load(text)
+        content = load(text)
     except YAML_ERRORS as error:
-        raise UserError(f"{what} {path} is not valid YAML ({_one_line(error)}); {cure}") from None
+        raise UserError(f"{what} {path} is not valid {kind} ({_one_line(error)}); {cure}") from None
     if not isinstance(content, dict):
         raise UserError(f"{what} {path} holds no mapping (truncated or another kind of file); {cure}")
     return content

@@ -61,6 +61,32 @@ def test_a_wrong_argument_submits_nothing_and_is_named(site: Site, arguments: li
     assert not (site.root / "owned").exists()
 
 
+@pytest.mark.parametrize(
+    ("script", "variables", "sentence"),
+    [
+        ("submit_kava.sh", {"CONFIG": "x; rm -rf ~"}, "CONFIG 'x; rm -rf ~' is no configuration name"),
+        ("submit_multi_seed.slurm", {"CONFIG": "x; rm -rf ~"}, "CONFIG 'x; rm -rf ~' is no configuration name"),
+        ("submit_aggregate.slurm", {"CONFIG": "$(touch owned)"}, "CONFIG '$(touch owned)' is no configuration name"),
+        ("submit_aggregate.slurm", {"CONFIG": "llama1b_aug\ntouch owned"}, "CONFIG 'llama1b_aug\ntouch owned' is no configuration name"),
+        ("submit_kava.sh", {"SEED": "x[$(touch owned)]"}, "SEED 'x[$(touch owned)]' is no seed"),
+        ("submit_kava.sh", {"OUTPUT_DIR": "$(touch owned)"}, "OUTPUT_DIR '$(touch owned)' is no directory name"),
+        ("submit_kava.sh", {"OUTPUT_DIR": "-rf"}, "OUTPUT_DIR '-rf' is no directory name"),
+        ("submit_kava.sh", {"SLURM_GPUS_ON_NODE": "x[$(touch owned)]"}, "SLURM_GPUS_ON_NODE is 'x[$(touch owned)]'"),
+        ("submit_kava.sh", {"SLURM_JOB_ID": "x[$(touch owned)]"}, "SLURM_JOB_ID is 'x[$(touch owned)]'"),
+        ("submit_multi_seed.slurm", {"SLURM_ARRAY_TASK_ID": "x[$(touch owned)]"}, "SLURM_ARRAY_TASK_ID is 'x[$(touch owned)]'"),
+        ("submit_multi_seed.slurm", {"SLURM_RESTART_COUNT": "x[$(touch owned)]"}, "SLURM_RESTART_COUNT is 'x[$(touch owned)]'"),
+    ],
+)
+def test_nothing_that_reaches_a_shell_is_run(site: Site, script: str, variables: dict[str, str], sentence: str) -> None:
+    """Jobs started by hand, with variables that hold commands: one line, exit code 2, nothing executed, nothing made."""
+    site.environment |= {"CONFIG": "llama1b_aug", "SLURM_JOB_ID": "1"} | variables
+    before = sorted(site.root.rglob("*"))
+    done = site.run("bash", script)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"kava: {sentence}")
+    assert sorted(site.root.rglob("*")) == before
+
+
 def test_without_sbatch_one_sentence_says_what_to_do(site: Site) -> None:
     tools = site.root / "bin"
     tools.mkdir()

@@ -15,21 +15,10 @@ from pytest import MonkeyPatch
 from safetensors.torch import save_file
 
 from checks import check_saving, make_trained, outputs
-from kava.checkpoint import (
-    ADAPTER,
-    KAVA_CONFIG,
-    MANIFEST,
-    PROJECTION,
-    Trained,
-    load_checkpoint,
-    naming_disk_errors,
-    publish,
-    recover,
-    save_checkpoint,
-    verify,
-)
+from kava.checkpoint import ADAPTER, KAVA_CONFIG, PROJECTION, Trained, load_checkpoint, save_checkpoint
 from kava.data.mini_tokenizer import build_mini_tokenizer
 from kava.errors import UserError
+from kava.whole import MANIFEST, naming_disk_errors, publish, recover, verify
 from tiny import MINI, PROMPT
 
 

@@ -27,7 +27,7 @@ def recompute_layers(decoder: nn.Module) -> None:
     if not layers:
         raise UserError("training.gradient_checkpointing: this architecture's layers cannot be recomputed one by one; set it to false")
     for layer in layers:
-        layer.forward = _recomputing(layer.forward, _index(layer))  # type: ignore[method-assign]
+        layer.forward = _recomputing(layer.forward, _index(layer))
 
 
 def _recomputing(forward: Callable[..., Any], index: int) -> Callable[..., Any]:
@@ -70,4 +70,4 @@ def _put(cache: Cache, index: int, keys: Tensor, values: Tensor) -> None:
 
 
 def _index(layer: nn.Module) -> int:
-    return next(int(module.layer_idx) for module in layer.modules() if hasattr(module, "layer_idx"))
+    return next(int(str(module.layer_idx)) for module in layer.modules() if hasattr(module, "layer_idx"))

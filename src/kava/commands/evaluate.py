@@ -39,14 +39,15 @@ class Evaluate:
         checkpoint, dataset = self.checkpoint_dir or self.checkpoint, self.eval_dataset or self.dataset
         if checkpoint is None or dataset is None:
             raise UserError("say what to evaluate: --checkpoint_dir RUN/best_checkpoint --eval_dataset gsm8k")
-        from kava.evaluate.run import QUICK_TEST_QUESTIONS, Request, checkpoint_directory, dataset_label, evaluate, print_result
+        from kava.evaluate.run import Request, checkpoint_directory, dataset_label, evaluate, print_result
         from kava.processes import is_main, leave
 
         request = Request(
             checkpoint,
             dataset,
             data_dir=self.data_dir,
-            max_samples=self.max_samples or (QUICK_TEST_QUESTIONS if self.quick_test else None),
+            max_samples=self.max_samples,
+            quick_test=self.quick_test,
             batch_size=self.batch_size,
             use_latent=not self.no_latent,
             overrides=self.overrides,

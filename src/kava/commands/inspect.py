@@ -49,7 +49,7 @@ def _check(path: Path, content: dict[str, Any]) -> None:
     elif any(isinstance(entry, dict) and entry.get("format") == AGGREGATE_FORMAT for entry in content.values()):
         read_aggregates(path)
     else:
-        from kava.checkpoint import FORMAT
+        from kava.whole import FORMAT
 
         if kind != FORMAT:
             raise UserError(f"{path} is neither a result, an aggregate nor a checkpoint's configuration; 'format' is {kind!r}")

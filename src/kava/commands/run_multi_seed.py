@@ -60,7 +60,7 @@ class RunMultiSeed:
     def _plan(self) -> "Plan":
         from kava.config import config_path, load_config
         from kava.errors import UserError
-        from kava.experiment.multi_seed import Plan
+        from kava.experiment.multi_seed import Plan, trust_flags
         from kava.overrides import as_flags
         from kava.quick import quick_test
         from kava.results import checked_name
@@ -84,7 +84,7 @@ class RunMultiSeed:
             datasets=_datasets(self.datasets, config.evaluation.datasets),
             fingerprint=config.fingerprint(),
             train_flags=[*flags, *(["--use_wandb"] if self.use_wandb else []), *as_flags(self.overrides)],
-            evaluate_flags=flags,
+            evaluate_flags=[*flags, *trust_flags(config)],
         )
 
 

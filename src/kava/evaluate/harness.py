@@ -46,7 +46,7 @@ class KavaLM(LM):
         trained = load_checkpoint(checkpoint_directory(str(pretrained)), device=device_of(device if torch.cuda.is_available() else None))
         latent, evaluation = trained.config.latent, trained.config.evaluation
         self.reasoner = Reasoner(trained.model, trained.builder, latent.num_tokens, latent.num_iterations)
-        self.batch = int(batch_size) if str(batch_size).isdigit() else evaluation.batch_size
+        self.batch = int(str(batch_size)) if str(batch_size).isdigit() else evaluation.batch_size
         self.max_new_tokens = evaluation.max_new_tokens
         self.use_latent = use_latent
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from kava import processes
 from kava.checkpoint import Trained, load_checkpoint
-from kava.config import Config
+from kava.config import Config, build_config
 from kava.data.example import CotType
 from kava.data.sources import Loaded, load_benchmark
 from kava.errors import UserError
@@ -33,6 +33,7 @@ class Request:
         dataset: a name in `evaluation.datasets`, a file, a directory or a hub name.
         data_dir: a directory that holds the benchmark, in place of the configured source.
         max_samples: the first so many questions only.
+        quick_test: at most twenty questions.
         use_latent: False makes a latent method write its CoT.
     """
 
@@ -40,6 +41,7 @@ class Request:
     dataset: str
     data_dir: str | None = None
     max_samples: int | None = None
+    quick_test: bool = False
     batch_size: int | None = None
     max_new_tokens: int | None = None
     use_latent: bool = True
@@ -54,8 +56,9 @@ def evaluate(request: Request, output: str | Path | None = None) -> Result:
     processes.join(on_cpu=not device_of(None).startswith("cuda"))
     started = time.perf_counter()
     trained = load_checkpoint(checkpoint_directory(request.checkpoint), request.overrides, device_of(None))
-    config = trained.config
-    loaded = load_questions(config, request.dataset, request.data_dir, request.max_samples)
+    # As part of the configuration, so that a result on twenty questions never passes for one on all of them.
+    config = trained.config = as_evaluated(trained.config, request)
+    loaded = load_questions(config, request.dataset, request.data_dir)
     if not loaded.examples:
         raise UserError(f"data set '{request.dataset}' ({loaded.source}) holds no question")
     reasoner = Reasoner(trained.model, trained.builder, config.latent.num_tokens, config.latent.num_iterations)
@@ -63,10 +66,10 @@ def evaluate(request: Request, output: str | Path | None = None) -> Result:
         reasoner,
         loaded.examples,
         batch_size=request.batch_size or config.evaluation.batch_size,
-        max_new_tokens=request.max_new_tokens or config.evaluation.max_new_tokens,
+        max_new_tokens=config.evaluation.max_new_tokens,
         temperature=config.evaluation.temperature,
         seed=config.training.seed,
-        use_latent=request.use_latent,
+        use_latent=config.evaluation.use_latent,
     )
     label = dataset_label(request.dataset)
     result = Result(
@@ -80,12 +83,26 @@ def evaluate(request: Request, output: str | Path | None = None) -> Result:
             rows=len(loaded.examples),
             bad_rows=loaded.bad_rows,
         ),
-        provenance=collect(wall_seconds=time.perf_counter() - started),
+        provenance=collect(wall_seconds=time.perf_counter() - started) | {"training": trained.metadata},
     )
     if output is not None and processes.is_main():
         write_rows(rows_path(output), [Row(**item.row()) for item in evaluation.answered])
         write_result(output, result)
     return result
+
+
+def as_evaluated(config: Config, request: Request) -> Config:
+    """The checkpoint's configuration with what the request changes of it."""
+    evaluation = config.evaluation
+    limit = request.max_samples or evaluation.max_samples
+    if request.quick_test and request.max_samples is None:
+        limit = min(limit or QUICK_TEST_QUESTIONS, QUICK_TEST_QUESTIONS)
+    changes = {
+        "evaluation.max_samples": limit,
+        "evaluation.max_new_tokens": request.max_new_tokens or evaluation.max_new_tokens,
+        "evaluation.use_latent": evaluation.use_latent and request.use_latent,
+    }
+    return build_config(config.to_dict(), "the evaluation", changes)
 
 
 def metrics_of(evaluation: Evaluation) -> Metrics:
@@ -122,18 +139,17 @@ def checkpoint_directory(name: str) -> Path:
     return best if best.is_dir() else Path(name)
 
 
-def load_questions(config: Config, dataset: str, data_dir: str | None, limit: int | None, cot_type: CotType | None = None) -> Loaded:
+def load_questions(config: Config, dataset: str, data_dir: str | None, limit: int | None = None, cot_type: CotType | None = None) -> Loaded:
     """The questions behind a name: in `data_dir`, else in a local directory the model was trained from, else as configured.
 
     `cot_type` asks for gold steps of that kind too.
     """
-    if limit is None:
-        limit = config.evaluation.max_samples
     source = config.evaluation.datasets.get(dataset, dataset)
     local = data_dir or (config.dataset.name if Path(config.dataset.name).is_dir() else None)
     if local and dataset in config.evaluation.datasets and not Path(source).exists() and not source.startswith("builtin:"):
         source = local
     mini, on_bad_row = config.dataset.mini, config.dataset.on_bad_row
+    limit = limit or config.evaluation.max_samples
     return load_benchmark(dataset, source, on_bad_row=on_bad_row, mini=mini, limit=limit, cot_type=cot_type)
 
 

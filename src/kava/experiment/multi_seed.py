@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kava.config import Config
 from kava.errors import UserError
 from kava.experiment.children import Children, StoppedError, environments, visible_gpus
 from kava.lock import LOCK_FILE, locked
@@ -38,6 +39,11 @@ class Plan:
 
     def seed_dir(self, seed: int) -> Path:
         return self.output_dir / f"seed_{seed}"
+
+
+def trust_flags(config: Config) -> list[str]:
+    """A checkpoint runs no code of its own unless the command that loads it says so."""
+    return ["--model.trust_remote_code", "true"] if config.model.trust_remote_code else []
 
 
 @dataclass

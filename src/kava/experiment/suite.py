@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from kava.config import config_path, load_config
 from kava.errors import UserError, nearest
-from kava.experiment.multi_seed import Plan
+from kava.experiment.multi_seed import Plan, trust_flags
 from kava.overrides import as_flags
 from kava.results import checked_name, read_mapping
 
@@ -105,6 +105,6 @@ def plans_of(suite: Suite, output_dir: Path, overrides: dict[str, Any], flags: l
                 datasets={name: name for name in names},
                 fingerprint=None if flags else config.fingerprint(),
                 train_flags=[*flags, *as_flags(merged)],
-                evaluate_flags=flags,
+                evaluate_flags=[*flags, *trust_flags(config)],
             )
     return plans

@@ -1,9 +1,11 @@
 """From a configuration to a `KavaModel`: base model, new tokens, LoRA, projection. Configuration stops here."""
 
+import hashlib
 import warnings
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from kava.cache.attention import PREFIX, register_backends
@@ -17,6 +19,7 @@ from kava.model.kava import KavaModel, Settings
 from kava.model.projection import build_projection
 from kava.model.suitability import check_architecture, check_behaviour
 
+HASHED_VALUES = 16
 HUB_CURES = (
     "set HF_ENDPOINT to a mirror (HF_ENDPOINT=https://hf-mirror.com), download it beforehand "
     "(hf download NAME) or set model.name to a local path"
@@ -45,7 +48,8 @@ def load_tokenizer(base: str, trust_remote_code: bool = False) -> Any:
     silence_libraries()
     try:
         tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+    # tokenizers (Rust) raises bare Exceptions for a broken tokenizer.json.
+    except Exception as error:
         raise UserError(f"the tokenizer of model '{base}' cannot be loaded ({_first_line(error)}): {HUB_CURES}") from None
     tokenizer.add_tokens(SPECIAL_TOKENS, special_tokens=True)
     if tokenizer.pad_token_id is None:
@@ -75,8 +79,12 @@ def load_base(base: str, config: Config) -> Any:
             dtype=getattr(torch, config.model.dtype),
             attn_implementation=PREFIX + backend,
             trust_remote_code=remote,
+            # Other forms of weights are pickles.
+            use_safetensors=True,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(f"model '{base}' brings code of its own; if you trust it, set model.trust_remote_code to true") from None
         if "attn_implementation" in str(error):
             raise UserError(f"model '{base}' cannot run with model.attn_implementation {backend}; set it to eager") from None
         raise UserError(f"model '{base}' cannot be loaded ({_first_line(error)}): {HUB_CURES}") from None
@@ -86,6 +94,7 @@ def build_model(base: str, tokenizer: Any, config: Config) -> KavaModel:
     """A model ready to train. Seed torch before; new rows, adapters and projection are drawn from its generator."""
     method = METHODS[config.method]
     causal_lm = load_base(base, config)
+    fingerprint = fingerprint_of(causal_lm)
     special_ids = add_token_rows(causal_lm, tokenizer)
     embeddings = causal_lm.get_input_embeddings().weight
     use_projection = method.uses_projection and config.loss.use_projection
@@ -95,7 +104,19 @@ def build_model(base: str, tokenizer: Any, config: Config) -> KavaModel:
     if config.training.gradient_checkpointing:
         recompute_layers(backbone.decoder)
     check_behaviour(base, backbone, unrotates=method.kv and config.loss.kv_rope == "pre")
-    return KavaModel(backbone, projection, method, settings_of(config))
+    kava = KavaModel(backbone, projection, method, settings_of(config))
+    kava.base_fingerprint = fingerprint
+    return kava
+
+
+def fingerprint_of(causal_lm: Any) -> str:
+    """Hash of a model's parameters: names, shapes, and a few values of each, rounded so that float32 and bfloat16 copies agree."""
+    digest = hashlib.sha256()
+    for name, parameter in causal_lm.named_parameters():
+        values = parameter.detach().flatten()
+        sample = values[:: max(1, len(values) // HASHED_VALUES)][:HASHED_VALUES]
+        digest.update(f"{name} {tuple(parameter.shape)} {sample.bfloat16().tolist()}".encode())
+    return digest.hexdigest()[:16]
 
 
 def settings_of(config: Config) -> Settings:

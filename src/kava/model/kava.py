@@ -60,6 +60,8 @@ class KavaModel(nn.Module):
         self.projection = projection
         self.method = method
         self.settings = settings
+        # Of the base model as it was published (`kava.model.build.fingerprint_of`); empty: unknown.
+        self.base_fingerprint = ""
 
     def forward(self, batch: Batch) -> dict[str, Any]:
         """Losses of a batch.

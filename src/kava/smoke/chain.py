@@ -4,12 +4,13 @@ import json
 
 import torch
 
-from kava.checkpoint import Trained, load_checkpoint, save_checkpoint, verify
+from kava.checkpoint import Trained, load_checkpoint, save_checkpoint
 from kava.data.sequences import SequenceBuilder
 from kava.generate import Reasoner
 from kava.model.build import build_model, load_tokenizer
 from kava.smoke.check import CheckFailedError
 from kava.smoke.lab import LATENTS, Lab
+from kava.whole import verify
 
 STEPS = 10
 NEW_TOKENS = 8

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kava.config import Config
+from kava.errors import UserError, nearest
 from kava.methods import METHODS
 
 LOGS = "logs"
@@ -20,10 +21,15 @@ def runs_on_cpu(config: Config) -> bool:
 
 
 def training_arguments(config: Config, output_dir: Path, report_to: list[str], run_name: str) -> Any:
-    """The arguments of the Trainer. TensorBoard writes to `output_dir/logs`."""
+    """The arguments of the Trainer. TensorBoard writes to `output_dir/logs`.
+
+    Raises:
+        UserError: an unknown optimizer, or a device that is not there.
+    """
     from transformers import TrainingArguments
 
     training, system = config.training, config.system
+    _check(config)
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(output_dir / LOGS)
     on_cpu = runs_on_cpu(config)
     return TrainingArguments(
@@ -67,3 +73,15 @@ def training_arguments(config: Config, output_dir: Path, report_to: list[str], r
         ddp_find_unused_parameters=METHODS[config.method].curriculum == "replace_steps" or config.latent.num_iterations == 0,
         restore_callback_states_from_checkpoint=True,
     )
+
+
+def _check(config: Config) -> None:
+    import torch
+    from transformers.training_args import OptimizerNames
+
+    training, system = config.training, config.system
+    optimizers = [str(name.value) for name in OptimizerNames]
+    if training.optimizer not in optimizers:
+        raise UserError(f"training.optimizer '{training.optimizer}' is unknown{nearest(training.optimizer, optimizers)}")
+    if system.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("system.device is cuda, but torch sees no GPU here; set it to auto or cpu")

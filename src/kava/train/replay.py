@@ -18,13 +18,14 @@ import torch
 from pydantic import ConfigDict
 from torch import Tensor, nn
 
-from kava.checkpoint import Trained, load_checkpoint, seal, verify, write_weights, write_whole
+from kava.checkpoint import Trained, load_checkpoint, write_weights
 from kava.data.batch_file import read_batch, write_batch
 from kava.data.collate import Batch
 from kava.errors import UserError
 from kava.losses.total import TERM_NAMES
 from kava.results import Record, parse_record, read_mapping
 from kava.train.guard import Seen, restore_generators
+from kava.whole import seal, verify, write_whole
 
 REPORT = "report.json"
 CHECKPOINT = "checkpoint"
@@ -58,7 +59,7 @@ class ReplayedExample:
         question: its text.
         losses: this time.
         recorded: in the training.
-        gradient_norm: of its own loss; None where a neighbour's loss is not finite and reaches it through the shared backward pass.
+        gradient_norm: of its own loss; None where a neighbour in the batch is not finite, which the shared backward pass spreads.
     """
 
     id: str

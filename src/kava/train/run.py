@@ -13,7 +13,7 @@ import torch
 from transformers import PrinterCallback, set_seed
 
 from kava import processes
-from kava.checkpoint import Trained, recover, tidy, verify
+from kava.checkpoint import Trained, read_kava_config, refuse_other_base
 from kava.config import Config, load_config
 from kava.data.collate import Collator
 from kava.data.sequences import SequenceBuilder
@@ -25,7 +25,7 @@ from kava.generate import Reasoner
 from kava.methods import METHODS
 from kava.model.build import build_model, load_tokenizer
 from kava.provenance import collect
-from kava.results import BEST_CHECKPOINT, TRAINING_DONE, write_text
+from kava.results import BEST_CHECKPOINT, TRAINING_DONE, Record, parse_record, read_mapping, write_text
 from kava.train.arguments import runs_on_cpu, training_arguments
 from kava.train.curriculum import Curriculum, hand_on
 from kava.train.prepare import Prepared, build_collator, last_stage, longest_entries, prepare_data, resolve_base
@@ -33,6 +33,7 @@ from kava.train.progress import TRAIN_LOG, Report, cut_log
 from kava.train.signals import StopOnSignal
 from kava.train.tracking import CacheFigures, checked_trackers
 from kava.train.trainer import KavaTrainer, checkpoints, step_of
+from kava.whole import recover, tidy, verify
 
 # What a resumed run may have other than the one that was begun: it changes no step that both take.
 MAY_CHANGE = ("training.max_bad_batches", "training.num_workers", "training.save_total_limit")
@@ -53,6 +54,17 @@ class Outcome:
     exit_code: int
     accuracy: float
     steps: int
+
+
+class Done(Record):
+    """`training_done.json`: the run is over, and how it ended. `seconds` are those of the last process that worked on it."""
+
+    config_fingerprint: str
+    seed: int
+    accuracy: float
+    steps: int
+    skipped_batches: int = 0
+    seconds: float
 
 
 def train(
@@ -88,6 +100,9 @@ def train(
     started = time.time()
     with StopOnSignal() as stop:
         newest = _newest_good(output_dir) if resume else None
+        if newest:
+            recorded = str(read_kava_config(newest).get("base_fingerprint", ""))
+            refuse_other_base(newest, recorded, trained.model.base_fingerprint, base)
         if processes.is_main():
             cut_log(output_dir / TRAIN_LOG, step_of(newest) if newest else 0)
         report = Report(output_dir / TRAIN_LOG, f"{config.method} {output_dir.name}", quiet)
@@ -143,12 +158,17 @@ def _curriculum(config: Config, collator: Collator, prepared: Prepared) -> Curri
 
 def _claim(output_dir: Path, config: Config, resume: bool) -> Outcome | None:
     """Make the output directory ready; returns the outcome of a run that is already finished."""
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output directory {output_dir} cannot be made ({error.strerror}); choose another --output_dir") from None
     done = output_dir / TRAINING_DONE
     if resume and done.exists():
-        content = json.loads(done.read_text())
-        if content["config_fingerprint"] != config.fingerprint() or content["seed"] != config.training.seed:
+        cure = "remove it to go on from the newest checkpoint"
+        content = parse_record(Done, read_mapping(done, "marker of a finished run", cure), str(done), cure)
+        if content.config_fingerprint != config.fingerprint() or content.seed != config.training.seed:
             raise UserError(f"{output_dir} holds a finished run of another configuration; choose another --output_dir")
-        return Outcome(output_dir, 0, content["accuracy"], content["steps"])
+        return Outcome(output_dir, 0, content.accuracy, content.steps)
     if resume and checkpoints(output_dir):
         _same_configuration(output_dir, config)
     # All have looked before one writes, and it has written before any goes on.
@@ -197,15 +217,15 @@ def _newest_good(output_dir: Path) -> Path | None:
 def _finish(trainer: KavaTrainer, config: Config, outcome: Outcome, seconds: float) -> None:
     if not trainer.args.should_save:
         return
-    content = {
-        "config_fingerprint": config.fingerprint(),
-        "seed": config.training.seed,
-        "accuracy": outcome.accuracy,
-        "steps": outcome.steps,
-        "skipped_batches": trainer.skipped.count,
-        "seconds": round(seconds, 1),
-    }
-    write_text(outcome.output_dir / TRAINING_DONE, json.dumps(content, indent=2) + "\n")
+    content = Done(
+        config_fingerprint=config.fingerprint(),
+        seed=config.training.seed,
+        accuracy=outcome.accuracy,
+        steps=outcome.steps,
+        skipped_batches=trainer.skipped.count,
+        seconds=round(seconds, 1),
+    )
+    write_text(outcome.output_dir / TRAINING_DONE, json.dumps(content.model_dump(), indent=2) + "\n")
     if "wandb" in trainer.args.report_to:
         import wandb
 

@@ -3,7 +3,6 @@
 import re
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from math import isfinite
@@ -14,62 +13,24 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_callback import ExportableState, TrainerState
+from transformers.trainer_callback import TrainerState
 
-from kava.checkpoint import PROJECTION, Trained, discard, fitting, naming_disk_errors, publish, save_checkpoint, seal, write_weights
+from kava.checkpoint import PROJECTION, Trained, fitting, save_checkpoint, write_weights
 from kava.errors import UserError
 from kava.evaluate.accuracy import Evaluation
 from kava.losses.total import TERM_NAMES
 from kava.results import BEST_CHECKPOINT
 from kava.train.curriculum import Curriculum
 from kava.train.guard import Seen, SkippedBatches, explain, generator_states, is_sound, shown
+from kava.train.meter import LossMeter
 from kava.train.replay import save_step
 from kava.train.sampler import LengthSortedSampler
+from kava.whole import discard, naming_disk_errors, publish, seal
 
 STAGING = ".writing"
 REAL = "real_examples"
 STATE = "trainer_state.json"
 _CHECKPOINT = re.compile(r"checkpoint-[0-9]+")
-
-
-class LossMeter(TrainerCallback, ExportableState):
-    """Sums of the loss and its terms since the last log line; part of the Trainer's state, so that a resumed run logs the same."""
-
-    def __init__(self, sums: dict[str, float] | None = None, examples: int = 0) -> None:
-        self.sums: dict[str, Any] = dict(sums or {})
-        self.examples = examples
-        self.timed, self.seconds, self.begun, self.before = 0, 0.0, 0.0, 0
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock; it stands still in between, during validation and saving."""
-        self.begun, self.before = time.perf_counter(), self.examples
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stop the clock."""
-        self.seconds += time.perf_counter() - self.begun
-        self.timed += self.examples - self.before
-
-    def take_throughput(self) -> float | None:
-        """Examples per second of all processes since the last call; None before the first step."""
-        throughput = self.timed / self.seconds if self.seconds else None
-        self.timed, self.seconds = 0, 0.0
-        return throughput
-
-    def add(self, values: dict[str, Tensor], examples: int) -> None:
-        """Add per-example values; they stay on their device until the next log line."""
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value.detach().double().sum()
-        self.examples += examples
-
-    def take(self) -> dict[str, float]:
-        """Means since the last call."""
-        means = {name: float(total) / self.examples for name, total in self.sums.items()} if self.examples else {}
-        self.sums, self.examples = {}, 0
-        return means
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return {"args": {"sums": {name: float(total) for name, total in self.sums.items()}, "examples": self.examples}, "attributes": {}}
 
 
 class KavaTrainer(Trainer):
@@ -94,10 +55,7 @@ class KavaTrainer(Trainer):
         self.gradient_norm: Tensor | None = None
         for callback in (LossMeter(), SkippedBatches(), _Events(self)):
             self.add_callback(callback)
-        self._keep_gradient_norm()
-
-    def _keep_gradient_norm(self) -> None:
-        """The Trainer computes the norm in order to clip, and keeps it to itself."""
+        # The Trainer computes the norm in order to clip, and keeps it to itself.
         clip = self.accelerator.clip_grad_norm_
 
         def clip_and_keep(*arguments: Any, **options: Any) -> Any:
@@ -115,6 +73,19 @@ class KavaTrainer(Trainer):
     def skipped(self) -> SkippedBatches:
         """The count of skipped batches (a resumed run replaces the object)."""
         return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, SkippedBatches))
+
+    def create_optimizer(self, *arguments: Any, **options: Any) -> torch.optim.Optimizer:
+        """As the Trainer does.
+
+        Raises:
+            UserError: the optimizer needs a package or a device that is not there.
+        """
+        try:
+            optimizer: torch.optim.Optimizer = super().create_optimizer(*arguments, **options)
+        except (ImportError, ValueError, RuntimeError) as error:
+            name = self.trained.config.training.optimizer
+            raise UserError(f"training.optimizer {name} cannot be used here: {' '.join(str(error).split())[:200]}") from None
+        return optimizer
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], int]:
         """The batches of one optimizer step, and how many examples they hold."""

@@ -1,0 +1,51 @@
+"""What pydantic finds wrong with a configuration, in words: the key, the nearest valid name, what was given."""
+
+import re
+import reprlib
+from collections.abc import Iterator
+from typing import Any, cast
+
+from pydantic import BaseModel
+
+from kava.errors import nearest
+
+
+def explain(problem: Any, config: type[BaseModel]) -> str:
+    """One pydantic error as ``key: what is wrong``, with the nearest valid name for an unknown key."""
+    location = [str(part) for part in problem["loc"]]
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key '{'.'.join(location)}'{_right_name(location, config)}"
+    # Parts such as list[str] name a branch of a union, not a key.
+    key = ".".join(part for part in location if not re.fullmatch(r"\w+\[.*\]", part))
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return message if not key else f"{key}: {message} (got {_shown(problem['input'])})"
+
+
+def _right_name(location: list[str], config: type[BaseModel]) -> str:
+    """Hint for an unknown key: the same name in another section, else the nearest name in this one."""
+    *section, name = location
+    dotted = [known.rpartition(".") for known in _dotted_names(config)]
+    elsewhere = [f"{place}.{known}" for place, _, known in dotted if known == name and place]
+    return (
+        f"; did you mean '{elsewhere[0]}'?"
+        if elsewhere
+        else nearest(name, [known for place, _, known in dotted if place == ".".join(section)])
+    )
+
+
+def _dotted_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        key = prefix + (field.alias or name)
+        yield key
+        if hasattr(field.annotation, "model_fields"):
+            yield from _dotted_names(cast(type[BaseModel], field.annotation), f"{key}.")
+
+
+def _shown(value: Any) -> str:
+    """A short repr, also of integers too long for one and of structures that contain themselves."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 80
+    try:
+        return short.repr(value)
+    except ValueError:
+        return f"a very long {type(value).__name__}"

@@ -1,0 +1,145 @@
+"""Directories that are whole or not there: written beside, flushed to disk, listed with sizes and checksums, renamed.
+
+write_whole(directory, lambda staging: (staging / "weights").write_bytes(...))
+problem = verify(directory)
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kava.errors import UserError
+
+FORMAT = "kava.checkpoint/1"
+MANIFEST = "manifest.json"
+
+
+def write_whole(directory: Path, write: Callable[[Path], None]) -> None:
+    """Make a sealed directory out of what `write` puts into an empty one, all or nothing.
+
+    Raises:
+        UserError: as `save_checkpoint`.
+    """
+    staging = directory.with_name(f".{directory.name}.writing")
+    with naming_disk_errors(directory):
+        try:
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+            write(staging)
+            seal(staging)
+            publish(staging, directory)
+        except Exception:
+            shutil.rmtree(staging, ignore_errors=True)
+            recover(directory)
+            raise
+
+
+@contextmanager
+def naming_disk_errors(directory: Path) -> Iterator[None]:
+    """Turn a failed write inside the block into one line for the user, whichever library met it.
+
+    Raises:
+        UserError: the disk is full or the place is read-only.
+    """
+    try:
+        yield
+    except Exception as error:
+        # safetensors and tokenizers (Rust) and torch.save (C++) have error types of their own for a disk that is full.
+        if not isinstance(error, OSError) and "(os error " not in str(error) and "inline_container" not in str(error):
+            raise
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(
+            f"checkpoint {directory} could not be written ({reason}): free some space or choose another --output_dir"
+        ) from error
+
+
+def seal(directory: Path) -> None:
+    """Write the manifest of a finished directory and flush everything to disk."""
+    files = {
+        str(path.relative_to(directory)): _entry(path) for path in sorted(directory.rglob("*")) if path.is_file() and path.name != MANIFEST
+    }
+    (directory / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=2) + "\n")
+    for path in [*(p for p in directory.rglob("*") if p.is_file()), directory]:
+        _flush(path)
+
+
+def publish(staging: Path, directory: Path) -> None:
+    """Give a sealed directory its final name."""
+    old = _set_aside(directory)
+    staging.rename(directory)
+    _flush(directory.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def discard(directory: Path) -> None:
+    """Delete a checkpoint, in such a way that no half of it is ever seen under its name."""
+    shutil.rmtree(_set_aside(directory), ignore_errors=True)
+
+
+def _set_aside(directory: Path) -> Path:
+    old = directory.with_name(f".{directory.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if directory.exists():
+        directory.rename(old)
+    return old
+
+
+def tidy(run: Path) -> None:
+    """Remove what a killed run left half written or half deleted."""
+    for pattern in (".*.writing", ".writing", ".*.old"):
+        for rest in run.glob(pattern):
+            shutil.rmtree(rest, ignore_errors=True)
+    for rest in run.glob(".*.tmp"):
+        rest.unlink(missing_ok=True)
+
+
+def recover(directory: Path) -> None:
+    """Undo a `publish` that was cut off between its two renames: the older checkpoint gets its name back."""
+    old = directory.with_name(f".{directory.name}.old")
+    if old.exists() and not directory.exists():
+        old.rename(directory)
+
+
+def verify(directory: str | Path) -> str | None:
+    """What is wrong with a checkpoint (a file that is missing, cut off or changed), or None if it is whole."""
+    directory = Path(directory)
+    try:
+        files = json.loads((directory / MANIFEST).read_text())["files"]
+        for name, expected in files.items():
+            path = directory / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != expected["bytes"]:
+                return f"{name} has {path.stat().st_size} bytes in place of {expected['bytes']}"
+            if _checksum(path) != expected["sha256"]:
+                return f"{name} does not match its checksum"
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} cannot be read ({error})"
+    return None
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": _checksum(path)}
+
+
+def _checksum(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
