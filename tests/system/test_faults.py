@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kava.train.trainer import checkpoints
+from kava.train.resumable import checkpoints
 from kava.whole import verify
 from system.faulty_runs import ForkServer, assert_same_ending, ending, newest
 

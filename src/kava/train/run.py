@@ -30,9 +30,10 @@ from kava.train.arguments import runs_on_cpu, training_arguments
 from kava.train.curriculum import Curriculum, hand_on
 from kava.train.prepare import Prepared, build_collator, last_stage, longest_entries, prepare_data, resolve_base
 from kava.train.progress import TRAIN_LOG, Report, cut_log
+from kava.train.resumable import checkpoints, step_of
 from kava.train.signals import StopOnSignal
 from kava.train.tracking import CacheFigures, checked_trackers
-from kava.train.trainer import KavaTrainer, checkpoints, step_of
+from kava.train.trainer import KavaTrainer
 from kava.whole import recover, tidy, verify
 
 # What a resumed run may have other than the one that was begun: it changes no step that both take.

@@ -1,6 +1,5 @@
 """The Hugging Face Trainer with our loss, validation by generation, whole-or-absent checkpoints, and a guard against bad numbers."""
 
-import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -10,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import TrainerState
 
-from kava.checkpoint import PROJECTION, Trained, fitting, save_checkpoint, write_weights
+from kava.checkpoint import Trained, fitting, save_checkpoint, write_weights
 from kava.errors import UserError
 from kava.evaluate.accuracy import Evaluation
 from kava.losses.total import TERM_NAMES
@@ -24,13 +22,13 @@ from kava.train.curriculum import Curriculum
 from kava.train.guard import Seen, SkippedBatches, explain, generator_states, is_sound, shown
 from kava.train.meter import LossMeter
 from kava.train.replay import save_step
+from kava.train.resumable import checkpoints, load_weights
 from kava.train.sampler import LengthSortedSampler
 from kava.whole import discard, naming_disk_errors, publish, seal
 
 STAGING = ".writing"
 REAL = "real_examples"
 STATE = "trainer_state.json"
-_CHECKPOINT = re.compile(r"checkpoint-[0-9]+")
 
 
 class KavaTrainer(Trainer):
@@ -288,30 +286,3 @@ class _Events(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.guard_step()
-
-
-def checkpoints(run: Path) -> list[Path]:
-    """Resumable checkpoints of a run, newest first."""
-    return sorted((path for path in run.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name)), key=step_of, reverse=True)
-
-
-def step_of(checkpoint: Path) -> int:
-    """The optimizer step after which a checkpoint was written, from its name."""
-    return int(checkpoint.name.removeprefix("checkpoint-"))
-
-
-def load_weights(directory: Path, trained: Trained) -> None:
-    """Load the weights of a checkpoint into a model that was built in the same way."""
-    model = trained.model.backbone.model
-    trained.model.projection.load_state_dict(load_file(directory / PROJECTION))
-    adapter = directory / "adapter_model.safetensors"
-    if adapter.exists():
-        from peft import set_peft_model_state_dict
-
-        set_peft_model_state_dict(model, load_file(adapter))
-        return
-    for weights in sorted(directory.glob("model*.safetensors")):
-        missing = model.load_state_dict(load_file(weights), strict=False)
-        if missing.unexpected_keys:
-            raise ValueError(f"{weights} does not fit the model: {missing.unexpected_keys}")
-    model.tie_weights()
