@@ -74,8 +74,8 @@ def test_caches_of_a_batch_are_those_of_each_example_alone(kv_rope: str) -> None
         alone = compare_caches(reasoner.model, build.collate([example]))
         filled = min(len(example.cot(True)), LATENTS)
         assert torch.equal(together.indices[:, index, :, :filled], alone.indices[:, 0, :, :filled])
-        assert torch.allclose(together.keys[:, index, :, :filled], alone.keys[:, 0, :, :filled], atol=1e-5)
-        assert torch.allclose(together.values[:, index, :, :filled], alone.values[:, 0, :, :filled], atol=1e-5)
+        assert torch.allclose(together.keys[:, index, :, :filled], alone.keys[:, 0, :, :filled], atol=5e-5)
+        assert torch.allclose(together.values[:, index, :, :filled], alone.values[:, 0, :, :filled], atol=5e-5)
 
 
 @pytest.mark.parametrize("kind", ["llama", "llama3_rope", "yarn", "gpt2"])
