@@ -53,9 +53,9 @@ class MiniModelConfig(Section):
     @model_validator(mode="after")
     def _heads_divide(self) -> "MiniModelConfig":
         if self.hidden_size % (2 * self.num_heads):
-            raise ValueError(f"model.mini.hidden_size {self.hidden_size} is no multiple of 2 x num_heads {self.num_heads}")
+            raise ValueError(f"hidden_size {self.hidden_size} is no multiple of 2 x num_heads {self.num_heads}")
         if self.num_heads % self.num_kv_heads:
-            raise ValueError(f"model.mini.num_heads {self.num_heads} is no multiple of num_kv_heads {self.num_kv_heads}")
+            raise ValueError(f"num_heads {self.num_heads} is no multiple of num_kv_heads {self.num_kv_heads}")
         return self
 
 

@@ -20,7 +20,7 @@ TINY = [
     "--training.max_steps", "11", "--training.eval_steps", "4", "--training.save_steps", "3", "--training.logging_steps", "2",
     "--training.batch_size", "4", "--training.gradient_accumulation_steps", "2",
     "--training.save_total_limit", "2", "--evaluation.validation_samples", "24",
-    "--evaluation.max_new_tokens", "8", "--latent.num_tokens", "4",
+    "--evaluation.max_new_tokens", "8",
 ]  # fmt: skip
 # What a clock decides, and no seed.
 CLOCK = ("seconds_per_question", "runtime", "per_second")
@@ -39,7 +39,8 @@ class ForkServer:
 
     def train(self, run: Path, *words: str, code: int | None = 0, **request: Any) -> dict[str, Any]:
         """`kava train` on the tiny configuration; checks its exit code, and that it never ends in a traceback."""
-        command = ["train", "--config", "mini", "--seed", "7", "--output_dir", str(run), *TINY, *words]
+        latents = [] if "icot" in words else ["--latent.num_tokens", "4"]
+        command = ["train", "--config", "mini", "--seed", "7", "--output_dir", str(run), *TINY, *latents, *words]
         return self.command(run.with_suffix(".log"), *command, code=code, **request)
 
     def command(self, log: Path, *words: str, code: int | None = 0, **request: Any) -> dict[str, Any]:
@@ -91,7 +92,7 @@ def ending(run: Path) -> dict[str, Any]:
 
 def log_lines(path: Path) -> list[str]:
     """The lines of a log without dates and durations."""
-    return [re.sub(r", (seconds_per_question|[\d.e+-]+ s/step).*", "", line[20:]) for line in path.read_text().splitlines()]
+    return [re.sub(r", (examples/s |seconds_per_question|[\d.e+-]+ s/step).*", "", line[20:]) for line in path.read_text().splitlines()]
 
 
 def flat(value: Any) -> Any:

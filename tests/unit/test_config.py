@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kava.config import Config, build_config, config_path, load_config
+from kava.config_files import WITHOUT_LATENTS
 from kava.errors import UserError
+from kava.methods import METHODS
 
 
 def message(content: dict[str, Any], overrides: dict[str, Any] | None = None) -> str:
@@ -94,10 +96,39 @@ def test_every_problem_is_reported_at_once() -> None:
         ({"method": "kava", "latent": {"num_tokens": 0}}, "latent.num_tokens is 0, but method kava"),
         ({"method": "codi", "latent": {"num_tokens": 0}}, "latent.num_tokens is 0, but method codi"),
         ({"dataset": {"mini": {"min_steps": 4, "max_steps": 3}}}, "dataset.mini.min_steps is larger than dataset.mini.max_steps"),
+        ({"method": "coconut", "latent": {"num_tokens": 0}}, "latent.num_tokens is 0, but method coconut"),
+        ({"model": {"mini": {"hidden_size": 36}}}, "model.mini: hidden_size 36 is no multiple of 2 x num_heads 4"),
+        ({"model": {"mini": {"num_kv_heads": 3}}}, "model.mini: num_heads 4 is no multiple of num_kv_heads 3"),
+        ({"model": {"dtype": "bfloat16"}, "system": {"mixed_precision": "no"}}, "model.dtype bfloat16 needs system.mixed_precision"),
+        ({"evaluation": {"datasets": {"x; rm -rf ~": "f.json"}}}, "'x; rm -rf ~' names files: use letters, digits"),
+        ({"evaluation": {"datasets": {"-x": "f.json"}}}, "'-x' names files"),
+        ({"evaluation": {"datasets": {"../x": "f.json"}}}, "'../x' names files"),
     ],
 )
 def test_contradictions_are_refused(content: dict[str, Any], part: str) -> None:
     assert part in message(content)
+
+
+@pytest.mark.parametrize("method", WITHOUT_LATENTS)
+def test_latents_beside_a_method_without_any_are_refused_where_one_hand_wrote_both(tmp_path: Path, method: str) -> None:
+    own, base, derived = (tmp_path / name for name in ("own.yaml", "base.yaml", "derived.yaml"))
+    own.write_text(f"method: {method}\nlatent: {{num_tokens: 6}}\n")
+    with pytest.raises(UserError, match=f"own.yaml: latent.num_tokens is 6, but method {method} has no latents"):
+        load_config(own)
+    base.write_text("latent: {num_tokens: 6}\n")
+    derived.write_text(f"extends: base.yaml\nmethod: {method}\n")
+    with pytest.raises(UserError, match="the command line: latent.num_tokens is 4"):
+        load_config(base, {"method": method, "latent.num_tokens": 4})
+    configs = [load_config(derived), load_config(base, {"method": method}), load_config(None, {"method": method})]
+    assert [config.latent.num_tokens for config in configs] == [0, 0, 0]
+    # The same run, whatever it was made from; and what is written is read again.
+    assert configs[0].fingerprint() == configs[1].fingerprint()
+    own.write_text(yaml.safe_dump(configs[0].to_dict()))
+    assert load_config(own) == configs[0]
+
+
+def test_the_methods_without_latents_are_those_that_do_not_think() -> None:
+    assert set(WITHOUT_LATENTS) == {name for name, method in METHODS.items() if not method.thinks}
 
 
 def test_values_at_the_edges_are_taken() -> None:
@@ -149,6 +180,7 @@ def _other(key: str, value: Any) -> Any:
     choices |= {"rkv.eviction": "crop", "rkv.group_reduction": "mean", "model.dtype": "bfloat16", "model.attn_implementation": "eager"}
     choices |= {"dataset.cot_type": "natural_language", "dataset.on_bad_row": "skip", "training.lr_scheduler": "linear"}
     choices |= {"system.mixed_precision": "fp16", "system.device": "cpu", "lora.target_modules": ["q_proj"]}
+    choices |= {"model.mini.hidden_size": 256, "model.mini.num_heads": 8, "model.mini.num_kv_heads": 4}
     if key in choices:
         return choices[key]
     if isinstance(value, bool):
