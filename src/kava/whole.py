@@ -17,16 +17,17 @@ from kava.errors import UserError
 
 FORMAT = "kava.checkpoint/1"
 MANIFEST = "manifest.json"
+CHECKPOINT, ANOTHER_PLACE = "checkpoint", "choose another --output_dir"
 
 
-def write_whole(directory: Path, write: Callable[[Path], None]) -> None:
+def write_whole(directory: Path, write: Callable[[Path], None], what: str = CHECKPOINT, cure: str = ANOTHER_PLACE) -> None:
     """Make a sealed directory out of what `write` puts into an empty one, all or nothing.
 
     Raises:
-        UserError: as `save_checkpoint`.
+        UserError: the disk is full or the place is read-only.
     """
     staging = directory.with_name(f".{directory.name}.writing")
-    with naming_disk_errors(directory):
+    with naming_disk_errors(directory, what, cure):
         try:
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir(parents=True)
@@ -40,8 +41,13 @@ def write_whole(directory: Path, write: Callable[[Path], None]) -> None:
 
 
 @contextmanager
-def naming_disk_errors(directory: Path) -> Iterator[None]:
+def naming_disk_errors(directory: Path, what: str = CHECKPOINT, cure: str = ANOTHER_PLACE) -> Iterator[None]:
     """Turn a failed write inside the block into one line for the user, whichever library met it.
+
+    Args:
+        directory: what is written to.
+        what: its kind, for the message.
+        cure: where else it could go, for the message.
 
     Raises:
         UserError: the disk is full or the place is read-only.
@@ -53,9 +59,7 @@ def naming_disk_errors(directory: Path) -> Iterator[None]:
         if not isinstance(error, OSError) and "(os error " not in str(error) and "inline_container" not in str(error):
             raise
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise UserError(
-            f"checkpoint {directory} could not be written ({reason}): free some space or choose another --output_dir"
-        ) from error
+        raise UserError(f"{what} {directory} could not be written ({reason}): free some space or {cure}") from error
 
 
 def seal(directory: Path) -> None:
@@ -116,7 +120,7 @@ def verify(directory: str | Path) -> str | None:
                 return f"{name} is missing"
             if path.stat().st_size != expected["bytes"]:
                 return f"{name} has {path.stat().st_size} bytes in place of {expected['bytes']}"
-            if _checksum(path) != expected["sha256"]:
+            if checksum(path) != expected["sha256"]:
                 return f"{name} does not match its checksum"
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
@@ -126,10 +130,11 @@ def verify(directory: str | Path) -> str | None:
 
 
 def _entry(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": _checksum(path)}
+    return {"bytes": path.stat().st_size, "sha256": checksum(path)}
 
 
-def _checksum(path: Path) -> str:
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, read block by block."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from kava.data.example import CotType, Example
-from kava.data.sources import Loaded, load_examples
+from kava.data.sources import load_examples
+from kava.data.usable import Loaded
 from kava.errors import UserError
 
 AUG = [
@@ -160,6 +161,10 @@ def test_a_broken_row_of_a_list(tmp_path: Path, row: dict, reason: str) -> None:
         (b'{"a": 1, "b": 2}\n', "is of no known format: the first row has a, b"),
         (b"", "there is no readable row"),
         (b'[{"question": 1,', "is not valid JSON"),
+        (b'[{"a": 1} {"a": 2}]', "is not valid JSON: Expecting ',' delimiter"),
+        (b'[{"a": 1}, ]', "is not valid JSON: Expecting value"),
+        (b'[{"a": 1}] more', "is not valid JSON: Extra data"),
+        (b"[ ]", "there is no readable row"),
         (b"\xff\xfe\x00\x01", "cannot be read"),
         (b"PAR1 but not really parquet PAR1", "is not readable parquet"),
         (b'{"question": "a", "answer": "b"}\n', "no answer after"),

@@ -1,6 +1,7 @@
 """A batch whose numbers make no sense stops the run, is named, saved and replayed; or is left out and counted."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,13 @@ from kava.train.run import train
 from tiny import MINI, PROMPT, lora_config, make_batch, make_examples, mini_builder, mini_examples, tiny_lm, tiny_model
 
 ROWS, BAD_ROW, STEPS = 40, 8, 9
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KAVA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,8 @@ def config_over(path: Path, max_length: int) -> Config:
 
 
 @pytest.fixture
-def rows(tmp_path: Path) -> Path:
+def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("KAVA_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "rows.jsonl"
     questions = [f"{row} " + "apples " * length + "?" for row, length in enumerate(LENGTHS)]
     path.write_text("".join(json.dumps({"question": q, "steps": ["<<1+1=2>>"], "answer": "2"}) + "\n" for q in questions))

@@ -7,10 +7,24 @@ from collections.abc import Iterable
 from kava.data.example import Example
 
 
+class Fingerprint:
+    """SHA-256 over question, steps and answer of every example in order (ids do not count), fed one by one."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, example: Example) -> None:
+        """Take the next example in."""
+        self._digest.update(json.dumps([example.question, example.steps, example.answer], ensure_ascii=True).encode())
+        self._digest.update(b"\n")
+
+    def __str__(self) -> str:
+        return self._digest.hexdigest()[:16]
+
+
 def fingerprint(examples: Iterable[Example]) -> str:
-    """Return 16 hexadecimal digits of SHA-256 over question, steps and answer of every example in order (ids do not count)."""
-    digest = hashlib.sha256()
+    """Return the 16 hexadecimal digits of all examples' `Fingerprint`."""
+    found = Fingerprint()
     for example in examples:
-        digest.update(json.dumps([example.question, example.steps, example.answer], ensure_ascii=True).encode())
-        digest.update(b"\n")
-    return digest.hexdigest()[:16]
+        found.add(example)
+    return str(found)

@@ -3,6 +3,7 @@
 The library reads HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE itself.
 """
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import datasets
 
 PREFERRED_CONFIG = "main"
+# Rows that are in memory at a time.
+BLOCK = 1000
 
 
 def is_saved_dataset(directory: Path) -> bool:
@@ -69,10 +72,23 @@ def downloaded_snapshot(name: str) -> Path | None:
 def dataset_rows(dataset: "datasets.Dataset") -> Iterator[Placed]:
     """Yield ("row 17", row) for every row of one split."""
     number = 0
-    for table in dataset.with_format("arrow").iter(batch_size=1000):
+    for table in dataset.with_format("arrow").iter(batch_size=BLOCK):
         for row in table.to_pylist():
             number += 1
             yield f"row {number}", row
+
+
+def dataset_content(dataset: "datasets.Dataset") -> str:
+    """A hash of all rows of one split, from its Arrow tables."""
+    import pyarrow
+
+    digest = hashlib.sha256()
+    for table in dataset.with_format("arrow").iter(batch_size=BLOCK):
+        sink = pyarrow.BufferOutputStream()
+        with pyarrow.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+        digest.update(sink.getvalue())
+    return digest.hexdigest()
 
 
 def _summary(error: Exception) -> str:

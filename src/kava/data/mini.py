@@ -61,12 +61,18 @@ def generate(split: str, config: MiniDataConfig, cot_type: CotType = "equation",
     Raises:
         KeyError: `split` is none of `SPLITS`.
     """
+    return list(problems(split, config, cot_type, limit))
+
+
+def problems(split: str, config: MiniDataConfig, cot_type: CotType = "equation", limit: int | None = None) -> Iterator[Example]:
+    """The problems of `generate`, one at a time."""
     plan = _PLANS[split]
     count = config.num_train if split == "train" else config.num_eval
     rng = random.Random(f"kava mini {config.data_seed} {split}")
     lengths = _lengths(config, rng)
     amount = count if limit is None else min(count, limit)
-    return [_problem(plan, config, cot_type, next(lengths), rng, f"mini/{split}/{number}") for number in range(1, amount + 1)]
+    for number in range(1, amount + 1):
+        yield _problem(plan, config, cot_type, next(lengths), rng, f"mini/{split}/{number}")
 
 
 def vocabulary(config: MiniDataConfig) -> list[str]:

@@ -1,7 +1,8 @@
 """From what a user names to the rows of one split: a local file, a directory, a saved data set, or a hub name."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from kava.data.directory import BENCHMARKS, DataFile, NoSuchSplitError, canonica
 from kava.data.example import CotType
 from kava.data.readers import Placed, read_rows
 from kava.errors import UserError
+from kava.whole import checksum
 
 if TYPE_CHECKING:
     import datasets
@@ -22,13 +24,15 @@ class Opened:
     """Rows of one split, not yet read.
 
     Attributes:
-        rows: (place, row) pairs.
+        rows: reads (place, row) pairs, from the first one at every call.
+        content: a hash of everything that `rows` would give, without reading it row by row.
         source: resolved path, or hub name with split.
         label: what an error about one row calls the source.
         stem: first part of the examples' ids.
     """
 
-    rows: Iterable[Placed]
+    rows: Callable[[], Iterator[Placed]]
+    content: Callable[[], str]
     source: str
     label: str
     stem: str
@@ -72,9 +76,20 @@ def _open_data_file(data_file: DataFile) -> Opened:
 
 def _open_files(paths: tuple[Path, ...], stem: str) -> Opened:
     source = str(paths[0].resolve()) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+    content = partial(_content_of, paths)
     if len(paths) == 1:
-        return Opened(read_rows(paths[0]), source, paths[0].name, stem)
-    return Opened(_shard_rows(paths), source, stem, stem)
+        return Opened(partial(read_rows, paths[0]), content, source, paths[0].name, stem)
+    return Opened(partial(_shard_rows, paths), content, source, stem, stem)
+
+
+def _content_of(paths: Sequence[Path]) -> str:
+    digests = []
+    for path in paths:
+        try:
+            digests.append(checksum(path))
+        except OSError as error:
+            raise UserError(f"data file {path} cannot be read: {error}") from None
+    return " ".join(digests)
 
 
 def _shard_rows(paths: tuple[Path, ...]) -> Iterator[Placed]:
@@ -91,12 +106,16 @@ def _open_dataset(
     if isinstance(dataset, datasets.Dataset):
         if apart_from_train:
             raise NoSuchSplitError(f"{source} has no splits")
-        return Opened(hub.dataset_rows(dataset), source, stem, stem)
+        return _open_rows(dataset, source, stem, stem)
     for split in splits:
         for found in dataset:
             if found == split or canonical_split(str(found)) == canonical_split(split):
-                return Opened(hub.dataset_rows(dataset[found]), f"{source} ({found})", f"{source} ({found})", stem)
+                return _open_rows(dataset[found], f"{source} ({found})", f"{source} ({found})", stem)
     raise NoSuchSplitError(f"data set {source} has no split '{splits[0]}'; it has {', '.join(map(str, dataset))}")
+
+
+def _open_rows(dataset: "datasets.Dataset", source: str, label: str, stem: str) -> Opened:
+    return Opened(partial(hub.dataset_rows, dataset), partial(hub.dataset_content, dataset), source, label, stem)
 
 
 def _open_hub(name: str, splits: tuple[str, ...], choose: Callable[[Path], DataFile]) -> Opened:

@@ -1,12 +1,17 @@
 """Containers to rows: JSON lists, JSON lines, plain text lines and parquet, told apart by their first bytes."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from kava.data.formats import Row
 from kava.errors import UserError
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+# Rows of a parquet file that are in memory at a time.
+_BLOCK = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +59,32 @@ def _json_row(line: str) -> Row | BadRow:
 
 def _list_rows(path: Path) -> Iterator[Placed]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        for number, row in enumerate(_items(path.read_text(encoding="utf-8-sig")), 1):
+            yield f"row {number}", _as_row(row)
     except json.JSONDecodeError as error:
         raise UserError(f"data file {path} is not valid JSON: {error}") from None
-    for number, row in enumerate(content, 1):
-        yield f"row {number}", _as_row(row)
+
+
+def _items(text: str) -> Iterator[object]:
+    """The items of a JSON list one at a time: all at once they take many times the text's memory."""
+
+    def after_space(position: int) -> int:
+        found = _SPACE.match(text, position)
+        assert found
+        return found.end()
+
+    decoder, position, mark = json.JSONDecoder(), after_space(after_space(0) + 1), ","
+    if text.startswith("]", position):
+        mark, position = "]", after_space(position + 1)
+    while mark == ",":
+        item, position = decoder.raw_decode(text, position)
+        yield item
+        position = after_space(position)
+        mark, position = text[position : position + 1], after_space(position + 1)
+        if mark not in (",", "]"):
+            raise json.JSONDecodeError("Expecting ',' delimiter", text, position - 1)
+    if position < len(text):
+        raise json.JSONDecodeError("Extra data", text, position)
 
 
 def _as_row(value: object) -> Row | BadRow:
@@ -72,7 +98,7 @@ def _parquet_rows(path: Path) -> Iterator[Placed]:
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches():
+            for batch in file.iter_batches(batch_size=_BLOCK):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number}", row

@@ -4,8 +4,9 @@ Segments are tokenised apart and joined as ids, so that no token ever spans two 
 student's copies of a segment are the same tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 from zlib import crc32
 
@@ -15,6 +16,8 @@ from kava.errors import UserError
 # The new tokens; the one home of their spelling.
 BOT, EOT, LATENT = "<bot>", "<eot>", "<latent>"
 SPECIAL_TOKENS = [BOT, EOT, LATENT]
+# Examples that the tokenizer gets at once.
+BLOCK = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +73,17 @@ class SequenceBuilder:
         """Ids of one example; every segment ends its line."""
         return self.encode_all([example])[0]
 
-    def encode_all(self, examples: Sequence[Example]) -> list[EncodedExample]:
-        """Ids of many examples, in two calls of the tokenizer."""
+    def encode_all(self, examples: Iterable[Example]) -> list[EncodedExample]:
+        """Ids of many examples."""
+        return list(self.encode_each(examples))
+
+    def encode_each(self, examples: Iterable[Example]) -> Iterator[EncodedExample]:
+        """Ids of many examples, one after the other; the tokenizer gets them in blocks, whose own records are large."""
+        remaining = iter(examples)
+        while block := list(islice(remaining, BLOCK)):
+            yield from self._encode_block(block)
+
+    def _encode_block(self, examples: list[Example]) -> list[EncodedExample]:
         questions = self._all_ids([example.question.strip() + "\n" for example in examples], special=True)
         rest = [text for example in examples for text in (*(step + "\n" for step in example.steps), f" {example.answer}")]
         segments = iter(self._all_ids(rest, special=False))

@@ -13,7 +13,8 @@ from kava import processes
 from kava.checkpoint import Trained, load_checkpoint
 from kava.config import Config, build_config
 from kava.data.example import CotType
-from kava.data.sources import Loaded, load_benchmark
+from kava.data.sources import load_benchmark
+from kava.data.usable import Loaded
 from kava.errors import UserError
 from kava.evaluate.accuracy import Evaluation, evaluate_accuracy
 from kava.generate import Reasoner

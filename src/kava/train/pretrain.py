@@ -19,6 +19,7 @@ from kava import processes
 from kava.cache.attention import PREFIX, register_backends
 from kava.config import Config
 from kava.data.collate import Collator
+from kava.data.encoded import lengths_of
 from kava.data.mini import generate
 from kava.data.mini_tokenizer import build_mini_tokenizer
 from kava.data.sequences import EncodedExample, SequenceBuilder
@@ -158,7 +159,7 @@ class DroppingCollator(Collator):
 
 class _PretrainTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthSortedSampler:
-        return LengthSortedSampler([example.length for example in self.train_dataset], self.args.train_batch_size, self.args.seed)
+        return LengthSortedSampler(lengths_of(self.train_dataset).total, self.args.train_batch_size, self.args.seed)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

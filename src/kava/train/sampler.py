@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
+from jaxtyping import Int
 from torch.utils.data import Sampler
 
 # Batches sorted together: enough to leave little padding, few enough to keep batches mixed.
@@ -18,7 +20,7 @@ class LengthSortedSampler(Sampler[int]):
         seed: of the shuffles.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+    def __init__(self, lengths: Sequence[int] | Int[np.ndarray, " N"], batch_size: int, seed: int) -> None:
         self.lengths = torch.tensor(lengths)
         self.batch_size = batch_size
         self.seed = seed

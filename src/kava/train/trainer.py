@@ -14,6 +14,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import TrainerState
 
 from kava.checkpoint import Trained, fitting, save_checkpoint, write_weights
+from kava.data.encoded import lengths_of
 from kava.errors import UserError
 from kava.evaluate.accuracy import Evaluation
 from kava.losses.total import TERM_NAMES
@@ -161,8 +162,7 @@ class KavaTrainer(Trainer):
         if not training.sort_by_length:
             sampler: torch.utils.data.Sampler[int] | None = super()._get_train_sampler(train_dataset)
             return sampler
-        lengths = [example.length for example in self.train_dataset]
-        return LengthSortedSampler(lengths, training.batch_size * self.args.world_size, training.seed)
+        return LengthSortedSampler(lengths_of(self.train_dataset).total, training.batch_size * self.args.world_size, training.seed)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Replace the Trainer's running loss by ours, and add the terms and the throughput of all processes."""

@@ -1,0 +1,118 @@
+"""Encoded examples on disk: an Arrow file that is mapped into memory, so that only the rows of a batch are ever Python objects.
+
+write_rows(path, builder.encode_each(examples))
+rows = EncodedRows(path)
+rows[17], len(rows), rows.lengths.total.max()
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+from jaxtyping import Int
+
+from kava.data.sequences import EncodedExample
+
+# Rows that are Python objects while they are written.
+BLOCK = 1000
+
+
+class Lengths(NamedTuple):
+    """Tokens of each example's parts."""
+
+    question: Int[np.ndarray, " N"]
+    trace: Int[np.ndarray, " N"]
+    answer: Int[np.ndarray, " N"]
+
+    @property
+    def total(self) -> Int[np.ndarray, " N"]:
+        """Tokens of each example."""
+        return self.question + self.trace + self.answer
+
+
+def lengths_of(examples: Sequence[EncodedExample]) -> Lengths:
+    """Lengths of all parts of all examples; from disk where they lie there."""
+    if isinstance(examples, EncodedRows):
+        return examples.lengths
+    parts = [(len(example.question), sum(map(len, example.steps)), len(example.answer)) for example in examples]
+    return Lengths(*np.array(parts, dtype=np.int64).reshape(-1, 3).T)
+
+
+def write_rows(path: Path, examples: Iterable[EncodedExample]) -> int:
+    """Write encoded examples; returns how many."""
+    import pyarrow
+
+    ids = pyarrow.list_(pyarrow.int32())
+    schema = pyarrow.schema(
+        [
+            ("question", ids), ("steps", pyarrow.list_(ids)), ("answer", ids), ("seed", pyarrow.int64()), ("id", pyarrow.string()),
+            *((name, pyarrow.int64()) for name in _LENGTHS),
+        ]
+    )  # fmt: skip
+    remaining, count = iter(examples), 0
+    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_file(file, schema) as writer:
+        while block := list(islice(remaining, BLOCK)):
+            columns: dict[str, Any] = {name: [getattr(example, name) for example in block] for name in _FIELDS}
+            lengths = lengths_of(block)
+            columns |= {"question_length": lengths.question, "trace_length": lengths.trace, "answer_length": lengths.answer}
+            writer.write_batch(pyarrow.record_batch(columns, schema=schema))
+            count += len(block)
+    return count
+
+
+class EncodedRows(Sequence[EncodedExample]):
+    """What `write_rows` wrote, as a sequence.
+
+    Args:
+        path: the file; it may be deleted while this is in use (not on Windows).
+        kept: the rows to show, by number; None: all.
+    """
+
+    def __init__(self, path: Path, kept: Int[np.ndarray, " N"] | None = None) -> None:
+        import pyarrow
+
+        self._path = path
+        self._kept = kept
+        with pyarrow.memory_map(str(path)) as file:
+            self._table = pyarrow.ipc.open_file(file).read_all()
+        columns = [self._table.column(name).to_numpy() for name in _LENGTHS]
+        self.lengths = Lengths(*(column if kept is None else column[kept] for column in columns))
+
+    def only(self, wanted: np.ndarray) -> "EncodedRows":
+        """The rows for which a boolean array of this length is true."""
+        rows = np.flatnonzero(wanted)
+        return EncodedRows(self._path, rows if self._kept is None else self._kept[rows])
+
+    def ids(self, first: int) -> list[str]:
+        """The ids of the first so many rows."""
+        return [self[number].id for number in range(min(first, len(self)))]
+
+    def __len__(self) -> int:
+        return len(self._table) if self._kept is None else len(self._kept)
+
+    @overload
+    def __getitem__(self, index: int) -> EncodedExample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[EncodedExample]: ...
+
+    def __getitem__(self, index: int | slice) -> EncodedExample | list[EncodedExample]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        number = index % len(self) if self._kept is None else int(self._kept[index])
+        return EncodedExample(*(self._table.column(name)[number].as_py() for name in _FIELDS))
+
+    def __iter__(self) -> Iterator[EncodedExample]:
+        return (self[number] for number in range(len(self)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By its path: a worker process maps the file itself."""
+        return EncodedRows, (self._path, self._kept)
+
+
+_FIELDS = ("question", "steps", "answer", "seed", "id")
+_LENGTHS = ("question_length", "trace_length", "answer_length")
