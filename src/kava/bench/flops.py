@@ -61,19 +61,32 @@ def attention_flops(workload: Workload, shape: ModelShape) -> int:
     return 3 * 2 * 2 * workload.batch * shape.layers * shape.hidden * pairs
 
 
+def shape_of(workload: Workload) -> ModelShape:
+    """The model's sizes with its real vocabulary and number of layers."""
+    shape = SHAPES[workload.shape]
+    if not shape.vocabulary:
+        shape = replace(shape, vocabulary=len(build_builder().tokenizer))
+    return replace(shape, layers=workload.layers or shape.layers)
+
+
+def needed_flops(workload: Workload) -> int:
+    """FLOPs of a step: all matrix products with fixed weights, and attention."""
+    shape = shape_of(workload)
+    linear = sum(2 * rows * inner * outer * count for (rows, inner, outer), count in products(workload, shape).items())
+    return linear + attention_flops(workload, shape)
+
+
 def utilisation(workload: Workload, seconds: float) -> dict[str, Any]:
     """FLOPs of a step, the rate at which this machine multiplies matrices of those shapes, and the share of it that was reached."""
     import torch
 
-    shape = SHAPES[workload.shape]
-    if not shape.vocabulary:
-        shape = replace(shape, vocabulary=len(build_builder().tokenizer))
+    shape = shape_of(workload)
     counted = products(workload, shape)
     flops = {product: 2 * product[0] * product[1] * product[2] * count for product, count in counted.items()}
     dtype = getattr(torch, workload.dtype)
     needed_seconds = sum(count * _product_seconds(product, dtype, workload.device) for product, count in counted.items())
     rate = sum(flops.values()) / needed_seconds
-    total = sum(flops.values()) + attention_flops(workload, shape)
+    total = needed_flops(workload)
     return {"flops": total, "matmul_flops_per_second": rate, "share": total / rate / seconds}
 
 

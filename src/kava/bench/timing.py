@@ -19,10 +19,15 @@ Run = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one process (on a GPU: of its allocator) before and at the peak of one run."""
+    """Bytes of one process (on a GPU: of its allocator) before and at the peak of one run, and the seconds that it took.
+
+    `cpu_seconds` are those of all threads: what the run costs, however many others share the machine.
+    """
 
     rest: int
     peak: int
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
 
     @property
     def above_rest(self) -> int:
@@ -85,11 +90,20 @@ def _measure(prepare: Callable[..., Run], arguments: tuple[Any, ...], device: st
 
         torch.cuda.reset_peak_memory_stats(device)
         rest = torch.cuda.memory_allocated(device)
-        run()
-        return Memory(rest, torch.cuda.max_memory_allocated(device))
+        spent = _spend(run, device)
+        return Memory(rest, torch.cuda.max_memory_allocated(device), *spent)
     rest = _resident("VmRSS")
+    spent = _spend(run, device)
+    return Memory(rest, _resident("VmHWM"), *spent)
+
+
+def _spend(run: Run, device: str) -> tuple[float, float]:
+    """Seconds of one run by the clock, and of processors."""
+    wait = _waiter(device)
+    started, before = time.perf_counter(), time.process_time()
     run()
-    return Memory(rest, _resident("VmHWM"))
+    wait()
+    return time.perf_counter() - started, time.process_time() - before
 
 
 def _resident(field: str) -> int:

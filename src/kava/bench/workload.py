@@ -54,6 +54,7 @@ class Workload:
         dtype: of the base model.
         device: of torch.
         threads: of torch on a CPU; 0 leaves its own choice.
+        layers: L; 0 leaves the shape's own.
     """
 
     shape: str = "smollm2-135m"
@@ -67,6 +68,7 @@ class Workload:
     dtype: str = "float32"
     device: str = "cpu"
     threads: int = 0
+    layers: int = 0
 
     def config(self) -> Config:
         """The configuration with these values; without dropout, so that every variant computes the same losses.
@@ -74,7 +76,7 @@ class Workload:
         Raises:
             UserError: a value is out of range.
         """
-        at_least(0, lora_r=self.lora_r, threads=self.threads)
+        at_least(0, lora_r=self.lora_r, threads=self.threads, layers=self.layers)
         at_least(1, batch_size=self.batch, question=self.question, cot=self.cot)
         at_least(MIN_ANSWER, answer=self.answer)
         lora = {"lora.enabled": self.lora_r > 0, "lora.r": self.lora_r or 1, "lora.dropout": 0.0}
@@ -128,7 +130,8 @@ def build_workload(workload: Workload) -> tuple["KavaModel", "SequenceBuilder"]:
         torch.set_num_threads(workload.threads)
     torch.manual_seed(0)
     backend = PREFIX + config.model.attn_implementation
-    causal_lm = LlamaForCausalLM._from_config(llama_config(workload.shape, builder.tokenizer), attn_implementation=backend)
+    shape = llama_config(workload.shape, builder.tokenizer, workload.layers)
+    causal_lm = LlamaForCausalLM._from_config(shape, attn_implementation=backend)
     causal_lm.to(getattr(torch, workload.dtype))
     special_ids = special_ids_of(builder.tokenizer)
     embeddings = causal_lm.get_input_embeddings().weight
@@ -138,8 +141,8 @@ def build_workload(workload: Workload) -> tuple["KavaModel", "SequenceBuilder"]:
     return model.to(workload.device), builder
 
 
-def llama_config(shape_name: str, tokenizer: Any) -> Any:
-    """transformers' configuration of a shape.
+def llama_config(shape_name: str, tokenizer: Any, layers: int = 0) -> Any:
+    """transformers' configuration of a shape, with other than its own number of layers where that is not 0.
 
     Raises:
         UserError: there is no such shape.
@@ -153,7 +156,7 @@ def llama_config(shape_name: str, tokenizer: Any) -> Any:
         vocab_size=max(shape.vocabulary, len(tokenizer)),
         hidden_size=shape.hidden,
         intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
+        num_hidden_layers=layers or shape.layers,
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.kv_heads,
         initializer_range=shape.spread,

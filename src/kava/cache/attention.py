@@ -20,6 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 PREFIX = "kava_"
 BACKENDS = ("sdpa", "eager", "flash_attention_2")
+_MADE = "kava_additive"
 
 
 @dataclass
@@ -73,9 +74,25 @@ def _recording_backend(backend: str) -> Callable[..., Any]:
             _record(recorder, module, query, key, attention_mask, kwargs.get("scaling"), kwargs.get("softcap"), kwargs.get("s_aux"))
         # Eager attention is each architecture's own function, next to its attention module.
         function = sys.modules[type(module).__module__].eager_attention_forward if backend == "eager" else ALL_ATTENTION_FUNCTIONS[backend]
-        return function(module, query, key, value, attention_mask, **kwargs)
+        mask = _additive(attention_mask, query.dtype) if backend == "sdpa" else attention_mask
+        return function(module, query, key, value, mask, **kwargs)
 
     return attend
+
+
+def _additive(mask: Any, dtype: torch.dtype) -> Any:
+    """A mask of zero and minus infinity, made once for all layers of a pass.
+
+    torch makes the same one out of a boolean mask in every call and keeps each for the backward pass: L tensors of size S x K.
+    """
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        return mask
+    made: Tensor | None = getattr(mask, _MADE, None)
+    if made is None or made.dtype != dtype:
+        made = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
+        # Lives as long as the boolean mask, which is the same object in every layer.
+        setattr(mask, _MADE, made)
+    return made
 
 
 @torch.no_grad()
