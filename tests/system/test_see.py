@@ -189,7 +189,11 @@ def test_explain_on_the_command_line(run: Path, capsys: pytest.CaptureFixture[st
     assert found.questions[0].question == question
     assert len(found.questions) == 2
     assert found.interventions is not None
-    assert (found.interventions.questions, len(found.interventions.effects)) == (7, 3 * (LATENTS + 1))
+    assert (found.interventions.questions, len(found.interventions.effects)) == (6, 3 * (LATENTS + 1))
+    # The question of one's own has no gold answer; the data set's have, and keep their accuracy.
+    assert found.interventions.accuracy is not None
+    assert found.questions[1].gold is not None
+    assert found.questions[1].kept is not None
     assert found.mean_similarity is not None
     assert len(found.mean_similarity.keys) == LAYERS
     assert (run / "explain" / "interventions.png").stat().st_size > 5000
