@@ -107,4 +107,5 @@ def test_a_figure_mixes_no_two_kinds_of_traces(found: Found) -> None:
 
 
 def test_short_names_of_settings() -> None:
-    assert changes({"latent.num_iterations": 6, "loss.alpha1_codi": 0.0, "lora.r": 16}) == "num_iterations = 6, alpha1_codi = 0, lora.r = 16"
+    departures = {"latent.num_iterations": 6, "loss.alpha1_codi": 0.0, "lora.r": 16}
+    assert changes(departures) == "num_iterations = 6, alpha1_codi = 0, lora.r = 16"
