@@ -43,6 +43,7 @@ def main(command: str | None = None, arguments: list[str] | None = None) -> NoRe
     arguments = sys.argv[1:] if arguments is None else arguments
     _print_any_language()
     try:
+        _refuse_other_encodings(arguments)
         if command is None:
             command, arguments = _choose(arguments)
         sys.exit(_run(command, arguments))
@@ -61,6 +62,15 @@ def _print_any_language() -> None:
         encoding = (getattr(stream, "encoding", None) or "").lower().replace("-", "")
         if isinstance(stream, io.TextIOWrapper) and not encoding.startswith("utf"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def _refuse_other_encodings(arguments: list[str]) -> None:
+    """Where the locale is narrower than UTF-8 and Python's own remedies are off, words arrive as bytes that no tokenizer takes."""
+    narrow = not sys.getfilesystemencoding().lower().startswith("utf")
+    for argument in arguments:
+        if narrow and any("\udc80" <= letter <= "\udcff" for letter in argument):
+            shown = argument.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            raise UserError(f"the argument '{shown}' has letters that this locale does not have; set PYTHONUTF8=1 or a UTF-8 locale")
 
 
 def _choose(arguments: list[str]) -> tuple[str, list[str]]:

@@ -215,3 +215,11 @@ def test_any_language_prints_on_a_narrow_terminal(encoding: str, tmp_path: Path)
     )
     assert done.returncode == 2
     assert "不存在.yaml" in done.stderr.decode("utf-8")
+
+
+def test_a_locale_without_the_letters_is_named(tmp_path: Path) -> None:
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(REPOSITORY / "src")}
+    command = [sys.executable, "-m", "kava", "explain", str(tmp_path), "--question", "小明 has 3"]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=120)
+    assert done.returncode == 2
+    assert "'小明 has 3' has letters that this locale does not have; set PYTHONUTF8=1" in done.stderr.decode("utf-8")
