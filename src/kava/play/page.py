@@ -123,7 +123,7 @@ def _asking(player: Player, gradio: Any) -> Any:
                 yield latent.text, _cost(latent), written.text, _cost(written), trace
         except UserError as error:
             # gradio.Error would write "Error" over every field and leave the last question's trace beside it.
-            gradio.Warning(str(error), duration=MESSAGE_SECONDS, title="Not asked")
+            gradio.Warning(str(error), duration=MESSAGE_SECONDS)
             yield "", "", "", "", ""
 
     return ask

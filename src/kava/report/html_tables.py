@@ -95,13 +95,13 @@ _OF_RUN = ("Model", "Training data")
 
 
 def _accuracies(table: str, caption: str, labelled: Labelled, published_rows: Sequence[ReferenceRow], reference: Reference) -> Table:
-    names = test_sets(labelled)
+    names, forms = test_sets(labelled), _forms(labelled)
     references = _by_settings([row for row in published_rows if row.accuracy is not None])
     names += [name for name in dict.fromkeys(row.dataset for rows in references for row in rows) if name not in names]
     rows, ours = [], []
     for group, label in labelled:
         cells = [_accuracy(group.aggregate.datasets.get(name)) for name in names]
-        rows.append([Cell(label), *cells, *_whose(group.aggregate, reference), Cell(_seeds(group))])
+        rows.append([Cell(label, remark=forms.get(group.path, "")), *cells, *_whose(group.aggregate, reference), Cell(_seeds(group))])
         ours.append(True)
     for published in references:
         first, by_name = published[0], {row.dataset: row for row in published}
@@ -117,13 +117,14 @@ def _accuracies(table: str, caption: str, labelled: Labelled, published_rows: Se
 def efficiency_table(labelled: Labelled, reference: Reference, published: bool = True) -> Table:
     """Table 2: forward passes, tokens, seconds and cache per question and test set."""
     rows, ours = [], []
+    forms = _forms(labelled)
     for group, label in labelled:
         for name in test_sets([(group, label)]):
             data = group.aggregate.datasets[name]
             cache = data.cache_bytes_per_question_mean
             rows.append(
                 [
-                    Cell(label),
+                    Cell(label, remark=forms.get(group.path, "")),
                     Cell(reference.dataset_label(name)),
                     _number(data.forward_passes_mean, data.forward_passes_std),
                     _number(data.generated_tokens_mean, data.generated_tokens_std),
@@ -216,6 +217,12 @@ def _by_settings(rows: Sequence[ReferenceRow]) -> list[list[ReferenceRow]]:
     for row in rows:
         lines.setdefault((row.model, row.train_dataset, row.method, str(row.settings), row.where), []).append(row)
     return list(lines.values())
+
+
+def _forms(labelled: Labelled) -> dict[str, str]:
+    """Path -> form of the traces, where a table holds several: beside the method, since a phone shows the first columns only."""
+    forms = {group.path: group.family[2].replace("_", " ") for group, _ in labelled}
+    return forms if len(set(forms.values())) > 1 else {}
 
 
 def _whose(aggregate: Aggregate, reference: Reference) -> list[Cell]:
