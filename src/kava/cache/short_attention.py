@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-# Scores per head that the backward pass may keep; longer sequences go to the flash kernel, so that no S x S tensor grows.
+# Scores per head; longer sequences go to the flash kernel, whose memory does not grow with their product.
 MAX_SCORES = 128 * 128
 
 
@@ -39,13 +40,43 @@ def attend_short(
     """softmax(scaling q k^T) v over the entries that `mask` shows; a row that sees nothing gets some finite mixture."""
     batch, query_heads, queries, width = query.shape
     heads, entries = key.shape[1:3]
+    bias = None if mask is None else torch.where(mask, 0.0, torch.finfo(torch.float32).min)
     rows = query.reshape(batch * heads, -1, width)
-    scale = width**-0.5 if scaling is None else scaling
-    columns = key.reshape(batch * heads, entries, width).transpose(1, 2)
-    scores = torch.baddbmm(rows.new_empty(()), rows, columns, beta=0, alpha=scale).view(batch, query_heads, queries, entries)
-    if mask is not None:
-        # In place: the product does not need its result for the gradient.
-        scores += torch.where(mask, 0.0, torch.finfo(torch.float32).min)
-    weights = scores.softmax(-1).view(batch * heads, -1, entries)
-    mixed = torch.bmm(weights, value.reshape(batch * heads, entries, -1))
+    mixed: Tensor = _Attend.apply(  # type: ignore[no-untyped-call]
+        rows, key.reshape(batch * heads, entries, width), value.reshape(batch * heads, entries, -1), bias,
+        width**-0.5 if scaling is None else scaling, (batch, query_heads, queries, entries),
+    )  # fmt: skip
     return mixed.view(batch, query_heads, queries, -1).transpose(1, 2)
+
+
+class _Attend(torch.autograd.Function):
+    """Attention of [B H, G n, D] rows; the weights are computed again in the backward pass, so that no matrix is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float, shape: tuple[int, ...]) -> Tensor:
+        ctx.save_for_backward(rows, key, value, bias)
+        ctx.scale, ctx.shape = scale, shape
+        return torch.bmm(_weights(rows, key, bias, scale, shape), value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        rows, key, value, bias = ctx.saved_tensors
+        weights = _weights(rows, key, bias, ctx.scale, ctx.shape)
+        to_value = torch.bmm(weights.transpose(1, 2), gradient)
+        to_weights = torch.bmm(gradient, value.transpose(1, 2))
+        to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype)
+        to_rows, to_key = _scaled(to_scores, key, ctx.scale), _scaled(to_scores.transpose(1, 2), rows, ctx.scale)
+        return to_rows, to_key, to_value, None, None, None
+
+
+def _weights(rows: Tensor, key: Tensor, bias: Tensor | None, scale: float, shape: tuple[int, ...]) -> Tensor:
+    scores = _scaled(rows, key.transpose(1, 2), scale)
+    if bias is not None:
+        scores.view(shape).add_(bias)
+    return scores.softmax(-1)
+
+
+def _scaled(left: Tensor, right: Tensor, scale: float) -> Tensor:
+    """Batched product times a number, in one call."""
+    return torch.baddbmm(left.new_empty(()), left, right, beta=0, alpha=scale)
