@@ -18,6 +18,8 @@ from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from kava.cache.short_attention import attend_short, is_short
+
 PREFIX = "kava_"
 BACKENDS = ("sdpa", "eager", "flash_attention_2")
 
@@ -71,6 +73,8 @@ def _recording_backend(backend: str) -> Callable[..., Any]:
         recorder = _active.get()
         if recorder is not None:
             _record(recorder, module, query, key, attention_mask, kwargs.get("scaling"), kwargs.get("softcap"), kwargs.get("s_aux"))
+        if backend == "sdpa" and is_short(query, key, attention_mask, kwargs):
+            return attend_short(query, key, value, attention_mask, kwargs.get("scaling")), None
         # Eager attention is each architecture's own function, next to its attention module.
         function = sys.modules[type(module).__module__].eager_attention_forward if backend == "eager" else ALL_ATTENTION_FUNCTIONS[backend]
         return function(module, query, key, value, attention_mask, **kwargs)

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from peft.utils.other import TrainableTokensWrapper
 from torch import Tensor, nn
 
+from kava.cache.growing import to_growing_cache
 from kava.cache.layers import KVLayers, from_dynamic_cache, slice_layers, to_dynamic_cache
 from kava.cache.limits import entry_limit
 from kava.errors import UserError
@@ -169,22 +170,57 @@ class Backbone(nn.Module):
         position_ids = prefix.next_position[:, None] + torch.arange(embeds.shape[1], device=embeds.device)
         return self._run(prefix, embeds, mask, position_ids, keep_hidden)
 
+    def write_on(self, prefix: Prefix, room: int) -> "Writing":
+        """Start to write up to `room` tokens on a prefix, one at a time and without gradients; the prefix stays as it was."""
+        mask = torch.cat([prefix.mask, prefix.mask.new_ones(len(prefix.mask), room)], dim=1)
+        return Writing(self, to_growing_cache(prefix.layers, room), mask, prefix.length, prefix.next_position)
+
     def _run(self, prefix: Prefix | None, embeds: Tensor, mask: Tensor, position_ids: Tensor, keep_hidden: bool = False) -> Extension:
-        self.forward_passes += 1
         full_mask = mask if prefix is None else torch.cat([prefix.mask, mask], dim=1)
-        self.require(full_mask.shape[1])
-        output = self.decoder(
-            inputs_embeds=embeds,
-            attention_mask=full_mask.long(),
-            position_ids=position_ids,
-            past_key_values=to_dynamic_cache(() if prefix is None else prefix.layers),
-            use_cache=True,
-            output_hidden_states=keep_hidden,
-        )
+        cache = to_dynamic_cache(() if prefix is None else prefix.layers)
+        output = self.call(cache, embeds, full_mask, position_ids, keep_hidden)
         hidden = output.last_hidden_state
         start = 0 if prefix is None else prefix.next_position
         extended = Prefix(from_dynamic_cache(output.past_key_values), full_mask, start + mask.sum(1), hidden[:, -1:])
         return Extension(extended, hidden, tuple(output.hidden_states[1:]) if keep_hidden else None)
+
+    def call(self, cache: Any, embeds: Tensor, full_mask: Tensor, position_ids: Tensor, keep_hidden: bool = False) -> Any:
+        """One forward pass of the decoder, counted; `full_mask` covers cache and embeds."""
+        self.forward_passes += 1
+        self.require(full_mask.shape[1])
+        return self.decoder(
+            inputs_embeds=embeds,
+            attention_mask=full_mask.long(),
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=True,
+            output_hidden_states=keep_hidden,
+        )
+
+
+class Writing:
+    """Tokens written one by one on a prefix, in a cache that holds room for all of them; see `Backbone.write_on`."""
+
+    def __init__(self, backbone: Backbone, cache: Any, mask: Bool[Tensor, "B R"], length: int, position: Int[Tensor, " B"]) -> None:
+        self.backbone = backbone
+        self.cache = cache
+        self.mask = mask
+        self.length = length
+        self.position = position
+
+    def next(self, ids: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
+        """Read one token per row; returns the logits of the one that follows."""
+        embeds = self.backbone.embed(ids[:, None])
+        self.length += 1
+        output = self.backbone.call(self.cache, embeds, self.mask[:, : self.length], self.position[:, None])
+        self.position = self.position + 1
+        return self.backbone.logits(output.last_hidden_state[:, -1])
+
+    def keep(self, rows: Int[Tensor, " K"]) -> None:
+        """Go on with these rows of the batch alone."""
+        for layer in self.cache.layers:
+            layer.keep(rows)
+        self.mask, self.position = self.mask[rows], self.position[rows]
 
 
 def _new_rows(wrapper: Any) -> Float[Tensor, "3 E"]:
