@@ -185,6 +185,7 @@ class SystemConfig(Section):
     mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     num_threads: int | None = Field(None, ge=1, le=1024)
+    fsdp: bool = Field(False, description="split the model over the processes of the run (FSDP2), where it does not fit one GPU")
 
     @field_validator("mixed_precision", mode="before")
     @classmethod

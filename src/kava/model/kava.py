@@ -6,6 +6,7 @@
 The question is computed once and shared by both. L = CE_student + CE_teacher + alpha1 L_CODI + alpha2 L_KV.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +72,10 @@ class KavaModel(nn.Module):
         """
         terms = self.losses(batch)
         return {"loss": combine(terms, self.settings.alpha1, self.settings.alpha2), "terms": terms}
+
+    def call(self, run: Callable[[], Any]) -> Any:
+        """Run passes of one's own, as `forward` runs a step's: what splits the model over processes sees both."""
+        return run()
 
     def losses(self, batch: Batch) -> LossTerms:
         """The terms of the loss that this method has, each per example (method.md, section 5)."""

@@ -3,6 +3,7 @@
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from math import isfinite
 from pathlib import Path
@@ -24,6 +25,7 @@ from kava.train.meter import LossMeter
 from kava.train.replay import save_step
 from kava.train.resumable import checkpoints, load_weights
 from kava.train.sampler import LengthSortedSampler
+from kava.train.sharding import make_portable, together, whole, whole_weights
 from kava.whole import discard, naming_disk_errors, publish, seal
 
 STAGING = ".writing"
@@ -57,10 +59,14 @@ class KavaTrainer(Trainer):
         clip = self.accelerator.clip_grad_norm_
 
         def clip_and_keep(*arguments: Any, **options: Any) -> Any:
-            self.gradient_norm = clip(*arguments, **options)
+            self.gradient_norm = whole(clip(*arguments, **options))
             return self.gradient_norm
 
         self.accelerator.clip_grad_norm_ = clip_and_keep
+        self.sharded = trained.config.system.fsdp
+        if self.sharded:
+            # The model is split over the processes already: nothing is to wrap it, or to move it.
+            self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
 
     @property
     def meter(self) -> LossMeter:
@@ -83,6 +89,8 @@ class KavaTrainer(Trainer):
         except (ImportError, ValueError, RuntimeError) as error:
             name = self.trained.config.training.optimizer
             raise UserError(f"training.optimizer {name} cannot be used here: {' '.join(str(error).split())[:200]}") from None
+        if self.sharded:
+            make_portable(optimizer)
         return optimizer
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], int]:
@@ -127,7 +135,7 @@ class KavaTrainer(Trainer):
         problem, examples = explain(seen, number)
         rank = f"-rank{self.args.process_index}" if self.args.world_size > 1 else ""
         place = Path(self.args.output_dir) / f"bad_batch-{step}{rank}"
-        save_step(place, self.trained, seen, step, problem, examples, number)
+        save_step(place, self.trained, seen, step, problem, examples, number, self._weights())
         allowed = self.trained.config.training.max_bad_batches
         message = f"step {step}: {problem} ({shown(examples)}); kava replay {place} takes the step again"
         if self.skipped.count >= allowed:
@@ -178,7 +186,7 @@ class KavaTrainer(Trainer):
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Validation by generation."""
-        evaluation = self.validate()
+        evaluation = together(self.trained.model, self.validate)
         metrics = {
             f"{metric_key_prefix}_accuracy": evaluation.accuracy,
             f"{metric_key_prefix}_forward_passes": evaluation.mean("forward_passes"),
@@ -191,15 +199,30 @@ class KavaTrainer(Trainer):
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         is_best = super()._determine_best_metric(metrics, trial)
-        if is_best and self.args.should_save:
-            self.trained.metadata |= {"step": self.state.global_step, "validation": metrics, "skipped_batches": self.skipped.count}
-            save_checkpoint(Path(self.args.output_dir) / BEST_CHECKPOINT, self.trained)
+        if is_best:
+            weights = self._weights()
+            if self.args.should_save:
+                self.trained.metadata |= {"step": self.state.global_step, "validation": metrics, "skipped_batches": self.skipped.count}
+                save_checkpoint(Path(self.args.output_dir) / BEST_CHECKPOINT, self.trained, weights)
         return is_best
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        directory = Path(output_dir or self.args.output_dir)
-        directory.mkdir(parents=True, exist_ok=True)
-        write_weights(directory, self.trained)
+    def _weights(self) -> dict[str, Tensor] | None:
+        """The gathered weights of a model that is split over the processes, all of which call this; else None."""
+        return whole_weights(self.trained.model) if self.sharded else None
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights; all processes come here, and the main one writes."""
+        weights = self._weights()
+        if self.args.should_save:
+            directory = Path(output_dir or self.args.output_dir)
+            directory.mkdir(parents=True, exist_ok=True)
+            write_weights(directory, self.trained, weights)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.sharded and not self.args.should_save:
+            # The main process puts the state together from everyone's.
+            self.optimizer.state_dict()
+        super()._save_optimizer_and_scheduler(output_dir)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(Path(super()._get_output_dir(trial)) / STAGING)
@@ -234,6 +257,9 @@ class KavaTrainer(Trainer):
                 discard(old)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.sharded:
+            # Read before the model was split.
+            return
         with fitting(resume_from_checkpoint):
             load_weights(Path(resume_from_checkpoint), self.trained)
 
