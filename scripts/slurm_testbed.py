@@ -1,4 +1,6 @@
-"""A real Slurm on loopback, of one node or several, for tests and for trying the Slurm scripts on a laptop (install: scripts/slurm_install.sh).
+"""A real Slurm on loopback, of one node or several, for tests and for trying the Slurm scripts on a laptop.
+
+Install it with scripts/slurm_install.sh.
 
     python scripts/slurm_testbed.py                          # prints an `export SLURM_CONF=...` line, runs until Ctrl-C
     python scripts/slurm_testbed.py -- ./hpc_run_all.sh mini # runs one command in it, waits for its jobs, stops
@@ -107,9 +109,7 @@ class Testbed:
         controller_port, *node_ports = _free_ports(1 + len(self.nodes))
         nodes = "\n".join(NODE.format(name=name, host=host, port=port) for name, port in zip(self.nodes, node_ports, strict=True))
         user = pwd.getpwuid(os.getuid()).pw_name
-        self.config.write_text(
-            SLURM_CONF.format(host=host, user=user, root=self.root, controller_port=controller_port, nodes=nodes)
-        )
+        self.config.write_text(SLURM_CONF.format(host=host, user=user, root=self.root, controller_port=controller_port, nodes=nodes))
         (self.root / "gres.conf").write_text(GRES_CONF)
         munge = self.root / "munge"
         self._call("mungekey", "--create", f"--keyfile={munge}/munge.key")

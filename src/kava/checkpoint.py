@@ -30,6 +30,7 @@ from kava.model.backbone import Backbone
 from kava.model.build import fingerprint_of, load_base, load_tokenizer, make_room, settings_of
 from kava.model.kava import KavaModel
 from kava.model.projection import build_projection
+from kava.model.savings import compile_passes
 from kava.whole import FORMAT, recover, verify, write_whole
 
 KAVA_CONFIG = "kava_config.json"
@@ -38,7 +39,7 @@ CARD = "README.md"
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # Keys of the configuration that decide which weights there are.
-SHAPES_WEIGHTS = ("method", "model.name", "model.mini", "lora", "loss.use_projection")
+SHAPES_WEIGHTS = ("method", "model.name", "model.mini", "model.quantization", "lora", "loss.use_projection")
 
 
 @dataclass
@@ -193,6 +194,8 @@ def _load_model(directory: Path, content: dict[str, Any], config: Config) -> tup
     embeddings = backbone.causal_lm.get_input_embeddings().weight
     projection = build_projection(method.uses_projection and config.loss.use_projection, embeddings.shape[1], embeddings)
     projection.load_state_dict(load_file(directory / PROJECTION))
+    if config.system.compile:
+        compile_passes(backbone)
     kava = KavaModel(backbone, projection, method, settings_of(config))
     kava.base_fingerprint = recorded
     return kava, tokenizer

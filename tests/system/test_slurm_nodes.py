@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from system.slurm_site import Site, load_testbed
-from system.test_slurm import TINY, train_until_step, weights
+from system.slurm_site import Site, load_testbed, until
+from system.test_slurm import TINY, weights
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -28,15 +28,16 @@ def test_two_nodes_train_one_model_stop_and_go_on(slurm: Any, tmp_path: Any) -> 
     reference = site.sbatch("sbatch --gres=gpu:2 --export=CONFIG=tiny,SEED=123,OUTPUT_DIR=outputs/reference submit_kava.sh")
     job = site.sbatch("sbatch --export=CONFIG=tiny,SEED=123 submit_two_nodes.slurm")
     run_dir = site.root / "outputs" / "tiny_multi_seed" / "seed_123"
-    train_until_step(site, run_dir)
+    log = run_dir / "train.log"
+    until(lambda: log.exists() and " step " in log.read_text(), "a step of both nodes", 400, site.logs)
     assert site.field(job, "NodeList") == "node[1-2]"
     site.run("scancel", "--signal=USR1", "--batch", job)
-    site.wait(job, reference)
+    site.wait(job, reference, seconds=500)
     assert (site.field(job, "JobState"), site.field(job, "Restarts")) == ("COMPLETED", "1"), site.logs()
-    log = site.log(job)
+    said = site.log(job)
     for node in (0, 1):
-        assert f"node {node} (node{node + 1}): 1 of the ranks" in log
-    stops = [int(step) for step in re.findall(r"stopped by a signal after step (\d+)", log)]
+        assert f"node {node} (node{node + 1}): 1 of the ranks" in said
+    stops = [int(step) for step in re.findall(r"stopped by a signal after step (\d+)", said)]
     assert len(stops) == 1
     assert 0 < stops[0] < STEPS
     assert {path.name for path in (run_dir / f"checkpoint-{STEPS}").glob("rng_state*")} == {"rng_state_0.pth", "rng_state_1.pth"}
@@ -47,10 +48,9 @@ def test_two_nodes_train_one_model_stop_and_go_on(slurm: Any, tmp_path: Any) -> 
 def test_a_rank_that_fails_ends_the_job_with_its_reason(slurm: Any, tmp_path: Any) -> None:
     site = Site(tmp_path, {"tiny": SHORT.replace("batch_size: 2,", "batch_size: 2, optimizer: no_such_optimizer,")}, slurm.environment)
     job = site.sbatch("sbatch --export=CONFIG=tiny submit_two_nodes.slurm")
-    site.wait(job, seconds=180)
+    site.wait(job, seconds=400)
     assert (site.field(job, "JobState"), site.field(job, "ExitCode")) == ("FAILED", "2:0"), site.logs()
     again = "sbatch --nodes=2 --export=CONFIG=tiny,SEED=42 submit_two_nodes.slurm"
-    assert f"seed 42 of tiny on 2 nodes (training) failed with status 2; the reason stands above and in the .err log; then continue with: {again}" in (
-        site.log(job)
-    )
+    failed = "seed 42 of tiny on 2 nodes (training) failed with status 2; the reason stands above and in the .err log"
+    assert f"{failed}; then continue with: {again}" in site.log(job)
     assert "training.optimizer 'no_such_optimizer' is unknown" in site.log(job, "err")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Cache
 
 from kava.errors import UserError
@@ -23,13 +23,11 @@ def shard(model: KavaModel, device: torch.device) -> None:
     """Split every weight over the processes of the run, layer by layer. The process group is open already.
 
     Raises:
-        UserError: there is one process only, or the layers cannot be told apart.
+        UserError: the layers cannot be told apart.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    if world_size() == 1:
-        raise UserError("system.fsdp splits a model over several processes: start them with torchrun or accelerate launch, or set it to false")
     mesh = init_device_mesh(device.type, (world_size(),))
     for layer, index in _layers(model):
         fully_shard(layer, mesh=mesh)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 from transformers.trainer_callback import TrainerState
 
 from kava.checkpoint import Trained, fitting, save_checkpoint, write_weights
@@ -20,13 +20,14 @@ from kava.evaluate.accuracy import Evaluation
 from kava.losses.total import TERM_NAMES
 from kava.results import BEST_CHECKPOINT
 from kava.train.curriculum import Curriculum
+from kava.train.events import Events
 from kava.train.guard import Seen, SkippedBatches, explain, generator_states, is_sound, shown
 from kava.train.meter import LossMeter
 from kava.train.replay import save_step
-from kava.train.resumable import checkpoints, load_weights
+from kava.train.resumable import keep_newest, load_weights
 from kava.train.sampler import LengthSortedSampler
 from kava.train.sharding import make_portable, together, whole, whole_weights
-from kava.whole import discard, naming_disk_errors, publish, seal
+from kava.whole import naming_disk_errors, publish, seal
 
 STAGING = ".writing"
 REAL = "real_examples"
@@ -53,7 +54,7 @@ class KavaTrainer(Trainer):
         self.seen: list[Seen] = []
         self._generators: dict[str, Tensor] = {}
         self.gradient_norm: Tensor | None = None
-        for callback in (LossMeter(), SkippedBatches(), _Events(self)):
+        for callback in (LossMeter(), SkippedBatches(), Events(self)):
             self.add_callback(callback)
         # The Trainer computes the norm in order to clip, and keeps it to itself.
         clip = self.accelerator.clip_grad_norm_
@@ -247,14 +248,7 @@ class KavaTrainer(Trainer):
                 seal(written)
                 publish(written, run / written.name)
             staging.rmdir()
-            self._rotate(run)
-
-    def _rotate(self, run: Path) -> None:
-        """Keep the newest `save_total_limit` checkpoints; the best one lives apart and is never touched."""
-        limit = self.trained.config.training.save_total_limit
-        if limit is not None:
-            for old in checkpoints(run)[limit:]:
-                discard(old)
+            keep_newest(run, self.trained.config.training.save_total_limit)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.sharded:
@@ -299,16 +293,3 @@ class KavaTrainer(Trainer):
         due = state.epoch % 1 == 0 if every is None else state.global_step % every == 0
         if due or state.global_step >= state.max_steps:
             self._determine_best_metric(self.evaluate(), None)
-
-
-class _Events(TrainerCallback):
-    """Calls the Trainer's own methods at moments that it offers to callbacks only."""
-
-    def __init__(self, trainer: KavaTrainer) -> None:
-        self.trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.validate_if_due()
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.guard_step()
