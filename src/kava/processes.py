@@ -51,8 +51,15 @@ def launched_to_split() -> bool:
     return True
 
 
-def join(on_cpu: bool) -> None:
-    """Open the process group of a launched run; the Trainer's arguments then find it as they would have made it."""
+def join(on_cpu: bool, split: bool = False) -> None:
+    """Open the process group of a launched run; the Trainer's arguments then find it as they would have made it.
+
+    Raises:
+        UserError: a model is to be split, and there is one process only.
+    """
+    if split and world_size() == 1:
+        cure = "start them with torchrun or accelerate launch, or set it to false"
+        raise UserError(f"system.fsdp splits a model over several processes: {cure}")
     # Under it transformers would load weights on the first process only.
     os.environ.pop(_ACCELERATE_FSDP, None)
     if world_size() > 1:

@@ -140,7 +140,7 @@ def test_losses_are_float32_under_bf16_autocast(kind: str) -> None:
 @pytest.mark.skipif(DEVICE == "cpu" and shutil.which("g++") is None, reason="no C++ compiler")
 def test_compiled_passes_give_the_same_losses_gradients_and_answers() -> None:
     plain, compiled = mini_model(lora=True), mini_model(lora=True)
-    compiled.backbone.compile()
+    compiled.backbone.compile_passes()
     batch = make_batch(plain, make_examples())
     losses = [model(batch)["loss"] for model in (plain, compiled)]
     assert_close(losses[1], losses[0], 1e-5)
@@ -154,6 +154,8 @@ def test_compiled_passes_give_the_same_losses_gradients_and_answers() -> None:
 @pytest.mark.skipif(not RUNS_LIGER, reason="needs liger-kernel, and a GPU or TRITON_INTERPRET=1")
 @pytest.mark.parametrize(("kind", "tied"), [("llama", False), ("llama", True), ("gemma2", True)])
 def test_fused_cross_entropy_gives_the_same_losses_and_gradients(kind: str, tied: bool) -> None:
+    if kind == "gemma2" and DEVICE == "cpu":
+        pytest.skip("Triton's interpreter has no tanh for softcapped logits")
     attn = "eager" if kind == "gemma2" else "sdpa"
     plain, fused = (tiny_model(kind, attn, lora=True, tied=tied).to(DEVICE) for _ in range(2))
     fused.backbone.fused = True
@@ -185,7 +187,7 @@ def test_a_4_bit_base_trains_its_adapter_and_comes_back_from_a_checkpoint(tmp_pa
     losses = []
     for _ in range(8):
         loss = trained.model.eval()(batch)["loss"].mean()
-        losses.append(float(loss))
+        losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -73,7 +73,7 @@ def register_backends() -> None:
 
 def _recording_backend(backend: str) -> Callable[..., Any]:
     def attend(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any) -> Any:
-        # Compiled passes are never recorded (`Backbone.compile`), and tracing stops at a context variable.
+        # Compiled passes are never recorded (`Backbone.compile_passes`), and tracing stops at a context variable.
         recorder = None if torch.compiler.is_compiling() else _active.get()
         if recorder is not None:
             # Selection compares scores that lie close together: in float32, whatever the pass itself computes in.

@@ -157,7 +157,7 @@ class Backbone(nn.Module):
         bias = None if linear.bias is None else linear.bias * scale
         return fused_token_losses(hidden * scale, weight, bias, labels, getattr(config, "final_logit_softcapping", None))
 
-    def compile(self) -> None:  # type: ignore[override]
+    def compile_passes(self) -> None:
         """Let torch compile the passes that extend a prefix and show nothing of their inside: latents and decoding."""
         self._compiled = torch.compile(self._pass, dynamic=True)
 

@@ -19,7 +19,7 @@ from kava.methods import METHODS
 from kava.model.backbone import Backbone
 from kava.model.kava import KavaModel, Settings
 from kava.model.projection import build_projection
-from kava.model.savings import compile_passes, four_bit
+from kava.model.savings import compile_passes, four_bit, keep_gradients
 from kava.model.suitability import check_architecture, check_behaviour
 
 HASHED_VALUES = 16
@@ -76,7 +76,7 @@ def load_base(base: str, config: Config) -> Any:
     remote = config.model.trust_remote_code
     try:
         check_architecture(base, AutoConfig.from_pretrained(base, trust_remote_code=remote))
-        return AutoModelForCausalLM.from_pretrained(
+        causal_lm = AutoModelForCausalLM.from_pretrained(
             base,
             dtype=getattr(torch, config.model.dtype),
             attn_implementation=PREFIX + backend,
@@ -85,6 +85,8 @@ def load_base(base: str, config: Config) -> Any:
             use_safetensors=True,
             **quantized,
         )
+        keep_gradients(causal_lm)
+        return causal_lm
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
             raise UserError(f"model '{base}' brings code of its own; if you trust it, set model.trust_remote_code to true") from None

@@ -31,6 +31,13 @@ def four_bit(config: Config) -> Any:
     )
 
 
+def keep_gradients(causal_lm: Any) -> None:
+    """Leave 4-bit weights as they were loaded: some CPUs pack them for their first pass without gradients, and the packed form has none."""
+    for module in causal_lm.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            module.support_avx512bf16_for_cpu = False
+
+
 def compile_passes(backbone: Backbone) -> None:
     """Compile the latent passes and decoding (`system.compile`).
 
@@ -40,4 +47,4 @@ def compile_passes(backbone: Backbone) -> None:
     compiler = os.environ.get("CXX", "g++")
     if not torch.cuda.is_available() and shutil.which(compiler) is None:
         raise UserError(f"system.compile needs a C++ compiler on a CPU, and {compiler} is not on PATH: install g++, or set it to false")
-    backbone.compile()
+    backbone.compile_passes()

@@ -85,11 +85,7 @@ def train(
     """
     output_dir = Path(output_dir)
     trackers = checked_trackers(report_to)
-    if config.system.fsdp and processes.world_size() == 1:
-        raise UserError(
-            "system.fsdp splits a model over several processes: start them with torchrun or accelerate launch, or set it to false"
-        )
-    processes.join(runs_on_cpu(config))
+    processes.join(runs_on_cpu(config), split=config.system.fsdp)
     finished = _claim(output_dir, config, resume)
     if finished is not None:
         return finished
