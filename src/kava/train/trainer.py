@@ -60,7 +60,8 @@ class KavaTrainer(Trainer):
         clip = self.accelerator.clip_grad_norm_
 
         def clip_and_keep(*arguments: Any, **options: Any) -> Any:
-            self.gradient_norm = whole(clip(*arguments, **options))
+            norm = clip(*arguments, **options)
+            self.gradient_norm = whole(norm) if self.sharded else norm
             return self.gradient_norm
 
         self.accelerator.clip_grad_norm_ = clip_and_keep
@@ -187,7 +188,7 @@ class KavaTrainer(Trainer):
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Validation by generation."""
-        evaluation = together(self.trained.model, self.validate)
+        evaluation = together(self.trained.model, self.validate) if self.sharded else self.validate()
         metrics = {
             f"{metric_key_prefix}_accuracy": evaluation.accuracy,
             f"{metric_key_prefix}_forward_passes": evaluation.mean("forward_passes"),
