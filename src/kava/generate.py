@@ -58,7 +58,6 @@ class Reasoner:
         self.num_latents = num_latents
         self.num_iterations = num_iterations
 
-    @torch.inference_mode()
     def generate(
         self,
         questions: Sequence[str],
@@ -82,6 +81,13 @@ class Reasoner:
         Raises:
             UserError: a question and its answer may grow longer than the model's window or table of positions.
         """
+        # Weights that are gathered in inference mode could not be trained afterwards.
+        with torch.no_grad() if self.model.split else torch.inference_mode():
+            return self._generate(questions, batch_size, max_new_tokens, temperature, seed, use_latent)
+
+    def _generate(
+        self, questions: Sequence[str], batch_size: int, max_new_tokens: int, temperature: float, seed: int, use_latent: bool
+    ) -> list[Generation]:
         ids = [self.builder.question_ids(question) for question in questions]
         thought = self.num_latents + 2 if self.model.method.thinks and use_latent else 0
         longest = max(map(len, ids), default=0) + thought + len(self.builder.prompt_ids) + max_new_tokens

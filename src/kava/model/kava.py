@@ -63,6 +63,8 @@ class KavaModel(nn.Module):
         self.settings = settings
         # Of the base model as it was published (`kava.model.build.fingerprint_of`); empty: unknown.
         self.base_fingerprint = ""
+        # Over several processes (`kava.train.sharding`).
+        self.split = False
 
     def forward(self, batch: Batch) -> dict[str, Any]:
         """Losses of a batch.

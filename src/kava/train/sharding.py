@@ -34,6 +34,7 @@ def shard(model: KavaModel, device: torch.device) -> None:
         layer.register_forward_hook(_gathering(index), with_kwargs=True)
     fully_shard(model, mesh=mesh)
     register_fsdp_forward_method(model, "call")
+    model.split = True
 
 
 def together(model: KavaModel, run: Callable[[], Result]) -> Result:
