@@ -137,7 +137,22 @@ def test_losses_are_float32_under_bf16_autocast(kind: str) -> None:
         assert 0 < relative(value, exact[name]) < 0.03, name
 
 
-@pytest.mark.slow  # 40 s of compiler on one core
+def test_a_base_stored_in_bfloat16_trains_under_autocast_and_answers_without() -> None:
+    exact, stored = mini_model(lora=True), mini_model(lora=True)
+    for parameter in stored.parameters():
+        parameter.data = parameter.data if parameter.requires_grad else parameter.data.bfloat16()
+    batch = make_batch(exact, make_examples())
+    expected = present(exact.losses(batch))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        terms = present(stored.losses(batch))
+    for name in ("student_ce", "teacher_ce", "codi"):  # bfloat16 may keep other entries of the trace
+        assert terms[name].dtype == torch.float32, name
+        assert relative(terms[name], expected[name]) < 0.05, name
+    answers = Reasoner(stored, mini_builder(), 4, 2).generate(QUESTIONS, max_new_tokens=4)
+    assert [answer.forward_passes for answer in answers] == [1 + 2 + 1 + 3] * len(QUESTIONS)
+
+
+@pytest.mark.slow  # about a minute of compiling
 @pytest.mark.skipif(DEVICE == "cpu" and shutil.which("g++") is None, reason="no C++ compiler")
 def test_compiled_passes_give_the_same_losses_gradients_and_answers() -> None:
     plain, compiled = mini_model(lora=True), mini_model(lora=True)

@@ -193,6 +193,8 @@ class Backbone(nn.Module):
 
     def _run(self, prefix: Prefix | None, embeds: Tensor, mask: Tensor, position_ids: Tensor, keep_hidden: bool = False) -> Extension:
         self.forward_passes += 1
+        # The projection and the new tokens' rows are float32, whatever the base is stored in.
+        embeds = embeds.to(self.causal_lm.dtype)
         full_mask = mask if prefix is None else torch.cat([prefix.mask, mask], dim=1)
         self.require(full_mask.shape[1])
         start = 0 if prefix is None else prefix.next_position
