@@ -1,7 +1,9 @@
 """A model split over two processes (FSDP2, gloo, CPU) trains as one process does, saves the normal layout, and goes on from it."""
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,46 @@ def test_a_split_run_goes_on_where_it_stopped(runs: tuple[str, Path, Path, Path]
     assert json.loads((two / "checkpoint-6" / "kava_config.json").read_text())["config"]["system"]["fsdp"] is True
     check_losses(one, two)
     check_weights(one / "checkpoint-6", two / "checkpoint-6")
+
+
+# Of two processes each: answers of the split model before its first step, then the losses and gradients of a step, then answers again.
+WORKER = """
+import torch
+from torch import distributed
+
+from checks import QUESTIONS
+from kava.generate import Reasoner
+from kava.train.sharding import shard, together, whole
+from tiny import assert_close, gradients, make_batch, make_examples, mini_builder, mini_model
+
+distributed.init_process_group("gloo")
+plain, split = mini_model(lora=True), mini_model(lora=True)
+batch = make_batch(plain, make_examples())
+answers = Reasoner(plain, mini_builder(), 4, 2).generate(QUESTIONS, max_new_tokens=4)
+loss = plain(batch)["loss"].mean()
+expected = gradients(plain, loss)
+shard(split, torch.device("cpu"))
+reasoner = Reasoner(split, mini_builder(), 4, 2)
+assert together(split, lambda: reasoner.generate(QUESTIONS, max_new_tokens=4)) == answers
+again = split(batch)["loss"].mean()
+assert_close(again, loss, 1e-6)
+again.backward()
+for name, parameter in split.named_parameters():
+    if parameter.requires_grad and parameter.grad is not None:
+        assert_close(whole(parameter.grad), expected.pop(name), 1e-5, name)
+assert not any(gradient.any() for gradient in expected.values()), list(expected)
+assert together(split, lambda: reasoner.generate(QUESTIONS, max_new_tokens=4)) == answers
+distributed.destroy_process_group()
+"""
+
+
+def test_a_split_model_answers_before_and_after_a_step(tmp_path: Path) -> None:
+    """As a resumed run does whose validation was due when it stopped."""
+    worker = tmp_path / "worker.py"
+    worker.write_text(WORKER)
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([*TORCHRUN, str(worker)], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_one_process_has_nothing_to_split(tmp_path: Path) -> None:
