@@ -16,6 +16,7 @@ from kava.data.sequences import SequenceBuilder
 from kava.model.backbone import Extension, Prefix
 from kava.model.kava import KavaModel
 from kava.model.latents import Thought, follow, iterate, parallel_tail, sequential_tail
+from kava.model.writing import write_on
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,6 @@ class Reasoner:
         self.num_latents = num_latents
         self.num_iterations = num_iterations
 
-    @torch.inference_mode()
     def generate(
         self,
         questions: Sequence[str],
@@ -82,6 +82,13 @@ class Reasoner:
         Raises:
             UserError: a question and its answer may grow longer than the model's window or table of positions.
         """
+        # Weights that are gathered in inference mode could not be trained afterwards.
+        with torch.no_grad() if self.model.split else torch.inference_mode():
+            return self._generate(questions, batch_size, max_new_tokens, temperature, seed, use_latent)
+
+    def _generate(
+        self, questions: Sequence[str], batch_size: int, max_new_tokens: int, temperature: float, seed: int, use_latent: bool
+    ) -> list[Generation]:
         ids = [self.builder.question_ids(question) for question in questions]
         thought = self.num_latents + 2 if self.model.method.thinks and use_latent else 0
         longest = max(map(len, ids), default=0) + thought + len(self.builder.prompt_ids) + max_new_tokens
@@ -155,7 +162,7 @@ class Reasoner:
         alive = list(range(len(logits)))
         entry_bytes = cache_bytes(prefix.layers) // max(prefix.mask.numel(), 1)
         start_entries = prefix.mask.sum(1).tolist()
-        writing = backbone.write_on(prefix, max(max_new_tokens - 1, 0))
+        writing = write_on(backbone, prefix, max(max_new_tokens - 1, 0))
         for step in range(max_new_tokens):
             tokens = _choose(logits, temperature, generator)
             chance = logits.float().log_softmax(-1).gather(-1, tokens[:, None])[:, 0].tolist()

@@ -16,11 +16,15 @@ MAX_SCORES = 128 * 128
 
 
 def is_short(query: Tensor, key: Tensor, mask: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether `attend_short` can take this call: float32 on a CPU, few scores, a mask as SDPA's or none needed, nothing extra."""
+    """Whether `attend_short` can take this call: float32 on a CPU, few scores, a mask as SDPA's or none needed, nothing extra.
+
+    Compiled passes go to SDPA, which tracing knows.
+    """
     queries, keys = query.shape[2], key.shape[2]
     masked = isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.dim() == 4 and mask.shape[1] == 1
     return (
-        query.device.type == "cpu"
+        not torch.compiler.is_compiling()
+        and query.device.type == "cpu"
         and query.dtype == key.dtype == torch.float32
         and queries * keys <= MAX_SCORES
         and (masked or (mask is None and queries == 1))
