@@ -63,7 +63,9 @@ def naming_disk_errors(directory: Path) -> Iterator[None]:
 def seal(directory: Path) -> None:
     """Write the manifest of a finished directory and flush everything to disk."""
     files = {
-        path.relative_to(directory).as_posix(): _entry(path) for path in sorted(directory.rglob("*")) if path.is_file() and path.name != MANIFEST
+        path.relative_to(directory).as_posix(): _entry(path)
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
     }
     (directory / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=2) + "\n")
     for path in [*(p for p in directory.rglob("*") if p.is_file()), directory]:

@@ -113,7 +113,13 @@ def test_in_a_terminal_earlier_lines_come_back_and_ctrl_c_leaves_cleanly(environ
         words = [sys.executable, str(REPOSITORY / "inference.py"), "--checkpoint", str(trained), "--mode", "interactive"]
         os.execve(sys.executable, words, environment | {"TERM": "xterm"})
     shown = ""
-    dialogue = (("", "question> ", 1), ("How many ?\r", "answer: ", 1), ("\x1b[A", "How many ?", 2), ("\r", "answer: ", 2), ("\x03", "bye", 1))
+    dialogue = (
+        ("", "question> ", 1),
+        ("How many ?\r", "answer: ", 1),
+        ("\x1b[A", "How many ?", 2),
+        ("\r", "answer: ", 2),
+        ("\x03", "bye", 1),
+    )
     for keys, expected, times in dialogue:
         os.write(terminal, keys.encode())
         while shown.count(expected) < times:

@@ -29,8 +29,8 @@ def type_in(checkout: Path, command: str, library: Path, text: str = "", code: i
     """Type a command in a shell with the guide's exports; what it printed."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
     environment = kept | {
-        "PATH": f"{Path(sys.executable).parent}:{kept['PATH']}", "PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
-        "HF_HOME": str(library), "TRANSFORMERS_CACHE": str(library), "HF_DATASETS_CACHE": str(library),
+        "PATH": f"{Path(sys.executable).parent}:{kept['PATH']}", "PYTHONPATH": str(ROOT / "src"),
+        "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(library), "TRANSFORMERS_CACHE": str(library), "HF_DATASETS_CACHE": str(library),
     }  # fmt: skip
     done = subprocess.run(
         ["bash", "-c", command], cwd=checkout, env=environment, input=text, capture_output=True, text=True, timeout=600, check=False

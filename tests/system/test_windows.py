@@ -62,7 +62,9 @@ def test_training_and_evaluation_need_nothing_that_windows_lacks(tmp_path: Path)
     (tmp_path / "seed_42").symlink_to(tmp_path / "run")
     environment = os.environ | {"KAVA_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
     script = f"COMMANDS = {commands!r}{LIKE_WINDOWS}"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=500)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=500
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "trained 8 steps" in done.stdout
     assert "training is done" in done.stdout
