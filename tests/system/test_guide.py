@@ -30,7 +30,8 @@ def type_in(checkout: Path, command: str, library: Path, text: str = "", code: i
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
     environment = kept | {
         "PATH": f"{Path(sys.executable).parent}:{kept['PATH']}", "PYTHONPATH": str(ROOT / "src"),
-        "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(library), "TRANSFORMERS_CACHE": str(library), "HF_DATASETS_CACHE": str(library),
+        "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(library), "TRANSFORMERS_CACHE": str(library), "HF_DATASETS_CACHE": str(library),
     }  # fmt: skip
     done = subprocess.run(
         ["bash", "-c", command], cwd=checkout, env=environment, input=text, capture_output=True, text=True, timeout=600, check=False
