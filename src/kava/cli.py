@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from kava.errors import EXIT_USER_ERROR, UserError, nearest
+from kava.hub_cache import use_shared_library
 
 # Command -> (module, class, one line for `kava --help`). Modules are imported only when their command is called.
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -42,6 +43,7 @@ def main(command: str | None = None, arguments: list[str] | None = None) -> NoRe
     """Run a command and leave the process with its exit code: 0 done, 1 a check failed, 2 something the user can mend."""
     arguments = sys.argv[1:] if arguments is None else arguments
     _print_any_language()
+    use_shared_library()
     try:
         _refuse_other_encodings(arguments)
         if command is None:

@@ -131,6 +131,30 @@ def test_wandb_offline_writes_a_run(run: Path) -> None:
     assert any(key.startswith("kv_similarity/keys") for key in logged)
 
 
+def test_wandb_without_a_login_is_one_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environment = kept | {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc"), "PYTHONPATH": str(REPOSITORY / "src")}
+    script = """
+import wandb
+from kava.cli import main
+from kava.train.tracking import naming_wandb_errors
+import kava.commands.train
+def run(self):
+    with naming_wandb_errors(["wandb"]):
+        wandb.init(project="kava")
+kava.commands.train.Train.run = run
+main("train", [])
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("kava: ")]
+    assert "--use_wandb: No API key configured" in line
+    assert "WANDB_MODE=offline" in line
+
+
 def test_trackio_keeps_a_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("trackio")
     from trackio.sqlite_storage import SQLiteStorage

@@ -33,7 +33,7 @@ from kava.train.progress import TRAIN_LOG, Report, cut_log
 from kava.train.resumable import checkpoints, load_weights, step_of
 from kava.train.sharding import shard
 from kava.train.signals import StopOnSignal
-from kava.train.tracking import CacheFigures, checked_trackers
+from kava.train.tracking import CacheFigures, checked_trackers, naming_wandb_errors
 from kava.train.trainer import KavaTrainer
 from kava.whole import recover, tidy, verify
 
@@ -114,7 +114,8 @@ def train(
         trainer.add_callback(report)
         trainer.add_callback(stop)
         try:
-            trainer.resume(newest)
+            with naming_wandb_errors(trackers):
+                trainer.resume(newest)
         finally:
             report.close()
     outcome = Outcome(output_dir, stop.exit_code, trainer.state.best_metric or 0.0, trainer.state.global_step)
