@@ -22,7 +22,7 @@ from kava.plan.choose import HELD_BACK, Card, Planner, proposed, why_nothing_fit
 from kava.plan.hours import hours, training_examples
 from kava.plan.measure import compare
 from kava.plan.memory import GIB, Profile
-from kava.plan.report import CheckFile, PlanFile, markdown
+from kava.plan.report import PlanFile, markdown
 from kava.plan.shapes import DataShape, Lengths, data_shape, known, model_shape, sizes_of
 from kava.plan.trace import Ledger, longest_batch, random_model, trace_step
 
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LENGTHS = Lengths(question=20, cot=16, last_step=4, answer=8)
 DATA = DataShape(1000, LENGTHS, LENGTHS, "a test")
 TINY = {
-    "model_type": "llama", "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 5, "num_attention_heads": 4,
+    "model_type": "llama", "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4,
     "num_key_value_heads": 2, "vocab_size": 300, "tie_word_embeddings": True,
 }  # fmt: skip
 
@@ -64,17 +64,19 @@ def test_the_shipped_configurations_name_known_models_and_data() -> None:
 
 def test_the_ledger_counts_what_is_alive() -> None:
     with FakeTensorMode():
-        given = torch.empty(1000)
-        with Ledger([given]) as ledger:
+        given = torch.empty(7, 100)
+        with Ledger([given], rows=7) as ledger:
             first = given + 1
-            view = first[:10]
-            assert ledger.live == 4000
-            second = torch.cat([first, given.view(10, 100).flatten()])
-            assert (ledger.live, ledger.peak) == (12000, 12000)
+            view = first[:3]
+            assert (ledger.fixed, ledger.per_row) == (0, 400)
+            second = torch.cat([first, given], dim=1)
+            third = torch.empty(11)
+            assert (ledger.fixed, ledger.per_row) == (44, 1200)
             del second
-            assert (ledger.live, ledger.peak) == (4000, 12000)
-            del first, view
-            assert ledger.live == 0
+            assert (ledger.fixed, ledger.per_row) == (44, 400)
+            del first, view, third
+            assert (ledger.fixed, ledger.per_row) == (0, 0)
+            assert ledger.moments[1200] == 44
 
 
 @pytest.mark.parametrize(
@@ -83,12 +85,11 @@ def test_the_ledger_counts_what_is_alive() -> None:
 def test_a_step_of_all_layers_is_what_shallow_ones_say(settings: dict[str, Any]) -> None:
     shape, config = AutoConfig.for_model(**TINY), tiny_config(**settings)
     profile = Profile(shape, config, LENGTHS)
-    for batch_size in (1, 48):
-        found, expected = profile.at(batch_size), trace_step(shape, config, batch_size, LENGTHS)
-        for part in ("frozen", "trained", "gradients", "trainable"):
-            assert getattr(found, part) == pytest.approx(getattr(expected, part), rel=1e-9), part
-        for part in ("held", "peak"):
-            assert getattr(found, part) == pytest.approx(getattr(expected, part), rel=0.05), part
+    found, expected = profile.at(47), trace_step(shape, config, LENGTHS, rows=47).at(47)
+    for part in ("frozen", "trained", "gradients", "trainable"):
+        assert getattr(found, part) == pytest.approx(getattr(expected, part), rel=1e-9), part
+    for part in ("held", "peak"):
+        assert getattr(found, part) == pytest.approx(getattr(expected, part), rel=0.05), part
 
 
 def test_weights_and_optimizer_are_exact() -> None:
@@ -118,14 +119,13 @@ def test_frozen_float32_weights_are_cast_anew_in_every_pass(planner: Planner) ->
     """Why bfloat16 weights save several times their own size: autocast keeps a copy of them per pass for the backward pass."""
     half = build_config(planner.config.to_dict(), "a test", {"model.dtype": "bfloat16"})
     wide, narrow = (Profile(planner.shape, config, LENGTHS).at(1) for config in (planner.config, half))
-    matrices = 5 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 160)
+    matrices = 3 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 160)
     # Seven passes, each with a copy of two bytes per weight.
     assert wide.held - narrow.held >= 7 * 2 * matrices
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_flops_are_close_to_what_torch_counts(method: str, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "method"), [*(("llama", method) for method in METHODS), ("gpt2", "kava")])
+def test_flops_are_close_to_what_torch_counts(kind: str, method: str) -> None:
     if kind == "gpt2":
         shape = AutoConfig.for_model("gpt2", n_embd=64, n_layer=3, n_head=4, vocab_size=300)
     else:
@@ -246,10 +246,3 @@ def test_the_recorded_plan_is_what_is_computed_now() -> None:
             # A release of transformers may keep a tensor more or less.
             assert found.footprint.total / GIB == pytest.approx(way.total_gib, rel=0.03)
             assert found.hours == pytest.approx(way.hours, rel=0.06)
-
-
-def test_the_recorded_check_is_within_its_tolerance() -> None:
-    check = CheckFile.model_validate_json((ROOT / "docs/results/plan_check.json").read_text(encoding="utf-8"))
-    assert len(check.rows) >= 4
-    for row in check.rows:
-        assert row.computed == pytest.approx(row.measured, rel=0.15)

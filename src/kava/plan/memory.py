@@ -1,7 +1,6 @@
-"""Memory of one GPU for any batch size: a few traces of a shallow model, carried on to all of its layers.
+"""Memory of one GPU for any batch size: two traces of shallow models, carried on to all layers.
 
-Every layer is like the others, and every row of a batch too. So the bytes of a step are a straight line in the number of layers
-and in the batch size, and four traces (two depths, two batch sizes) give it.
+Every layer is like the others, so the bytes of a step are a straight line in the number of layers, and two depths give it.
 """
 
 from dataclasses import dataclass, fields
@@ -12,7 +11,6 @@ from kava.errors import UserError
 from kava.plan.shapes import Lengths, of_depth
 from kava.plan.trace import Traced, trace_step
 
-BATCHES = (4, 32)
 GIB = 2**30
 # Bytes that an optimizer keeps: per byte of the trained weights, and per trained number (8-bit states).
 _STATES = {"sgd": (0.0, 0.0), "adafactor": (0.0, 0.0), "lion_32bit": (1.0, 0.0)}
@@ -67,19 +65,18 @@ class Profile:
         low, high = min(low, layers), min(high, layers + 1)
         self.optimizer = config.training.optimizer
         try:
-            shallow, deep = ([trace_step(of_depth(shape, depth), config, batch, lengths) for batch in BATCHES] for depth in (low, high))
+            self._shallow, self._deep = (trace_step(of_depth(shape, depth), config, lengths) for depth in (low, high))
         except (RuntimeError, TypeError, NotImplementedError) as error:
             reason = " ".join(str(error).split())[:160]
             raise UserError(f"the step of model '{config.model.name}' cannot be traced in shapes ({reason})") from None
-        slopes = [_combine(b, 1 / (high - low), a, -1 / (high - low)) for a, b in zip(shallow, deep, strict=True)]
-        self._layer = slopes[0].frozen + slopes[0].trained
-        self._root = shallow[0].frozen + shallow[0].trained - low * self._layer
-        self._small, self._large = (_combine(a, 1.0, slope, float(layers - low)) for a, slope in zip(shallow, slopes, strict=True))
+        self._share = (layers - low) / (high - low)
+        weights = [trace.weights[0] + trace.weights[1] for trace in (self._shallow, self._deep)]
+        self._layer = (weights[1] - weights[0]) / (high - low)
+        self._root = weights[0] - low * self._layer
 
     def at(self, batch_size: int) -> Traced:
         """The traced bytes at a batch size."""
-        share = (batch_size - BATCHES[0]) / (BATCHES[1] - BATCHES[0])
-        return _combine(self._small, 1 - share, self._large, share)
+        return _combine(self._shallow.at(batch_size), 1 - self._share, self._deep.at(batch_size), self._share)
 
     def footprint(self, batch_size: int, gpus: int = 1, sharded: bool = False) -> Footprint:
         """Bytes on each of `gpus` GPUs; `sharded`: weights, gradients and optimizer state are split over them (`system.fsdp`)."""

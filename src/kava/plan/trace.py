@@ -31,6 +31,8 @@ from kava.model.projection import Projection
 from kava.plan.shapes import Lengths
 
 PROMPT_TOKENS = 4
+# Rows of the traced batch. A prime that divides no size of a model, so that whatever is a multiple of it belongs to the rows.
+ROWS = 1009
 _MODES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -55,21 +57,50 @@ class Traced:
     peak: float
 
 
-class Ledger(TorchDispatchMode):
-    """Adds up the bytes of all storages that operations make, while they are alive; those of `given` were there before."""
+@dataclass(frozen=True)
+class Trace:
+    """A step for every batch size: what is alive at a moment is a number of bytes, and so many more per row.
 
-    def __init__(self, given: list[Tensor]) -> None:
+    Attributes:
+        weights: `frozen`, `trained`, `gradients` and `trainable` of `Traced`.
+        held: (bytes, bytes per row) after the forward pass.
+        moments: the same at every moment that may be a peak.
+    """
+
+    weights: tuple[float, float, float, float]
+    held: tuple[float, float]
+    moments: tuple[tuple[float, float], ...]
+
+    def at(self, batch_size: int) -> Traced:
+        """Bytes with so many rows."""
+        held, *moments = (float(fixed + batch_size * row) for fixed, row in (self.held, *self.moments))
+        return Traced(*self.weights, held, max(moments))
+
+
+class Ledger(TorchDispatchMode):
+    """Adds up the bytes of all storages that operations make, while they are alive; those of `given` were there before.
+
+    Args:
+        given: tensors that are not counted.
+        rows: of the batch, a prime number: a storage belongs to the rows if its size is a multiple of it.
+    """
+
+    def __init__(self, given: Sequence[Tensor], rows: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.live = 0
-        self.peak = 0
+        self.rows = rows
+        self.fixed = 0
+        self.per_row = 0
+        # Most bytes seen that are there whatever the batch, for each number of bytes per row.
+        self.moments: dict[int, int] = {0: 0}
         self._known = {tensor.untyped_storage()._cdata: 0 for tensor in given}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and enter what it made."""
         output = func(*args, **(kwargs or {}))
-        for value in tree_leaves(output):
-            if isinstance(value, Tensor):
-                self._enter(value.untyped_storage())
+        if func is not torch.ops.prim.device.default:
+            for value in tree_leaves(output):
+                if isinstance(value, Tensor):
+                    self._enter(value.untyped_storage())
         return output
 
     def _enter(self, storage: Any) -> None:
@@ -77,53 +108,68 @@ class Ledger(TorchDispatchMode):
         if key in self._known:
             return
         self._known[key] = storage.nbytes()
-        self.live += self._known[key]
-        self.peak = max(self.peak, self.live)
+        self._add(storage.nbytes(), 1)
+        self.moments[self.per_row] = max(self.fixed, self.moments.get(self.per_row, 0))
         weakref.finalize(storage, self._leave, key)
 
     def _leave(self, key: int) -> None:
-        self.live -= self._known.pop(key)
+        self._add(self._known.pop(key), -1)
+
+    def _add(self, size: int, sign: int) -> None:
+        if size % self.rows:
+            self.fixed += sign * size
+        else:
+            self.per_row += sign * (size // self.rows)
 
 
-def trace_step(shape: Any, config: Config, batch_size: int, lengths: Lengths) -> Traced:
+def trace_step(shape: Any, config: Config, lengths: Lengths, rows: int = ROWS) -> Trace:
     """Trace forward and backward pass of one batch whose rows all have these lengths, gradients of earlier batches in place.
 
     Args:
         shape: transformers' configuration of the base model.
         config: of the run; its batch size is not looked at.
-        batch_size: B.
         lengths: of every row, in tokens.
+        rows: of the batch that is traced, a prime number.
     """
     fake = FakeTensorMode()
     with _quiet_backward():
         model = random_model(shape, config, "meta")
         _replace(model, fake)
-        real = longest_batch(config, batch_size, lengths, shape.get_text_config().vocab_size)
+        real = longest_batch(config, rows, lengths, shape.get_text_config().vocab_size)
         batch = real.mapped(fake.from_tensor)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         with fake:
             for parameter in trained:
                 parameter.grad = torch.zeros_like(parameter)
-            held, peak = _run(model, batch, config)
+            held, moments = _run(model, batch, config)
     frozen = _bytes([*model.parameters(), *model.buffers()]) - _bytes(trained)
     gradients = _bytes([parameter.grad for parameter in trained if parameter.grad is not None])
     trainable = sum(parameter.numel() for parameter in trained)
-    return Traced(*map(float, (frozen, _bytes(trained), gradients, trainable, held, peak)))
+    return Trace((float(frozen), float(_bytes(trained)), float(gradients), float(trainable)), held, moments)
 
 
-def _run(model: KavaModel, batch: Batch, config: Config) -> tuple[int, int]:
-    """Bytes after the forward pass, and at the peak."""
+def _run(model: KavaModel, batch: Batch, config: Config) -> tuple[tuple[float, float], tuple[tuple[float, float], ...]]:
+    """(bytes, bytes per row) after the forward pass, and at every moment that may be a peak."""
     dtype = _MODES.get(config.system.mixed_precision)
     given = [*model.parameters(), *model.buffers(), *(parameter.grad for parameter in model.parameters() if parameter.grad is not None)]
-    ledger = Ledger(given)
+    ledger = Ledger(given, len(batch))
     with ledger:
         with torch.autocast("cpu", dtype) if dtype else nullcontext():
             terms = model.losses(batch)
             loss = combine(terms, model.settings.alpha1, model.settings.alpha2).mean()
         del terms
-        held = ledger.live
+        held = float(ledger.fixed), float(ledger.per_row)
         loss.backward()
-    return held, ledger.peak
+    return held, _peaks(ledger.moments)
+
+
+def _peaks(moments: dict[int, int]) -> tuple[tuple[float, float], ...]:
+    """Moments that no other one exceeds in both respects."""
+    found: list[tuple[float, float]] = []
+    for row, fixed in sorted(moments.items(), reverse=True):
+        if not found or fixed > found[-1][0]:
+            found.append((float(fixed), float(row)))
+    return tuple(found)
 
 
 def random_model(shape: Any, config: Config, device: str) -> KavaModel:
