@@ -1,5 +1,6 @@
 """What to run a configuration with on a card: the largest batch that fits, and the fewest changes that make it fit."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -123,11 +124,11 @@ def why_nothing_fits(name: str, card: Card, ways: Sequence[Way]) -> str:
     """One sentence with the cure."""
     least = min(ways, key=lambda way: way.footprint.total)
     need = least.footprint.total / GIB
-    whole = need / (1 - HELD_BACK)
+    whole = math.ceil(need / (1 - HELD_BACK))
     split = "" if card.sharded else f", or split it over several: --gpus {2 * card.gpus} --fsdp"
     return (
         f"{name} does not fit {card.gigabytes:g} GB: the least it takes is {need:.1f} GiB per GPU, with one row at a time"
-        f"{' and ' + options(least.changes) if least.changes else ''}; take a card of {whole:.0f} GB or more{split}, "
+        f"{' and ' + options(least.changes) if least.changes else ''}; take a card of {whole} GB or more{split}, "
         "or shorter rows (--dataset.max_length)"
     )
 
