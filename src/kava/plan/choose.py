@@ -28,7 +28,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
 class Card:
     """GPUs to train on: GB of each, how many, whether the model is split over them, and what speed is assumed."""
 
-    gigabytes: float
+    gigabytes: int | float
     gpus: int = 1
     sharded: bool = False
     tflops: float | None = None

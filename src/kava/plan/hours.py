@@ -35,9 +35,9 @@ def training_examples(config: Config, data: DataShape) -> float:
     training = config.training
     if training.max_steps > 0:
         return float(training.max_steps * training.batch_size * training.gradient_accumulation_steps)
-    return data.rows * training.epochs
+    return float(data.rows * training.epochs)
 
 
-def hours(flops: float, examples: float, gpus: int, tflops: float, utilisation: float) -> float:
+def hours(flops: int | float, examples: int | float, gpus: int, tflops: float, utilisation: float) -> float:
     """Hours of wall clock on so many cards; validation by generation is not in it."""
     return flops * examples / (gpus * tflops * 1e12 * utilisation) / 3600
