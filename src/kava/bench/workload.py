@@ -21,7 +21,11 @@ MIN_ANSWER = 6
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Sizes of a Llama. `vocabulary` 0: that of the built-in tokenizer; `spread`: standard deviation of its random weights."""
+    """Sizes of a decoder; as the benchmarks build it, of a Llama.
+
+    `vocabulary` 0: that of the built-in tokenizer; `spread`: standard deviation of its random weights; `head` 0: hidden over heads;
+    `mlp_matrices`: 3 where the feed-forward part is gated, else 2.
+    """
 
     hidden: int
     intermediate: int
@@ -30,6 +34,13 @@ class ModelShape:
     kv_heads: int
     vocabulary: int
     spread: float = 0.02
+    head: int = 0
+    mlp_matrices: int = 3
+
+    @property
+    def head_size(self) -> int:
+        """D."""
+        return self.head or self.hidden // self.heads
 
 
 SHAPES = {
@@ -54,6 +65,7 @@ class Workload:
         dtype: of the base model.
         device: of torch.
         threads: of torch on a CPU; 0 leaves its own choice.
+        method: whose passes are counted (the model that is built here is KaVa's).
     """
 
     shape: str = "smollm2-135m"
@@ -67,6 +79,7 @@ class Workload:
     dtype: str = "float32"
     device: str = "cpu"
     threads: int = 0
+    method: str = "kava"
 
     def config(self) -> Config:
         """The configuration with these values; without dropout, so that every variant computes the same losses.
