@@ -166,7 +166,7 @@ def write_text(path: str | Path, text: str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror or error}; free the place or choose another output path") from None
+        raise UserError(f"cannot write {path}: {error.strerror or error}; free some space or choose another output path") from None
 
 
 def write_result(path: str | Path, result: Result) -> None:
@@ -221,7 +221,7 @@ def read_mapping(path: str | Path, what: str, cure: str) -> dict[str, Any]:
     kind, load = ("JSON", json.loads) if Path(path).suffix == ".json" else ("YAML", yaml.safe_load)
     try:
         content = load(text)
-        _refuse_endless(content)
+        _refuse_odd(content)
     except YAML_ERRORS as error:
         raise UserError(f"{what} {path} is not valid {kind} ({_one_line(error)}); {cure}") from None
     if not isinstance(content, dict):
@@ -257,15 +257,20 @@ def _one_line(error: object) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def _refuse_endless(content: Any) -> None:
-    """YAML can make a structure contain itself, or a few lines mean more values than a machine can hold.
+def _refuse_odd(content: Any) -> None:
+    """YAML can make a structure contain itself, a few lines mean more values than a machine can hold, and anything be a key.
 
     Raises:
-        ValueError: nested too deeply, or too many values.
+        ValueError: nested too deeply, too many values, or a key that is no text.
     """
     level, count = [content], 0
     for _ in range(MAX_DEPTH):
-        level = [value for part in level if isinstance(part, dict | list) for value in (part.values() if isinstance(part, dict) else part)]
+        mappings = [part for part in level if isinstance(part, dict)]
+        for key in (key for mapping in mappings for key in mapping if not isinstance(key, str)):
+            raise ValueError(f"the key {key!r} is no text")
+        level = [value for mapping in mappings for value in mapping.values()] + [
+            value for part in level if isinstance(part, list) for value in part
+        ]
         count += len(level)
         if not level:
             return

@@ -1,4 +1,4 @@
-"""Tokenizers that lack something or see an answer prompt differently in context: mended where that is safe, refused in one line where not."""
+"""Tokenizers that lack something or split an answer prompt differently in context: mended where that is safe, else refused."""
 
 from pathlib import Path
 from typing import Any

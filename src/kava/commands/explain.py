@@ -56,6 +56,7 @@ class Explain:
             str(directory), source, details, self.top_k, config.evaluation.max_new_tokens, lambda text: print(f"kava: {text}")
         )
         explanation = explain(reasoner, config, examples, options)
+        explanation.provenance["training"] = trained.metadata
         target = Path(self.output_dir) if self.output_dir else directory.parent / "explain"
         write_explanation(target / EXPLANATION, explanation)
         print(f"written: {target / EXPLANATION}")

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from math import isfinite
@@ -49,6 +50,7 @@ class KavaTrainer(Trainer):
         # The loss below is already divided by the examples of the whole accumulated batch.
         self.model_accepts_loss_kwargs = True
         self.seen: list[Seen] = []
+        self.begun = time.perf_counter()
         self._generators: dict[str, Tensor] = {}
         self.gradient_norm: Tensor | None = None
         for callback in (LossMeter(), SkippedBatches(), _Events(self)):
@@ -192,7 +194,13 @@ class KavaTrainer(Trainer):
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         is_best = super()._determine_best_metric(metrics, trial)
         if is_best and self.args.should_save:
-            self.trained.metadata |= {"step": self.state.global_step, "validation": metrics, "skipped_batches": self.skipped.count}
+            self.trained.metadata |= {
+                "step": self.state.global_step,
+                "validation": metrics,
+                "skipped_batches": self.skipped.count,
+                # Of this process's part of the run.
+                "wall_seconds": round(time.perf_counter() - self.begun, 3),
+            }
             save_checkpoint(Path(self.args.output_dir) / BEST_CHECKPOINT, self.trained)
         return is_best
 
