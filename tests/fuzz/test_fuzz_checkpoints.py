@@ -15,7 +15,7 @@ from fuzz.inputs import INPUTS, damage, edited, fuzz
 from kava.checkpoint import save_checkpoint
 from kava.whole import MANIFEST, seal
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults]
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1800)]
 
 ROWS = [{"question": f"Tom has {n} apples at first . How many apples does Tom have ?", "steps": [], "answer": str(n)} for n in (1, 2)]
 

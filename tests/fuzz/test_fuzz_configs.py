@@ -15,7 +15,7 @@ from fuzz.command import half_written, kava
 from fuzz.inputs import INPUTS, ODD_VALUES, damage, edited, fuzz, places
 from kava.config import Config, load_config
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults]
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1800)]
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 KEYS = tuple(sorted({str(place[-1]) for place in places(Config().to_dict())[1:]}))

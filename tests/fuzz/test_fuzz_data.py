@@ -21,7 +21,7 @@ from kava.errors import UserError
 from kava.train.prepare import prepare_data
 from tiny import mini_builder
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults]
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1800)]
 
 ROWS: dict[str, list[dict[str, Any]]] = {
     "steps": [{"question": f"Tom has {n} . How many ?", "steps": [f"<<{n}+1={n + 1}>>", "<<1+1=2>>"], "answer": str(n)} for n in range(12)],

@@ -19,7 +19,7 @@ from kava.results import rows_path, write_rows
 from result_files import make_row, write_seed_dirs
 from tiny import lora_config, mini_builder, mini_examples, mini_model
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults]
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1800)]
 
 KEYS = ("format", "dataset", "metrics", "accuracy", "correct", "total", "run", "config", "seed", "name", "runs", "provenance", "datasets")
 

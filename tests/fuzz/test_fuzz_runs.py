@@ -19,7 +19,7 @@ from kava.train.replay import save_step
 from kava.whole import MANIFEST, seal
 from tiny import mini_builder, mini_examples
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults]
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1800)]
 
 Change = Callable[[bytes], bytes] | str
 KEYS = ("global_step", "max_steps", "log_history", "best_metric", "stateful_callbacks", "method", "config", "files")
