@@ -141,6 +141,8 @@ def read_kava_config(directory: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} is not of the format '{FORMAT}'")
     if not isinstance(content.get("config"), dict) or not isinstance(content.get("base"), str):
         raise UserError(f"{path} says neither its configuration nor its base model; copy the checkpoint again")
+    if not isinstance(content.get("name"), str | None) or content.get("method") != content["config"].get("method", Config().method):
+        raise UserError(f"{path} contradicts itself: 'name' must be a text, and 'method' that of 'config'; copy the checkpoint again")
     return content
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from kava.errors import EXIT_USER_ERROR, UserError, nearest
+from kava.errors import EXIT_USER_ERROR, UserError, blame_of, nearest, one_line
 from kava.hub_cache import use_shared_library
 
 # Command -> (module, class, one line for `kava --help`). Modules are imported only when their command is called.
@@ -51,20 +51,32 @@ def main(command: str | None = None, arguments: list[str] | None = None) -> NoRe
             command, arguments = _choose(arguments)
         sys.exit(_run(command, arguments))
     except UserError as error:
-        print(f"kava: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+        _refuse(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)
+    except OSError as error:
+        blame = blame_of(error)
+        if blame is None:
+            raise
+        _refuse(blame)
+
+
+def _refuse(message: str) -> NoReturn:
+    print(f"kava: {one_line(message)}", file=sys.stderr)
+    sys.exit(EXIT_USER_ERROR)
 
 
 def _print_any_language() -> None:
-    """Questions and file names come in every script; a terminal or log that was set up for fewer must not end the run."""
+    """Questions and file names come in every script; a terminal or log that was set up for fewer must not end the run.
+
+    Nor must names that are no text: Python keeps the odd bytes of a file's name as characters that no encoding takes.
+    """
     for stream in (sys.stdout, sys.stderr):
-        encoding = (getattr(stream, "encoding", None) or "").lower().replace("-", "")
-        if isinstance(stream, io.TextIOWrapper) and not encoding.startswith("utf"):
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):
+            narrow = not (stream.encoding or "").lower().replace("-", "").startswith("utf")
+            stream.reconfigure(encoding="utf-8" if narrow else None, errors="backslashreplace")
 
 
 def _refuse_other_encodings(arguments: list[str]) -> None:

@@ -167,11 +167,9 @@ class TrainingConfig(Section):
 
 
 class EvaluationConfig(Section):
-    datasets: dict[str, str] = {
-        "gsm8k": "openai/gsm8k",
-        "gsm8k-hard": "reasoning-machines/gsm-hard",
-        "svamp": "ChilleD/SVAMP",
-    }
+    datasets: dict[str, str] = Field(
+        {"gsm8k": "openai/gsm8k", "gsm8k-hard": "reasoning-machines/gsm-hard", "svamp": "ChilleD/SVAMP"}, min_length=1
+    )
     batch_size: int = Field(32, ge=1)
     max_new_tokens: int = Field(256, ge=1)
     temperature: float = Field(0.0, ge=0)

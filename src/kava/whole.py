@@ -4,6 +4,7 @@ write_whole(directory, lambda staging: (staging / "weights").write_bytes(...))
 problem = verify(directory)
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -19,6 +20,9 @@ FORMAT = "kava.checkpoint/1"
 MANIFEST = "manifest.json"
 # Windows opens no folder, and so has none to flush.
 FOLDERS_ARE_FILES = os.name != "nt"
+# safetensors and tokenizers (Rust) and torch.save (C++, two ways) have error types of their own for a disk that is full.
+_DISK_ERRORS = ("(os error ", "inline_container", "iostream error")
+NO_ROOM = 1 << 20
 
 
 def write_whole(directory: Path, write: Callable[[Path], None]) -> None:
@@ -51,13 +55,19 @@ def naming_disk_errors(directory: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # safetensors and tokenizers (Rust) and torch.save (C++) have error types of their own for a disk that is full.
-        if not isinstance(error, OSError) and "(os error " not in str(error) and "inline_container" not in str(error):
+        if not isinstance(error, OSError) and not any(words in str(error) for words in _DISK_ERRORS):
             raise
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise UserError(
-            f"checkpoint {directory} could not be written ({reason}): free some space or choose another --output_dir"
+            f"checkpoint {directory} could not be written ({_reason(error, directory)}): free some space or choose another --output_dir"
         ) from error
+
+
+def _reason(error: Exception, directory: Path) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    # torch.save does not say why it could not write.
+    place = next(parent for parent in directory.absolute().parents if parent.exists())
+    return os.strerror(errno.ENOSPC) if shutil.disk_usage(place).free < NO_ROOM else str(error).splitlines()[0]
 
 
 def seal(directory: Path) -> None:
@@ -124,7 +134,7 @@ def verify(directory: str | Path) -> str | None:
                 return f"{name} does not match its checksum"
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"{MANIFEST} cannot be read ({error})"
     return None
 

@@ -66,7 +66,7 @@ def read_bench(path: str | Path) -> BenchFile:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"benchmark file {path} does not exist; {_CURE}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"benchmark file {path} cannot be read ({error}); {_CURE}") from None
     return parse_record(BenchFile, content, f"benchmark file {path}", _CURE)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kava.config import Config, MiniDataConfig, MiniModelConfig, build_config
-from kava.errors import UserError
+from kava.errors import UserError, at_least
 
 if TYPE_CHECKING:
     from kava.data.collate import Batch
@@ -93,17 +93,6 @@ class Workload:
         lora = {"lora.enabled": self.lora_r > 0, "lora.r": self.lora_r or 1, "lora.dropout": 0.0}
         latent = {"latent.num_tokens": self.latents, "latent.num_iterations": self.iterations}
         return build_config({}, "the benchmark", {**lora, **latent, "model.dtype": self.dtype})
-
-
-def at_least(least: int, **values: int) -> None:
-    """Refuse a value below `least`.
-
-    Raises:
-        UserError: names the option.
-    """
-    for name, value in values.items():
-        if value < least:
-            raise UserError(f"{name} is {value}; it must be at least {least}")
 
 
 def torch_device(name: str) -> str:

@@ -79,7 +79,8 @@ class Bench:
     def measure(self, console: Any) -> tuple[dict[str, float], dict[str, Any]]:
         """Run the parts and show their tables; returns all ratios, and everything behind them."""
         from kava.bench import decoding, report, step
-        from kava.bench.workload import Workload, at_least, torch_device
+        from kava.bench.workload import Workload, torch_device
+        from kava.errors import at_least
 
         counts = {
             "repeats": self.repeats,

@@ -76,7 +76,7 @@ class Plan:
         """Computed against measured, with and without recomputation."""
         from rich.console import Console
 
-        from kava.bench.workload import at_least
+        from kava.errors import at_least
         from kava.plan.measure import compare
         from kava.plan.report import Checked, CheckFile, check_table
         from kava.plan.shapes import Lengths, known
@@ -98,8 +98,7 @@ class Plan:
         return 0
 
     def _check(self) -> None:
-        from kava.bench.workload import at_least
-        from kava.errors import UserError
+        from kava.errors import UserError, at_least
 
         at_least(1, gpus=self.gpus, rows=self.rows or 1)
         for name, lengths in (("mean_lengths", self.mean_lengths), ("longest_lengths", self.longest_lengths)):

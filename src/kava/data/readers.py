@@ -48,14 +48,17 @@ def _line_rows(path: Path, is_json: bool) -> Iterator[Placed]:
 def _json_row(line: str) -> Row | BadRow:
     try:
         return _as_row(json.loads(line))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return BadRow(f"not valid JSON ({error})")
 
 
 def _list_rows(path: Path) -> Iterator[Placed]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
+    except UnicodeDecodeError:
+        raise
+    # ValueError: a number of thousands of digits.
+    except (ValueError, RecursionError) as error:
         raise UserError(f"data file {path} is not valid JSON: {error}") from None
     for number, row in enumerate(content, 1):
         yield f"row {number}", _as_row(row)

@@ -3,8 +3,10 @@
 explanation = explain(Reasoner(...), config, examples, Options(checkpoint="outputs/mini/best_checkpoint"))
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -12,6 +14,7 @@ from kava.config import Config
 from kava.data.answers import answers_equal, extract_answer
 from kava.data.collate import Collator
 from kava.data.example import Example
+from kava.data.fingerprint import fingerprint
 from kava.errors import UserError
 from kava.explain.attention import answer_attention
 from kava.explain.caches import CacheView, compare_caches, mean_cosines
@@ -51,7 +54,7 @@ def explain(reasoner: Reasoner, config: Config, examples: Sequence[Example], opt
     Raises:
         UserError: the method has no latents, or a question is empty or too long.
     """
-    method = reasoner.model.method
+    started, method = time.perf_counter(), reasoner.model.method
     if not method.thinks:
         raise UserError(f"method {method.name} has no latents to explain; give a checkpoint of kava, pccot, codi or coconut")
     for example in examples:
@@ -88,7 +91,7 @@ def explain(reasoner: Reasoner, config: Config, examples: Sequence[Example], opt
         mean_similarity=mean_similarity(reasoner, config, examples) if method.teacher else None,
         convergence=settled,
         interventions=effects,
-        provenance=collect(),
+        provenance=_provenance(config, examples, time.perf_counter() - started),
     )
 
 
@@ -107,6 +110,12 @@ def worth_showing(examples: Sequence[Example], drop_last_step: bool) -> list[Exa
         return 1 if len(example.steps) > int(drop_last_step) else 2
 
     return sorted(examples, key=rank)
+
+
+def _provenance(config: Config, examples: Sequence[Example], seconds: float) -> dict[str, Any]:
+    """As a result file has it: the configuration and its seed, the data's fingerprint, code, machine and command."""
+    known = {"seed": config.training.seed, "data_fingerprint": fingerprint(examples), "config": config.to_dict()}
+    return collect(wall_seconds=seconds) | known
 
 
 def mean_similarity(reasoner: Reasoner, config: Config, examples: Sequence[Example]) -> Similarity | None:

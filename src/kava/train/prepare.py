@@ -79,9 +79,12 @@ def prepare_data(config: Config, builder: SequenceBuilder) -> Prepared:
         "fingerprint": train.fingerprint,
         "validation_fingerprint": validation.fingerprint,
         "rows": len(fitting),
+        "validation_rows": min(len(validation.examples), config.evaluation.validation_samples),
         "too_long": len(too_long),
         "bad_rows": train.bad_rows,
+        "validation_bad_rows": validation.bad_rows,
         "without_trace": train.skipped_no_trace,
+        "note": train.note,
     }
     return Prepared(fitting, validation.examples[: config.evaluation.validation_samples], data)
 

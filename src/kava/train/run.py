@@ -14,7 +14,7 @@ from transformers import PrinterCallback, set_seed
 
 from kava import processes
 from kava.checkpoint import Trained, fitting, read_kava_config, refuse_other_base
-from kava.config import Config, load_config
+from kava.config import Config, build_config, load_config
 from kava.data.collate import Collator
 from kava.data.sequences import SequenceBuilder
 from kava.difference import differences
@@ -103,8 +103,10 @@ def train(
     with StopOnSignal() as stop:
         newest = _newest_good(output_dir) if resume else None
         if newest:
-            recorded = str(read_kava_config(newest).get("base_fingerprint", ""))
-            refuse_other_base(newest, recorded, trained.model.base_fingerprint, base)
+            recorded = read_kava_config(newest)
+            # The run's own file may be gone, or the checkpoint may come from elsewhere.
+            _refuse_other(f"checkpoint {newest}", build_config(recorded["config"], str(newest)), config)
+            refuse_other_base(newest, str(recorded.get("base_fingerprint", "")), trained.model.base_fingerprint, base)
         if config.system.fsdp:
             _split(trained, newest)
         if processes.is_main():
@@ -206,11 +208,19 @@ def _claim(output_dir: Path, config: Config, resume: bool) -> Outcome | None:
 def _same_configuration(output_dir: Path, config: Config) -> None:
     """Refuse to go on with a run that was begun under other settings."""
     begun = output_dir / "config.yaml"
-    if begun.exists() and (old := load_config(begun)) != config:
-        different = [key for key in differences([old.to_dict(), config.to_dict()]) if key not in MAY_CHANGE]
-        if not different:
-            return
-        raise UserError(f"{output_dir} holds an unfinished run with another {', '.join(different[:3])}; choose another --output_dir")
+    if begun.exists():
+        _refuse_other(f"the unfinished run in {output_dir}", load_config(begun), config)
+
+
+def _refuse_other(what: str, old: Config, config: Config) -> None:
+    different = [
+        f"{key} {values[0]!r}, not {values[1]!r}"
+        for key, values in differences([old.to_dict(), config.to_dict()]).items()
+        if key not in MAY_CHANGE
+    ]
+    if different:
+        more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+        raise UserError(f"{what} has {'; '.join(different[:3])}{more}: give the same settings again, or choose another --output_dir")
 
 
 def _clear(output_dir: Path) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
@@ -52,6 +53,7 @@ class KavaTrainer(Trainer):
         # The loss below is already divided by the examples of the whole accumulated batch.
         self.model_accepts_loss_kwargs = True
         self.seen: list[Seen] = []
+        self.begun = time.perf_counter()
         self._generators: dict[str, Tensor] = {}
         self.gradient_norm: Tensor | None = None
         for callback in (LossMeter(), SkippedBatches(), Events(self)):
@@ -204,7 +206,9 @@ class KavaTrainer(Trainer):
         if is_best:
             weights = self._weights()
             if self.args.should_save:
-                self.trained.metadata |= {"step": self.state.global_step, "validation": metrics, "skipped_batches": self.skipped.count}
+                seconds = round(time.perf_counter() - self.begun, 3)
+                now = {"step": self.state.global_step, "validation": metrics, "wall_seconds": seconds}
+                self.trained.metadata |= {**now, "skipped_batches": self.skipped.count}
                 save_checkpoint(Path(self.args.output_dir) / BEST_CHECKPOINT, self.trained, weights)
         return is_best
 
