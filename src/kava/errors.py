@@ -4,9 +4,21 @@
 """
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 EXIT_USER_ERROR = 2
+LONGEST_LINE = 2_000
+_CURES = {
+    errno.ENOSPC: "free some space or choose another output directory",
+    errno.EDQUOT: "free some of your quota or choose another output directory",
+    errno.EROFS: "choose an output directory that can be written to",
+    errno.EACCES: "choose a place that you have access to",
+    errno.EPERM: "choose a place that you have access to",
+    errno.EIO: "the disk or its connection fails; choose another one",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR), "give another path"),
+}
 
 
 class UserError(Exception):
@@ -20,3 +32,31 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; valid names: {', '.join(names)}"
+
+
+def at_least(least: int | float, **values: int | float | None) -> None:
+    """Refuse a value below `least`, or one that is no number; None is an option that was not given.
+
+    Raises:
+        UserError: names the option.
+    """
+    for name, value in values.items():
+        if value is not None and not value >= least:
+            raise UserError(f"{name} is {value}; it must be at least {least}")
+
+
+def one_line(text: object, limit: int = LONGEST_LINE) -> str:
+    """A message as one line that any terminal shows: no line ends, no control characters, not without end."""
+    line = " ".join(str(text).splitlines())
+    if len(line) > limit:
+        line = f"{line[: limit // 2]} ... {line[-limit // 3 :]}"
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in line)
+
+
+def blame_of(error: OSError) -> str | None:
+    """What the disk or the operating system refused, and the cure; None where it is no affair of the user's."""
+    cure = _CURES.get(error.errno or 0)
+    if cure is None:
+        return None
+    where = f": {error.filename}" if error.filename else ""
+    return f"{error.strerror}{where}; {cure}"

@@ -23,6 +23,8 @@ from kava.overrides import YAML_ERRORS, is_safe_name
 RESULT_FORMAT: Literal["kava.results/1"] = "kava.results/1"
 BEST_CHECKPOINT = "best_checkpoint"
 TRAINING_DONE = "training_done.json"
+# Of a file with a mapping: far above what any of ours needs.
+MAX_DEPTH, MAX_VALUES = 50, 1_000_000
 _CURE = "evaluate again to write a new one"
 
 
@@ -129,6 +131,23 @@ def rows_path(result: str | Path) -> Path:
     return Path(result).with_suffix(".jsonl")
 
 
+def refuse_unwritable(result: str | Path) -> None:
+    """See that a result and its rows have a place to be written to.
+
+    Raises:
+        UserError: the path names no file of its own, is a directory, or lies below a file.
+    """
+    path = Path(result)
+    if not path.name or path.suffix == ".jsonl":
+        raise UserError(f"cannot write the result to '{result}': give a file such as results_gsm8k.yaml; its rows go beside it as .jsonl")
+    for place in (path, rows_path(path)):
+        if place.is_dir():
+            raise UserError(f"cannot write {place}: it is a directory; choose another output path")
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise UserError(f"cannot write {path}: {above} is a file; choose another output path")
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a file as a whole or not at all: beside it, flushed to disk, renamed.
 
@@ -147,7 +166,7 @@ def write_text(path: str | Path, text: str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror or error}; free the place or choose another output path") from None
+        raise UserError(f"cannot write {path}: {error.strerror or error}; free some space or choose another output path") from None
 
 
 def write_result(path: str | Path, result: Result) -> None:
@@ -202,6 +221,7 @@ def read_mapping(path: str | Path, what: str, cure: str) -> dict[str, Any]:
     kind, load = ("JSON", json.loads) if Path(path).suffix == ".json" else ("YAML", yaml.safe_load)
     try:
         content = load(text)
+        _refuse_odd(content)
     except YAML_ERRORS as error:
         raise UserError(f"{what} {path} is not valid {kind} ({_one_line(error)}); {cure}") from None
     if not isinstance(content, dict):
@@ -235,3 +255,25 @@ def _read_text(path: str | Path, what: str, cure: str) -> str:
 
 def _one_line(error: object) -> str:
     return " ".join(str(error).split())[:200]
+
+
+def _refuse_odd(content: Any) -> None:
+    """YAML can make a structure contain itself, a few lines mean more values than a machine can hold, and anything be a key.
+
+    Raises:
+        ValueError: nested too deeply, too many values, or a key that is no text.
+    """
+    level, count = [content], 0
+    for _ in range(MAX_DEPTH):
+        mappings = [part for part in level if isinstance(part, dict)]
+        for key in (key for mapping in mappings for key in mapping if not isinstance(key, str)):
+            raise ValueError(f"the key {key!r} is no text")
+        level = [value for mapping in mappings for value in mapping.values()] + [
+            value for part in level if isinstance(part, list) for value in part
+        ]
+        count += len(level)
+        if not level:
+            return
+        if count > MAX_VALUES:
+            raise ValueError(f"more than {MAX_VALUES:,} values")
+    raise ValueError(f"nested more than {MAX_DEPTH} levels deep")

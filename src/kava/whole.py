@@ -4,6 +4,7 @@ write_whole(directory, lambda staging: (staging / "weights").write_bytes(...))
 problem = verify(directory)
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,11 @@ from kava.errors import UserError
 FORMAT = "kava.checkpoint/1"
 MANIFEST = "manifest.json"
 CHECKPOINT, ANOTHER_PLACE = "checkpoint", "choose another --output_dir"
+# Windows opens no folder, and so has none to flush.
+FOLDERS_ARE_FILES = os.name != "nt"
+# safetensors and tokenizers (Rust) and torch.save (C++, two ways) have error types of their own for a disk that is full.
+_DISK_ERRORS = ("(os error ", "inline_container", "iostream error")
+NO_ROOM = 1 << 20
 
 
 def write_whole(directory: Path, write: Callable[[Path], None], what: str = CHECKPOINT, cure: str = ANOTHER_PLACE) -> None:
@@ -55,17 +61,26 @@ def naming_disk_errors(directory: Path, what: str = CHECKPOINT, cure: str = ANOT
     try:
         yield
     except Exception as error:
-        # safetensors and tokenizers (Rust) and torch.save (C++) have error types of their own for a disk that is full.
-        if not isinstance(error, OSError) and "(os error " not in str(error) and "inline_container" not in str(error):
+        if not isinstance(error, OSError) and not any(words in str(error) for words in _DISK_ERRORS):
             raise
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = _reason(error, directory)
         raise UserError(f"{what} {directory} could not be written ({reason}): free some space or {cure}") from error
+
+
+def _reason(error: Exception, directory: Path) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    # torch.save does not say why it could not write.
+    place = next(parent for parent in directory.absolute().parents if parent.exists())
+    return os.strerror(errno.ENOSPC) if shutil.disk_usage(place).free < NO_ROOM else str(error).splitlines()[0]
 
 
 def seal(directory: Path) -> None:
     """Write the manifest of a finished directory and flush everything to disk."""
     files = {
-        str(path.relative_to(directory)): _entry(path) for path in sorted(directory.rglob("*")) if path.is_file() and path.name != MANIFEST
+        path.relative_to(directory).as_posix(): _entry(path)
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
     }
     (directory / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=2) + "\n")
     for path in [*(p for p in directory.rglob("*") if p.is_file()), directory]:
@@ -124,7 +139,7 @@ def verify(directory: str | Path) -> str | None:
                 return f"{name} does not match its checksum"
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"{MANIFEST} cannot be read ({error})"
     return None
 
@@ -143,7 +158,11 @@ def checksum(path: Path) -> str:
 
 
 def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    folder = path.is_dir()
+    if folder and not FOLDERS_ARE_FILES:
+        return
+    # Windows flushes only what is open for writing.
+    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -37,11 +37,11 @@ class ForkServer:
         )  # fmt: skip
         assert self._answer() == "ready"
 
-    def train(self, run: Path, *words: str, code: int | None = 0, **request: Any) -> dict[str, Any]:
+    def train(self, run: Path, *words: str, code: int | None = 0, log: Path | None = None, **request: Any) -> dict[str, Any]:
         """`kava train` on the tiny configuration; checks its exit code, and that it never ends in a traceback."""
         latents = [] if "icot" in words else ["--latent.num_tokens", "4"]
         command = ["train", "--config", "mini", "--seed", "7", "--output_dir", str(run), *TINY, *latents, *words]
-        return self.command(run.with_suffix(".log"), *command, code=code, **request)
+        return self.command(log or run.with_suffix(".log"), *command, code=code, **request)
 
     def command(self, log: Path, *words: str, code: int | None = 0, **request: Any) -> dict[str, Any]:
         assert self.process.stdin is not None

@@ -165,6 +165,20 @@ def test_without_any_good_checkpoint_it_starts_again(lab: Lab) -> None:
     assert_same_ending(run, expected)
 
 
+def test_the_limit_on_checkpoints_never_takes_the_best(lab: Lab) -> None:
+    """At this learning rate nothing changes, so that the first validation stays the best; of the others the newest is kept."""
+    run = lab.directory / "limited"
+    flags = {"learning_rate": "1e-12", "eval_steps": "2", "save_steps": "2", "save_total_limit": "1"}
+    lab.server.train(run, *(word for key, value in flags.items() for word in (f"--training.{key}", value)))
+    assert [checkpoint.name for checkpoint in checkpoints(run)] == ["checkpoint-11"]
+    best = run / "best_checkpoint"
+    assert verify(best) is None
+    assert json.loads((best / "kava_config.json").read_text())["step"] == 2
+    state = json.loads((run / "checkpoint-11" / "trainer_state.json").read_text())
+    assert state["best_global_step"] == 2
+    assert [entry["step"] for entry in state["log_history"] if "eval_accuracy" in entry][:4] == [2, 4, 6, 8]
+
+
 def test_worker_processes_change_nothing(lab: Lab) -> None:
     """ICOT's reference reads its batches with two workers."""
     expected, *_ = lab.reference("icot", ICOT)

@@ -1,10 +1,13 @@
 """The playground: its answers against the generator's, and the page in a real browser, eight users at once included."""
 
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
 pytest.importorskip("gradio")
@@ -100,6 +103,19 @@ def wait_for_cost(page: Any) -> None:
 def expected_answers(player: Player, question: str, *setting: int) -> tuple[str, str]:
     latent, written = (list(player.ask(question, *setting, use_latent=use_latent))[-1].text for use_latent in (True, False))
     return latent, written
+
+
+def test_the_page_is_for_this_machine_alone(served: str) -> None:
+    """Bound to the loopback address: at every other address of this machine nobody answers."""
+    host, port = urlsplit(served).hostname, urlsplit(served).port
+    assert host == "127.0.0.1"
+    with socket.create_connection((host, port), timeout=10):
+        pass
+    addresses = [entry.address for entries in psutil.net_if_addrs().values() for entry in entries if entry.family == socket.AF_INET]
+    for address in addresses:
+        if not address.startswith("127."):
+            with pytest.raises(OSError):
+                socket.create_connection((address, port), timeout=10)
 
 
 @pytest.mark.browser

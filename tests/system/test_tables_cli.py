@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from kava.bench.report import write_bench
 from kava.config import load_config
+from kava.explain.record import Explanation, write_explanation
 from kava.results import result_path, write_result
 from result_files import make_result, write_seed_dirs
 
@@ -161,6 +163,7 @@ def test_the_tables_compile(outputs, tmp_path, standalone):
     assert done.returncode == 0, log[-2000:]
     assert document.with_suffix(".pdf").stat().st_size > 10_000
     assert "Missing character" not in log
+    assert "Overfull" not in log, "a table that leaves the page"
 
 
 def test_model_configs_list(tmp_path):
@@ -240,7 +243,7 @@ def test_inspect_shows_where_numbers_come_from(outputs):
 
 def test_inspect_refuses_other_files(tmp_path):
     (tmp_path / "x.yaml").write_text("a: 1\n")
-    assert "neither a result, an aggregate nor a checkpoint's configuration" in refused("-m", "kava", "inspect", str(tmp_path / "x.yaml"))
+    assert "nor a checkpoint's configuration; 'format' is None" in refused("-m", "kava", "inspect", str(tmp_path / "x.yaml"))
     (tmp_path / "x.yaml").write_text("format: kava.results/1\n")
     assert "is broken" in refused("-m", "kava", "inspect", str(tmp_path / "x.yaml"))
     assert "does not exist" in refused("-m", "kava", "inspect", str(tmp_path / "absent.yaml"))
@@ -251,3 +254,22 @@ def test_inspect_shows_a_checkpoints_configuration(tmp_path):
     (tmp_path / "kava_config.json").write_text(json.dumps(content))
     for place in (tmp_path, tmp_path / "kava_config.json"):
         assert "commit 0123abc" in " ".join(run("-m", "kava", "inspect", str(place)).stdout.split())
+
+
+def test_inspect_shows_explanations_and_benchmarks_without_their_measurements(tmp_path):
+    collected = {"commit": "0123abc", "command_line": "kava explain outputs/run"}
+    parts = dict.fromkeys(("mean_similarity", "convergence", "interventions"))
+    explanation = Explanation(
+        method="kava", num_latents=2, num_iterations=1, checkpoint="outputs/run", data="built-in", notes=[], questions=[],
+        provenance=collected | {"data_fingerprint": "d41d8cd98f00b204", "config": load_config(None).to_dict()}, **parts,
+    )  # fmt: skip
+    write_explanation(tmp_path / "explanation.json", explanation)
+    shown = " ".join(run("-m", "kava", "inspect", str(tmp_path / "explanation.json")).stdout.split())
+    for text in ("command_line kava explain outputs/run", "data_fingerprint d41d8cd98f00b204", "config.rkv.lambda 0.1"):
+        assert text in shown
+    assert "convergence" not in shown
+    write_bench(tmp_path / "bench.json", {"threads": 1}, {"step.speedup": 2.0}, {"step": {"seconds": 1.5}})
+    shown = " ".join(run("-m", "kava", "inspect", str(tmp_path / "bench.json")).stdout.split())
+    assert "step.speedup 2.0" in shown
+    assert "packages.torch" in shown
+    assert "step.seconds" not in shown

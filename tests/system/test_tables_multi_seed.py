@@ -8,12 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
 from kava.experiment.children import Children, StoppedError, environments
 from kava.lock import locked
 from kava.results import read_result, read_rows, rows_path
+from system.faulty_runs import assert_same_ending, ending
 
 ROOT = Path(__file__).parents[2]
 CONFIG = {
@@ -89,6 +91,15 @@ def test_what_is_done_is_skipped_and_what_is_broken_is_done_again(workplace):
     again = yaml.safe_load(broken.read_text())["metrics"]
     assert (again["correct"], again["forward_passes"]) == (whole["correct"], whole["forward_passes"])
 
+    # A trial on a few questions, left in the same place, is no evaluation of all of them.
+    evaluate = [sys.executable, str(ROOT / "evaluate.py"), "--checkpoint_dir", str(output / "seed_2"), "--eval_dataset", "test"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "KAVA_CACHE": str(workplace / "cache")}
+    subprocess.run([*evaluate, "--max_samples", "4"], cwd=workplace, env=environment, capture_output=True, check=True)
+    assert read_result(broken).metrics.total == 4
+    text = run(workplace, "--seeds", "1", "2")
+    assert text.count("evaluating") == 1
+    assert read_result(broken).metrics.total == 16
+
 
 def test_another_configuration_in_the_same_place_is_refused_and_nothing_is_lost(workplace):
     marker = workplace / "outputs" / "tiny_multi_seed" / "seed_1" / "training_done.json"
@@ -115,26 +126,56 @@ def test_a_directory_in_use_is_left_alone(workplace):
         assert "is in use by another run (started by process" in run(workplace, "--seeds", "1", code=1)
 
 
-def test_a_signal_reaches_the_training_and_the_same_command_goes_on(workplace):
-    flags = ("--seeds", "5", "--output_dir", "cut", "--training.max_steps", "400", "--training.eval_steps", "400")
-    process = start(workplace, *flags)
-    log = workplace / "cut" / "seed_5" / "train.log"
+LONG = ("--seeds", "5", "--training.max_steps", "400", "--training.eval_steps", "400")
+
+
+def until(workplace: Path, output_dir: str, step: int) -> "subprocess.Popen[str]":
+    """Start the long run and return when its training has come to a step."""
+    process = start(workplace, *LONG, "--output_dir", output_dir)
+    log = workplace / output_dir / "seed_5" / "train.log"
     deadline = time.monotonic() + 300
-    while not (log.exists() and "step 3/400" in log.read_text()):
+    while not (log.exists() and f"step {step}/400" in log.read_text()):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.1)
+    return process
+
+
+@pytest.fixture(scope="module")
+def cut(workplace):
+    """The long run with SIGUSR1 in its first steps, and the same command again; returns its directory and what both said."""
+    process = until(workplace, "cut", 3)
     process.send_signal(signal.SIGUSR1)
-    text, _ = process.communicate(timeout=300)
-    assert process.returncode == 85, text  # the trainer's "saved, start me again"
+    first, _ = process.communicate(timeout=300)
+    assert process.returncode == 85, first  # the trainer's "saved, start me again"
     assert not (workplace / "cut" / "seed_5" / "training_done.json").exists()
     assert not (workplace / "cut" / "aggregated_results.yaml").exists()
+    return workplace / "cut", run(workplace, *LONG, "--output_dir", "cut")
 
-    text = run(workplace, *flags)
+
+def test_a_signal_reaches_the_training_and_the_same_command_goes_on(cut):
+    directory, text = cut
     assert "training goes on" in text
+    log = directory / "seed_5" / "train.log"
     steps = [int(line.split("step ")[1].split("/")[0]) for line in log.read_text().splitlines() if "s/step" in line]
     assert sorted(set(steps)) == list(range(1, 401))
-    assert yaml.safe_load((workplace / "cut" / "aggregated_results.yaml").read_text())["tiny"]["seeds"] == [5]
+    assert yaml.safe_load((directory / "aggregated_results.yaml").read_text())["tiny"]["seeds"] == [5]
+
+
+@pytest.mark.faults
+def test_killed_with_its_trainer_the_same_command_ends_in_the_same_weights(workplace, cut):
+    """SIGKILL to all, as from a node that dies, at another step than the signal of the run that it is compared with."""
+    process = until(workplace, "killed", 100)
+    family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    assert len(family) >= 2
+    for member in family:
+        member.kill()
+    assert process.wait() == -signal.SIGKILL
+    psutil.wait_procs(family)
+    run_dir = workplace / "killed" / "seed_5"
+    assert not (run_dir / "training_done.json").exists()
+    assert "training goes on" in run(workplace, *LONG, "--output_dir", "killed")
+    assert_same_ending(run_dir, ending(cut[0] / "seed_5"))
 
 
 @pytest.mark.parametrize(

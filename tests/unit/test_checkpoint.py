@@ -19,7 +19,7 @@ from kava.checkpoint import ADAPTER, KAVA_CONFIG, PROJECTION, Trained, load_chec
 from kava.data.mini_tokenizer import build_mini_tokenizer
 from kava.errors import UserError
 from kava.whole import MANIFEST, naming_disk_errors, publish, recover, verify
-from tiny import MINI, PROMPT
+from tiny import MINI, PROMPT, tiny_lm
 
 
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
@@ -122,6 +122,19 @@ def test_a_strange_manifest_is_a_problem_and_no_crash(tmp_path: Path, manifest: 
 def test_no_checkpoint_at_all(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a checkpoint"):
         load_checkpoint(tmp_path / "nowhere")
+
+
+def test_another_base_model_or_method_is_refused_by_name(tmp_path: Path) -> None:
+    trained = make_trained(tmp_path)
+    save_checkpoint(tmp_path / "saved", trained)
+    with pytest.raises(UserError, match="saved was trained with method 'kava', not 'codi'; leave the override out"):
+        load_checkpoint(tmp_path / "saved", {"method": "codi"})
+    vocabulary = trained.model.backbone.causal_lm.get_input_embeddings().weight.shape[0]
+    tiny_lm(vocabulary=vocabulary, tied=True, spread=0.2).save_pretrained(tmp_path / "base")
+    with pytest.raises(
+        UserError, match=r"the base model .*base is not the one that checkpoint .*saved was trained on: its weights have changed"
+    ):
+        load_checkpoint(tmp_path / "saved")
 
 
 def accuracy_of(directory: Path) -> float:

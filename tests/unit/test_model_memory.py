@@ -1,6 +1,7 @@
 """What a training step keeps for its backward pass: logits at labelled positions only, and no attention matrix of any layer."""
 
 import math
+from collections import Counter
 
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
@@ -61,3 +62,11 @@ def test_eager_attention_would_be_seen() -> None:
     """The check above can fail: eager attention keeps one matrix per layer and pass."""
     kept, _ = kept_by_a_step("eager")
     assert len(attention_matrices(kept)) >= 3
+
+
+def test_a_pass_has_one_mask_for_all_layers() -> None:
+    """torch makes an additive mask of a boolean one in every layer, and keeps each: L tensors of size S x K."""
+    kept, _ = kept_by_a_step("sdpa")
+    masks = Counter(tuple(tensor.shape) for tensor in kept if tensor.ndim == 4 and tensor.shape[1] == 1 and min(tensor.shape[2:]) > 8)
+    assert masks, "the teacher's pass has one"
+    assert max(masks.values()) == 1

@@ -1,12 +1,17 @@
-"""Training rows that are too long are left out, counted and named."""
+"""Rows that are too long or broken are left out, counted and named, in trainings and in evaluations."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from checks import make_trained
+from kava.checkpoint import save_checkpoint
 from kava.config import Config, build_config
 from kava.errors import UserError
+from kava.evaluate.run import Request, evaluate
+from kava.results import read_result
 from kava.train.prepare import prepare_data
 from tiny import mini_builder
 
@@ -46,3 +51,49 @@ def test_a_training_set_that_is_all_validation_is_an_error(rows: Path) -> None:
     rows.write_text((json.dumps({"question": "How many?", "steps": ["<<1+1=2>>"], "answer": "2"}) + "\n") * 20)
     with pytest.raises(UserError, match="no training row"):
         prepare_data(config_over(rows, 40), mini_builder())
+
+
+def write_rows(path: Path, count: int, bad: int) -> None:
+    rows = [json.dumps({"question": f"{path.stem} {row}?", "steps": ["<<1+1=2>>"], "answer": "2"}) for row in range(count)]
+    path.write_text("\n".join([*rows, *['{"question": "no answer", "steps": []}'] * bad]) + "\n")
+
+
+def test_bad_rows_are_refused_or_counted_in_training_and_in_validation(tmp_path: Path) -> None:
+    write_rows(tmp_path / "train.jsonl", 12, bad=3)
+    write_rows(tmp_path / "validation.jsonl", 4, bad=2)
+    with pytest.raises(UserError, match="validation.jsonl line 5: answer None is not a number; mend the row, or set dataset.on_bad_row"):
+        prepare_data(config_over(tmp_path, 40), mini_builder())
+    config = build_config({}, "a test", {"dataset.name": str(tmp_path), "dataset.on_bad_row": "skip"})
+    data = prepare_data(config, mini_builder()).data
+    assert {key: data[key] for key in ("rows", "bad_rows", "validation_rows", "validation_bad_rows")} == {
+        "rows": 12, "bad_rows": 3, "validation_rows": 4, "validation_bad_rows": 2,
+    }  # fmt: skip
+    assert data["fingerprint"] != data["validation_fingerprint"]
+
+
+def test_an_evaluation_writes_how_many_rows_it_left_out(tmp_path: Path) -> None:
+    trained = make_trained(tmp_path)
+    trained.config.evaluation.max_new_tokens = 2
+    save_checkpoint(tmp_path / "saved", trained)
+    write_rows(tmp_path / "questions.jsonl", 3, bad=2)
+    request = Request(str(tmp_path / "saved"), str(tmp_path / "questions.jsonl"))
+    with pytest.raises(UserError, match="questions.jsonl line 4: answer None is not a number"):
+        evaluate(request, tmp_path / "result.yaml")
+    assert not (tmp_path / "result.yaml").exists()
+    evaluate(replace(request, overrides={"dataset.on_bad_row": "skip"}), tmp_path / "result.yaml")
+    data = read_result(tmp_path / "result.yaml").data
+    assert (data.rows, data.bad_rows) == (3, 2)
+
+
+@pytest.mark.parametrize("output", ["", ".", "x.jsonl", "saved", "questions.jsonl/x.yaml"])
+def test_a_place_that_no_result_can_have_is_named_before_the_work(tmp_path: Path, output: str) -> None:
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "questions.jsonl").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        evaluate(Request("nowhere", "test"), tmp_path / output if output else "")
+
+
+@pytest.mark.parametrize("name", ["batch_size", "max_samples", "max_new_tokens"])
+def test_counts_below_one_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"{name} is 0; it must be at least 1"):
+        evaluate(Request("nowhere", "test", **{name: 0}))

@@ -17,8 +17,10 @@ from kava.config import MiniDataConfig, build_config
 from kava.data.mini import problems
 
 # GSM8k-AUG's test rows have 240 characters of question and 43 of steps on average; these have 217 and 44.
-FORM = {"min_steps": 2, "max_steps": 7, "distractor_rate": 0.5}
+FORM: dict[str, Any] = {"min_steps": 2, "max_steps": 7, "distractor_rate": 0.5}
 BATCH, BATCHES = 128, 20
+# What preparing 385,620 rows may take.
+MEMORY_LIMIT = 2 * 2**30
 
 
 def measure_data(rows: int, model: str) -> dict[str, Any]:
@@ -41,6 +43,7 @@ def measure_data(rows: int, model: str) -> dict[str, Any]:
         starts = [asdict(peak_memory(prepare_start, str(source), base, str(cache))) for _ in range(2)]
         return {
             "rows": rows,
+            "batch": BATCH,
             "first": starts[0],
             "second": starts[1],
             "source_bytes": source.stat().st_size,

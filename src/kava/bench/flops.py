@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from kava.bench.workload import SHAPES, ModelShape, Workload, build_builder
+from kava.methods import METHODS
 
 TIMINGS = 3
 Product = tuple[int, int, int]
@@ -20,45 +21,70 @@ Product = tuple[int, int, int]
 
 def passes(workload: Workload) -> list[tuple[int, int]]:
     """(new tokens, tokens they can attend to) of each pass over one example: question, teacher, latents, answer."""
+    method = METHODS[workload.method]
     question, latents = workload.question, workload.latents
-    thinking = question + 1 + latents
-    count = min(workload.iterations, latents)
-    # Each pass runs the latents that are not final and can still reach the last one.
-    iterations = [(latents - count + 1, thinking - count + 1 + final) for final in range(count)]
-    teacher = workload.cot + workload.answer
-    return [
-        (question, question), (teacher, question + teacher), (1 + latents - count, thinking - count),
-        *iterations, (1 + workload.answer, thinking + 1 + workload.answer),
-    ]  # fmt: skip
+    found, prefix = [(question, question)], question
+    if method.teacher:
+        teacher = workload.cot + workload.answer
+        found.append((teacher, question + teacher))
+    if method.thinks:
+        prefix = question + 1 + latents
+        count = latents if method.latents == "sequential" else min(workload.iterations, latents)
+        found.append((1 + latents - count, prefix - count))
+        # Each pass runs the latents that are not final and can still reach the last one.
+        found += [(latents - count + 1, prefix - count + 1 + final) for final in range(count)]
+    student = int(method.thinks) + _written(workload) + workload.answer
+    return [*found, (student, prefix + student)]
 
 
-def products(workload: Workload, shape: ModelShape) -> Counter[Product]:
-    """Every matrix product of a step with fixed weights, and how often it is computed (forward and backward)."""
-    width = shape.hidden // shape.heads
+def products(workload: Workload, shape: ModelShape, *, recompute: bool = False) -> Counter[Product]:
+    """Every matrix product of a step with fixed weights, and how often it is computed (forward and backward).
+
+    Args:
+        workload: lengths and method.
+        shape: of the model.
+        recompute: the layers run forward once more in the backward pass (`training.gradient_checkpointing`).
+    """
+    width = shape.head_size
     query, kv, rank = shape.heads * width, shape.kv_heads * width, workload.lora_r
     attention = [(shape.hidden, query), (shape.hidden, kv), (shape.hidden, kv), (query, shape.hidden)]
-    mlp = [(shape.hidden, shape.intermediate)] * 2 + [(shape.intermediate, shape.hidden)]
+    mlp = [(shape.hidden, shape.intermediate)] * (shape.mlp_matrices - 1) + [(shape.intermediate, shape.hidden)]
     # Forward, gradient of the input, and of the weights where they are trained.
-    base = 2 if rank else 3
+    base, again = 2 if rank else 3, int(recompute)
     counted: Counter[Product] = Counter()
     for tokens, _ in passes(workload):
         rows = workload.batch * tokens
         for inner, outer in attention + mlp:
-            counted[rows, inner, outer] += base * shape.layers
+            counted[rows, inner, outer] += (base + again) * shape.layers
         for inner, outer in attention if rank else []:
-            counted[rows, inner, rank] += 3 * shape.layers
-            counted[rows, rank, outer] += 3 * shape.layers
-    count = min(workload.iterations, workload.latents)
-    counted[workload.batch * (workload.latents - count + 1), shape.hidden, shape.hidden] += 2 * 3 * count
-    labelled = workload.batch * (workload.cot + 2 * workload.answer)
-    counted[labelled, shape.hidden, shape.vocabulary] += base
+            counted[rows, inner, rank] += (3 + again) * shape.layers
+            counted[rows, rank, outer] += (3 + again) * shape.layers
+    method = METHODS[workload.method]
+    if method.uses_projection:
+        count = workload.latents if method.latents == "sequential" else min(workload.iterations, workload.latents)
+        counted[workload.batch * (workload.latents - count + 1), shape.hidden, shape.hidden] += 2 * 3 * count
+    labelled = (workload.cot + workload.answer if method.teacher else 0) + _written(workload) + workload.answer
+    counted[workload.batch * labelled, shape.hidden, shape.vocabulary] += base
     return counted
 
 
-def attention_flops(workload: Workload, shape: ModelShape) -> int:
+def attention_flops(workload: Workload, shape: ModelShape, *, recompute: bool = False) -> int:
     """Scores and weighted values, forward and twice that backward; a causal mask halves nothing here."""
     pairs = sum(tokens * visible for tokens, visible in passes(workload))
-    return 3 * 2 * 2 * workload.batch * shape.layers * shape.hidden * pairs
+    return (3 + int(recompute)) * 2 * 2 * workload.batch * shape.layers * shape.heads * shape.head_size * pairs
+
+
+def step_flops(workload: Workload, shape: ModelShape, *, recompute: bool = False) -> int:
+    """All FLOPs of a step."""
+    counted = products(workload, shape, recompute=recompute)
+    multiplied = sum(2 * rows * inner * outer * count for (rows, inner, outer), count in counted.items())
+    return multiplied + attention_flops(workload, shape, recompute=recompute)
+
+
+def _written(workload: Workload) -> int:
+    """Tokens of the trace in the student's own sequence, before a curriculum shortens it."""
+    method = METHODS[workload.method]
+    return workload.cot if method.writes_cot or method.curriculum == "remove_tokens" else 0
 
 
 def shape_of(workload: Workload) -> ModelShape:
@@ -67,13 +93,6 @@ def shape_of(workload: Workload) -> ModelShape:
     if not shape.vocabulary:
         shape = replace(shape, vocabulary=len(build_builder().tokenizer))
     return replace(shape, layers=workload.layers or shape.layers)
-
-
-def needed_flops(workload: Workload) -> int:
-    """FLOPs of a step: all matrix products with fixed weights, and attention."""
-    shape = shape_of(workload)
-    linear = sum(2 * rows * inner * outer * count for (rows, inner, outer), count in products(workload, shape).items())
-    return linear + attention_flops(workload, shape)
 
 
 def utilisation(workload: Workload, seconds: float) -> dict[str, Any]:
@@ -86,7 +105,7 @@ def utilisation(workload: Workload, seconds: float) -> dict[str, Any]:
     dtype = getattr(torch, workload.dtype)
     needed_seconds = sum(count * _product_seconds(product, dtype, workload.device) for product, count in counted.items())
     rate = sum(flops.values()) / needed_seconds
-    total = needed_flops(workload)
+    total = step_flops(workload, shape)
     return {"flops": total, "matmul_flops_per_second": rate, "share": total / rate / seconds}
 
 

@@ -66,7 +66,7 @@ def read_bench(path: str | Path) -> BenchFile:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"benchmark file {path} does not exist; {_CURE}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"benchmark file {path} cannot be read ({error}); {_CURE}") from None
     return parse_record(BenchFile, content, f"benchmark file {path}", _CURE)
 
@@ -91,7 +91,7 @@ def guard(recorded: dict[str, float], measured: dict[str, float]) -> list[Guarde
 
 def guard_table(rows: list[Guarded]) -> "Table":
     """Recorded and measured ratios side by side."""
-    table = _table("against the recorded ratios", "recorded", "now", "change", "")
+    table = new_table("against the recorded ratios", "recorded", "now", "change", "")
     for row in rows:
         if row.measured is None:
             table.add_row(row.name, f"{row.recorded:.2f}", "-", "-", "not measured")
@@ -104,7 +104,7 @@ def guard_table(rows: list[Guarded]) -> "Table":
 
 def step_table(step: dict[str, Any]) -> "Table":
     """The training step, ours against the reference forms."""
-    table = _table(
+    table = new_table(
         "training step (forward and backward)", "seconds", "times ours", "peak MiB", "times ours", "step alone MiB", "loss off by"
     )
     for name, entry in step["variants"].items():
@@ -130,12 +130,19 @@ def utilisation_line(step: dict[str, Any]) -> str:
 
 
 def decoding_table(decoding: dict[str, Any], title: str) -> "Table":
-    """Cached against recomputed decoding."""
-    table = _table(title, "seconds", "ms per token", "peak MiB", "decoding alone MiB")
+    """Cached against recomputed decoding; passes, tokens and cache are those of one question."""
+    table = new_table(title, "seconds", "ms per token", "forward passes", "tokens written", "cache KiB", "peak MiB", "decoding alone MiB")
     for name, entry in decoding["variants"].items():
-        milliseconds = 1000 * entry["median_seconds"] / decoding["new_tokens"]
-        peak, alone = entry["peak_bytes"] / _MIB, (entry["peak_bytes"] - entry["rest_bytes"]) / _MIB
-        table.add_row(name, f"{entry['median_seconds']:.3f}", f"{milliseconds:.1f}", f"{peak:.0f}", f"{alone:.0f}")
+        table.add_row(
+            name,
+            f"{entry['median_seconds']:.3f}",
+            f"{1000 * entry['median_seconds'] / decoding['new_tokens']:.1f}",
+            str(entry["forward_passes"]),
+            str(entry["generated_tokens"]),
+            f"{entry['cache_bytes'] / 1024:.0f}",
+            f"{entry['peak_bytes'] / _MIB:.0f}",
+            f"{(entry['peak_bytes'] - entry['rest_bytes']) / _MIB:.0f}",
+        )
     return table
 
 
@@ -148,7 +155,7 @@ def same_tokens_line(decoding: dict[str, Any]) -> str:
 
 def thinking_table(comparisons: list[dict[str, Any]]) -> "Table":
     """Latents against written chain of thought, per question."""
-    table = _table("one question", "batch", "seconds", "latent faster by", "forward passes", "tokens written", "cache KiB")
+    table = new_table("one question", "batch", "seconds", "latent faster by", "forward passes", "tokens written", "cache KiB")
     for comparison in comparisons:
         for name, entry in comparison["variants"].items():
             table.add_row(
@@ -163,7 +170,8 @@ def thinking_table(comparisons: list[dict[str, Any]]) -> "Table":
     return table
 
 
-def _table(title: str, *columns: str) -> "Table":
+def new_table(title: str, *columns: str) -> "Table":
+    """A table of numbers with a first column for names."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")

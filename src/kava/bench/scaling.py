@@ -11,15 +11,13 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from kava.bench.flops import needed_flops, passes, shape_of
+from kava.bench.flops import passes, shape_of, step_flops
 from kava.bench.step import prepare_step
 from kava.bench.timing import Run, alternate, peak_memory
 from kava.bench.workload import Workload
 
 AXES = {"Q": "question", "C": "cot", "M": "latents", "T": "iterations", "B": "batch", "L": "layers"}
 BASE = Workload(shape="small", batch=2, question=32, cot=32, answer=8, latents=32, iterations=1, lora_r=128, threads=1, layers=2)
-# By how much a measured exponent may lie above that of its formula.
-SECONDS_TOLERANCE, MEMORY_TOLERANCE = 0.25, 0.1
 LONG_QUESTION, LONG_LATENTS = 64, 24
 
 
@@ -43,8 +41,8 @@ def measure_scaling(base: Workload, doublings: int, repeats: int, axes: Sequence
         seconds = [median(taken) for taken in alternate(runs, repeats, base.device).values()]
         found[axis] = {
             "values": values,
-            "seconds": _growth(values, seconds, [float(needed_flops(point)) for point in points]),
-            "bytes": _growth(values, [memory[point] for point in points], [float(entries(point)) for point in points]),
+            "seconds": _growth(values, seconds, [float(step_flops(point, shape_of(point))) for point in points]),
+            "bytes": _growth(values, [float(memory[point]) for point in points], [float(entries(point)) for point in points]),
         }
     return found
 
@@ -54,21 +52,11 @@ def entries(workload: Workload) -> int:
     return workload.batch * shape_of(workload).layers * sum(tokens for tokens, _ in passes(workload))
 
 
-def exponent(values: Sequence[float], measured: Sequence[float]) -> float:
+def exponent(values: Sequence[int], measured: Sequence[float]) -> float:
     """The power of the power law that fits best (least squares of the logarithms)."""
     x, y = [math.log(value) for value in values], [math.log(value) for value in measured]
     middle_x, middle_y = sum(x) / len(x), sum(y) / len(y)
     return sum((a - middle_x) * (b - middle_y) for a, b in zip(x, y, strict=True)) / sum((a - middle_x) ** 2 for a in x)
-
-
-def faster_than_formulas(scaling: dict[str, Any]) -> list[str]:
-    """Axes along which seconds or bytes grow faster than their formula."""
-    return [
-        f"{quantity} grow with {axis} to the power {entry[quantity]['exponent']:.2f}, the formula's is {entry[quantity]['formula_exponent']:.2f}"
-        for axis, entry in scaling.items()
-        for quantity, tolerance in (("seconds", SECONDS_TOLERANCE), ("bytes", MEMORY_TOLERANCE))
-        if not entry[quantity]["exponent"] <= entry[quantity]["formula_exponent"] + tolerance
-    ]
 
 
 def measure_long_trace(cot: int, shape: str, threads: int = 0) -> dict[str, Any]:
@@ -96,7 +84,7 @@ def prepare_compress(cot: int, kept: int) -> Run:
     return partial(compress, trace, "rkv", kept, 0.1)
 
 
-def _growth(values: list[int], measured: list[float], formula: list[float]) -> dict[str, Any]:
+def _growth(values: list[int], measured: Sequence[float], formula: list[float]) -> dict[str, Any]:
     return {
         "measured": measured,
         "formula": formula,

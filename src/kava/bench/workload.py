@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kava.config import Config, MiniDataConfig, MiniModelConfig, build_config
-from kava.errors import UserError
+from kava.errors import UserError, at_least
 
 if TYPE_CHECKING:
     from kava.data.collate import Batch
@@ -21,7 +21,11 @@ MIN_ANSWER = 6
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Sizes of a Llama. `vocabulary` 0: that of the built-in tokenizer; `spread`: standard deviation of its random weights."""
+    """Sizes of a decoder; as the benchmarks build it, of a Llama.
+
+    `vocabulary` 0: that of the built-in tokenizer; `spread`: standard deviation of its random weights; `head` 0: hidden over heads;
+    `mlp_matrices`: 3 where the feed-forward part is gated, else 2.
+    """
 
     hidden: int
     intermediate: int
@@ -30,6 +34,13 @@ class ModelShape:
     kv_heads: int
     vocabulary: int
     spread: float = 0.02
+    head: int = 0
+    mlp_matrices: int = 3
+
+    @property
+    def head_size(self) -> int:
+        """D."""
+        return self.head or self.hidden // self.heads
 
 
 SHAPES = {
@@ -54,6 +65,7 @@ class Workload:
         dtype: of the base model.
         device: of torch.
         threads: of torch on a CPU; 0 leaves its own choice.
+        method: whose passes are counted (the model that is built here is KaVa's).
         layers: L; 0 leaves the shape's own.
     """
 
@@ -68,6 +80,7 @@ class Workload:
     dtype: str = "float32"
     device: str = "cpu"
     threads: int = 0
+    method: str = "kava"
     layers: int = 0
 
     def config(self) -> Config:
@@ -82,17 +95,6 @@ class Workload:
         lora = {"lora.enabled": self.lora_r > 0, "lora.r": self.lora_r or 1, "lora.dropout": 0.0}
         latent = {"latent.num_tokens": self.latents, "latent.num_iterations": self.iterations}
         return build_config({}, "the benchmark", {**lora, **latent, "model.dtype": self.dtype})
-
-
-def at_least(least: int, **values: int) -> None:
-    """Refuse a value below `least`.
-
-    Raises:
-        UserError: names the option.
-    """
-    for name, value in values.items():
-        if value < least:
-            raise UserError(f"{name} is {value}; it must be at least {least}")
 
 
 def torch_device(name: str) -> str:

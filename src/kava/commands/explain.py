@@ -32,12 +32,15 @@ class Explain:
 
     def run(self) -> None:
         from kava.checkpoint import load_checkpoint
+        from kava.errors import at_least
         from kava.evaluate.run import checkpoint_directory, device_of, load_questions
         from kava.explain.questions import own_example
         from kava.explain.record import EXPLANATION, write_explanation
         from kava.explain.run import Options, explain
         from kava.generate import Reasoner
 
+        at_least(1, max_samples=self.max_samples, top_k=self.top_k)
+        at_least(0, details=self.details)
         directory = checkpoint_directory(self.checkpoint)
         trained = load_checkpoint(directory, self.overrides, device_of(None))
         config = trained.config
@@ -53,6 +56,7 @@ class Explain:
             str(directory), source, details, self.top_k, config.evaluation.max_new_tokens, lambda text: print(f"kava: {text}")
         )
         explanation = explain(reasoner, config, examples, options)
+        explanation.provenance["training"] = trained.metadata
         target = Path(self.output_dir) if self.output_dir else directory.parent / "explain"
         write_explanation(target / EXPLANATION, explanation)
         print(f"written: {target / EXPLANATION}")

@@ -9,50 +9,67 @@ import tyro
 
 @dataclass
 class Inspect:
-    """Where a number comes from: settings, data, code, machine and command line of a result, an aggregate or a checkpoint."""
+    """Where a number comes from: settings, data, code, machine and command line of whatever a command has written."""
 
     file: Annotated[str, tyro.conf.Positional]
-    """results_<dataset>.yaml, aggregated_results.{yaml,json}, kava_config.json, or a checkpoint's directory."""
+    """results_<dataset>.yaml, aggregated_results.{yaml,json}, explanation.json, a benchmark's file, or the directory of a checkpoint
+    or of a run."""
 
     def run(self) -> None:
         from rich.console import Console
 
         from kava.difference import flatten
         from kava.report.summary import settings_table
-        from kava.results import read_mapping
+        from kava.results import BEST_CHECKPOINT, read_mapping
 
         path = Path(self.file)
         if path.is_dir():
             from kava.checkpoint import KAVA_CONFIG  # loads torch, so only where it is needed
 
-            path = path / KAVA_CONFIG
-        content = read_mapping(path, "file", "give a result, an aggregate, or a checkpoint")
-        _check(path, content)
+            best = path / BEST_CHECKPOINT
+            path = (best if best.is_dir() else path) / KAVA_CONFIG
+        content = read_mapping(path, "file", "give a result, an aggregate, an explanation, a benchmark or a checkpoint")
+        content = _checked(path, content)
         console = Console(highlight=False)
         for title, part in _parts(content).items():
             console.print(settings_table(title, {key: [value] for key, value in flatten(part).items()}, ["value"]))
 
 
-def _check(path: Path, content: dict[str, Any]) -> None:
-    """Refuse what only looks like one of our files.
+def _checked(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """The part of a file that says where it comes from, if it is one of ours.
 
     Raises:
         UserError: the file is broken or of another kind.
     """
+    from kava.bench.report import FORMAT as BENCH_FORMAT
+    from kava.bench.report import read_bench
     from kava.errors import UserError
     from kava.experiment.aggregate_file import AGGREGATE_FORMAT, read_aggregates
+    from kava.explain.record import EXPLANATION_FORMAT, read_explanation
     from kava.results import RESULT_FORMAT, read_result
+    from kava.whole import FORMAT
 
     kind = content.get("format")
     if kind == RESULT_FORMAT:
         read_result(path)
     elif any(isinstance(entry, dict) and entry.get("format") == AGGREGATE_FORMAT for entry in content.values()):
         read_aggregates(path)
-    else:
-        from kava.whole import FORMAT
+    elif kind == EXPLANATION_FORMAT:
+        read_explanation(path)
+        return _without(content, "questions", "mean_similarity", "convergence", "interventions")
+    elif kind == BENCH_FORMAT:
+        read_bench(path)
+        return _without(content, "measured")
+    elif kind != FORMAT:
+        raise UserError(
+            f"{path} is neither a result, an aggregate, an explanation, a benchmark nor a checkpoint's configuration; 'format' is {kind!r}"
+        )
+    return content
 
-        if kind != FORMAT:
-            raise UserError(f"{path} is neither a result, an aggregate nor a checkpoint's configuration; 'format' is {kind!r}")
+
+def _without(content: dict[str, Any], *measured: str) -> dict[str, Any]:
+    """What was measured fills pages, and has commands of its own to show it."""
+    return {key: value for key, value in content.items() if key not in measured}
 
 
 def _parts(content: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -23,10 +23,12 @@ class Play:
 
     def run(self) -> None:
         from kava.checkpoint import load_checkpoint
+        from kava.errors import at_least
         from kava.evaluate.run import checkpoint_directory, device_of, load_questions
         from kava.play.page import serve
         from kava.play.player import Player
 
+        at_least(1, max_samples=self.max_samples, port=self.port)
         trained = load_checkpoint(checkpoint_directory(self.checkpoint), self.overrides, device_of(None))
         name = self.dataset or next(iter(trained.config.evaluation.datasets))
         examples = load_questions(trained.config, name, None, self.max_samples).examples

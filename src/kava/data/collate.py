@@ -46,13 +46,15 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> "Batch":
         """The same batch on another device."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return self.mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory, for the DataLoader."""
-        return self._map(lambda tensor: tensor.pin_memory())
+        return self.mapped(lambda tensor: tensor.pin_memory())
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        """The same batch with `function` of every tensor."""
+
         def apply(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return function(value)

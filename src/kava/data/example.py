@@ -1,9 +1,17 @@
 """One problem, whatever data set it comes from."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 CotType = Literal["equation", "natural_language"]
+# JSON's escapes and Python's reading of odd file names can give these alone; no encoding and no tokenizer takes them.
+_HALF_CHARACTERS = re.compile("[\ud800-\udfff]")
+
+
+def is_text(text: str) -> bool:
+    """Whether a string holds whole characters only."""
+    return _HALF_CHARACTERS.search(text) is None
 
 
 @dataclass(frozen=True, slots=True)

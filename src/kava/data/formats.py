@@ -4,6 +4,7 @@ Recognition looks at what rows hold, never at a file's name. To add a format, wr
 """
 
 import re
+import reprlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,10 @@ _BOTH: frozenset[CotType] = frozenset({"equation", "natural_language"})
 _EQUATION: frozenset[CotType] = frozenset({"equation"})
 _SENTENCES: frozenset[CotType] = frozenset({"natural_language"})
 _NONE: frozenset[CotType] = frozenset()
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
 
 
 class RowError(ValueError):
@@ -66,7 +71,7 @@ def _answer(value: Any, what: str) -> str:
             return canonical_number(value)
     except ValueError:
         pass
-    raise RowError(f"{what} {value!r} is not a number")
+    raise RowError(f"{what} {_SHORT.repr(value)} is not a number")
 
 
 def _after_hashes(text: str) -> tuple[str, str]:

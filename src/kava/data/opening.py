@@ -45,7 +45,7 @@ def open_split(name: str, split: str, cot_type: CotType | None, *, apart_from_tr
         NoSuchSplitError: the source has no such split.
         UserError: there is nothing of that name.
     """
-    path = Path(name).expanduser()
+    path = _local(name)
     if path.is_file():
         if apart_from_train:
             raise NoSuchSplitError(f"{path} is a single file without splits")
@@ -59,7 +59,7 @@ def open_split(name: str, split: str, cot_type: CotType | None, *, apart_from_tr
 
 def open_benchmark(name: str, dataset: str) -> Opened:
     """Open an evaluation set of `BENCHMARKS`; raises as `open_split`."""
-    path = Path(name).expanduser()
+    path = _local(name)
     splits = BENCHMARKS[dataset].splits
     if path.is_file():
         return _open_files((path,), path.stem)
@@ -132,10 +132,18 @@ def _open_hub(name: str, splits: tuple[str, ...], choose: Callable[[Path], DataF
 
 
 def _refuse_missing_path(name: str) -> None:
-    path = Path(name).expanduser()
+    path = _local(name)
     looks_local = path.is_absolute() or name.startswith(".") or name.count("/") > 1 or path.suffix in _DATA_SUFFIXES
     if not looks_local:
         return
     parent = next(parent for parent in path.absolute().parents if parent.is_dir())
     names = ", ".join(sorted(child.name for child in parent.iterdir() if not child.name.startswith("."))[:20])
     raise UserError(f"data path {name} does not exist; {parent} holds {names or 'nothing'}")
+
+
+def _local(name: str) -> Path:
+    """The path that a name may be; `~` is the home directory."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise UserError(f"data path {name} begins with the home directory of someone unknown here; write the whole path") from None

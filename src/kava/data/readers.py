@@ -53,7 +53,7 @@ def _line_rows(path: Path, is_json: bool) -> Iterator[Placed]:
 def _json_row(line: str) -> Row | BadRow:
     try:
         return _as_row(json.loads(line))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return BadRow(f"not valid JSON ({error})")
 
 
@@ -61,7 +61,10 @@ def _list_rows(path: Path) -> Iterator[Placed]:
     try:
         for number, row in enumerate(_items(path.read_text(encoding="utf-8-sig")), 1):
             yield f"row {number}", _as_row(row)
-    except json.JSONDecodeError as error:
+    except UnicodeDecodeError:
+        raise
+    # ValueError: a number of thousands of digits.
+    except (ValueError, RecursionError) as error:
         raise UserError(f"data file {path} is not valid JSON: {error}") from None
 
 

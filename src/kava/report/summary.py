@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 def aggregate_table(name: str, aggregate: Aggregate) -> Table:
     """Accuracy in percent, forward passes, tokens and seconds per question over the seeds of one configuration."""
     from rich.table import Table
+    from rich.text import Text
 
     title = f"{name}: mean (sample standard deviation) over {aggregate.num_seeds} seed{'s' if aggregate.num_seeds > 1 else ''}"
-    table = Table("data set", "accuracy %", "95 %", "passes", "tokens", "seconds", title=title)
+    table = Table("data set", "accuracy %", "95 %", "passes", "tokens", "seconds", title=Text(title))
     for dataset, data in aggregate.datasets.items():
         interval = "-" if data.accuracy_ci95 is None else "-".join(f"{100 * bound:.1f}" for bound in data.accuracy_ci95)
         table.add_row(
-            dataset,
+            Text(dataset),
             number(100 * data.accuracy_mean, None if data.accuracy_std is None else 100 * data.accuracy_std),
             interval,
             number(data.forward_passes_mean, data.forward_passes_std),

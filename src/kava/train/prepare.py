@@ -75,8 +75,9 @@ def prepare_data(config: Config, builder: SequenceBuilder) -> Prepared:
             f"kava: {too_long} of {total} training rows are longer than dataset.max_length {dataset.max_length} tokens; left out: {named}",
             file=sys.stderr,
         )
-    data = {"source": splits.source, "rows": len(rows), "too_long": too_long, **found.about}
-    return Prepared(rows, found.validation[: config.evaluation.validation_samples], data)
+    validation = found.validation[: config.evaluation.validation_samples]
+    data = {"source": splits.source, "rows": len(rows), "validation_rows": len(validation), "too_long": too_long, **found.about}
+    return Prepared(rows, validation, data)
 
 
 def build_collator(config: Config, builder: SequenceBuilder) -> Collator:

@@ -97,7 +97,9 @@ def _write(directory: Path, splits: Splits, builder: SequenceBuilder) -> None:
         "fingerprint": train.fingerprint,
         "validation_fingerprint": validation.fingerprint,
         "bad_rows": train.tally.bad,
+        "validation_bad_rows": validation.bad_rows,
         "without_trace": train.tally.untraced,
+        "note": train.note,
     }
     content = {"about": about, "validation": [asdict(example) for example in validation.examples]}
     (directory / ABOUT).write_text(json.dumps(content), encoding="utf-8")
