@@ -1,7 +1,7 @@
 """Does what the documents name exist?  python scripts/check_docs.py
 
 - relative links (and their #anchors in Markdown files);
-- every `path/to/file.py` and `path/to/file.py:function` of a paper map (docs/paper_map.md, docs/PAPER_MAPPING.md);
+- every `path/to/file.py` and `path/to/file.py:function` of docs/PAPER_MAPPING.md;
 - scripts, `kava` commands, `make` targets and configurations in fenced shell blocks;
 - the annotated file tree of a README, which must also name all of src/kava.
 """
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAPER_MAPS = ("paper_map.md", "PAPER_MAPPING.md")
+PAPER_MAPS = ("PAPER_MAPPING.md",)
 SHELLS = {"bash", "sh", "shell", "console", "powershell"}
 
 FENCE = re.compile(r"^[ \t]*(```+|~~~+)[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*\1[ \t]*$", re.M | re.S)

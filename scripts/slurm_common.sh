@@ -4,6 +4,7 @@
 
 KAVA_STOP_SAVED=85   # train.py: "saved after SIGUSR1"; the one status that means "start me again"
 KAVA_STOP_EARLY=138  # 128 + SIGUSR1: the signal came before train.py listened, or while it evaluated; nothing is lost
+KAVA_LAST_RANK_SECONDS=120  # from the end of one node's ranks to that of all; the main one still writes
 KAVA_GUIDE_CONFIGS="llama1b_aug llama1b_aug_nl qwen05b_aug llama3b_aug"
 KAVA_ALL_CONFIGS="llama1b_aug llama1b_aug_nl qwen05b_aug qwen05b_aug_nl llama3b_aug llama3b_aug_nl"
 
@@ -35,7 +36,7 @@ kava_check_dir() {  # a directory that a job makes and writes into
 
 kava_check_numbers() {  # Slurm's own variables: bash arithmetic runs the command in a word such as x[$(command)]
     local name
-    for name in SLURM_JOB_ID SLURM_ARRAY_JOB_ID SLURM_ARRAY_TASK_ID SLURM_RESTART_COUNT SLURM_GPUS_ON_NODE SLURM_CPUS_PER_TASK; do
+    for name in SLURM_JOB_ID SLURM_ARRAY_JOB_ID SLURM_ARRAY_TASK_ID SLURM_RESTART_COUNT SLURM_GPUS_ON_NODE SLURM_CPUS_PER_TASK SLURM_JOB_NUM_NODES SLURM_NODEID; do
         [[ ${!name:-0} =~ ^[0-9]{1,18}$ ]] || kava_fail "$name is '${!name}', but Slurm sets it to a whole number; leave it alone, or unset it"
     done
 }
@@ -124,15 +125,17 @@ kava_unlock() { exec 9>&-; }
 kava_forward() { ((${#KAVA_CHILDREN[@]} == 0)) || kill "-$1" "${KAVA_CHILDREN[@]}" 2>/dev/null; }
 
 kava_start() {  # kava_start RANKS COMMAND...: in the background, one process per rank, its process ids in KAVA_CHILDREN
-    local ranks=$1 rank port=$((20000 + ${SLURM_JOB_ID:-$$} % 20000))
+    local ranks=$1 rank nodes=${KAVA_NODES:-1} first=0 port=$((20000 + ${SLURM_JOB_ID:-$$} % 20000))
     shift
+    ((nodes == 1)) || first=$((SLURM_NODEID * ranks))
     KAVA_CHILDREN=()
     trap 'kava_forward USR1' USR1
     trap 'kava_forward TERM' TERM
     trap 'kava_forward INT' INT
-    if ((ranks == 1)); then "$@" & KAVA_CHILDREN=("$!"); return; fi
+    if ((ranks * nodes == 1)); then "$@" & KAVA_CHILDREN=("$!"); return; fi
     for ((rank = 0; rank < ranks; rank++)); do
-        env RANK=$rank LOCAL_RANK=$rank WORLD_SIZE="$ranks" LOCAL_WORLD_SIZE="$ranks" MASTER_ADDR=127.0.0.1 MASTER_PORT=$port "$@" &
+        env RANK=$((first + rank)) LOCAL_RANK=$rank WORLD_SIZE=$((ranks * nodes)) LOCAL_WORLD_SIZE="$ranks" \
+            MASTER_ADDR="${MASTER_ADDR:-127.0.0.1}" MASTER_PORT=$port "$@" &
         KAVA_CHILDREN+=("$!")
     done
 }
@@ -152,6 +155,20 @@ kava_run() {  # kava_run RANKS COMMAND...: to its end, handing on signals; retur
         if ((running && status)) && ! kava_is_stop "$status"; then kava_forward KILL; fi
     done
     return "$status"
+}
+
+kava_rendezvous() {  # MASTER_ADDR: where the first node of the job is reached; every node needs as many GPUs as the first
+    local first
+    first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+    MASTER_ADDR=$(scontrol show node -o "$first" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
+    export MASTER_ADDR=${MASTER_ADDR:-$first}
+}
+
+kava_on_nodes() {  # kava_on_nodes COMMAND...: on every node of the job its share of the ranks. srun hands signals on and returns the highest status
+    # shellcheck disable=SC2016  # expanded on the node
+    KAVA_NODES=$SLURM_JOB_NUM_NODES exec srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
+        --wait="$KAVA_LAST_RANK_SECONDS" bash -c 'source scripts/slurm_common.sh; kava_say "node $SLURM_NODEID ($SLURMD_NODENAME): ${SLURM_GPUS_ON_NODE:-1} of the ranks"
+            kava_run "${SLURM_GPUS_ON_NODE:-1}" "$@"' kava "$@"
 }
 
 kava_is_stop() { [[ " $KAVA_STOP_SAVED $KAVA_STOP_EARLY 130 143 " == *" $1 "* ]]; }

@@ -1,9 +1,11 @@
-"""A real Slurm of one node on loopback, for tests and for trying the Slurm scripts on a laptop (install: scripts/slurm_install.sh).
+"""A real Slurm on loopback, of one node or several, for tests and for trying the Slurm scripts on a laptop.
+
+Install it with scripts/slurm_install.sh.
 
     python scripts/slurm_testbed.py                          # prints an `export SLURM_CONF=...` line, runs until Ctrl-C
     python scripts/slurm_testbed.py -- ./hpc_run_all.sh mini # runs one command in it, waits for its jobs, stops
 
-The node declares eight GPUs that no hardware stands behind, so that scripts asking for `--gres=gpu:1` run, and the
+A node declares eight GPUs that no hardware stands behind, so that scripts asking for `--gres=gpu:1` run, and the
 partitions gpu, compute and cpu. Everything lives in one private directory; no service, no account, no port below 1024.
 """
 
@@ -29,18 +31,17 @@ SLURM_CONF = """\
 ClusterName=testbed
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller_port}
-SlurmdPort={node_port}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 AuthInfo=socket={root}/munge/munge.socket,cred_expire=10
 CredType=cred/munge
 StateSaveLocation={root}/state
-SlurmdSpoolDir={root}/spool
+SlurmdSpoolDir={root}/spool/%n
 SlurmctldPidFile={root}/run/slurmctld.pid
-SlurmdPidFile={root}/run/slurmd.pid
+SlurmdPidFile={root}/run/%n.pid
 SlurmctldLogFile={root}/log/slurmctld.log
-SlurmdLogFile={root}/log/slurmd.log
+SlurmdLogFile={root}/log/%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SwitchType=switch/none
@@ -61,11 +62,12 @@ JobRequeue=1
 SlurmdParameters=config_overrides
 GresTypes=gpu
 DefMemPerCPU=1000
-NodeName=node1 NodeAddr=127.0.0.1 NodeHostname={host} CPUs=64 RealMemory=512000 Gres=gpu:8 State=UNKNOWN
-PartitionName=gpu Nodes=node1 Default=YES MaxTime=INFINITE State=UP
-PartitionName=compute Nodes=node1 MaxTime=INFINITE State=UP
-PartitionName=cpu Nodes=node1 MaxTime=INFINITE State=UP
+{nodes}
+PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=compute Nodes=ALL MaxTime=INFINITE State=UP
+PartitionName=cpu Nodes=ALL MaxTime=INFINITE State=UP
 """
+NODE = "NodeName={name} NodeAddr=127.0.0.1 NodeHostname={host} Port={port} CPUs=64 RealMemory=512000 Gres=gpu:8 State=UNKNOWN"
 GRES_CONF = "AutoDetect=off\nName=gpu File=/dev/tty[0-7]\n"
 
 
@@ -75,7 +77,10 @@ def missing_programs() -> list[str]:
 
 
 class Testbed:
-    """The three daemons and what a client needs to talk to them.
+    """The daemons and what a client needs to talk to them.
+
+    Args:
+        nodes: how many nodes this machine plays: node1, node2, ...
 
     Raises:
         RuntimeError: a program is missing, or a daemon was not ready within `READY_SECONDS`; the message ends with its log.
@@ -83,7 +88,8 @@ class Testbed:
 
     __test__ = False  # pytest would take the name for a test class
 
-    def __init__(self) -> None:
+    def __init__(self, nodes: int = 1) -> None:
+        self.nodes = [f"node{number + 1}" for number in range(nodes)]
         if missing := missing_programs():
             raise RuntimeError(f"no {', '.join(missing)}: run scripts/slurm_install.sh")
         # Not below pytest's own directory: munge refuses a socket path beyond 108 characters.
@@ -100,11 +106,10 @@ class Testbed:
         for name in ("munge", "state", "spool", "run", "log"):
             (self.root / name).mkdir(mode=0o755)
         host = socket.gethostname().split(".")[0]
-        controller_port, node_port = _free_ports(2)
+        controller_port, *node_ports = _free_ports(1 + len(self.nodes))
+        nodes = "\n".join(NODE.format(name=name, host=host, port=port) for name, port in zip(self.nodes, node_ports, strict=True))
         user = pwd.getpwuid(os.getuid()).pw_name
-        self.config.write_text(
-            SLURM_CONF.format(host=host, user=user, root=self.root, controller_port=controller_port, node_port=node_port)
-        )
+        self.config.write_text(SLURM_CONF.format(host=host, user=user, root=self.root, controller_port=controller_port, nodes=nodes))
         (self.root / "gres.conf").write_text(GRES_CONF)
         munge = self.root / "munge"
         self._call("mungekey", "--create", f"--keyfile={munge}/munge.key")
@@ -115,12 +120,14 @@ class Testbed:
         self._until("munged", (munge / "munge.socket").exists)
         self._spawn("slurmctld", "-D", "-f", str(self.config))
         self._until("slurmctld", lambda: " UP" in self.client("scontrol", "ping"))
-        self._spawn("slurmd", "-D", "-f", str(self.config), "-N", "node1")
-        self._until("slurmd", lambda: self.client("sinfo", "-h", "-o", "%T", "-p", "gpu").strip() == "idle")
+        for name in self.nodes:
+            (self.root / "spool" / name).mkdir(mode=0o755)
+            self._spawn("slurmd", "-D", "-f", str(self.config), "-N", name)
+        self._until("slurmd", lambda: self.client("sinfo", "-h", "-o", "%D %T", "-p", "gpu").strip() == f"{len(self.nodes)} idle")
 
     def stop(self) -> None:
         """Cancel what still runs, end the daemons by their process ids, remove the directory."""
-        if len(self._daemons) == 3:
+        if len(self._daemons) == 2 + len(self.nodes):
             self.client("scancel", "--user", pwd.getpwuid(os.getuid()).pw_name)
             with contextlib.suppress(RuntimeError):
                 self._until("scancel", lambda: not self.client("squeue", "-h").strip())

@@ -9,7 +9,7 @@ import torch
 from pytest import MonkeyPatch
 from torch import Tensor
 
-from kava.bench.naive import eager_attention, naive_losses
+from kava.bench.naive import attention, naive_losses
 from kava.checkpoint import Trained, load_checkpoint, save_checkpoint
 from kava.data.collate import Batch
 from kava.data.mini_tokenizer import build_mini_tokenizer
@@ -90,7 +90,7 @@ def check_importance(kind: str, attn: str, reduction: str, expected_heads: int |
     importance = recorded(model, reduction)
     heads = importance.shape[2]
     assert expected_heads is None or heads == expected_heads
-    with eager_attention(model):
+    with attention(model, "eager"):
         for b, example in enumerate(examples):
             cot = example.cot(drop_last_step=True)
             ids = torch.tensor([[*example.question, *cot, *example.answer]])

@@ -18,6 +18,7 @@ from typing import Any
 from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from kava.cards.render import render_card
 from kava.config import Config, build_config
@@ -29,6 +30,7 @@ from kava.model.backbone import Backbone
 from kava.model.build import fingerprint_of, load_base, load_tokenizer, make_room, settings_of
 from kava.model.kava import KavaModel
 from kava.model.projection import build_projection
+from kava.model.savings import compile_passes
 from kava.whole import FORMAT, recover, verify, write_whole
 
 KAVA_CONFIG = "kava_config.json"
@@ -37,7 +39,7 @@ CARD = "README.md"
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # Keys of the configuration that decide which weights there are.
-SHAPES_WEIGHTS = ("method", "model.name", "model.mini", "lora", "loss.use_projection")
+SHAPES_WEIGHTS = ("method", "model.name", "model.mini", "model.quantization", "lora", "loss.use_projection")
 
 
 @dataclass
@@ -64,13 +66,20 @@ class Trained:
         return SequenceBuilder(self.tokenizer, self.config.dataset.answer_prompt)
 
 
-def write_weights(directory: Path, trained: Trained) -> None:
-    """Write the files of a checkpoint into an existing directory (no manifest, no rename)."""
+def write_weights(directory: Path, trained: Trained, weights: dict[str, Tensor] | None = None) -> None:
+    """Write the files of a checkpoint into an existing directory (no manifest, no rename).
+
+    `weights` stand in for the model's own, by its names, where each process holds a share of them only.
+    """
     model = trained.model
-    weights = model.backbone.model
+    language_model = model.backbone.model
+    projection = model.projection.state_dict() if weights is None else _part(weights, "projection.")
     # The new tokens' rows are part of the adapter; peft would add the whole V x E embeddings because they have grown.
-    weights.save_pretrained(directory, **({"save_embedding_layers": False} if isinstance(weights, PeftModel) else {}))
-    save_file({name: tensor.contiguous() for name, tensor in model.projection.state_dict().items()}, directory / PROJECTION)
+    options: dict[str, Any] = {"save_embedding_layers": False} if isinstance(language_model, PeftModel) else {}
+    if weights is not None:
+        options["state_dict"] = _part(weights, "backbone.model.")
+    language_model.save_pretrained(directory, **options)
+    save_file({name: tensor.contiguous() for name, tensor in projection.items()}, directory / PROJECTION)
     trained.tokenizer.save_pretrained(directory)
     content = {
         "format": FORMAT, "method": model.method.name, "base": trained.base, "base_fingerprint": model.base_fingerprint,
@@ -81,13 +90,19 @@ def write_weights(directory: Path, trained: Trained) -> None:
     (directory / CARD).write_text(render_card(trained.config, trained.base, trained.metadata), encoding="utf-8")
 
 
-def save_checkpoint(directory: str | Path, trained: Trained) -> None:
+def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+
+
+def save_checkpoint(directory: str | Path, trained: Trained, weights: dict[str, Tensor] | None = None) -> None:
     """Write a checkpoint, all or nothing; an older one of the same name is replaced only when the new one is whole.
+
+    `weights` as in `write_weights`.
 
     Raises:
         UserError: the disk is full or the place is read-only; what was there before is untouched.
     """
-    write_whole(Path(directory), lambda staging: write_weights(staging, trained))
+    write_whole(Path(directory), lambda staging: write_weights(staging, trained, weights))
 
 
 @contextmanager
@@ -181,6 +196,8 @@ def _load_model(directory: Path, content: dict[str, Any], config: Config) -> tup
     embeddings = backbone.causal_lm.get_input_embeddings().weight
     projection = build_projection(method.uses_projection and config.loss.use_projection, embeddings.shape[1], embeddings)
     projection.load_state_dict(load_file(directory / PROJECTION))
+    if config.system.compile:
+        compile_passes(backbone)
     kava = KavaModel(backbone, projection, method, settings_of(config))
     kava.base_fingerprint = recorded
     return kava, tokenizer

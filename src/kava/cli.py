@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from kava.errors import EXIT_USER_ERROR, UserError, blame_of, nearest, one_line
+from kava.hub_cache import use_shared_library
 
 # Command -> (module, class, one line for `kava --help`). Modules are imported only when their command is called.
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -42,7 +43,9 @@ def main(command: str | None = None, arguments: list[str] | None = None) -> NoRe
     """Run a command and leave the process with its exit code: 0 done, 1 a check failed, 2 something the user can mend."""
     arguments = sys.argv[1:] if arguments is None else arguments
     _print_any_language()
+    use_shared_library()
     try:
+        _refuse_other_encodings(arguments)
         if command is None:
             command, arguments = _choose(arguments)
         sys.exit(_run(command, arguments))
@@ -73,6 +76,15 @@ def _print_any_language() -> None:
         if isinstance(stream, io.TextIOWrapper):
             narrow = not (stream.encoding or "").lower().replace("-", "").startswith("utf")
             stream.reconfigure(encoding="utf-8" if narrow else None, errors="backslashreplace")
+
+
+def _refuse_other_encodings(arguments: list[str]) -> None:
+    """Where the locale is narrower than UTF-8 and Python's own remedies are off, words arrive as bytes that no tokenizer takes."""
+    narrow = not sys.getfilesystemencoding().lower().startswith("utf")
+    for argument in arguments:
+        if narrow and any("\udc80" <= letter <= "\udcff" for letter in argument):
+            shown = argument.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            raise UserError(f"the argument '{shown}' has letters that this locale does not have; set PYTHONUTF8=1 or a UTF-8 locale")
 
 
 def _choose(arguments: list[str]) -> tuple[str, list[str]]:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from kava.config_contradictions import contradictions
 from kava.config_errors import explain
 from kava.config_files import WITHOUT_LATENTS, read_sections, refuse_unused_latents
 from kava.errors import UserError, nearest
@@ -20,6 +21,13 @@ from kava.overrides import apply_overrides, is_safe_name
 
 MethodName = Literal["full_cot", "no_cot", "icot", "coconut", "codi", "pccot", "kava"]
 CONFIG_DIR = Path("configs")
+# Settings that came after the first runs, and the value that changes nothing: finished runs keep their fingerprints.
+YOUNGER = (
+    ("model", "quantization", "none"),
+    ("system", "compile", False),
+    ("system", "fused_cross_entropy", False),
+    ("system", "fsdp", False),
+)
 
 
 class Section(BaseModel):
@@ -63,6 +71,7 @@ class ModelConfig(Section):
     name: str = Field("builtin:mini", min_length=1)
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    quantization: Literal["none", "4bit"] = Field("none", description="4bit: a frozen NF4 base under LoRA (QLoRA; needs bitsandbytes)")
     trust_remote_code: bool = False
     mini: MiniModelConfig = MiniModelConfig()
 
@@ -183,6 +192,9 @@ class SystemConfig(Section):
     mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     num_threads: int | None = Field(None, ge=1, le=1024)
+    compile: bool = Field(False, description="torch.compile for the latent passes and decoding")
+    fused_cross_entropy: bool = Field(False, description="cross-entropy without a matrix of logits (needs liger-kernel and a GPU)")
+    fsdp: bool = Field(False, description="split the model over the processes of the run (FSDP2), where it does not fit one GPU")
 
     @field_validator("mixed_precision", mode="before")
     @classmethod
@@ -206,17 +218,13 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _no_contradictions(self) -> "Config":
-        if self.lora.enabled and self.lora.r == 0:
-            raise ValueError("lora.r is 0: set lora.enabled to false for full fine-tuning, or lora.r to at least 1")
-        if self.model.dtype != "float32" and self.system.mixed_precision == "no":
-            raise ValueError(f"model.dtype {self.model.dtype} needs system.mixed_precision bf16 or fp16: the trained parts are float32")
+        for contradiction in contradictions(self):
+            raise ValueError(contradiction)
         if self.method in WITHOUT_LATENTS:
             # One value for all of them, whatever the file that they were made from says: they are the same run.
             self.latent = self.latent.model_copy(update={"num_tokens": 0})
         elif self.latent.num_tokens == 0:
             raise ValueError(f"latent.num_tokens is 0, but method {self.method} reasons in latent tokens; set it to at least 1")
-        if self.dataset.mini.min_steps > self.dataset.mini.max_steps:
-            raise ValueError("dataset.mini.min_steps is larger than dataset.mini.max_steps")
         return self
 
     def to_dict(self) -> dict[str, Any]:
@@ -227,6 +235,9 @@ class Config(Section):
         """Hash of everything but the seed: equal for the runs that may be aggregated."""
         content = self.to_dict()
         del content["training"]["seed"]
+        for section, key, unused in YOUNGER:
+            if content[section][key] == unused:
+                del content[section][key]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

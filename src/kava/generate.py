@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from kava.cache.layers import KVLayers, cache_bytes
+from kava.cache.layers import cache_bytes
 from kava.data.sequences import SequenceBuilder
 from kava.model.backbone import Extension, Prefix
 from kava.model.kava import KavaModel
 from kava.model.latents import Thought, follow, iterate, parallel_tail, sequential_tail
+from kava.model.writing import write_on
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,6 @@ class Reasoner:
         self.num_latents = num_latents
         self.num_iterations = num_iterations
 
-    @torch.inference_mode()
     def generate(
         self,
         questions: Sequence[str],
@@ -82,6 +82,13 @@ class Reasoner:
         Raises:
             UserError: a question and its answer may grow longer than the model's window or table of positions.
         """
+        # Weights that are gathered in inference mode could not be trained afterwards.
+        with torch.no_grad() if self.model.split else torch.inference_mode():
+            return self._generate(questions, batch_size, max_new_tokens, temperature, seed, use_latent)
+
+    def _generate(
+        self, questions: Sequence[str], batch_size: int, max_new_tokens: int, temperature: float, seed: int, use_latent: bool
+    ) -> list[Generation]:
         ids = [self.builder.question_ids(question) for question in questions]
         thought = self.num_latents + 2 if self.model.method.thinks and use_latent else 0
         longest = max(map(len, ids), default=0) + thought + len(self.builder.prompt_ids) + max_new_tokens
@@ -138,6 +145,7 @@ class Reasoner:
     ) -> list[Generation]:
         return self.write(*self.start(questions, use_latent), max_new_tokens, temperature, generator)
 
+    @torch.inference_mode()
     def write(
         self,
         prefix: Prefix,
@@ -154,6 +162,7 @@ class Reasoner:
         alive = list(range(len(logits)))
         entry_bytes = cache_bytes(prefix.layers) // max(prefix.mask.numel(), 1)
         start_entries = prefix.mask.sum(1).tolist()
+        writing = write_on(backbone, prefix, max(max_new_tokens - 1, 0))
         for step in range(max_new_tokens):
             tokens = _choose(logits, temperature, generator)
             chance = logits.float().log_softmax(-1).gather(-1, tokens[:, None])[:, 0].tolist()
@@ -167,10 +176,9 @@ class Reasoner:
                 break
             if len(going) < len(alive):
                 keep = torch.tensor(going, device=tokens.device)
-                prefix, tokens = _rows(prefix, keep), tokens[keep]
-                alive = [alive[row] for row in going]
-            run = backbone.extend(prefix, backbone.embed(tokens[:, None]))
-            prefix, logits = run.prefix, self._next_logits(run)
+                writing.keep(keep)
+                tokens, alive = tokens[keep], [alive[row] for row in going]
+            logits = writing.next(tokens)
         return [
             self._finish(ids, chance, passes, entries, entry_bytes, eos)
             for ids, chance, entries in zip(written, chances, start_entries, strict=True)
@@ -212,8 +220,3 @@ def _choose(logits: Tensor, temperature: float, generator: torch.Generator | Non
     if temperature == 0:
         return logits.argmax(-1)
     return torch.multinomial((logits.float() / temperature).softmax(-1), 1, generator=generator)[:, 0]
-
-
-def _rows(prefix: Prefix, keep: Tensor) -> Prefix:
-    layers: KVLayers = tuple((keys[keep], values[keep]) for keys, values in prefix.layers)
-    return Prefix(layers, prefix.mask[keep], prefix.next_position[keep], prefix.last_hidden[keep])

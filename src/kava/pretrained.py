@@ -109,6 +109,8 @@ def merge(source: str | Path, directory: str | Path) -> Trained:
     trained = model.trained
     if not trained.config.lora.enabled:
         raise UserError(f"checkpoint {source} has full weights already; there is no adapter to merge")
+    if trained.config.model.quantization != "none":
+        raise UserError(f"checkpoint {source} stands on a 4-bit base, which merging would round once more; use the adapter as it is")
     trained.model.backbone.model = trained.model.backbone.model.merge_and_unload()
     config = trained.config.model_copy(update={"lora": trained.config.lora.model_copy(update={"enabled": False})})
     merged = replace(trained, config=config)

@@ -10,9 +10,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from kava.errors import UserError
+
 Item = TypeVar("Item")
 # What launchers set; a child process without them is a run of its own.
 _LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+_ACCELERATE_FSDP = "ACCELERATE_USE_FSDP"
 
 
 def rank() -> int:
@@ -35,8 +38,30 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def join(on_cpu: bool) -> None:
-    """Open the process group of a launched run; the Trainer's arguments then find it as they would have made it."""
+def launched_to_split() -> bool:
+    """Whether accelerate was configured to split the model (FSDP). The splitting is ours (`system.fsdp`), so it is not asked again.
+
+    Raises:
+        UserError: it was also asked for what ours does not do.
+    """
+    if os.environ.pop(_ACCELERATE_FSDP, "false").lower() != "true":
+        return False
+    if os.environ.get("FSDP_OFFLOAD_PARAMS", "false").lower() == "true":
+        raise UserError("weights are not offloaded to the CPU: set fsdp_offload_params to false in accelerate's configuration file")
+    return True
+
+
+def join(on_cpu: bool, split: bool = False) -> None:
+    """Open the process group of a launched run; the Trainer's arguments then find it as they would have made it.
+
+    Raises:
+        UserError: a model is to be split, and there is one process only.
+    """
+    if split and world_size() == 1:
+        cure = "start them with torchrun or accelerate launch, or set it to false"
+        raise UserError(f"system.fsdp splits a model over several processes: {cure}")
+    # Under it transformers would load weights on the first process only.
+    os.environ.pop(_ACCELERATE_FSDP, None)
     if world_size() > 1:
         from accelerate import PartialState
 

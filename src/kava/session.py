@@ -1,5 +1,6 @@
 """Ask a trained model: a terminal session, or a file of questions."""
 
+import contextlib
 import json
 import sys
 import time
@@ -57,6 +58,8 @@ class Session:
 
     def run(self) -> None:
         """Read questions from the terminal until /quit, Ctrl-C or the end of input."""
+        with contextlib.suppress(ImportError):
+            import readline as _  # noqa: F401  # arrow keys and earlier lines in input(); not on Windows
         method = self.reasoner.model.method
         thinks = f"{self.reasoner.num_latents} latents" if method.thinks else "no latents"
         self.console.print(f"[bold]kava[/bold]  {method.name}, {thinks}. Ask a question.  [dim]{HELP}[/dim]")

@@ -21,6 +21,8 @@ MANIFEST = "manifest.json"
 # safetensors and tokenizers (Rust) and torch.save (C++, two ways) have error types of their own for a disk that is full.
 _DISK_ERRORS = ("(os error ", "inline_container", "iostream error")
 NO_ROOM = 1 << 20
+# Windows opens no folder, and so has none to flush.
+FOLDERS_ARE_FILES = os.name != "nt"
 
 
 def write_whole(directory: Path, write: Callable[[Path], None]) -> None:
@@ -71,7 +73,9 @@ def _reason(error: Exception, directory: Path) -> str:
 def seal(directory: Path) -> None:
     """Write the manifest of a finished directory and flush everything to disk."""
     files = {
-        str(path.relative_to(directory)): _entry(path) for path in sorted(directory.rglob("*")) if path.is_file() and path.name != MANIFEST
+        path.relative_to(directory).as_posix(): _entry(path)
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
     }
     (directory / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=2) + "\n")
     for path in [*(p for p in directory.rglob("*") if p.is_file()), directory]:
@@ -148,7 +152,11 @@ def _checksum(path: Path) -> str:
 
 
 def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    folder = path.is_dir()
+    if folder and not FOLDERS_ARE_FILES:
+        return
+    # Windows flushes only what is open for writing.
+    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -30,11 +30,14 @@ from tiny import lora_config, mini_builder, mini_examples, mini_tokenizer, tiny_
 
 RECORDED = Path(__file__).parent / "loss_curves.json"
 STEPS, TOLERANCE = 20, 1e-4
-# Adapters with dropout (random numbers in every step), full fine-tuning, and a method without latents.
+# Adapters with dropout (random numbers in every step) on each architecture, full fine-tuning, and a method without latents.
+# A name is the method's, with the architecture where it is not Llama.
 RUNS: dict[str, dict[str, Any]] = {
     "kava": {"lora.dropout": 0.1},
     "codi": {"lora.enabled": False},
     "full_cot": {"lora.dropout": 0.1, "training.gradient_accumulation_steps": 2, "training.batch_size": 4},
+    "kava-qwen2": {"lora.dropout": 0.1},
+    "kava-gpt2": {"lora.dropout": 0.1},
 }
 COMMON = {
     "latent.num_tokens": 4,
@@ -48,12 +51,13 @@ COMMON = {
 Curve = list[dict[str, float]]
 
 
-def make_trainer(method: str, output_dir: Path, examples: int = 64, **overrides: Any) -> KavaTrainer:
-    """The Trainer on a tiny Llama and the built-in problems."""
-    config = lora_config(**{**COMMON, "method": method, "model.name": str(output_dir), **RUNS[method], **overrides})
+def make_trainer(name: str, output_dir: Path, examples: int = 64, **overrides: Any) -> KavaTrainer:
+    """The Trainer on a tiny model and the built-in problems."""
+    method, _, kind = name.partition("-")
+    config = lora_config(**{**COMMON, "method": method, "model.name": str(output_dir), **RUNS[name], **overrides})
     builder = mini_builder()
     special_ids = mini_tokenizer().convert_tokens_to_ids(SPECIAL_TOKENS)
-    causal_lm = tiny_lm(vocabulary=len(mini_tokenizer()))
+    causal_lm = tiny_lm(kind or "llama", vocabulary=len(mini_tokenizer()))
     set_seed(config.training.seed)
     embeddings = causal_lm.get_input_embeddings().weight
     projection = build_projection(METHODS[method].uses_projection, embeddings.shape[1], embeddings)
@@ -72,28 +76,28 @@ def make_trainer(method: str, output_dir: Path, examples: int = 64, **overrides:
     return trainer
 
 
-def run(method: str, output_dir: Path, seed: int = 42) -> Curve:
+def run(name: str, output_dir: Path, seed: int = 42) -> Curve:
     """Losses, their terms, gradient norm and learning rate of every step."""
-    trainer = make_trainer(method, output_dir, **{"training.seed": seed})
+    trainer = make_trainer(name, output_dir, **{"training.seed": seed})
     trainer.train()
-    names = ("loss", *TERM_NAMES, "grad_norm", "learning_rate")
-    return [{name: entry[name] for name in names if name in entry} for entry in trainer.state.log_history if "loss" in entry]
+    keys = ("loss", *TERM_NAMES, "grad_norm", "learning_rate")
+    return [{key: entry[key] for key in keys if key in entry} for entry in trainer.state.log_history if "loss" in entry]
 
 
 def environment() -> dict[str, str]:
     return {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")} | {"machine": platform.machine()}
 
 
-@pytest.mark.parametrize("method", RUNS)
-def test_the_curve_is_the_recorded_one(method: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", RUNS)
+def test_the_curve_is_the_recorded_one(name: str, tmp_path: Path) -> None:
     recorded = json.loads(RECORDED.read_text())
-    curve = run(method, tmp_path)
+    curve = run(name, tmp_path)
     assert len(curve) == STEPS
-    for step, (values, expected) in enumerate(zip(curve, recorded["curves"][method], strict=True), 1):
+    for step, (values, expected) in enumerate(zip(curve, recorded["curves"][name], strict=True), 1):
         assert values.keys() == expected.keys()
-        for name, value in values.items():
-            assert value == pytest.approx(expected[name], rel=TOLERANCE, abs=1e-9), (
-                f"{name} of step {step}; recorded with {recorded['environment']}, run with {environment()}"
+        for key, value in values.items():
+            assert value == pytest.approx(expected[key], rel=TOLERANCE, abs=1e-9), (
+                f"{key} of step {step}; recorded with {recorded['environment']}, run with {environment()}"
             )
 
 
@@ -138,5 +142,5 @@ def test_two_batches_of_four_are_one_batch_of_eight(tmp_path: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as directory:
-        curves = {method: run(method, Path(directory)) for method in RUNS}
+        curves = {name: run(name, Path(directory)) for name in RUNS}
     RECORDED.write_text(json.dumps({"environment": environment(), "curves": curves}, indent=1) + "\n")

@@ -74,6 +74,9 @@ def test_incremental_decoding_as_the_guide_types_it(tmp_path: Path) -> None:
     decoding = read_bench(output).measured["decoding"]
     assert decoding["same_tokens"]
     assert all(entry["peak_bytes"] > entry["rest_bytes"] > 0 for entry in decoding["variants"].values())
+    cost = {name: (entry["forward_passes"], entry["generated_tokens"]) for name, entry in decoding["variants"].items()}
+    assert cost == {"incremental": (5, 5), "recomputed": (5, 5)}
+    assert decoding["variants"]["incremental"]["cache_bytes"] > 0 == decoding["variants"]["recomputed"]["cache_bytes"]
 
 
 @pytest.mark.parametrize(

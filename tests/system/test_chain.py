@@ -2,6 +2,8 @@
 
 import json
 import os
+import pty
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +105,28 @@ def test_a_session_answers_and_leaves_cleanly(environment: dict[str, str], train
         "bye",
     ):
         assert expected in shown, expected
+
+
+def test_in_a_terminal_earlier_lines_come_back_and_ctrl_c_leaves_cleanly(environment: dict[str, str], trained: Path) -> None:
+    process, terminal = pty.fork()
+    if process == 0:
+        words = [sys.executable, str(REPOSITORY / "inference.py"), "--checkpoint", str(trained), "--mode", "interactive"]
+        os.execve(sys.executable, words, environment | {"TERM": "xterm"})
+    shown = ""
+    dialogue = (
+        ("", "question> ", 1),
+        ("How many ?\r", "answer: ", 1),
+        ("\x1b[A", "How many ?", 2),
+        ("\r", "answer: ", 2),
+        ("\x03", "bye", 1),
+    )
+    for keys, expected, times in dialogue:
+        os.write(terminal, keys.encode())
+        while shown.count(expected) < times:
+            assert select.select([terminal], [], [], 120)[0], shown
+            shown += os.read(terminal, 4096).decode(errors="replace")
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+    os.close(terminal)
 
 
 def test_a_checkpoint_is_not_read_with_another_configuration(environment: dict[str, str], trained: Path) -> None:

@@ -158,6 +158,47 @@ def test_flags_configurations_and_overrides_exist(command: Shown, monkeypatch: p
         load_config(config_path(name), overrides)
 
 
+# Programs whose commands no test runs, and why; those of the project are run, dry-run or parsed by the tests below.
+ELSEWHERE = {
+    "a cluster's": {".", "module", "conda", "nvidia-smi", "sacct", "sacctmgr", "salloc", "scancel", "scontrol", "sinfo", "squeue", "srun"},
+    "reaches the network": {"curl", "git", "hf", "pip", ".venv/bin/pip", "ssh", "wandb"},
+    "runs until it is stopped, or changes the machine": {
+        "jupyter",
+        "nohup",
+        "scripts/slurm_install.sh",
+        "tail",
+        "tensorboard",
+        "tmux",
+        "watch",
+    },
+    "the shell's": {"cat", "cd", "echo", "export", "ln", "ls", "mkdir", "source", "which"},
+}
+OURS = {"./hpc_run_all.sh", "make", "python", "python3", "sbatch"}
+
+
+def test_every_command_is_run_here_or_has_its_reason() -> None:
+    known = OURS.union(*ELSEWHERE.values())
+    strangers = [command for command in shown() if not (command.kava or command.words[0] in known or "=" in command.words[0])]
+    assert [str(command) for command in strangers if command.words != ("1",)] == []  # the rest of `2>&1 &`
+
+
+@pytest.mark.parametrize("command", [c for c in shown() if c.words[1:2] == ("-c",) and "load_dataset" not in c.words[2]], ids=str)
+def test_lines_of_python_run(command: Shown) -> None:
+    done = python(ROOT, *command.words[1:])
+    assert done.returncode == 0, done.stderr
+
+
+def test_optional_packages_are_declared() -> None:
+    declared = set(re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M))
+    named = {
+        name
+        for path in DOCS.markdown_files(ROOT)
+        for names in re.findall(r"(?:\.|kava)\[([a-z_,]+)\][\"']", path.read_text(encoding="utf-8"))
+        for name in names.split(",")
+    }
+    assert {"wandb", "quant", "notebook", "play"} <= named <= declared
+
+
 def shell(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 

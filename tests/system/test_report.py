@@ -52,7 +52,7 @@ def test_numbers_of_the_tables_are_those_of_the_files(outputs: Path) -> None:
     assert labels["kava_T1"] == "KaVa, num_iterations = 1"
     assert labels["kava_no_proj"] == "KaVa, use_projection = false"
     table = accuracy_table(labelled, reference)
-    row = next(row for row in table.rows if row[2].text == "KaVa" and row[-1].text.startswith("ours"))
+    row = next(row for row in table.rows if row[0].text == "KaVa" and row[-1].text.startswith("ours"))
     summary = summarise([read_result(outputs / "kava" / f"seed_{seed}" / "results_gsm8k.yaml").metrics.accuracy for seed in SEEDS])
     cell = row[table.columns.index("GSM8k, %")]
     assert summary.std is not None
@@ -60,8 +60,9 @@ def test_numbers_of_the_tables_are_those_of_the_files(outputs: Path) -> None:
     assert cell.text == f"{100 * summary.mean:.1f} ({100 * summary.std:.1f})"
     assert cell.remark == f"[{100 * summary.ci95[0]:.1f}, {100 * min(summary.ci95[1], 1):.1f}]"
     published = [row for row, ours in zip(table.rows, table.ours, strict=True) if not ours]
-    assert any("arXiv 2510.02312, Table 1" in row[-1].text and row[2].text == "KaVa" for row in published)
-    assert not any(row[1].text == "GSM8k-AUG-NL" for row in published)
+    assert any("arXiv 2510.02312, Table 1" in row[-1].text and row[0].text == "KaVa" for row in published)
+    assert {row[table.columns.index("Training data")].text for row in published} == {"GSM8k-AUG"}
+    assert "Model: LLaMA-3.2-1B." in table.caption
 
 
 def test_the_page_is_one_file_and_escapes_what_it_shows(outputs: Path) -> None:
@@ -93,16 +94,24 @@ def test_every_figure_is_there_and_nothing_is_fetched(outputs: Path, browser: An
     )
     assert named
     assert page.locator("mark").count() > 5
+    assert page.locator("#accuracy tbody tr.ours").count() == 3
+    assert page.locator("#ablations1 tbody tr").count() == len(CONFIGURATIONS) - 2
+    assert page.locator(".likeliest").count() == page.locator(".readout").count() == 3
 
 
 @pytest.mark.browser
 def test_it_opens_in_less_than_a_second(outputs: Path, browser: Any) -> None:
-    times = []
-    for _ in range(5):
-        page, _, _ = open_page(browser, url(outputs))
-        times.append(page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd"))
-    # The quickest: tests beside this one share the cores.
-    assert min(times) < 1000, times
+    page, _, _ = open_page(browser, "about:blank")
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def work() -> float:
+        return next(item["value"] for item in session.send("Performance.getMetrics")["metrics"] if item["name"] == "ProcessTime")
+
+    before = work()
+    page.goto(url(outputs))
+    # Seconds of the page's process: what else the machine does beside this test is not the page's doing.
+    assert 0 < work() - before < 1
 
 
 @pytest.mark.browser
@@ -139,6 +148,7 @@ def test_light_dark_phone_and_paper(outputs: Path, browser: Any) -> None:
     assert phone.evaluate("document.documentElement.scrollWidth") <= 360
     light.emulate_media(media="print")
     assert light.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+    assert light.evaluate("getComputedStyle(document.querySelector('.settings')).display") == "none"
     assert len(light.pdf()) > 20_000
 
 
@@ -152,6 +162,7 @@ def test_keyboard_and_screen_reader_find_their_way(outputs: Path, browser: Any) 
     assert all(after <= before + 1 for before, after in pairwise(levels))
     assert page.locator("table:not(:has(caption))").count() == 0
     assert page.locator("th:not([scope])").count() == 0
+    assert page.locator("#accuracy tbody tr:not(:has(th[scope=row]))").count() == 0
     assert page.evaluate("document.documentElement.lang") == "en"
 
 

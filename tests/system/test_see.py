@@ -131,6 +131,30 @@ def test_wandb_offline_writes_a_run(run: Path) -> None:
     assert any(key.startswith("kv_similarity/keys") for key in logged)
 
 
+def test_wandb_without_a_login_is_one_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environment = kept | {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc"), "PYTHONPATH": str(REPOSITORY / "src")}
+    script = """
+import wandb
+from kava.cli import main
+from kava.train.tracking import naming_wandb_errors
+import kava.commands.train
+def run(self):
+    with naming_wandb_errors(["wandb"]):
+        wandb.init(project="kava")
+kava.commands.train.Train.run = run
+main("train", [])
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("kava: ")]
+    assert "--use_wandb: No API key configured" in line
+    assert "WANDB_MODE=offline" in line
+
+
 def test_trackio_keeps_a_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("trackio")
     from trackio.sqlite_storage import SQLiteStorage
@@ -189,7 +213,11 @@ def test_explain_on_the_command_line(run: Path, capsys: pytest.CaptureFixture[st
     assert found.questions[0].question == question
     assert len(found.questions) == 2
     assert found.interventions is not None
-    assert (found.interventions.questions, len(found.interventions.effects)) == (7, 3 * (LATENTS + 1))
+    assert (found.interventions.questions, len(found.interventions.effects)) == (6, 3 * (LATENTS + 1))
+    # The question of one's own has no gold answer; the data set's have, and keep their accuracy.
+    assert found.interventions.accuracy is not None
+    assert found.questions[1].gold is not None
+    assert found.questions[1].kept is not None
     assert found.mean_similarity is not None
     assert len(found.mean_similarity.keys) == LAYERS
     assert (run / "explain" / "interventions.png").stat().st_size > 5000
@@ -211,3 +239,11 @@ def test_any_language_prints_on_a_narrow_terminal(encoding: str, tmp_path: Path)
     )
     assert done.returncode == 2
     assert "不存在.yaml" in done.stderr.decode("utf-8")
+
+
+def test_a_locale_without_the_letters_is_named(tmp_path: Path) -> None:
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(REPOSITORY / "src")}
+    command = [sys.executable, "-m", "kava", "explain", str(tmp_path), "--question", "小明 has 3"]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=120)
+    assert done.returncode == 2
+    assert "'小明 has 3' has letters that this locale does not have; set PYTHONUTF8=1" in done.stderr.decode("utf-8")

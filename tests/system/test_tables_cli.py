@@ -163,6 +163,7 @@ def test_the_tables_compile(outputs, tmp_path, standalone):
     assert done.returncode == 0, log[-2000:]
     assert document.with_suffix(".pdf").stat().st_size > 10_000
     assert "Missing character" not in log
+    assert "Overfull" not in log, "a table that leaves the page"
 
 
 def test_model_configs_list(tmp_path):

@@ -91,6 +91,15 @@ def test_what_is_done_is_skipped_and_what_is_broken_is_done_again(workplace):
     again = yaml.safe_load(broken.read_text())["metrics"]
     assert (again["correct"], again["forward_passes"]) == (whole["correct"], whole["forward_passes"])
 
+    # A trial on a few questions, left in the same place, is no evaluation of all of them.
+    evaluate = [sys.executable, str(ROOT / "evaluate.py"), "--checkpoint_dir", str(output / "seed_2"), "--eval_dataset", "test"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "KAVA_CACHE": str(workplace / "cache")}
+    subprocess.run([*evaluate, "--max_samples", "4"], cwd=workplace, env=environment, capture_output=True, check=True)
+    assert read_result(broken).metrics.total == 4
+    text = run(workplace, "--seeds", "1", "2")
+    assert text.count("evaluating") == 1
+    assert read_result(broken).metrics.total == 16
+
 
 def test_another_configuration_in_the_same_place_is_refused_and_nothing_is_lost(workplace):
     marker = workplace / "outputs" / "tiny_multi_seed" / "seed_1" / "training_done.json"

@@ -54,3 +54,16 @@ def test_the_launch_command_opens_the_file_and_every_number_has_a_source(name):
     assert lines[0] == f"# python train.py --config configs/{name}.yaml --output_dir outputs/{name}/seed_42 --seed 42"
     without = [line for line in lines if re.match(r"\s+\w+: .*\d", line.partition("#")[0]) and not re.search(r"# .*(\[[PGMH]\]|\d)", line)]
     assert without == []
+
+
+def test_accelerates_own_file_splits_the_model_and_keeps_the_effective_batch() -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    path = CONFIGS / "accelerate" / "fsdp.yaml"
+    launched = load_config_from_file(str(path))
+    assert (launched.distributed_type, launched.fsdp_config["fsdp_version"]) == ("FSDP", 2)
+    command = path.read_text(encoding="utf-8").splitlines()[0]
+    assert command.startswith("# accelerate launch --config_file configs/accelerate/fsdp.yaml train.py --config configs/llama3b_aug.yaml ")
+    batch_size = int(re.search(r"--training.batch_size (\d+)", command)[1])
+    config = load_config(CONFIGS / "llama3b_aug.yaml", {"system.fsdp": True, "training.batch_size": batch_size})
+    assert batch_size * config.training.gradient_accumulation_steps * launched.num_processes == 128

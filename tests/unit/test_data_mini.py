@@ -19,11 +19,11 @@ from kava.data.mini_words import NAMES, OBJECTS, REWORDED, TRAINED
 CONFIG = MiniDataConfig(num_train=1000, num_eval=100)
 EQUATION = re.compile(r"<<(\d+)([-+*])(\d+)=(\d+)>>")
 RECORDED = {
-    "train": "82bba1f89fcb086c",
+    "train": "9a9b7fa61c7817c9",
     "validation": "74e802356f8e9008",
     "test": "b46c9f6085ab14b5",
     "larger": "104ffffc1df8555d",
-    "reworded": "7e467e10a5b4279c",
+    "reworded": "761c0a24a6f92331",
 }
 
 
@@ -138,7 +138,7 @@ def _people(example: Example) -> int:
 
 def test_distractors_are_where_they_should_be(splits: dict[str, list[Example]]) -> None:
     assert {_people(example) for example in splits["test"] + splits["validation"] + splits["larger"]} == {1}
-    assert {_people(example) for example in splits["reworded"]} == {2, 3}
+    assert {_people(example) for example in splits["reworded"]} == {2}
     assert 0.03 < sum(_people(example) == 2 for example in splits["train"]) / len(splits["train"]) < 0.07
 
 

@@ -29,21 +29,28 @@ def guide_aggregate(model_name=None, seeds=(42, 123, 456), datasets=("gsm8k", "g
 def test_table_1_has_the_guides_header_and_row():
     text = render_latex([guide_aggregate()], load_reference())
     assert r"Model & Dataset & GSM8k & GSM8k-Hard & SVAMP & Method & Source \\" in text
-    assert r"LLaMA-3.2-1B & GSM8k-AUG & 56.5 (0.4) & 34.2 (0.6) & 48.3 (0.5) & KaVa & ours: llama1b\_aug, 3 seeds \\" in text
+    assert r"LLaMA-3.2-1B & GSM8k-AUG & 56.5 (0.4) & 34.2 (0.6) & 48.3 (0.5) & KaVa & [1] \\" in text
+    assert r"\raggedright [1] ours: llama1b\_aug, 3 seeds; [2] arXiv 2510.02312, Table 1; [3] " in text
 
 
 def test_reference_rows_stand_beside_ours_with_their_source():
     lines = render_latex([guide_aggregate()], load_reference()).splitlines()
-    ours = next(number for number, line in enumerate(lines) if "ours: llama1b" in line)
+    ours = next(number for number, line in enumerate(lines) if line.endswith(r"[1] \\"))
+    (legend,) = (line for line in lines if "[1] ours" in line and "[5]" in line)
+    sources = dict(part.removesuffix("}").split("] ") for part in legend.partition("[")[2].split("; ["))
     group = lines[ours + 1 : lines.index(r"\midrule", ours)]
-    assert r"LLaMA-3.2-1B & GSM8k-AUG & 53.4 & -- & -- & PCCoT & arXiv 2510.02312, Table 1 \\" in group
-    assert r"LLaMA-3.2-1B & GSM8k-AUG & 56.5 (0.4) & -- & -- & KaVa & arXiv 2510.02312, Table 1 \\" in group
+    assert r"LLaMA-3.2-1B & GSM8k-AUG & 53.4 & -- & -- & PCCoT & [2] \\" in group
+    assert r"LLaMA-3.2-1B & GSM8k-AUG & 56.5 (0.4) & -- & -- & KaVa & [2] \\" in group
     dagger = r"\textsuperscript{\textdagger}"
-    guide = (
-        rf"LLaMA-3.2-1B & GSM8k-AUG & 56.5 (0.4) & 34.2 (0.6){dagger} & 48.3 (0.5){dagger} & KaVa & reproduction guide, table preview \\"
-    )
-    assert guide in group
-    assert any("without projection" in line and "52.2" in line for line in group)
+    assert rf"LLaMA-3.2-1B & GSM8k-AUG & 56.5 (0.4) & 34.2 (0.6){dagger} & 48.3 (0.5){dagger} & KaVa & [5] \\" in group
+    assert r"LLaMA-3.2-1B & GSM8k-AUG & 52.2 & -- & -- & KaVa & [3] \\" in group
+    assert sources == {
+        "1": r"ours: llama1b\_aug, 3 seeds",
+        "2": "arXiv 2510.02312, Table 1",
+        "3": "arXiv 2510.02312, ablation without projection",
+        "4": r"arXiv 2510.02312, ablation without L\_CODI",
+        "5": "reproduction guide, table preview",
+    }
     assert all("GSM8k-AUG-NL" not in line for line in group)
     assert any("GSM8k-AUG-NL & 55.7" in line for line in lines)
 
@@ -51,16 +58,18 @@ def test_reference_rows_stand_beside_ours_with_their_source():
 def test_table_2_holds_passes_tokens_and_seconds():
     text = render_latex([guide_aggregate()], load_reference())
     table = text[text.index("tab:kava-efficiency") :]
-    assert r"LLaMA-3.2-1B & GSM8k-AUG & SVAMP & 6.9 (0.1) & 3.5 (0.0) & 0.250 (0.000) & KaVa & ours: llama1b\_aug, 3 seeds \\" in table
-    assert r"GSM8k & 65.0 & -- & -- & Full CoT & arXiv 2510.02312, Table 2 \\" in table
+    assert r"LLaMA-3.2-1B & GSM8k-AUG & SVAMP & 6.9 (0.1) & 3.5 (0.0) & 0.250 (0.000) & KaVa & [1] \\" in table
+    assert r"GSM8k & 65.0 & -- & -- & Full CoT & [2] \\" in table
+    assert "[2] arXiv 2510.02312, Table 2; [3] reproduction guide" in table
     assert r"28.3 (0.8)\textsuperscript{\textdagger}" in table
 
 
 def test_one_seed_shows_no_deviation_and_other_sets_get_a_column():
     text = render_latex([guide_aggregate(seeds=(42,), datasets=("gsm8k", "mine"))], load_reference())
     assert r"SVAMP & mine & Method" in text
-    assert r"& 56.1 & -- & -- & 0.1 & KaVa & ours: llama1b\_aug, 1 seed \\" in text
-    assert text.count(r"\begin{tabular}{llccccll}") == 1
+    assert r"& 56.1 & -- & -- & 0.1 & KaVa & [1] \\" in text
+    assert text.count(r"[1] ours: llama1b\_aug, 1 seed;") == 2
+    assert text.count(r"\begin{tabular}{@{}llccccll@{}}") == 1
 
 
 def test_numbers():

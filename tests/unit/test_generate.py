@@ -8,7 +8,7 @@ import torch
 
 from kava.generate import Generation, Reasoner
 from kava.methods import METHODS
-from tiny import KINDS, LAYERS, mini_builder, mini_examples, mini_model, mini_tokenizer
+from tiny import BACKENDS, KINDS, LAYERS, mini_builder, mini_examples, mini_model, mini_tokenizer
 
 QUESTIONS = [example.question for example in mini_examples(6)]
 
@@ -29,7 +29,8 @@ def answers(reasoner: Reasoner, questions: list[str] = QUESTIONS, **options: Any
     return reasoner.generate(questions, **{"max_new_tokens": 12, **options})
 
 
-@pytest.mark.parametrize(("kind", "attn"), [*((kind, "sdpa") for kind in KINDS), ("llama", "eager")])
+@pytest.mark.parametrize("attn", BACKENDS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", ["latent", "written", "direct", "sequential"])
 def test_a_batch_answers_each_question_as_alone(kind: str, attn: str, mode: str) -> None:
     method = {"latent": "kava", "written": "full_cot", "direct": "no_cot", "sequential": "codi"}[mode]

@@ -31,9 +31,10 @@ def test_every_trainable_parameter_gets_a_gradient(kind: str, method: str) -> No
     assert used.tolist() == [True, True, method != "codi"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("term", ["student_ce", "codi", "kv"])
-def test_each_of_the_student_s_losses_reaches_every_iteration(term: str, monkeypatch: MonkeyPatch) -> None:
-    model = tiny_model(lora=True, num_iterations=T)
+def test_each_of_the_student_s_losses_reaches_every_iteration(kind: str, term: str, monkeypatch: MonkeyPatch) -> None:
+    model = tiny_model(kind, lora=True, num_iterations=T)
     inputs: list[Tensor] = []
     plain = model.projection.forward
 
@@ -50,12 +51,13 @@ def test_each_of_the_student_s_losses_reaches_every_iteration(term: str, monkeyp
     assert [flags.tolist() for flags in reached] == [[True, True]] * T
 
 
-def test_cutting_an_iteration_off_changes_the_gradient(monkeypatch: MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_cutting_an_iteration_off_changes_the_gradient(kind: str, monkeypatch: MonkeyPatch) -> None:
     """The prefill's latents matter through the first projection alone, so cutting there silences <latent>; later cuts halve a chain."""
-    batch = make_batch(tiny_model(), make_examples())
+    batch = make_batch(tiny_model(kind), make_examples())
     rows, projections = [], []
     for cut in (None, 0, 1, 2):
-        model = tiny_model(lora=True, num_iterations=T)
+        model = tiny_model(kind, lora=True, num_iterations=T)
         calls = iter(range(T))
         plain = model.projection.forward
 

@@ -42,8 +42,9 @@ def test_as_many_iterations_as_latents_equal_sequential_generation(kind: str) ->
     assert relative(think(model, question, M - 2).hidden, expected.hidden) > 1e-3
 
 
-def test_their_gradients_are_equal_too() -> None:
-    model = tiny_model(lora=True)
+@pytest.mark.parametrize("kind", KINDS)
+def test_their_gradients_are_equal_too(kind: str) -> None:
+    model = tiny_model(kind, lora=True)
     results = []
     for parallel in (True, False):
         question, _ = question_of(model)

@@ -15,7 +15,7 @@ from kava.config import MiniDataConfig, build_config
 from kava.data.mini import generate
 from kava.data.sequences import SequenceBuilder
 from kava.errors import UserError
-from kava.generate import Reasoner
+from kava.generate import Generation, Reasoner
 from kava.methods import METHODS
 from kava.model.backbone import Backbone
 from kava.model.build import load_base, load_tokenizer
@@ -108,22 +108,31 @@ def decode_recomputed(reasoner: Reasoner, questions: list[str], new_tokens: int)
 
 def decode_incremental(reasoner: Reasoner, questions: list[str], new_tokens: int) -> list[list[int]]:
     """The same tokens by `kava.generate`, with its cache."""
-    written = reasoner.generate(questions, batch_size=len(questions), max_new_tokens=new_tokens, use_latent=False)
-    return [generation.token_ids for generation in written]
+    return [generation.token_ids for generation in _generations(reasoner, questions, new_tokens)]
+
+
+def _generations(reasoner: Reasoner, questions: list[str], new_tokens: int) -> list[Generation]:
+    return reasoner.generate(questions, batch_size=len(questions), max_new_tokens=new_tokens, use_latent=False)
 
 
 def compare_decoding(source: Source, *, batch: int, new_tokens: int, repeats: int) -> dict[str, Any]:
     """Cached against recomputed decoding of the same questions with the same weights.
 
     Returns:
-        `same_tokens`, and at `first_difference` the earliest step at which they part (None: nowhere); per variant its seconds
-        and memory in bytes; `speedup`.
+        `same_tokens`, and at `first_difference` the earliest step at which they part (None: nowhere); per variant its seconds,
+        memory in bytes, and of the first question its forward passes, tokens and bytes of cache; `speedup`.
     """
     reasoner = build_reasoner(source)
     questions = questions_for(source, reasoner.builder, batch)
     longest = max(len(reasoner.builder.question_ids(question)) for question in questions)
     _refuse_too_long(reasoner, longest + new_tokens)
-    texts = {name: _decoder(name)(reasoner, questions, new_tokens) for name in VARIANTS}
+    written = _generations(reasoner, questions, new_tokens)
+    texts = {
+        "incremental": [generation.token_ids for generation in written],
+        "recomputed": decode_recomputed(reasoner, questions, new_tokens),
+    }
+    # Recomputed: a pass for every token, and nothing is kept.
+    cost = {"incremental": (written[0].forward_passes, written[0].cache_bytes), "recomputed": (new_tokens, 0)}
     runs = {name: partial(_decoder(name), reasoner, questions, new_tokens) for name in VARIANTS}
     seconds = alternate(runs, repeats, source.device)
     del reasoner, runs
@@ -141,6 +150,9 @@ def compare_decoding(source: Source, *, batch: int, new_tokens: int, repeats: in
                 "seconds": seconds[name],
                 "peak_bytes": memory[name].peak,
                 "rest_bytes": memory[name].rest,
+                "forward_passes": cost[name][0],
+                "generated_tokens": len(texts[name][0]),
+                "cache_bytes": cost[name][1],
             }
             for name in VARIANTS
         },

@@ -53,7 +53,7 @@ class Reading:
 
 def naive_losses(model: KavaModel, batch: Batch) -> LossTerms:
     """The losses of a batch by full passes alone: nothing is shared, cached or skipped."""
-    with eager_attention(model):
+    with attention(model, "eager"):
         student = read_student(model, batch, latent_inputs(model, batch))
         teacher = _read_full(model, batch, batch.teacher, None) if batch.teacher is not None else None
     return _terms(model, batch, student, teacher)
@@ -61,26 +61,26 @@ def naive_losses(model: KavaModel, batch: Batch) -> LossTerms:
 
 def pccot_losses(model: KavaModel, batch: Batch) -> LossTerms:
     """The losses of a batch with the question cached for the latents alone; attention is eager only where its weights are needed."""
-    student = _read_cached(model, batch) if model.method.thinks else _read_full(model, batch, batch.student, None, attentions=False)
-    teacher = None
-    if batch.teacher is not None and model.method.kv:
-        with eager_attention(model):
-            teacher = _read_full(model, batch, batch.teacher, None)
-    elif batch.teacher is not None:
-        teacher = _read_full(model, batch, batch.teacher, None, attentions=False)
-    return _terms(model, batch, student, teacher)
+    with attention(model, "sdpa"):
+        student = _read_cached(model, batch) if model.method.thinks else _read_full(model, batch, batch.student, None, attentions=False)
+        if batch.teacher is None:
+            return _terms(model, batch, student, None)
+        if not model.method.kv:
+            return _terms(model, batch, student, _read_full(model, batch, batch.teacher, None, attentions=False))
+    with attention(model, "eager"):
+        return _terms(model, batch, student, _read_full(model, batch, batch.teacher, None))
 
 
 @contextmanager
-def eager_attention(model: KavaModel) -> Iterator[None]:
-    """Run transformers' own eager attention inside the block."""
+def attention(model: KavaModel, backend: str) -> Iterator[None]:
+    """Run transformers' own attention of that name inside the block, not ours."""
     causal_lm = model.backbone.causal_lm
-    backend = causal_lm.config._attn_implementation
-    causal_lm.set_attn_implementation("eager")
+    before = causal_lm.config._attn_implementation
+    causal_lm.set_attn_implementation(backend)
     try:
         yield
     finally:
-        causal_lm.set_attn_implementation(backend)
+        causal_lm.set_attn_implementation(before)
 
 
 def latent_inputs(model: KavaModel, batch: Batch) -> Float[Tensor, "B M E"] | None:

@@ -130,12 +130,19 @@ def utilisation_line(step: dict[str, Any]) -> str:
 
 
 def decoding_table(decoding: dict[str, Any], title: str) -> "Table":
-    """Cached against recomputed decoding."""
-    table = _table(title, "seconds", "ms per token", "peak MiB", "decoding alone MiB")
+    """Cached against recomputed decoding; passes, tokens and cache are those of one question."""
+    table = _table(title, "seconds", "ms per token", "forward passes", "tokens written", "cache KiB", "peak MiB", "decoding alone MiB")
     for name, entry in decoding["variants"].items():
-        milliseconds = 1000 * entry["median_seconds"] / decoding["new_tokens"]
-        peak, alone = entry["peak_bytes"] / _MIB, (entry["peak_bytes"] - entry["rest_bytes"]) / _MIB
-        table.add_row(name, f"{entry['median_seconds']:.3f}", f"{milliseconds:.1f}", f"{peak:.0f}", f"{alone:.0f}")
+        table.add_row(
+            name,
+            f"{entry['median_seconds']:.3f}",
+            f"{1000 * entry['median_seconds'] / decoding['new_tokens']:.1f}",
+            str(entry["forward_passes"]),
+            str(entry["generated_tokens"]),
+            f"{entry['cache_bytes'] / 1024:.0f}",
+            f"{entry['peak_bytes'] / _MIB:.0f}",
+            f"{(entry['peak_bytes'] - entry['rest_bytes']) / _MIB:.0f}",
+        )
     return table
 
 

@@ -1,6 +1,5 @@
 """Seconds and peak memory, measured so that the variants can be compared: turns taken, medians, a fresh process each."""
 
-import resource
 import statistics
 import sys
 import time
@@ -99,6 +98,8 @@ def _resident(field: str) -> int:
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith(f"{field}:"))
         return int(line.split()[1]) * 1024
+    import resource  # not on Windows
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

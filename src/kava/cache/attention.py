@@ -18,6 +18,8 @@ from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from kava.cache.short_attention import attend_short, is_short
+
 PREFIX = "kava_"
 BACKENDS = ("sdpa", "eager", "flash_attention_2")
 
@@ -59,6 +61,11 @@ def recording(recorder: ImportanceRecorder) -> Iterator[ImportanceRecorder]:
         _active.reset(token)
 
 
+def is_recording() -> bool:
+    """Whether attention calls are recorded just now."""
+    return _active.get() is not None
+
+
 def register_backends() -> None:
     """Make `kava_sdpa`, `kava_eager` and `kava_flash_attention_2` known to transformers (harmless to repeat)."""
     for backend in BACKENDS:
@@ -68,9 +75,15 @@ def register_backends() -> None:
 
 def _recording_backend(backend: str) -> Callable[..., Any]:
     def attend(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any) -> Any:
-        recorder = _active.get()
+        # Compiled passes are never recorded (`Backbone.compile_passes`), and tracing stops at a context variable.
+        recorder = None if torch.compiler.is_compiling() else _active.get()
         if recorder is not None:
-            _record(recorder, module, query, key, attention_mask, kwargs.get("scaling"), kwargs.get("softcap"), kwargs.get("s_aux"))
+            # Selection compares scores that lie close together: in float32, whatever the pass itself computes in.
+            with torch.autocast(query.device.type, enabled=False):
+                options = (kwargs.get(name) for name in ("scaling", "softcap", "s_aux"))
+                _record(recorder, module, query, key, attention_mask, *options)
+        if backend == "sdpa" and is_short(query, key, attention_mask, kwargs):
+            return attend_short(query, key, value, attention_mask, kwargs.get("scaling")), None
         # Eager attention is each architecture's own function, next to its attention module.
         function = sys.modules[type(module).__module__].eager_attention_forward if backend == "eager" else ALL_ATTENTION_FUNCTIONS[backend]
         return function(module, query, key, value, attention_mask, **kwargs)
@@ -93,7 +106,7 @@ def _record(
     heads, keys = key.shape[1], key.shape[2]
     index = recorder.rows[:, None, :, None].expand(-1, query_heads, -1, width)
     rows = query.gather(2, index).view(batch, heads, query_heads // heads, -1, width)
-    scores = torch.einsum("bhgad,bhkd->bhgak", rows, key).float() * (width**-0.5 if scaling is None else scaling)
+    scores = torch.einsum("bhgad,bhkd->bhgak", rows.float(), key.float()) * (width**-0.5 if scaling is None else scaling)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     scores = scores + _row_bias(recorder.rows, attention_mask, queries, keys)[:, None, None]

@@ -33,15 +33,16 @@ class Train:
 
     def run(self) -> int:
         from kava.config import config_path, load_config
+        from kava.processes import is_main, launched_to_split, leave
 
         path = config_path(self.config or "mini")
-        config = load_config(path, self.overrides | ({} if self.seed is None else {"training.seed": self.seed}))
+        split = {"system.fsdp": True} if launched_to_split() else {}
+        config = load_config(path, split | self.overrides | ({} if self.seed is None else {"training.seed": self.seed}))
         output_dir = self.output_dir or (QUICK_TEST_DIR if self.quick_test else f"outputs/{path.stem}_seed_{config.training.seed}")
         if self.quick_test:
             from kava.quick import quick_test
 
             config = quick_test(config, self.overrides)
-        from kava.processes import is_main, leave
         from kava.train.run import train
 
         trackers = [*self.report_to, *(["wandb"] if self.use_wandb else [])]

@@ -32,7 +32,6 @@ class _Plan:
     style: words.Style = words.TRAINED
     large_operand_rate: float | None = 0.0
     distractor_rate: float | None = 0.0
-    max_distractors: int = 1
 
 
 _PLANS = {
@@ -40,7 +39,7 @@ _PLANS = {
     "validation": _Plan("validation"),
     "test": _Plan("test"),
     "larger": _Plan("test", large_operand_rate=1.0),
-    "reworded": _Plan("test", style=words.REWORDED, distractor_rate=1.0, max_distractors=2),
+    "reworded": _Plan("test", style=words.REWORDED, distractor_rate=1.0),
 }
 SPLITS = tuple(_PLANS)
 
@@ -88,8 +87,7 @@ def _problem(plan: _Plan, config: MiniDataConfig, cot_type: CotType, length: int
     pronoun = rng.choice(tuple(words.NAMES))
     scene = _Scene(rng.choice(words.NAMES[pronoun]), pronoun, rng.choice(words.OBJECTS))
     phrases = [_choose_phrase(plan.style, operation, operand, rng) for operation, operand in chain.steps]
-    distractors = rng.randint(1, plan.max_distractors) if rng.random() < distracting else 0
-    question = _tell(plan.style, scene, chain, phrases, distractors, config.modulus, rng)
+    question = _tell(plan.style, scene, chain, phrases, rng.random() < distracting, config.modulus, rng)
     values = chain.values(config.modulus)
     return Example(question, _trace(scene, chain, phrases, values, cot_type), str(values[-1]), identity)
 
@@ -99,23 +97,22 @@ def _choose_phrase(style: words.Style, operation: str, operand: int, rng: random
 
 
 def _tell(
-    style: words.Style, scene: _Scene, chain: Chain, phrases: list[words.Phrase], distractors: int, modulus: int, rng: random.Random
+    style: words.Style, scene: _Scene, chain: Chain, phrases: list[words.Phrase], distracted: bool, modulus: int, rng: random.Random
 ) -> str:
     """The whole question; a pronoun never follows a sentence about someone else."""
     sentences = [rng.choice(style.start).format(name=scene.name, n=chain.start, o=scene.objects)]
-    distracted = {rng.randint(0, len(phrases)) for _ in range(distractors)}
+    someone_else = rng.randint(0, len(phrases)) if distracted else None
     for index, (phrase, (_, operand)) in enumerate(zip(phrases, chain.steps, strict=True)):
-        if index in distracted:
+        if index == someone_else:
             sentences.append(_distractor(scene, modulus, rng))
-        named = rng.random() >= _PRONOUN_RATE or index in distracted
+        named = rng.random() >= _PRONOUN_RATE or index == someone_else
         subject, inner = (scene.name, scene.name) if named else (scene.pronoun, scene.pronoun.lower())
         verb = words.FACTOR_VERBS.get(operand, "")
         sentences.append(phrase.sentence.format(S=subject, s=inner, name=scene.name, n=operand, o=scene.objects, m=verb))
-    if len(phrases) in distracted:
+    if someone_else == len(phrases):
         sentences.append(_distractor(scene, modulus, rng))
     ask = rng.choice(style.question).format(name=scene.name, o=scene.objects)
-    question_first = style.question_may_come_first and rng.random() < 0.5
-    return " ".join([ask, *sentences] if question_first else [*sentences, ask])
+    return " ".join([*sentences, ask])
 
 
 def _distractor(scene: _Scene, modulus: int, rng: random.Random) -> str:

@@ -2,7 +2,7 @@
 
 Slots: {S} subject at the beginning of a sentence, {s} inside one (name or pronoun), {name} the person, {o} the objects, {n} a number,
 {m} a factor as a verb, {other} and {x} another person and other objects.
-`REWORDED` uses no word that the training templates do not use.
+`REWORDED` uses no word that the training templates do not use, in sentences that they do not have.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,6 @@ class Style:
     start: tuple[str, ...]
     operations: dict[str, tuple[Phrase, ...]]
     question: tuple[str, ...]
-    question_may_come_first: bool
 
 
 DISTRACTORS = ("{other} has {n} {x} .", "{other} buys {n} {x} .", "{other} loses {n} {x} .", "Then {other} finds {n} more {x} .")
@@ -81,41 +80,42 @@ TRAINED = Style(
         "How many {o} are left for {name} ?",
         "After all of that , how many {o} does {name} have ?",
     ),
-    question_may_come_first=False,
 )
 
+# Trained verbs in sentences that training has for other verbs only.
 REWORDED = Style(
     start=(
-        "The number of {o} that {name} has at first is {n} .",
-        "{n} {o} is what {name} starts with .",
-        "What {name} has at first is {n} {o} .",
+        "At first {name} starts with {n} {o} .",
+        "{name} has a box of {n} {o} .",
+        "{name} starts with a box of {n} {o} .",
     ),
     operations={
         "+": (
-            Phrase("The number of {o} that {s} finds is {n} .", "finds {n}"),
-            Phrase("What {s} gets now is {n} more .", "gets {n}"),
-            Phrase("A box of {n} {o} is for {name} .", "is given {n}"),
-            Phrase("Later a friend finds {n} {o} for {name} .", "is given {n}"),
+            Phrase("Then {s} finds {n} {o} .", "finds {n}"),
+            Phrase("After that , {s} buys {n} more .", "buys {n}"),
+            Phrase("{S} gets {n} more {o} .", "gets {n}"),
+            Phrase("Then {s} picks {n} more .", "picks {n}"),
         ),
         "-": (
-            Phrase("The number of {o} that {s} loses is {n} .", "loses {n}"),
-            Phrase("Now {s} sells a box of {n} .", "sells {n}"),
-            Phrase("A friend gets {n} of the {o} that {name} has .", "gives away {n}"),
-            Phrase("After that , {n} of the {o} are for a friend .", "gives away {n}"),
+            Phrase("Then {s} loses {n} {o} .", "loses {n}"),
+            Phrase("After that , {s} sells {n} of the {o} .", "sells {n}"),
+            Phrase("{S} gives {n} of the {o} to a friend .", "gives away {n}"),
+            Phrase("{S} drops {n} .", "drops {n}"),
+            Phrase("Then {s} uses {n} of the {o} .", "uses {n}"),
         ),
         "*": (
-            Phrase("Now the number of {o} is {n} times as many .", "gets {n} times as many"),
-            Phrase("{S} gets {n} times as many {o} .", "gets {n} times as many"),
-            Phrase("After that , the {o} are {n} times as many .", "gets {n} times as many"),
-            Phrase("A friend multiplies the {o} that {name} has by {n} .", "has {n} times as many"),
+            Phrase("Then {s} multiplies the {o} by {n} .", "multiplies by {n}"),
+            Phrase("After that , {s} has {n} times as many .", "has {n} times as many"),
+            Phrase("Then the number of {o} grows {n} times .", "gets {n} times as many"),
+            Phrase("{S} makes it {n} times as many .", "makes it {n} times as many"),
+            Phrase("Later {s} {m} the {o} .", "{m} the {o}"),
         ),
     },
     question=(
         "Now how many {o} are left for {name} ?",
-        "What number of {o} does {name} have after all of that ?",
-        "What is the number of {o} that {name} is left with ?",
+        "After that , how many {o} does {name} have ?",
+        "What is the number of {o} that {name} has now ?",
     ),
-    question_may_come_first=True,
 )
 
 

@@ -73,6 +73,7 @@ def evaluate_accuracy(
     temperature: float = 0.0,
     seed: int = 0,
     use_latent: bool = True,
+    share: bool = True,
 ) -> Evaluation:
     """Answer every example and mark it; several processes share the examples, and each gets everyone's answers.
 
@@ -83,11 +84,12 @@ def evaluate_accuracy(
         max_new_tokens: per question.
         temperature, seed: of the sampling; 0 is greedy.
         use_latent: False makes a latent method write its CoT.
+        share: False makes every process answer all of them, in step with the others (a model that is split over them).
     """
     start = time.perf_counter()
-    share = processes.deal(examples)
+    own = processes.deal(examples) if share else examples
     generations = reasoner.generate(
-        [example.question for example in share],
+        [example.question for example in own],
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -96,8 +98,8 @@ def evaluate_accuracy(
     )
     prompt = reasoner.builder.answer_prompt
     answered = []
-    for example, generation in zip(share, generations, strict=True):
+    for example, generation in zip(own, generations, strict=True):
         prediction = extract_answer(generation.text, prompt)
         answered.append(Answered(example, generation, prediction, answers_equal(prediction, example.answer)))
-    everyone = processes.gather(answered)
+    everyone = processes.gather(answered) if share else answered
     return Evaluation(everyone, time.perf_counter() - start)

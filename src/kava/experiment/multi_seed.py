@@ -131,7 +131,7 @@ class _Seed:
     def _evaluate(self, outcome: SeedOutcome, dataset: str) -> None:
         path = result_path(self.directory, dataset)
         result = self._finished_result(path)
-        if result is None:
+        if result is None or result.dataset != dataset:
             self.say(f"seed {self.seed}: evaluating on {dataset}")
             flags = ["--checkpoint_dir", str(self.directory / BEST_CHECKPOINT), "--eval_dataset", self.plan.datasets[dataset]]
             self._step(outcome, "evaluate", [*flags, "--output", str(path), *self.plan.evaluate_flags])

@@ -127,7 +127,7 @@ def kept_figure(kept: Kept) -> Figure:
 
 def convergence_figure(convergence: Convergence) -> Figure:
     """Distance to the fixed point per iteration (one line per latent and their mean), and the answers over T."""
-    figure = new_figure(7.0, 2.9)
+    figure = new_figure(7.0, 3.2)
     left, right = figure.subplots(1, 2)
     steps = range(len(convergence.distance))
     for latent in zip(*convergence.distance, strict=True):
@@ -135,7 +135,6 @@ def convergence_figure(convergence: Convergence) -> Figure:
     left.plot(steps, [sum(row) / len(row) for row in convergence.distance], color=COLOURS[0], marker="o", label="mean over latents")
     left.axvline(convergence.trained_iterations, color=COLOURS[4], linestyle="--", label=f"trained T = {convergence.trained_iterations}")
     left.set(xlabel="iteration", ylabel="|h_t - h_M| / |h_M|", title="distance to the fixed point", ylim=(0, None))
-    left.legend(fontsize="small")
     answers = convergence.answers
     over = [item.iterations for item in answers]
     agreement = [100 * item.agreement for item in answers]
@@ -146,7 +145,8 @@ def convergence_figure(convergence: Convergence) -> Figure:
         right.plot(over, [100 * (item.accuracy or 0) for item in answers], color=COLOURS[1], marker="s", label="accuracy")
     right.axvline(convergence.trained_iterations, color=COLOURS[4], linestyle="--")
     right.set(xlabel="T at inference", ylabel="percent", title=f"answers ({convergence.questions} questions)", ylim=(0, 104))
-    right.legend(fontsize="small")
+    entries = [panel.get_legend_handles_labels() for panel in (left, right)]
+    figure.legend(*(first + second for first, second in zip(*entries, strict=True)), loc="outside lower center", ncols=2, fontsize="small")
     return figure
 
 
@@ -168,7 +168,7 @@ def interventions_figure(found: Interventions) -> Figure:
     axes.set_xticks(range(len(labels)), labels)
     axes.set(xlabel="disturbed latent", ylabel="changed answers, percent", title=f"one latent disturbed ({found.questions} questions)")
     axes.set_ylim(0, 100)
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside lower center", ncols=len(kinds), fontsize="small")
     return figure
 
 

@@ -34,7 +34,7 @@ class Options:
     Attributes:
         checkpoint: its path, for the record.
         data: where the examples came from; None for a user's own questions.
-        details: so many examples, the first ones, are shown one by one.
+        details: so many examples are shown one by one: a user's own questions, then those that have a trace to compress.
         top_k: tokens read off each latent.
         max_new_tokens: of each answer.
         say: told what is being done.
@@ -63,17 +63,19 @@ def explain(reasoner: Reasoner, config: Config, examples: Sequence[Example], opt
     batch_size = config.evaluation.batch_size
     notes = []
     options.say(f"looking at {min(len(examples), options.details)} questions one by one")
-    views = [_view(reasoner, config, example, options) for example in examples[: options.details]]
+    shown = worth_showing(examples, config.dataset.drop_last_step)[: options.details]
+    views = [_view(reasoner, config, example, options) for example in shown]
+    measured = with_gold(examples)
     if method.latents == "parallel":
-        options.say(f"convergence over {len(examples)} questions")
-        settled = convergence(reasoner, examples, batch_size, options.max_new_tokens)
+        options.say(f"convergence over {len(measured)} questions")
+        settled = convergence(reasoner, measured, batch_size, options.max_new_tokens)
     else:
         settled = None
         notes.append(f"no convergence: {method.name} thinks its latents one after the other, without iterations")
     effects = None
-    if len(examples) >= 2:
-        options.say(f"interventions on {reasoner.num_latents} latents over {len(examples)} questions")
-        effects = interventions(reasoner, examples, batch_size, options.max_new_tokens)
+    if len(measured) >= 2:
+        options.say(f"interventions on {reasoner.num_latents} latents over {len(measured)} questions")
+        effects = interventions(reasoner, measured, batch_size, options.max_new_tokens)
     else:
         notes.append("no interventions: a mean or a swap needs at least two questions")
     if not method.teacher:
@@ -97,6 +99,23 @@ def _provenance(config: Config, examples: Sequence[Example], seconds: float) -> 
     """As a result file has it: the configuration and its seed, the data's fingerprint, code, machine and command."""
     known = {"seed": config.training.seed, "data_fingerprint": fingerprint(examples), "config": config.to_dict()}
     return collect(wall_seconds=seconds) | known
+
+
+def with_gold(examples: Sequence[Example]) -> list[Example]:
+    """The examples to measure on: where a data set is among them, its own alone, so that there is an accuracy to speak of."""
+    known = [example for example in examples if example.answer]
+    return known if len(known) >= 2 else list(examples)
+
+
+def worth_showing(examples: Sequence[Example], drop_last_step: bool) -> list[Example]:
+    """A user's own questions first, then those with a trace to compress: the others have no kept tokens to look at."""
+
+    def rank(example: Example) -> int:
+        if not example.answer:
+            return 0
+        return 1 if len(example.steps) > int(drop_last_step) else 2
+
+    return sorted(examples, key=rank)
 
 
 def mean_similarity(reasoner: Reasoner, config: Config, examples: Sequence[Example]) -> Similarity | None:

@@ -23,7 +23,11 @@ def token_cross_entropy(
     Returns:
         Float32 loss of each example; 0 for an example without labelled tokens.
     """
-    losses = cross_entropy(at_least_float32(logits), labels, reduction="none")
+    return mean_by_example(cross_entropy(at_least_float32(logits), labels, reduction="none"), example, num_examples)
+
+
+def mean_by_example(losses: Float[Tensor, " N"], example: Int[Tensor, " N"], num_examples: int) -> Float[Tensor, " B"]:
+    """Mean of the token losses of each example; 0 for an example without any."""
     sums = losses.new_zeros(num_examples).index_add(0, example, losses)
     counts = losses.new_zeros(num_examples).index_add(0, example, losses.new_ones(losses.shape))
     return sums / counts.clamp_min(1)

@@ -4,6 +4,7 @@ Masks and position ids belong to every call here, the latent ones first; leaving
 into other implementations (method.md, section 10).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +13,11 @@ from jaxtyping import Bool, Float, Int
 from peft.utils.other import TrainableTokensWrapper
 from torch import Tensor, nn
 
+from kava.cache.attention import is_recording
 from kava.cache.layers import KVLayers, from_dynamic_cache, slice_layers, to_dynamic_cache
 from kava.cache.limits import entry_limit
 from kava.errors import UserError
+from kava.losses.fused import fused_token_losses
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,9 @@ class Backbone(nn.Module):
         self.model = model
         self.register_buffer("special_ids", torch.tensor(special_ids), persistent=False)
         self.forward_passes = 0
+        self.fused = False
+        self.compiles = False
+        self._compiled: Callable[..., tuple[Tensor, KVLayers]] = self._pass
         self._limit = entry_limit(self.causal_lm)
 
     @property
@@ -139,6 +145,24 @@ class Backbone(nn.Module):
         softcap = getattr(config, "final_logit_softcapping", None)
         return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
+    def fused_losses(self, hidden: Float[Tensor, "N E"], labels: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """Cross-entropy of each token from its hidden state: what `logits` and a loss on them give, without the logits."""
+        head = self.causal_lm.get_output_embeddings()
+        config = self.causal_lm.config.get_text_config()
+        scale = getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
+        if isinstance(head, TrainableTokensWrapper):
+            linear = head.original_module
+            weight = linear.weight.index_copy(0, self.special_ids, _new_rows(head).to(linear.weight.dtype))
+        else:
+            linear, weight = head, head.weight
+        bias = None if linear.bias is None else linear.bias * scale
+        return fused_token_losses(hidden * scale, weight, bias, labels, getattr(config, "final_logit_softcapping", None))
+
+    def compile_passes(self) -> None:
+        """Let torch compile the passes that extend a prefix and show nothing of their inside: latents and decoding."""
+        self.compiles = True
+        self._compiled = torch.compile(self._pass, dynamic=True)
+
     def read(self, ids: Int[Tensor, "B Q"], mask: Bool[Tensor, "B Q"], tail: Float[Tensor, "B n E"] | None = None) -> Extension:
         """Run left-padded text from nothing, and in the same pass the embeddings of `tail` behind it (all real)."""
         embeds = self.embed(ids)
@@ -170,21 +194,41 @@ class Backbone(nn.Module):
         return self._run(prefix, embeds, mask, position_ids, keep_hidden)
 
     def _run(self, prefix: Prefix | None, embeds: Tensor, mask: Tensor, position_ids: Tensor, keep_hidden: bool = False) -> Extension:
-        self.forward_passes += 1
         full_mask = mask if prefix is None else torch.cat([prefix.mask, mask], dim=1)
+        start = 0 if prefix is None else prefix.next_position
+        if self.compiles and prefix is not None and not keep_hidden and not is_recording():
+            embeds = self._count(embeds, full_mask)
+            hidden, layers = self._compiled(embeds, full_mask.long(), position_ids, prefix.layers)
+            return Extension(Prefix(layers, full_mask, start + mask.sum(1), hidden[:, -1:]), hidden)
+        cache = to_dynamic_cache(() if prefix is None else prefix.layers)
+        output = self.call(cache, embeds, full_mask, position_ids, keep_hidden)
+        hidden = output.last_hidden_state
+        extended = Prefix(from_dynamic_cache(output.past_key_values), full_mask, start + mask.sum(1), hidden[:, -1:])
+        return Extension(extended, hidden, tuple(output.hidden_states[1:]) if keep_hidden else None)
+
+    def call(self, cache: Any, embeds: Tensor, full_mask: Tensor, position_ids: Tensor, keep_hidden: bool = False) -> Any:
+        """One forward pass of the decoder, counted; `full_mask` covers cache and embeds."""
+        return self._decode(cache, self._count(embeds, full_mask), full_mask.long(), position_ids, keep_hidden)
+
+    def _count(self, embeds: Tensor, full_mask: Tensor) -> Tensor:
+        self.forward_passes += 1
         self.require(full_mask.shape[1])
-        output = self.decoder(
+        # The projection and the new tokens' rows are float32, whatever the base is stored in.
+        return embeds.to(self.causal_lm.dtype)
+
+    def _pass(self, embeds: Tensor, mask: Tensor, position_ids: Tensor, layers: KVLayers) -> tuple[Tensor, KVLayers]:
+        output = self._decode(to_dynamic_cache(layers), embeds, mask, position_ids, False)
+        return output.last_hidden_state, from_dynamic_cache(output.past_key_values)
+
+    def _decode(self, cache: Any, embeds: Tensor, mask: Tensor, position_ids: Tensor, keep_hidden: bool) -> Any:
+        return self.decoder(
             inputs_embeds=embeds,
-            attention_mask=full_mask.long(),
+            attention_mask=mask,
             position_ids=position_ids,
-            past_key_values=to_dynamic_cache(() if prefix is None else prefix.layers),
+            past_key_values=cache,
             use_cache=True,
             output_hidden_states=keep_hidden,
         )
-        hidden = output.last_hidden_state
-        start = 0 if prefix is None else prefix.next_position
-        extended = Prefix(from_dynamic_cache(output.past_key_values), full_mask, start + mask.sum(1), hidden[:, -1:])
-        return Extension(extended, hidden, tuple(output.hidden_states[1:]) if keep_hidden else None)
 
 
 def _new_rows(wrapper: Any) -> Float[Tensor, "3 E"]:

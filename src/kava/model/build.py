@@ -13,10 +13,13 @@ from kava.cache.recompute import recompute_layers
 from kava.config import Config
 from kava.data.sequences import SPECIAL_TOKENS
 from kava.errors import UserError
+from kava.extras import require
+from kava.losses.fused import check_fused_available
 from kava.methods import METHODS
 from kava.model.backbone import Backbone
 from kava.model.kava import KavaModel, Settings
 from kava.model.projection import build_projection
+from kava.model.savings import compile_passes, four_bit, keep_gradients
 from kava.model.suitability import check_architecture, check_behaviour
 
 HASHED_VALUES = 16
@@ -67,21 +70,23 @@ def load_base(base: str, config: Config) -> Any:
 
     register_backends()
     backend = config.model.attn_implementation
-    if backend == "flash_attention_2" and not _flash_attention_installed():
-        raise UserError(
-            "model.attn_implementation is flash_attention_2, but flash-attn is not installed: pip install flash-attn, or use sdpa"
-        )
+    if backend == "flash_attention_2":
+        require("flash-attn", "model.attn_implementation flash_attention_2", "set it to sdpa")
+    quantized = {} if config.model.quantization == "none" else {"quantization_config": four_bit(config)}
     remote = config.model.trust_remote_code
     try:
         check_architecture(base, AutoConfig.from_pretrained(base, trust_remote_code=remote))
-        return AutoModelForCausalLM.from_pretrained(
+        causal_lm = AutoModelForCausalLM.from_pretrained(
             base,
             dtype=getattr(torch, config.model.dtype),
             attn_implementation=PREFIX + backend,
             trust_remote_code=remote,
             # Other forms of weights are pickles.
             use_safetensors=True,
+            **quantized,
         )
+        keep_gradients(causal_lm)
+        return causal_lm
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
             raise UserError(f"model '{base}' brings code of its own; if you trust it, set model.trust_remote_code to true") from None
@@ -101,9 +106,14 @@ def build_model(base: str, tokenizer: Any, config: Config) -> KavaModel:
     projection = build_projection(use_projection, embeddings.shape[1], embeddings)
     model = add_lora(causal_lm, special_ids, config) if config.lora.enabled else causal_lm
     backbone = Backbone(model, special_ids)
+    backbone.fused = config.system.fused_cross_entropy
+    if backbone.fused:
+        check_fused_available()
     if config.training.gradient_checkpointing:
         recompute_layers(backbone.decoder)
     check_behaviour(base, backbone, unrotates=method.kv and config.loss.kv_rope == "pre")
+    if config.system.compile:
+        compile_passes(backbone)
     kava = KavaModel(backbone, projection, method, settings_of(config))
     kava.base_fingerprint = fingerprint
     return kava
@@ -171,9 +181,12 @@ def make_room(causal_lm: Any, special_ids: list[int]) -> None:
 
 def add_lora(causal_lm: Any, special_ids: list[int], config: Config) -> Any:
     """Wrap a base model with peft's LoRA on the attention projections, and train the new tokens' rows alone."""
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
     lora = config.lora
+    if config.model.quantization != "none":
+        # Checkpointing of transformers' kind drops the cache; ours is `training.gradient_checkpointing`.
+        causal_lm = prepare_model_for_kbit_training(causal_lm, use_gradient_checkpointing=False)
     targets = attention_projections(causal_lm) if lora.target_modules == "auto" else lora.target_modules
     embedding = causal_lm.get_input_embeddings()
     name = next(name for name, module in causal_lm.named_modules() if module is embedding)
@@ -208,12 +221,6 @@ def attention_projections(causal_lm: Any) -> list[str]:
     if not names:
         raise UserError("no attention projections were found in this model; name them in lora.target_modules")
     return sorted(names)
-
-
-def _flash_attention_installed() -> bool:
-    from transformers.utils import is_flash_attn_2_available
-
-    return bool(is_flash_attn_2_available())
 
 
 def _first_line(error: Exception) -> str:

@@ -6,6 +6,7 @@
 The question is computed once and shared by both. L = CE_student + CE_teacher + alpha1 L_CODI + alpha2 L_KV.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,8 @@ class KavaModel(nn.Module):
         self.settings = settings
         # Of the base model as it was published (`kava.model.build.fingerprint_of`); empty: unknown.
         self.base_fingerprint = ""
+        # Over several processes (`kava.train.sharding`).
+        self.split = False
 
     def forward(self, batch: Batch) -> dict[str, Any]:
         """Losses of a batch.
@@ -71,6 +74,10 @@ class KavaModel(nn.Module):
         """
         terms = self.losses(batch)
         return {"loss": combine(terms, self.settings.alpha1, self.settings.alpha2), "terms": terms}
+
+    def call(self, run: Callable[[], Any]) -> Any:
+        """Run passes of one's own, as `forward` runs a step's: what splits the model over processes sees both."""
+        return run()
 
     def losses(self, batch: Batch) -> LossTerms:
         """The terms of the loss that this method has, each per example (method.md, section 5)."""

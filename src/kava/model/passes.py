@@ -10,7 +10,7 @@ from kava.cache.attention import ImportanceRecorder, recording
 from kava.cache.layers import stack_layers
 from kava.data.collate import Suffix
 from kava.eviction.trace import Trace
-from kava.losses.token import token_cross_entropy
+from kava.losses.token import mean_by_example, token_cross_entropy
 from kava.model.backbone import Backbone, Prefix
 
 
@@ -47,8 +47,11 @@ def read_suffix(backbone: Backbone, prefix: Prefix, suffix: Suffix, *, lead: Ten
         mask = torch.cat([torch.ones_like(mask[:, :1]), mask], dim=1)
     run = backbone.extend(prefix, embeds, mask, keep_hidden=keep_hidden)
     hidden = run.hidden if lead is not None else torch.cat([prefix.last_hidden, run.hidden], dim=1)
-    logits = backbone.logits(hidden.flatten(0, 1)[suffix.rows])
-    cross_entropy = token_cross_entropy(logits, suffix.labels, suffix.example, len(embeds))
+    states = hidden.flatten(0, 1)[suffix.rows]
+    if backbone.fused:
+        cross_entropy = mean_by_example(backbone.fused_losses(states, suffix.labels), suffix.example, len(embeds))
+    else:
+        cross_entropy = token_cross_entropy(backbone.logits(states), suffix.labels, suffix.example, len(embeds))
     distillation = None
     if run.all_hidden is not None:
         position = suffix.distillation_position + (0 if lead is None else 1)

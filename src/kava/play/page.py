@@ -12,6 +12,7 @@ HOST = "127.0.0.1"
 # Threads that compute at once; further users wait in the queue.
 AT_ONCE = 4
 EXAMPLES = 4
+MESSAGE_SECONDS = 20
 _CSS = """
 .kava-trace { overflow-x: auto } .kava-trace table { border-collapse: collapse; font-size: .9rem }
 .kava-trace th, .kava-trace td { padding: .2rem .45rem; border: 1px solid var(--border-color-primary) !important; text-align: center }
@@ -121,7 +122,9 @@ def _asking(player: Player, gradio: Any) -> Any:
             for written in player.ask(question, *setting, use_latent=False):
                 yield latent.text, _cost(latent), written.text, _cost(written), trace
         except UserError as error:
-            raise gradio.Error(str(error), print_exception=False) from None
+            # gradio.Error would write "Error" over every field and leave the last question's trace beside it.
+            gradio.Warning(str(error), duration=MESSAGE_SECONDS)
+            yield "", "", "", "", ""
 
     return ask
 

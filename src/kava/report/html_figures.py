@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from kava.explain.figures import COLOURS, new_figure, text_colour
@@ -24,13 +25,16 @@ TERMS = {
     "eval/accuracy": "validation accuracy",
 }
 MARKERS = "osD^vPX*"
+# Inches that a row of a figure's legend takes.
+_LEGEND_ROW = 0.17
 
 
 @dataclass(frozen=True)
 class Point:
-    """One configuration in the plane of cost and accuracy (percent, with its interval)."""
+    """One configuration in the plane of cost and accuracy (percent, with its interval); `style` chooses colour and marker."""
 
     label: str
+    style: int
     passes: float
     accuracy: float
     interval: tuple[float, float] | None
@@ -56,13 +60,13 @@ def passes_figure(points: Sequence[Point], dataset: str) -> Figure:
     """Accuracy against forward passes; reference points are hollow."""
     from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-    figure = new_figure(4.6, 3.3)
+    figure = new_figure(4.6, 2.5 + _LEGEND_ROW * -(-len(points) // 2))
     axes = figure.subplots()
-    for index, point in enumerate(points):
+    for point in points:
         bounds = None if point.interval is None else [[point.accuracy - point.interval[0]], [point.interval[1] - point.accuracy]]
-        colour = COLOURS[index % len(COLOURS)]
+        colour, marker = _style(point.style)
         axes.errorbar(
-            point.passes, point.accuracy, yerr=bounds, color=colour, capsize=2, linestyle="none", marker=MARKERS[index % len(MARKERS)],
+            point.passes, point.accuracy, yerr=bounds, color=colour, capsize=2, linestyle="none", marker=marker,
             markerfacecolor=colour if point.ours else "none", label=point.label,
         )  # fmt: skip
     costs = [point.passes for point in points]
@@ -102,37 +106,43 @@ def loss_figure(curves: Sequence[Curve]) -> Figure:
 
 def bars_figure(bars: Sequence[tuple[str, float, tuple[float, float]]], title: str) -> Figure:
     """Horizontal bars with intervals, in percent; the first is the one that the others depart from."""
-    figure = new_figure(5.4, 0.34 * len(bars) + 1.0)
+    labels = [fill(label, 36) for label, _, _ in bars]
+    lines = sum(label.count("\n") for label in labels)
+    figure = new_figure(5.4, (0.34 if len(bars) < 10 else 0.24) * len(bars) + 0.1 * lines + 1.0)
     axes = figure.subplots()
     values = [value for _, value, _ in bars]
     bounds = [[value - low for _, value, (low, _) in bars], [high - value for _, value, (_, high) in bars]]
     colours = [COLOURS[0], *[COLOURS[5]] * (len(bars) - 1)]
     axes.barh(range(len(bars)), values, xerr=bounds, color=colours, error_kw={"elinewidth": 0.8, "capsize": 2, "ecolor": text_colour()})
     axes.axvline(values[0], color=COLOURS[0], linewidth=0.8, linestyle="--")
-    axes.set_yticks(range(len(bars)), [label for label, _, _ in bars])
-    axes.invert_yaxis()
-    axes.set(xlabel="accuracy, percent", title=title, xlim=(0, None))
+    axes.set_yticks(range(len(bars)), labels)
+    axes.set(xlabel="accuracy, percent", title=title, xlim=(0, None), ylim=(len(bars) - 0.4, -0.6))
     return figure
 
 
-def steps_figure(series: Mapping[str, Sequence[StepRow]], dataset: str) -> Figure:
+def steps_figure(series: Mapping[str, Sequence[StepRow]], styles: Mapping[str, int], title: str) -> Figure:
     """Left: accuracy by number of steps, with intervals. Right: mean confidence against accuracy, a point per number of steps."""
-    figure = new_figure(6.6, 3.2)
+    figure = new_figure(6.6, 2.7 + _LEGEND_ROW * -(-len(series) // 3))
     left, right = figure.subplots(1, 2)
-    for index, (label, rows) in enumerate(series.items()):
-        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+    for label, rows in series.items():
+        colour, marker = _style(styles[label])
         accuracy = [100 * row.accuracy for row in rows]
         bounds = [[100 * (row.accuracy - row.interval[0]) for row in rows], [100 * (row.interval[1] - row.accuracy) for row in rows]]
         left.errorbar([row.steps for row in rows], accuracy, yerr=bounds, color=colour, marker=marker, capsize=2, label=label)
         known = [(100 * row.confidence, 100 * row.accuracy) for row in rows if row.confidence is not None]
         if known:
             right.plot(*zip(*known, strict=True), color=colour, marker=marker, linestyle=":")
-    left.set(xlabel="steps of the problem", ylabel="accuracy, percent", title=dataset, ylim=(0, 104))
+    left.set(xlabel="steps of the problem", ylabel="accuracy, percent", title=title, ylim=(0, 104))
     _integer_axis(left)
     right.plot([0, 100], [0, 100], color=COLOURS[7], linewidth=0.8, linestyle="--")
     right.set(xlabel="mean confidence, percent", ylabel="accuracy, percent", title="calibration", xlim=(0, 104), ylim=(0, 104))
     figure.legend(loc="outside lower center", ncols=3, fontsize="small")
     return figure
+
+
+def _style(index: int) -> tuple[str, str]:
+    """Colour and marker; more than eight get other markers in the same colours."""
+    return COLOURS[index % len(COLOURS)], MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
 
 
 def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:

@@ -9,7 +9,7 @@ from importlib import resources
 
 from kava.experiment.aggregate_file import Aggregate
 from kava.report.reference import Reference
-from kava.report.rows import UNCONFIRMED, AccuracyRow, accuracy_rows, dataset_columns, efficiency_rows, number
+from kava.report.rows import UNCONFIRMED, AccuracyRow, EfficiencyRow, accuracy_rows, dataset_columns, efficiency_rows, number
 
 _ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -37,18 +37,29 @@ def render_latex(aggregates: Sequence[Aggregate], reference: Reference, standalo
     )  # fmt: skip
     environment.filters["tex"] = escape
     names = dataset_columns(aggregates)
+    labels = [reference.dataset_label(name) for name in names]
+    accuracy, efficiency = accuracy_rows(aggregates, reference), efficiency_rows(aggregates, reference)
 
     def cells(row: AccuracyRow) -> list[str]:
         return [row.cells.get(name, number(None)) for name in names]
 
     return environment.from_string((template_dir / "tables.tex.j2").read_text(encoding="utf-8")).render(
         standalone=standalone,
-        columns=[reference.dataset_label(name) for name in names],
-        accuracy=accuracy_rows(aggregates, reference),
-        efficiency=efficiency_rows(aggregates, reference),
+        columns=labels,
+        listed=", ".join(labels[:-1]) + f", and {labels[-1]}",
+        accuracy=accuracy,
+        efficiency=efficiency,
+        accuracy_sources=numbered_sources(accuracy),
+        efficiency_sources=numbered_sources(efficiency),
         cells=cells,
+        legend=lambda sources: "; ".join(f"[{number}] {escape(source)}" for source, number in sources.items()),
         note=r"\textsuperscript{\textdagger}\,no second source gives this figure.",
     )
+
+
+def numbered_sources(groups: Sequence[Sequence[AccuracyRow | EfficiencyRow]]) -> dict[str, int]:
+    """The sources of a table in the order of its rows, numbered from 1: written out in every row they would not fit on a page."""
+    return {source: number for number, source in enumerate(dict.fromkeys(row.source for group in groups for row in group), 1)}
 
 
 def escape(text: str) -> str:

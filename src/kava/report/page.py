@@ -3,9 +3,8 @@
 html = render_page(find_runs("outputs"), title="outputs")
 """
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -15,13 +14,12 @@ import yaml
 from kava import __version__
 from kava.explain import figures as drawn
 from kava.explain.record import Explanation, QuestionView
+from kava.report import ablations, scopes
 from kava.report import html_figures as compared
 from kava.report import html_tables as tables
-from kava.report.html_figures import Point, StepRow
 from kava.report.reference import Reference, load_reference
-from kava.report.runs import Curve, Found, Group, variants
+from kava.report.runs import Curve, Found, variants
 from kava.report.svg import inline_svg
-from kava.statistics import wilson_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,16 +64,34 @@ class _Explained:
     effects: tables.Table | None
 
 
+@dataclass(frozen=True)
+class _Ablated:
+    """One family of ablations."""
+
+    picture: Picture
+    table: tables.Table
+
+
+@dataclass(frozen=True)
+class _Curves:
+    """Losses of all seeds of one configuration."""
+
+    path: str
+    picture: Picture
+
+
 @dataclass
 class _Content:
     title: str
     found: Found
     version: str = __version__
     accuracy: tables.Table | None = None
+    published: tables.Table | None = None
     efficiency: tables.Table | None = None
     passes: list[Picture] = field(default_factory=list)
-    losses: list[Picture] = field(default_factory=list)
-    ablations: list[Picture] = field(default_factory=list)
+    losses: list[_Curves] = field(default_factory=list)
+    ablations: list[_Ablated] = field(default_factory=list)
+    ablated: list[tables.Table] = field(default_factory=list)
     steps: list[Picture] = field(default_factory=list)
     steps_table: tables.Table | None = None
     explained: list[_Explained] = field(default_factory=list)
@@ -86,111 +102,77 @@ class _Content:
 def render_page(found: Found, title: str) -> str:
     """The whole page as one text."""
     reference, paint = load_reference(), _Painter()
-    labelled = [(group, tables.label_of(group, changed, reference)) for group, changed in variants(found.groups)]
     content = _Content(title, found)
-    if labelled:
-        content.accuracy = tables.accuracy_table(labelled, reference)
-        content.efficiency = tables.efficiency_table(labelled, reference)
-        content.passes = _passes(labelled, reference, paint)
-        content.ablations = _ablations(labelled, reference, paint)
-        series = _by_steps(labelled)
-        content.steps = [
-            paint(partial(compared.steps_figure, by_label, reference.dataset_label(dataset)), f"Number of steps: {dataset}", _STEPS)
-            for dataset, by_label in series.items()
-        ]
-        content.steps_table = tables.steps_table(series) if series else None
-        content.provenance = tables.provenance_table(found.groups)
-        content.settings = [(group.path, yaml.safe_dump(group.aggregate.config, sort_keys=False)) for group, _ in labelled]
+    if found.groups:
+        _fill_results(content, found, reference, paint)
     content.losses = _losses(found.curves, paint)
     content.explained = [_explained(path, item, paint, number) for number, (path, item) in enumerate(found.explanations, 1)]
     return _filled(content)
+
+
+def _fill_results(content: _Content, found: Found, reference: Reference, paint: _Painter) -> None:
+    """Tables and figures of the results: methods first, then what departs from them."""
+    ranked = ablations.ranked(variants(found.groups), reference)
+    labelled = [(group, tables.label_of(group, changed, reference)) for group, changed in ranked]
+    methods = [item for item, (_, changed) in zip(labelled, ranked, strict=True) if not changed]
+    departing = [item for item in labelled if item not in methods]
+    content.accuracy = tables.accuracy_table(methods, reference)
+    content.published = None if tables.relevant(labelled, reference) else tables.published_table(reference)
+    content.efficiency = tables.efficiency_table(methods, reference)
+    content.passes = _passes(scopes.with_other_cost(labelled, methods), reference, paint)
+    for number, family in enumerate(ablations.families(ranked), 1):
+        draw = partial(compared.bars_figure, ablations.bars(family, reference), family.title(reference))
+        picture = paint(draw, f"Ablations: {family.title(reference)}", "Bars with 95 % intervals; the table has the numbers")
+        content.ablations.append(_Ablated(picture, ablations.ablation_table(family, f"ablations{number}", reference)))
+    if departing:
+        own = tables.accuracy_table(departing, reference, published=False), tables.efficiency_table(departing, reference, published=False)
+        content.ablated = [replace(table, name=f"ablated-{table.name}") for table in own]
+    series = {
+        (dataset, scope): rows
+        for scope, own in scopes.by_scope(methods, reference)
+        for dataset in tables.test_sets(own)
+        if (rows := scopes.by_steps(own, dataset))
+    }
+    for (dataset, scope), rows in series.items():
+        name, styles = _named(dataset, scope, reference), _styles(rows, reference)
+        content.steps.append(paint(partial(compared.steps_figure, rows, styles, name), f"Number of steps: {name}", _STEPS))
+    content.steps_table = tables.steps_table(series, reference) if series else None
+    content.provenance = tables.provenance_table([group for group, _ in labelled])
+    content.settings = [(group.path, yaml.safe_dump(group.aggregate.config, sort_keys=False)) for group, _ in labelled]
 
 
 _STEPS = "Left: accuracy by steps of the problem with 95 % intervals. Right: mean confidence against accuracy; the diagonal is calibrated."
 
 
 def _passes(labelled: tables.Labelled, reference: Reference, paint: _Painter) -> list[Picture]:
-    """A figure per test set, with the reference points that have both numbers."""
+    """A figure per test set and scope, with the reference points that have both numbers."""
     pictures = []
-    for dataset in dict.fromkeys(name for group, _ in labelled for name in group.aggregate.datasets):
-        points = [
-            Point(_with_form(group, label, labelled), data.forward_passes_mean, 100 * data.accuracy_mean, tables.interval_of(data))
-            for group, label in labelled
-            if (data := group.aggregate.datasets.get(dataset)) is not None
-        ]
-        points += _reference_points(labelled, reference, dataset)
-        draw = partial(compared.passes_figure, points, reference.dataset_label(dataset))
-        words = "; ".join(f"{p.label}: {p.accuracy:.1f} % at {p.passes:.1f}" for p in points)
-        pictures.append(paint(draw, f"Accuracy against forward passes: {reference.dataset_label(dataset)}", words))
+    for scope, own in scopes.by_scope(labelled, reference):
+        for dataset in tables.test_sets(own):
+            points = scopes.points(own, dataset, _styles([label for _, label in own], reference), reference)
+            name = _named(dataset, scope, reference)
+            words = "; ".join(f"{p.label}: {p.accuracy:.1f} % at {p.passes:.1f}" for p in points)
+            pictures.append(paint(partial(compared.passes_figure, points, name), f"Accuracy against forward passes: {name}", words))
     return pictures
 
 
-def _reference_points(labelled: tables.Labelled, reference: Reference, dataset: str) -> list[Point]:
-    rows = [row for row in tables.relevant(labelled, reference) if row.dataset == dataset and not row.settings]
-    passes = {(row.source, row.method, row.model, row.train_dataset): row.forward_passes for row in rows if row.forward_passes}
-    points = []
-    for row in rows:
-        cost = passes.get((row.source, row.method, row.model, row.train_dataset))
-        if row.accuracy is not None and cost is not None:
-            points.append(Point(f"{reference.method_label(row.method)}, {row.source}", cost, row.accuracy, None, ours=False))
-    return points
+def _named(dataset: str, scope: str, reference: Reference) -> str:
+    return ", ".join(filter(None, [reference.dataset_label(dataset), scope]))
 
 
-def _with_form(group: Group, label: str, labelled: tables.Labelled) -> str:
-    """The label, with model and training data where more than one family of them is on the page."""
-    families = {other.family[:3] for other, _ in labelled}
-    if len(families) == 1:
-        return label
-    model, data, form = (part.rpartition("/")[2].replace("_", " ") for part in group.family[:3])
-    parts = zip((model, data, form), zip(*families, strict=True), strict=True)
-    return ", ".join([label, *(part for part, values in parts if len(set(values)) > 1)])
+def _styles(labels: Iterable[str], reference: Reference) -> dict[str, int]:
+    """A method looks the same in every figure; what is no plain method comes after them."""
+    return {label: index for index, label in enumerate(dict.fromkeys([*reference.labels.methods.values(), *labels]))}
 
 
-def _ablations(labelled: tables.Labelled, reference: Reference, paint: _Painter) -> list[Picture]:
-    """Bars for every family of at least two configurations, on the test set that most of them have, the centre first."""
-    pictures = []
-    plain = {reference.method_label(group.aggregate.method) for group, _ in labelled}
-    for family in dict.fromkeys(group.family for group, _ in labelled):
-        own = sorted(((g, label) for g, label in labelled if g.family == family), key=lambda item: item[1] not in plain)
-        if len(own) < 2:
-            continue
-        measured = Counter(name for group, _ in own for name in group.aggregate.datasets)
-        dataset = max(measured, key=lambda name: measured[name])
-        bars = [
-            (label, 100 * data.accuracy_mean, tables.interval_of(data))
-            for group, label in own
-            if (data := group.aggregate.datasets.get(dataset)) is not None
-        ]
-        name = f"{reference.method_label(family[3])} on {reference.dataset_label(dataset)}"
-        words = "; ".join(f"{label} {value:.1f} %" for label, value, _ in bars)
-        pictures.append(paint(partial(compared.bars_figure, bars, name), f"Ablations: {name}", words))
-    return pictures
-
-
-def _losses(curves: Sequence[Curve], paint: _Painter) -> list[Picture]:
-    pictures = []
+def _losses(curves: Sequence[Curve], paint: _Painter) -> list[_Curves]:
+    found = []
     for path in dict.fromkeys(curve.path for curve in curves):
-        own = [curve for curve in curves if curve.path == path]
+        own = sorted((curve for curve in curves if curve.path == path), key=lambda curve: (len(curve.name), curve.name))
         last = "; ".join(f"{curve.name} ends at {curve.scalars['train/loss'][-1][1]:.3g}" for curve in own if "train/loss" in curve.scalars)
-        pictures.append(paint(partial(compared.loss_figure, own), f"Losses: {path}", f"Each term by step, a line per seed. Total: {last}"))
-    return pictures
-
-
-def _by_steps(labelled: tables.Labelled) -> dict[str, dict[str, list[StepRow]]]:
-    """Data set -> label -> a row per number of steps, where the per-question files know it."""
-    series: dict[str, dict[str, list[StepRow]]] = {}
-    for group, label in labelled:
-        for dataset, rows in group.rows.items():
-            found = []
-            for steps in sorted({row.steps for row in rows if row.steps is not None}):
-                own = [row for row in rows if row.steps == steps]
-                correct = sum(row.correct for row in own)
-                known = [row.confidence for row in own if row.confidence is not None]
-                confidence = sum(known) / len(known) if known else None
-                found.append(StepRow(steps, len(own), correct, wilson_interval(correct, len(own)), confidence))
-            if found:
-                series.setdefault(dataset, {})[_with_form(group, label, labelled)] = found
-    return series
+        picture = paint(partial(compared.loss_figure, own), f"Losses: {path}", f"Each term by step, a line per seed. Total: {last}")
+        found.append(_Curves(path, picture))
+    return found
 
 
 def _explained(path: str, item: Explanation, paint: _Painter, number: int) -> _Explained:

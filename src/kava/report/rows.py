@@ -67,11 +67,15 @@ def accuracy_rows(aggregates: Sequence[Aggregate], reference: Reference) -> list
     published: dict[tuple[str, ...], dict[str, str]] = {}
     for row in reference.rows:
         if row.accuracy is not None:
-            key = (row.model, row.train_dataset, _method(row, reference), row.where)
+            # What makes a row an ablation stands in its source.
+            key = (row.model, row.train_dataset, row.method, row.where, str(row.settings))
             published.setdefault(key, {})[row.dataset] = _published(row, row.accuracy, row.accuracy_std)
     theirs = [
-        ((model, data), AccuracyRow(reference.model_label(model), reference.dataset_label(data), method, cells, source, False))
-        for (model, data, method, source), cells in published.items()
+        (
+            (model, data),
+            AccuracyRow(reference.model_label(model), reference.dataset_label(data), reference.method_label(method), cells, source, False),
+        )
+        for (model, data, method, source, _), cells in published.items()
     ]
     return _grouped(ours, theirs)
 
@@ -106,7 +110,7 @@ def efficiency_rows(aggregates: Sequence[Aggregate], reference: Reference) -> li
                 _published(row, row.forward_passes, row.forward_passes_std),
                 number(None),
                 number(None),
-                _method(row, reference),
+                reference.method_label(row.method),
                 row.where,
                 False,
             ),
@@ -128,11 +132,6 @@ def _our_source(aggregate: Aggregate) -> str:
 
 def _published(row: ReferenceRow, mean: float | None, std: float | None) -> str:
     return number(mean, std) + (UNCONFIRMED if row.unconfirmed else "")
-
-
-def _method(row: ReferenceRow, reference: Reference) -> str:
-    settings = ", ".join(f"{key} = {str(value).lower()}" for key, value in row.settings.items())
-    return reference.method_label(row.method) + (f" ({settings})" if settings else "")
 
 
 def _grouped(ours: list[tuple[tuple[str, str], R]], theirs: list[tuple[tuple[str, str], R]]) -> list[list[R]]:

@@ -104,13 +104,12 @@ def variants(groups: Sequence[Group]) -> list[tuple[Group, dict[str, Any]]]:
 
     The centre is the configuration with the fewest departures from all others: an ablation changes one thing at a time.
     """
-    labelled = []
-    for group in groups:
-        family = [other for other in groups if other.family == group.family]
+    centres = {}
+    for name in dict.fromkeys(group.family for group in groups):
+        family = [group for group in groups if group.family == name]
         distances = [sum(len(_departures(a, b)) for b in family) for a in family]
-        centre = family[distances.index(min(distances))]
-        labelled.append((group, _departures(centre, group)))
-    return labelled
+        centres[name] = family[distances.index(min(distances))]
+    return [(group, _departures(centres[group.family], group)) for group in groups]
 
 
 def _departures(centre: Group, group: Group) -> dict[str, Any]:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 WIDE = 500
 # A colour that no figure uses; the page's text colour takes its place.
 _INK = "#010203"
+# Hundredths of a point are finer than any screen.
+_PLACES = re.compile(r' (d|x|y)="([^"]*)"')
 _STYLE = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), _INK),
     "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "legend.frameon": False,
@@ -53,9 +55,14 @@ def _embedded(text: str, name: str, title: str, description: str) -> str:
     markup = re.sub(r"font-size: (?:\d+ )?([\d.]+px)", r"font-size: \1", markup)
     opening = f'<svg role="img" aria-labelledby="{name}-t {name}-d"'
     named = f'<title id="{name}-t">{escape(title)}</title><desc id="{name}-d">{escape(description)}</desc>'
+    markup = _PLACES.sub(lambda found: f' {found[1]}="{_short(found[2])}"', markup)
     head, _, rest = markup.partition(">")
     width = re.search(r'width="([\d.]+)pt"', head)
     head = re.sub(r' (?:width|height)="[\d.]+pt"', "", head).replace("<svg", opening, 1)
     pixels = float(width[1]) * 4 / 3 if width else 0
     limit = f' style="max-width:{pixels:.0f}px"' + (' class="wide"' if pixels > WIDE else "") if width else ""
     return f"{head}{limit}>{named}{rest}"
+
+
+def _short(numbers: str) -> str:
+    return re.sub(r"(\.\d\d)\d+", r"\1", numbers).replace("\n", "").strip()

@@ -6,6 +6,7 @@ from typing import Any
 
 from kava.config import Config
 from kava.errors import UserError, nearest
+from kava.extras import require
 from kava.methods import METHODS
 
 LOGS = "logs"
@@ -83,5 +84,7 @@ def _check(config: Config) -> None:
     optimizers = [str(name.value) for name in OptimizerNames]
     if training.optimizer not in optimizers:
         raise UserError(f"training.optimizer '{training.optimizer}' is unknown{nearest(training.optimizer, optimizers)}")
+    if training.optimizer == "adamw_8bit" or any(kind in training.optimizer for kind in ("bnb", "paged", "lion", "ademamix")):
+        require("bitsandbytes", f"training.optimizer {training.optimizer}", "set it to adamw_torch")
     if system.device == "cuda" and not torch.cuda.is_available():
         raise UserError("system.device is cuda, but torch sees no GPU here; set it to auto or cpu")

@@ -33,7 +33,7 @@ from kava.train.arguments import training_arguments
 from kava.train.progress import Report
 from kava.train.sampler import LengthSortedSampler
 
-VERSION = 1
+VERSION = 2
 
 
 def mini_base_directory(config: Config) -> Path:

@@ -89,8 +89,11 @@ class Replayed:
         return not self.bad_parameters and all(example.sound for example in self.examples)
 
 
-def save_step(directory: Path, trained: Trained, seen: list[Seen], step: int, problem: str, examples: list[str], norm: float) -> None:
-    """Write everything that `replay` needs, all or nothing.
+def save_step(
+    directory: Path, trained: Trained, seen: list[Seen], step: int, problem: str, examples: list[str], norm: float,
+    weights: dict[str, Tensor] | None = None,
+) -> None:  # fmt: skip
+    """Write everything that `replay` needs, all or nothing; `weights` as in `write_weights`.
 
     Raises:
         UserError: the disk is full or the place is read-only.
@@ -99,7 +102,7 @@ def save_step(directory: Path, trained: Trained, seen: list[Seen], step: int, pr
     def write(staging: Path) -> None:
         checkpoint = staging / CHECKPOINT
         checkpoint.mkdir()
-        write_weights(checkpoint, trained)
+        write_weights(checkpoint, trained, weights)
         seal(checkpoint)
         for index, one in enumerate(seen):
             write_batch(staging / _BATCH.format(index), one.batch, {**one.generators, **{f"{_VALUE}{k}": v for k, v in one.values.items()}})

@@ -6,6 +6,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from kava.checkpoint import PROJECTION, Trained
+from kava.whole import discard
 
 _CHECKPOINT = re.compile(r"checkpoint-[0-9]+")
 
@@ -18,6 +19,13 @@ def checkpoints(run: Path) -> list[Path]:
 def step_of(checkpoint: Path) -> int:
     """The optimizer step after which a checkpoint was written, from its name."""
     return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def keep_newest(run: Path, limit: int | None) -> None:
+    """Discard all but the newest checkpoints (`training.save_total_limit`); the best one lives apart and is never touched."""
+    if limit is not None:
+        for old in checkpoints(run)[limit:]:
+            discard(old)
 
 
 def load_weights(directory: Path, trained: Trained) -> None:

@@ -13,7 +13,7 @@ import torch
 from transformers import PrinterCallback, set_seed
 
 from kava import processes
-from kava.checkpoint import Trained, read_kava_config, refuse_other_base
+from kava.checkpoint import Trained, fitting, read_kava_config, refuse_other_base
 from kava.config import Config, build_config, load_config
 from kava.data.collate import Collator
 from kava.data.sequences import SequenceBuilder
@@ -30,9 +30,10 @@ from kava.train.arguments import runs_on_cpu, training_arguments
 from kava.train.curriculum import Curriculum, hand_on
 from kava.train.prepare import Prepared, build_collator, last_stage, longest_entries, prepare_data, resolve_base
 from kava.train.progress import TRAIN_LOG, Report, cut_log
-from kava.train.resumable import checkpoints, step_of
+from kava.train.resumable import checkpoints, load_weights, step_of
+from kava.train.sharding import shard
 from kava.train.signals import StopOnSignal
-from kava.train.tracking import CacheFigures, checked_trackers
+from kava.train.tracking import CacheFigures, checked_trackers, naming_wandb_errors
 from kava.train.trainer import KavaTrainer
 from kava.whole import recover, tidy, verify
 
@@ -84,7 +85,7 @@ def train(
     """
     output_dir = Path(output_dir)
     trackers = checked_trackers(report_to)
-    processes.join(runs_on_cpu(config))
+    processes.join(runs_on_cpu(config), split=config.system.fsdp)
     finished = _claim(output_dir, config, resume)
     if finished is not None:
         return finished
@@ -106,6 +107,8 @@ def train(
             # The run's own file may be gone, or the checkpoint may come from elsewhere.
             _refuse_other(f"checkpoint {newest}", build_config(recorded["config"], str(newest)), config)
             refuse_other_base(newest, str(recorded.get("base_fingerprint", "")), trained.model.base_fingerprint, base)
+        if config.system.fsdp:
+            _split(trained, newest)
         if processes.is_main():
             cut_log(output_dir / TRAIN_LOG, step_of(newest) if newest else 0)
         report = Report(output_dir / TRAIN_LOG, f"{config.method} {output_dir.name}", quiet)
@@ -113,13 +116,23 @@ def train(
         trainer.add_callback(report)
         trainer.add_callback(stop)
         try:
-            trainer.resume(newest)
+            with naming_wandb_errors(trackers):
+                trainer.resume(newest)
         finally:
             report.close()
     outcome = Outcome(output_dir, stop.exit_code, trainer.state.best_metric or 0.0, trainer.state.global_step)
     if outcome.exit_code == 0:
         _finish(trainer, config, outcome, time.time() - started)
     return outcome
+
+
+def _split(trained: Trained, newest: Path | None) -> None:
+    """Give each process its share of the weights, those of a checkpoint that is gone on from included."""
+    if newest:
+        with fitting(newest):
+            load_weights(newest, trained)
+    device = torch.device("cpu" if runs_on_cpu(trained.config) else f"cuda:{processes.local_rank()}")
+    shard(trained.model, device)
 
 
 def _build_trainer(trained: Trained, builder: SequenceBuilder, prepared: Prepared, output_dir: Path, trackers: list[str]) -> KavaTrainer:
@@ -130,7 +143,11 @@ def _build_trainer(trained: Trained, builder: SequenceBuilder, prepared: Prepare
 
     def validate() -> Evaluation:
         return evaluate_accuracy(
-            reasoner, prepared.validation, batch_size=config.evaluation.batch_size, max_new_tokens=config.evaluation.max_new_tokens
+            reasoner,
+            prepared.validation,
+            batch_size=config.evaluation.batch_size,
+            max_new_tokens=config.evaluation.max_new_tokens,
+            share=not config.system.fsdp,
         )
 
     arguments = training_arguments(config, output_dir, trackers, f"{config.method} {output_dir.name}")
@@ -144,7 +161,8 @@ def _build_trainer(trained: Trained, builder: SequenceBuilder, prepared: Prepare
         data_collator=collator if curriculum is None else hand_on,
     )
     trainer.remove_callback(PrinterCallback)
-    if METHODS[config.method].thinks and METHODS[config.method].teacher:
+    # The figures are one process's work, which a split model has no passes for.
+    if METHODS[config.method].thinks and METHODS[config.method].teacher and not config.system.fsdp:
         sample = prepared.validation[: config.evaluation.batch_size]
         trainer.add_callback(CacheFigures(lambda: trainer.callback_handler.callbacks, lambda: mean_similarity(reasoner, config, sample)))
     return trainer

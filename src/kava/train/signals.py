@@ -7,7 +7,9 @@ from typing import Any
 from transformers import TrainerCallback
 
 # SIGUSR1 is the scheduler's "time is nearly up": the job script requeues on 85.
-EXIT_CODES = {signal.SIGUSR1: 85, signal.SIGINT: 130, signal.SIGTERM: 143}
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+if hasattr(signal, "SIGUSR1"):  # not on Windows
+    EXIT_CODES[signal.SIGUSR1] = 85
 
 
 class StopOnSignal(TrainerCallback):

@@ -4,7 +4,8 @@ Scalars (every loss term, learning rate, gradient norm, examples per second, val
 Trainer logs them. This file adds what it cannot: a picture per epoch of how alike the student's and the teacher's caches are.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -30,6 +31,25 @@ def checked_trackers(names: Sequence[str]) -> list[str]:
         if find_spec(TRACKERS[name]) is None:
             raise UserError(f"--report_to {name}: it is not installed; pip install {TRACKERS[name]}")
     return list(dict.fromkeys(names))
+
+
+@contextmanager
+def naming_wandb_errors(trackers: Sequence[str]) -> Iterator[None]:
+    """Turn what W&B refuses (no login, no network) into one line for the user.
+
+    Raises:
+        UserError: W&B raised an error of its own inside the block.
+    """
+    if "wandb" not in trackers:
+        yield
+        return
+    import wandb
+
+    try:
+        yield
+    except wandb.errors.Error as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(f"--use_wandb: {reason}; or set WANDB_MODE=offline, which keeps the run on this machine") from error
 
 
 class CacheFigures(TrainerCallback):

@@ -4,6 +4,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from math import isfinite
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 from transformers.trainer_callback import TrainerState
 
 from kava.checkpoint import Trained, fitting, save_checkpoint, write_weights
@@ -20,12 +21,14 @@ from kava.evaluate.accuracy import Evaluation
 from kava.losses.total import TERM_NAMES
 from kava.results import BEST_CHECKPOINT
 from kava.train.curriculum import Curriculum
+from kava.train.events import Events
 from kava.train.guard import Seen, SkippedBatches, explain, generator_states, is_sound, shown
 from kava.train.meter import LossMeter
 from kava.train.replay import save_step
-from kava.train.resumable import checkpoints, load_weights
+from kava.train.resumable import keep_newest, load_weights
 from kava.train.sampler import LengthSortedSampler
-from kava.whole import discard, naming_disk_errors, publish, seal
+from kava.train.sharding import make_portable, together, whole, whole_weights
+from kava.whole import naming_disk_errors, publish, seal
 
 STAGING = ".writing"
 REAL = "real_examples"
@@ -53,16 +56,21 @@ class KavaTrainer(Trainer):
         self.begun = time.perf_counter()
         self._generators: dict[str, Tensor] = {}
         self.gradient_norm: Tensor | None = None
-        for callback in (LossMeter(), SkippedBatches(), _Events(self)):
+        for callback in (LossMeter(), SkippedBatches(), Events(self)):
             self.add_callback(callback)
         # The Trainer computes the norm in order to clip, and keeps it to itself.
         clip = self.accelerator.clip_grad_norm_
 
         def clip_and_keep(*arguments: Any, **options: Any) -> Any:
-            self.gradient_norm = clip(*arguments, **options)
+            norm = clip(*arguments, **options)
+            self.gradient_norm = whole(norm) if self.sharded else norm
             return self.gradient_norm
 
         self.accelerator.clip_grad_norm_ = clip_and_keep
+        self.sharded = trained.config.system.fsdp
+        if self.sharded:
+            # The model is split over the processes already: nothing is to wrap it, or to move it.
+            self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
 
     @property
     def meter(self) -> LossMeter:
@@ -85,6 +93,8 @@ class KavaTrainer(Trainer):
         except (ImportError, ValueError, RuntimeError) as error:
             name = self.trained.config.training.optimizer
             raise UserError(f"training.optimizer {name} cannot be used here: {' '.join(str(error).split())[:200]}") from None
+        if self.sharded:
+            make_portable(optimizer)
         return optimizer
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], int]:
@@ -129,7 +139,7 @@ class KavaTrainer(Trainer):
         problem, examples = explain(seen, number)
         rank = f"-rank{self.args.process_index}" if self.args.world_size > 1 else ""
         place = Path(self.args.output_dir) / f"bad_batch-{step}{rank}"
-        save_step(place, self.trained, seen, step, problem, examples, number)
+        save_step(place, self.trained, seen, step, problem, examples, number, self._weights())
         allowed = self.trained.config.training.max_bad_batches
         message = f"step {step}: {problem} ({shown(examples)}); kava replay {place} takes the step again"
         if self.skipped.count >= allowed:
@@ -180,7 +190,7 @@ class KavaTrainer(Trainer):
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Validation by generation."""
-        evaluation = self.validate()
+        evaluation = together(self.trained.model, self.validate) if self.sharded else self.validate()
         metrics = {
             f"{metric_key_prefix}_accuracy": evaluation.accuracy,
             f"{metric_key_prefix}_forward_passes": evaluation.mean("forward_passes"),
@@ -193,21 +203,32 @@ class KavaTrainer(Trainer):
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         is_best = super()._determine_best_metric(metrics, trial)
-        if is_best and self.args.should_save:
-            self.trained.metadata |= {
-                "step": self.state.global_step,
-                "validation": metrics,
-                "skipped_batches": self.skipped.count,
-                # Of this process's part of the run.
-                "wall_seconds": round(time.perf_counter() - self.begun, 3),
-            }
-            save_checkpoint(Path(self.args.output_dir) / BEST_CHECKPOINT, self.trained)
+        if is_best:
+            weights = self._weights()
+            if self.args.should_save:
+                # Seconds of this process's part of the run.
+                known = {"step": self.state.global_step, "validation": metrics, "wall_seconds": round(time.perf_counter() - self.begun, 3)}
+                self.trained.metadata |= {**known, "skipped_batches": self.skipped.count}
+                save_checkpoint(Path(self.args.output_dir) / BEST_CHECKPOINT, self.trained, weights)
         return is_best
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        directory = Path(output_dir or self.args.output_dir)
-        directory.mkdir(parents=True, exist_ok=True)
-        write_weights(directory, self.trained)
+    def _weights(self) -> dict[str, Tensor] | None:
+        """The gathered weights of a model that is split over the processes, all of which call this; else None."""
+        return whole_weights(self.trained.model) if self.sharded else None
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights; all processes come here, and the main one writes."""
+        weights = self._weights()
+        if self.args.should_save:
+            directory = Path(output_dir or self.args.output_dir)
+            directory.mkdir(parents=True, exist_ok=True)
+            write_weights(directory, self.trained, weights)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.sharded and not self.args.should_save:
+            # The main process puts the state together from everyone's.
+            self.optimizer.state_dict()
+        super()._save_optimizer_and_scheduler(output_dir)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(Path(super()._get_output_dir(trial)) / STAGING)
@@ -232,16 +253,12 @@ class KavaTrainer(Trainer):
                 seal(written)
                 publish(written, run / written.name)
             staging.rmdir()
-            self._rotate(run)
-
-    def _rotate(self, run: Path) -> None:
-        """Keep the newest `save_total_limit` checkpoints; the best one lives apart and is never touched."""
-        limit = self.trained.config.training.save_total_limit
-        if limit is not None:
-            for old in checkpoints(run)[limit:]:
-                discard(old)
+            keep_newest(run, self.trained.config.training.save_total_limit)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.sharded:
+            # Read before the model was split.
+            return
         with fitting(resume_from_checkpoint):
             load_weights(Path(resume_from_checkpoint), self.trained)
 
@@ -281,16 +298,3 @@ class KavaTrainer(Trainer):
         due = state.epoch % 1 == 0 if every is None else state.global_step % every == 0
         if due or state.global_step >= state.max_steps:
             self._determine_best_metric(self.evaluate(), None)
-
-
-class _Events(TrainerCallback):
-    """Calls the Trainer's own methods at moments that it offers to callbacks only."""
-
-    def __init__(self, trainer: KavaTrainer) -> None:
-        self.trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.validate_if_due()
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.guard_step()

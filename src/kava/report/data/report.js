@@ -33,10 +33,10 @@ document.getElementById("theme").addEventListener("click", () => {
   const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   root.dataset.theme = dark ? "light" : "dark";
 });
-// On paper nothing can be opened.
+// On paper nothing can be opened; all settings of all runs would be most of it, and stand in the runs' own files.
 let closed = [];
 addEventListener("beforeprint", () => {
-  closed = Array.from(document.querySelectorAll("details:not([open])"));
+  closed = Array.from(document.querySelectorAll("details:not([open], .settings)"));
   for (const element of closed) element.open = true;
 });
 addEventListener("afterprint", () => {

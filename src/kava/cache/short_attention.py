@@ -1,0 +1,86 @@
+"""Attention over short sequences on a CPU, as two batched products.
+
+torch's flash kernel for CPUs saves memory that short sequences do not need and pays for it in its backward pass, and
+transformers copies grouped keys and values for it. Here the query heads of a group are rows of one product with their KV head.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Scores per head; longer sequences go to the flash kernel, whose memory does not grow with their product.
+MAX_SCORES = 128 * 128
+
+
+def is_short(query: Tensor, key: Tensor, mask: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether `attend_short` can take this call: float32 on a CPU, few scores, a mask as SDPA's or none needed, nothing extra.
+
+    Compiled passes go to SDPA, which tracing knows.
+    """
+    queries, keys = query.shape[2], key.shape[2]
+    masked = isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.dim() == 4 and mask.shape[1] == 1
+    return (
+        not torch.compiler.is_compiling()
+        and query.device.type == "cpu"
+        and query.dtype == key.dtype == torch.float32
+        and queries * keys <= MAX_SCORES
+        and (masked or (mask is None and queries == 1))
+        and not kwargs.get("dropout")
+        and all(kwargs.get(extra) is None for extra in ("position_bias", "cache", "softcap", "s_aux"))
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def attend_short(
+    query: Float[Tensor, "B Nh n D"],
+    key: Float[Tensor, "B H S D"],
+    value: Float[Tensor, "B H S Dv"],
+    mask: Bool[Tensor, "#B 1 n S"] | None,
+    scaling: float | None,
+) -> Float[Tensor, "B n Nh Dv"]:
+    """softmax(scaling q k^T) v over the entries that `mask` shows; a row that sees nothing gets some finite mixture."""
+    batch, query_heads, queries, width = query.shape
+    heads, entries = key.shape[1:3]
+    bias = None if mask is None else torch.where(mask, 0.0, torch.finfo(torch.float32).min)
+    rows = query.reshape(batch * heads, -1, width)
+    mixed: Tensor = _Attend.apply(  # type: ignore[no-untyped-call]
+        rows, key.reshape(batch * heads, entries, width), value.reshape(batch * heads, entries, -1), bias,
+        width**-0.5 if scaling is None else scaling, (batch, query_heads, queries, entries),
+    )  # fmt: skip
+    return mixed.view(batch, query_heads, queries, -1).transpose(1, 2)
+
+
+class _Attend(torch.autograd.Function):
+    """Attention of [B H, G n, D] rows; the weights are computed again in the backward pass, so that no matrix is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float, shape: tuple[int, ...]) -> Tensor:
+        ctx.save_for_backward(rows, key, value, bias)
+        ctx.scale, ctx.shape = scale, shape
+        return torch.bmm(_weights(rows, key, bias, scale, shape), value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        rows, key, value, bias = ctx.saved_tensors
+        weights = _weights(rows, key, bias, ctx.scale, ctx.shape)
+        to_value = torch.bmm(weights.transpose(1, 2), gradient)
+        to_weights = torch.bmm(gradient, value.transpose(1, 2))
+        to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype)
+        to_rows, to_key = _scaled(to_scores, key, ctx.scale), _scaled(to_scores.transpose(1, 2), rows, ctx.scale)
+        return to_rows, to_key, to_value, None, None, None
+
+
+def _weights(rows: Tensor, key: Tensor, bias: Tensor | None, scale: float, shape: tuple[int, ...]) -> Tensor:
+    scores = _scaled(rows, key.transpose(1, 2), scale)
+    if bias is not None:
+        scores.view(shape).add_(bias)
+    return scores.softmax(-1)
+
+
+def _scaled(left: Tensor, right: Tensor, scale: float) -> Tensor:
+    """Batched product times a number, in one call."""
+    return torch.baddbmm(left.new_empty(()), left, right, beta=0, alpha=scale)

@@ -1,0 +1,25 @@
+"""Settings that exclude each other, apart from those that the method decides: each with the reason and the cure."""
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def contradictions(config: Any) -> Iterator[str]:
+    """What contradicts what in a configuration whose single values are valid; one sentence each."""
+    lora, model, system, training = config.lora, config.model, config.system, config.training
+    if lora.enabled and lora.r == 0:
+        yield "lora.r is 0: set lora.enabled to false for full fine-tuning, or lora.r to at least 1"
+    if model.dtype != "float32" and system.mixed_precision == "no":
+        yield f"model.dtype {model.dtype} needs system.mixed_precision bf16 or fp16: the trained parts are float32"
+    if model.quantization == "4bit" and not lora.enabled:
+        yield "model.quantization 4bit freezes the base model: set lora.enabled to true, or model.quantization to none"
+    if system.fsdp and model.quantization == "4bit":
+        yield "system.fsdp cannot split 4-bit weights: set model.quantization to none, or system.fsdp to false"
+    if system.fsdp and system.mixed_precision == "fp16":
+        yield "system.fsdp has no loss scaling, which fp16 needs: set system.mixed_precision to bf16 or no"
+    if system.fsdp and system.compile:
+        yield "system.compile cannot follow weights that come and go: set it to false, or system.fsdp to false"
+    if system.compile and training.gradient_checkpointing:
+        yield "system.compile and training.gradient_checkpointing exclude each other: set one of them to false"
+    if config.dataset.mini.min_steps > config.dataset.mini.max_steps:
+        yield "dataset.mini.min_steps is larger than dataset.mini.max_steps"

@@ -1,0 +1,89 @@
+"""Runs that belong into one figure: those of one model, training data and form of the traces.
+
+for scope, runs in by_scope(labelled, reference): points(runs, "gsm8k", styles, reference)
+"""
+
+from collections.abc import Mapping, Sequence
+
+from kava.report import html_tables as tables
+from kava.report.html_figures import Point, StepRow
+from kava.report.reference import Reference
+from kava.report.runs import Group
+from kava.results import Row
+from kava.statistics import wilson_interval
+
+
+def by_scope(labelled: tables.Labelled, reference: Reference) -> list[tuple[str, tables.Labelled]]:
+    """Runs by what a figure must not mix, each with a name for it: what differs between the scopes of the page, or nothing."""
+    scopes: dict[tuple[str, ...], list[tuple[Group, str]]] = {}
+    for group, label in labelled:
+        scopes.setdefault(group.family[:3], []).append((group, label))
+    varying = [len(set(values)) > 1 for values in zip(*scopes, strict=True)]
+    named = []
+    for (model, data, form), own in scopes.items():
+        parts = (reference.model_label(model), reference.dataset_label(data), form.replace("_", " "))
+        named.append((", ".join(part for part, varies in zip(parts, varying, strict=True) if varies), _told_apart(own)))
+    return named
+
+
+def _told_apart(labelled: tables.Labelled) -> tables.Labelled:
+    """Of a configuration that several folders hold, the one with most test sets keeps the name; the others are named with their folder."""
+    most = {label: max(labelled, key=lambda item: (item[1] == label, len(item[0].aggregate.datasets)))[0] for _, label in labelled}
+    return [(group, label if group is most[label] else f"{label} ({group.path})") for group, label in labelled]
+
+
+def points(labelled: tables.Labelled, dataset: str, styles: Mapping[str, int], reference: Reference) -> list[Point]:
+    """Cost and accuracy of every run on a test set, with the reference points that have both."""
+    own = [
+        Point(label, styles[label], data.forward_passes_mean, 100 * data.accuracy_mean, tables.interval_of(data))
+        for group, label in labelled
+        if (data := group.aggregate.datasets.get(dataset)) is not None
+    ]
+    return [*own, *_reference_points(labelled, dataset, styles, reference)] if own else []
+
+
+def _reference_points(labelled: tables.Labelled, dataset: str, styles: Mapping[str, int], reference: Reference) -> list[Point]:
+    rows = [row for row in tables.relevant(labelled, reference) if row.dataset == dataset and not row.settings]
+    passes = {(row.source, row.method, row.model, row.train_dataset): row.forward_passes for row in rows if row.forward_passes}
+    found = []
+    for row in rows:
+        cost = passes.get((row.source, row.method, row.model, row.train_dataset))
+        if row.accuracy is not None and cost is not None:
+            name = reference.method_label(row.method)
+            found.append(Point(f"{name}, {row.source}", styles.get(name, 0), cost, row.accuracy, None, ours=False))
+    return found
+
+
+def with_other_cost(labelled: tables.Labelled, methods: tables.Labelled) -> tables.Labelled:
+    """The methods, and of the ablations those whose number of forward passes is not their method's: the others lie on one line."""
+    kept = list(methods)
+    for group, label in labelled:
+        costs = {name: data.forward_passes_mean for name, data in group.aggregate.datasets.items()}
+        same = [
+            abs(costs[name] - data.forward_passes_mean) < 0.5
+            for other, _ in methods
+            if other.family == group.family
+            for name, data in other.aggregate.datasets.items()
+            if name in costs
+        ]
+        if (group, label) not in kept and not any(same):
+            kept.append((group, label))
+    return kept
+
+
+def by_steps(labelled: tables.Labelled, dataset: str) -> dict[str, list[StepRow]]:
+    """Label -> a row per number of steps, where the per-question files know it."""
+    series = {label: step_rows(group.rows.get(dataset, [])) for group, label in labelled}
+    return {label: rows for label, rows in series.items() if rows}
+
+
+def step_rows(rows: Sequence[Row]) -> list[StepRow]:
+    """Accuracy and mean confidence by number of steps."""
+    found = []
+    for steps in sorted({row.steps for row in rows if row.steps is not None}):
+        own = [row for row in rows if row.steps == steps]
+        correct = sum(row.correct for row in own)
+        known = [row.confidence for row in own if row.confidence is not None]
+        confidence = sum(known) / len(known) if known else None
+        found.append(StepRow(steps, len(own), correct, wilson_interval(correct, len(own)), confidence))
+    return found

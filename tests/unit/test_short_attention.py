@@ -1,0 +1,73 @@
+"""Attention over short sequences: values and gradients are SDPA's, and nothing else is taken."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import kava.cache.short_attention as short
+from kava.cache.short_attention import attend_short, is_short
+from tiny import assert_close
+
+BATCH, HEADS, GROUP, QUERIES, KEYS, WIDTH = 3, 2, 3, 4, 7, 5
+
+
+def drawn(queries: int = QUERIES) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries laid out as a projection leaves them, keys and values as a cache does; in float64, to compare rounding away."""
+    torch.manual_seed(0)
+    query = torch.randn(BATCH, queries, HEADS * GROUP, WIDTH, dtype=torch.float64).transpose(1, 2)
+    key, value = torch.randn(2, BATCH, HEADS, KEYS, WIDTH, dtype=torch.float64)
+    return query.requires_grad_(), key.requires_grad_(), value.requires_grad_()
+
+
+def mask_of(queries: int) -> Tensor:
+    """Causal, the first entries of two examples being padding."""
+    visible = torch.ones(queries, KEYS, dtype=torch.bool).tril(KEYS - queries)
+    padding = torch.arange(KEYS) < torch.tensor([0, 1, 3])[:, None]
+    return visible[None, None] & ~padding[:, None, None]
+
+
+@pytest.mark.parametrize("queries", [1, QUERIES])
+@pytest.mark.parametrize("scaling", [None, 0.3])
+@pytest.mark.parametrize("masked", [True, False])
+def test_values_and_gradients_are_those_of_sdpa(queries: int, scaling: float | None, masked: bool) -> None:
+    mask = mask_of(queries) if masked else None
+    ours, theirs = drawn(queries), drawn(queries)
+    got = attend_short(*ours, mask, scaling)
+    repeated = (theirs[0], *(part.repeat_interleave(GROUP, dim=1) for part in theirs[1:]))
+    expected = torch.nn.functional.scaled_dot_product_attention(*repeated, attn_mask=mask, scale=scaling).transpose(1, 2)
+    weights = torch.randn(expected.shape, dtype=torch.float64)
+    (got * weights).sum().backward()
+    (expected * weights).sum().backward()
+    assert_close(got, expected, 1e-12)
+    for mine, other in zip(ours, theirs, strict=True):
+        assert_close(mine.grad, other.grad, 1e-12)
+
+
+def test_a_row_that_sees_nothing_is_finite() -> None:
+    mask = mask_of(QUERIES)
+    mask[2, :, 0] = False
+    assert attend_short(*drawn(), mask, None).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "taken"),
+    [
+        ({}, True),
+        ({"mask": None}, False),
+        ({"mask": torch.zeros(BATCH, 1, QUERIES, KEYS)}, False),
+        ({"query": torch.zeros(BATCH, HEADS * GROUP, QUERIES, WIDTH, dtype=torch.bfloat16)}, False),
+        ({"dropout": 0.1}, False),
+        ({"dropout": 0.0, "softcap": None}, True),
+        ({"softcap": 30.0}, False),
+        ({"query": torch.zeros(1, 1, short.MAX_SCORES // KEYS + 1, WIDTH)}, False),
+        ({"query": torch.zeros(1, 1, short.MAX_SCORES // KEYS, WIDTH)}, True),
+        ({"query": torch.zeros(1, 1, 1, WIDTH), "mask": None}, True),
+    ],
+)
+def test_which_calls_are_taken(change: dict[str, Any], taken: bool) -> None:
+    query = torch.zeros(BATCH, HEADS * GROUP, QUERIES, WIDTH)
+    given = {"query": query, "key": torch.zeros(BATCH, HEADS, KEYS, WIDTH), "mask": mask_of(QUERIES), **change}
+    extras = {name: value for name, value in given.items() if name not in ("query", "key", "mask")}
+    assert is_short(given["query"], given["key"], given["mask"], extras) is taken
