@@ -54,12 +54,15 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "none", str(root / "disk")], capture_output=True, text=True)
     if mounted.returncode:
         pytest.skip(f"a file system cannot be mounted here: {mounted.stderr.strip()}")
-    server = ForkServer(root / "cache")
     try:
-        yield Disk(root, server)
+        server = ForkServer(root / "cache")
+        try:
+            yield Disk(root, server)
+        finally:
+            server.close()
     finally:
-        server.close()
-        subprocess.run(["umount", str(root / "disk")], check=True)
+        # Lazily: a process that a failed test left behind must not keep the mount.
+        subprocess.run(["umount", "--lazy", str(root / "disk")], check=True)
 
 
 def refused(said: str) -> str:
