@@ -6,6 +6,7 @@ kava train --config configs/mini.yaml --output_dir outputs/mini --seed 42
 import importlib
 import io
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -44,6 +45,7 @@ def main(command: str | None = None, arguments: list[str] | None = None) -> NoRe
     """Run a command and leave the process with its exit code: 0 done, 1 a check failed, 2 something the user can mend."""
     arguments = sys.argv[1:] if arguments is None else arguments
     _print_any_language()
+    _leave_disks_to_the_main_thread()
     use_shared_library()
     try:
         _refuse_other_encodings(arguments)
@@ -77,6 +79,17 @@ def _print_any_language() -> None:
         if isinstance(stream, io.TextIOWrapper):
             narrow = not (stream.encoding or "").lower().replace("-", "").startswith("utf")
             stream.reconfigure(encoding="utf-8" if narrow else None, errors="backslashreplace")
+
+
+def _leave_disks_to_the_main_thread() -> None:
+    """TensorBoard writes in a thread: where its disk is full the main thread hears of it too, and says so in one line."""
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _report_of_a_thread
+
+
+def _report_of_a_thread(end: threading.ExceptHookArgs) -> None:
+    if not (isinstance(end.exc_value, OSError) and blame_of(end.exc_value)):
+        threading.__excepthook__(end)
 
 
 def _refuse_other_encodings(arguments: list[str]) -> None:
