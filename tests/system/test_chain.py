@@ -116,8 +116,10 @@ def test_in_a_terminal_earlier_lines_come_back_and_ctrl_c_leaves_cleanly(environ
     dialogue = (
         ("", "question> ", 1),
         ("How many ?\r", "answer: ", 1),
+        ("", "question> ", 2),
         ("\x1b[A", "How many ?", 2),
         ("\r", "answer: ", 2),
+        ("", "question> ", 3),
         ("\x03", "bye", 1),
     )
     for keys, expected, times in dialogue:

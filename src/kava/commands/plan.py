@@ -20,7 +20,7 @@ class Plan:
 
     configs: tyro.conf.Positional[tuple[str, ...]] = ()
     """Configurations: files, or names in configs/."""
-    gpu_memory: tuple[float, ...] = (24, 40, 80)
+    gpu_memory: tuple[float, ...] = (24.0, 40.0, 80.0)
     """GB of the cards."""
     gpus: int = 1
     """How many of them share a step."""
