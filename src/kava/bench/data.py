@@ -16,7 +16,7 @@ from kava.bench.timing import Run, peak_memory
 from kava.config import MiniDataConfig, build_config
 from kava.data.mini import problems
 
-# GSM8k-AUG's test rows have 240 characters of question and 43 of steps on average; these have 217 and 44.
+# GSM8k-AUG's test rows have 240 characters of question and 43 of steps on average; these have 216 and 44.
 FORM: dict[str, Any] = {"min_steps": 2, "max_steps": 7, "distractor_rate": 0.5}
 BATCH, BATCHES = 128, 20
 # What preparing 385,620 rows may take.
