@@ -145,7 +145,7 @@ class Reasoner:
     ) -> list[Generation]:
         return self.write(*self.start(questions, use_latent), max_new_tokens, temperature, generator)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def write(
         self,
         prefix: Prefix,
