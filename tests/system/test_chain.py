@@ -124,8 +124,14 @@ def test_in_a_terminal_earlier_lines_come_back_and_ctrl_c_leaves_cleanly(environ
     )
     for keys, expected, times in dialogue:
         os.write(terminal, keys.encode())
+        presses = 0
         while shown.count(expected) < times:
-            assert select.select([terminal], [], [], 120)[0], shown
+            # A signal that comes between readline's prompt and its wait for a key is seen at the next one (CPython): press again.
+            if not select.select([terminal], [], [], 5 if keys == "\x03" else 120)[0]:
+                presses += 1
+                assert keys == "\x03" and presses < 4, shown
+                os.write(terminal, keys.encode())
+                continue
             shown += os.read(terminal, 4096).decode(errors="replace")
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
     os.close(terminal)

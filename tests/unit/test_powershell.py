@@ -23,11 +23,11 @@ def commands(node: Node) -> list[str]:
 def test_it_is_powershell_and_calls_the_python_script_with_what_was_typed() -> None:
     tree = parse(SCRIPT.read_bytes())
     assert not tree.has_error
-    assert "python run_multi_seed.py --config $Config --seeds @Seeds" in commands(tree)
+    assert "python run_multi_seed.py --config $Config --seeds @List" in commands(tree)
 
 
 def test_a_broken_script_would_be_seen() -> None:
-    assert parse(SCRIPT.read_bytes().replace(b"[int[]]$Seeds =", b"[int[]$Seeds =")).has_error
+    assert parse(SCRIPT.read_bytes().replace(b"[string[]]$Seeds =", b"[string[]$Seeds =")).has_error
 
 
 @pytest.mark.skipif(shutil.which("pwsh") is None, reason="PowerShell (pwsh) is not installed")
