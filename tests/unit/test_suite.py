@@ -32,6 +32,24 @@ def test_a_plan_carries_its_overrides_and_its_fingerprint() -> None:
     assert len({p.fingerprint for p in plans.values()}) == len(plans)
 
 
+def test_a_suite_of_anothers_runs_has_that_suites_runs() -> None:
+    owner, other = (plans_of(read_suite(f"suites/{name}.yaml"), Path("out"), {}, []) for name in ("mini-table1", "mini-table2"))
+    assert owner == other
+
+
+def test_what_a_suite_of_anothers_runs_says_itself_holds(tmp_path: Path) -> None:
+    (tmp_path / "owner.yaml").write_text("title: x\nseeds: [1, 2]\nruns: {a: {method: no_cot}, b: {}}\nmain: a\n")
+    (tmp_path / "part.yaml").write_text("title: y\nruns_of: owner\nseeds: [2]\n")
+    suite = read_suite(tmp_path / "part.yaml")
+    assert (suite.title, suite.seeds, list(suite.runs), suite.main) == ("y", [2], ["a", "b"], None)
+
+
+def test_runs_of_a_suite_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "part.yaml").write_text("title: y\nruns_of: owner\n")
+    with pytest.raises(UserError, match=r"owner\.yaml.*correct runs_of"):
+        read_suite(tmp_path / "part.yaml")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -34,8 +34,8 @@ class Suite(BaseModel):
         variants: name -> overrides, such as the form of the traces; one table each.
         runs: name -> overrides; `config` among them replaces the suite's configuration.
         datasets: which of the configuration's evaluation sets (default: all).
-        runs_of: name of another suite whose finished runs these are, so that one training serves several tables. The two folders
-            lie side by side, and every run must be one of that suite's.
+        runs_of: name of another suite, in a file beside this one, whose finished runs these are, so that one training serves several
+            tables. Its config, seeds, variants and runs hold here too where this file names none. The two output folders lie side by side.
         main: the run that the others are compared with (default: the last one).
         table: `accuracy` on every data set, or `efficiency` on the first (forward passes, tokens, seconds, cache bytes per question).
     """
@@ -79,13 +79,22 @@ def read_suite(path: str | Path) -> Suite:
     Raises:
         UserError: naming the file and the key.
     """
+    content = read_mapping(path, "suite", "correct it")
+    if isinstance(owner := content.get("runs_of"), str):
+        content = _shared_of(Path(path).with_name(f"{checked_name(owner, 'suite')}.yaml")) | content
     try:
-        return Suite.model_validate(read_mapping(path, "suite", "correct it"))
+        return Suite.model_validate(content)
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
         hint = nearest(key, Suite.model_fields) if problem["type"] == "extra_forbidden" else ""
         raise UserError(f"suite {path}: {key}: {problem['msg']}{hint}") from None
+
+
+def _shared_of(path: Path) -> dict[str, Any]:
+    """What says which runs there are in the suite that owns them."""
+    content = read_mapping(path, "suite", "correct runs_of, or make that file")
+    return {key: content[key] for key in ("config", "seeds", "variants", "runs") if key in content}
 
 
 def plans_of(suite: Suite, output_dir: Path, overrides: dict[str, Any], flags: list[str]) -> dict[tuple[str, str], Plan]:
