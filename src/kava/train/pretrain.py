@@ -34,7 +34,7 @@ from kava.train.arguments import training_arguments
 from kava.train.progress import Report
 from kava.train.sampler import LengthSortedSampler
 
-VERSION = 2
+VERSION = 3
 
 
 def mini_base_directory(config: Config) -> Path:
@@ -159,7 +159,7 @@ class DroppingCollator(Collator):
 
 class _PretrainTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthSortedSampler:
-        return LengthSortedSampler(lengths_of(self.train_dataset).total, self.args.train_batch_size, self.args.seed)
+        return LengthSortedSampler(lengths_of(self.train_dataset), self.args.train_batch_size, self.args.seed)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -1,27 +1,32 @@
 """Batches of examples of similar length, so that little of a batch is padding; a function of seed and epoch alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch.utils.data import Sampler
 
-# Batches sorted together: enough to leave little padding, few enough to keep batches mixed.
-POOL = 32
+from kava.data.encoded import Lengths
+
+# Batches that are filled from one random draw: many leave little padding, few keep batches mixed.
+POOL = 512
 
 
 class LengthSortedSampler(Sampler[int]):
-    """Shuffles, sorts pools of `POOL` batches by length, and shuffles the batches.
+    """Shuffles, halves pools of batches by length until a half is a batch, and shuffles the batches.
+
+    A question and what follows it are padded apart, so no single order suits both: each halving sorts by the one that saves more
+    padding. A pool holds `POOL` batches and at most half of the data, so that other examples meet in every epoch.
 
     Args:
-        lengths: tokens of each example.
+        lengths: tokens of each example's parts.
         batch_size: examples that are padded together.
         seed: of the shuffles.
     """
 
-    def __init__(self, lengths: Sequence[int] | Int[np.ndarray, " N"], batch_size: int, seed: int) -> None:
-        self.lengths = torch.tensor(lengths)
+    def __init__(self, lengths: Lengths, batch_size: int, seed: int) -> None:
+        self.widths: Int[np.ndarray, "N 2"] = np.stack([lengths.question, lengths.trace + lengths.answer], axis=1)
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
@@ -31,19 +36,29 @@ class LengthSortedSampler(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.widths)
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(len(self.lengths), generator=generator)
-        batches: list[torch.Tensor] = []
-        for pool in order.split(POOL * self.batch_size):
-            batches += pool[self.lengths[pool].argsort(stable=True, descending=True)].split(self.batch_size)
-        # Only the very last batch may be short; it stays last.
-        full = len(self.lengths) // self.batch_size
-        short = [batch for batch in batches if len(batch) < self.batch_size]
-        whole = [batch for batch in batches if len(batch) == self.batch_size]
+        order = torch.randperm(len(self), generator=generator).numpy()
+        full = len(self) // self.batch_size
+        pool = max(1, min(POOL, full // 2)) * self.batch_size
+        whole, rest = np.split(order, [full * self.batch_size])
+        batches = [batch for start in range(0, len(whole), pool) for batch in self._halved(whole[start : start + pool])]
         for index in torch.randperm(full, generator=generator).tolist():
-            yield from whole[index].tolist()
-        for batch in short:
-            yield from batch.tolist()
+            yield from batches[index].tolist()
+        # Only the very last batch may be short.
+        yield from rest.tolist()
+
+    def _halved(self, pool: Int[np.ndarray, " _"]) -> list[Int[np.ndarray, " _"]]:
+        """Batches of similar length from whole batches of examples."""
+        batches = len(pool) // self.batch_size
+        if batches == 1:
+            return [pool]
+        middle = batches // 2 * self.batch_size
+        cuts = [np.split(pool[np.argsort(width[pool], kind="stable")], [middle]) for width in self.widths.T]
+        return [batch for half in min(cuts, key=self._padded) for batch in self._halved(half)]
+
+    def _padded(self, halves: list[Int[np.ndarray, " _"]]) -> int:
+        """Positions that the halves would take if each were one batch."""
+        return sum(len(half) * int(self.widths[half].max(axis=0).sum()) for half in halves)

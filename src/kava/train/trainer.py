@@ -174,7 +174,7 @@ class KavaTrainer(Trainer):
         if not training.sort_by_length:
             sampler: torch.utils.data.Sampler[int] | None = super()._get_train_sampler(train_dataset)
             return sampler
-        return LengthSortedSampler(lengths_of(self.train_dataset).total, training.batch_size * self.args.world_size, training.seed)
+        return LengthSortedSampler(lengths_of(self.train_dataset), training.batch_size * self.args.world_size, training.seed)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Replace the Trainer's running loss by ours, and add the terms and the throughput of all processes."""
