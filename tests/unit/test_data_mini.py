@@ -23,6 +23,7 @@ RECORDED = {
     "validation": "74e802356f8e9008",
     "test": "b46c9f6085ab14b5",
     "larger": "104ffffc1df8555d",
+    "rephrased": "9b930715e5cbd20a",
     "reworded": "761c0a24a6f92331",
 }
 
@@ -82,9 +83,9 @@ def test_a_verb_tells_the_operation() -> None:
 
 def test_splits_share_no_chain(splits: dict[str, list[Example]]) -> None:
     chains = {split: {_reduced(example, CONFIG.modulus) for example in examples} for split, examples in splits.items()}
-    for split in ("validation", "test", "larger", "reworded"):
+    for split in ("validation", "test", "larger", "rephrased", "reworded"):
         assert not chains["train"] & chains[split]
-    for split in ("test", "larger", "reworded"):
+    for split in ("test", "larger", "rephrased", "reworded"):
         assert not chains["validation"] & chains[split]
 
 
@@ -127,6 +128,7 @@ def test_operands_are_as_large_as_the_split_says(splits: dict[str, list[Example]
     assert all(sizes("larger"))
     assert not any(sizes("validation"))
     assert not any(sizes("test"))
+    assert not any(sizes("rephrased"))
     assert not any(sizes("reworded"))
     assert 0.035 < sum(sizes("train")) / len(sizes("train")) < 0.065
     assert max(int(n) for example in splits["larger"] for n in re.findall(r"\d+", example.question)) == 29
@@ -137,7 +139,7 @@ def _people(example: Example) -> int:
 
 
 def test_distractors_are_where_they_should_be(splits: dict[str, list[Example]]) -> None:
-    assert {_people(example) for example in splits["test"] + splits["validation"] + splits["larger"]} == {1}
+    assert {_people(example) for example in splits["test"] + splits["validation"] + splits["larger"] + splits["rephrased"]} == {1}
     assert {_people(example) for example in splits["reworded"]} == {2}
     assert 0.03 < sum(_people(example) == 2 for example in splits["train"]) / len(splits["train"]) < 0.07
 
@@ -168,7 +170,8 @@ def test_words(splits: dict[str, list[Example]]) -> None:
 
 def test_reworded_uses_words_of_training_but_not_its_sentences(splits: dict[str, list[Example]]) -> None:
     trained = {word for example in splits["train"] for word in example.question.split()}
-    assert {word for example in splits["reworded"] for word in example.question.split()} <= trained
+    for split in ("rephrased", "reworded"):
+        assert {word for example in splits[split] for word in example.question.split()} <= trained
     ways = [
         {*style.start, *style.question, *(phrase.sentence for several in style.operations.values() for phrase in several)}
         for style in (TRAINED, REWORDED)

@@ -8,8 +8,8 @@ of a closed vocabulary and cannot be guessed from the size of the numbers. A pro
 subtract, and multiply by a factor coprime to p.
 
 Splits share no chain of operations with train, nor validation with the others: chains, their numbers reduced modulo p, go to train
-(90 %), validation or test by a hash. `larger` and `reworded` tell chains of the test group otherwise, so that a difference to `test`
-is due to the numbers or the words alone.
+(90 %), validation or test by a hash. `larger`, `rephrased` and `reworded` tell chains of the test group otherwise, so that a difference
+to `test` is due to the numbers or the words alone; `reworded` is `rephrased` with a sentence about someone else in every question.
 """
 
 import random
@@ -39,6 +39,7 @@ _PLANS = {
     "validation": _Plan("validation"),
     "test": _Plan("test"),
     "larger": _Plan("test", large_operand_rate=1.0),
+    "rephrased": _Plan("test", style=words.REWORDED),
     "reworded": _Plan("test", style=words.REWORDED, distractor_rate=1.0),
 }
 SPLITS = tuple(_PLANS)
