@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kava.data.answers import canonical_number, parse_number
+from kava.data.encoded import Lengths
 from kava.data.sources import load_benchmark, load_examples, train_validation
+from kava.train.sampler import LengthSortedSampler, padding_share
 
 pytestmark = pytest.mark.data
 
@@ -67,3 +70,13 @@ def test_benchmarks(data_dir: Path) -> None:
     assert [(example.question, example.answer) for example in gsm8k.examples] == [
         (example.question, example.answer) for example in aug.examples
     ]
+
+
+def test_little_of_a_gsm8k_batch_is_padding(data_dir: Path) -> None:
+    """In characters, of which each example's parts have about as many relative to each other as in tokens."""
+    examples = train_validation(str(data_dir), cot_type="equation")[0].examples
+    parts = [(len(example.question), len(" ".join(example.steps)), len(example.answer)) for example in examples]
+    lengths = Lengths(*np.array(parts).T)
+    shuffled = np.random.default_rng(0).permutation(len(examples))
+    assert padding_share(lengths, list(LengthSortedSampler(lengths, 32, seed=0)), 32) < 0.1
+    assert padding_share(lengths, shuffled, 32) > 0.4

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kava.data.encoded import Lengths
-from kava.train.sampler import LengthSortedSampler
+from kava.train.sampler import LengthSortedSampler, padding_share
 
 
 def lengths(count: int) -> Lengths:
@@ -25,15 +25,18 @@ def order(seed: int = 0, epoch: int = 0, of: Lengths = LENGTHS) -> list[int]:
 
 
 def padding(indices: np.ndarray | list[int]) -> float:
-    """Share of the positions of the batches that are padding, where questions and what follows are padded apart."""
-    widths = np.stack([LENGTHS.question, LENGTHS.trace + LENGTHS.answer], axis=1)[indices]
-    batches = [widths[start : start + 16] for start in range(0, len(indices), 16)]
-    return 1 - widths.sum() / sum(len(batch) * batch.max(axis=0).sum() for batch in batches)
+    return padding_share(LENGTHS, indices, 16)
 
 
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 32, 33, 48, 5003])
 def test_every_example_comes_once(count: int) -> None:
     assert sorted(order(of=lengths(count))) == list(range(count))
+
+
+def test_padding_is_counted_apart_for_questions_and_what_follows() -> None:
+    of = Lengths(np.array([2, 4, 3]), np.array([5, 0, 1]), np.array([1, 1, 1]))
+    # Widths (2, 6) and (4, 1) take 2 x (4 + 6) positions, (3, 2) alone takes its own 5.
+    assert padding_share(of, [0, 1, 2], 2) == pytest.approx(1 - 18 / 25)
 
 
 def test_little_is_padding_where_a_shuffle_wastes_a_quarter_and_one_order_a_sixth() -> None:

@@ -32,7 +32,8 @@ def measure_data(rows: int, model: str) -> dict[str, Any]:
 
     Returns:
         `first` and `second`: seconds, processor seconds and bytes of each start; `source_bytes`, `cache_bytes`;
-        `batch_seconds`: reading and padding a batch of `BATCH` random rows.
+        `batch_seconds`: reading and padding a batch of `BATCH` random rows; `padding`: share of padding in all batches of `BATCH`,
+        as training makes them and `shuffled`.
     """
     from kava.train.prepare import resolve_base
 
@@ -41,6 +42,7 @@ def measure_data(rows: int, model: str) -> dict[str, Any]:
         source, cache = Path(directory, "rows.jsonl"), Path(directory, "cache")
         write_problems(source, rows)
         starts = [asdict(peak_memory(prepare_start, str(source), base, str(cache))) for _ in range(2)]
+        train = next(cache.rglob("train.arrow"))
         return {
             "rows": rows,
             "batch": BATCH,
@@ -48,7 +50,8 @@ def measure_data(rows: int, model: str) -> dict[str, Any]:
             "second": starts[1],
             "source_bytes": source.stat().st_size,
             "cache_bytes": sum(path.stat().st_size for path in cache.rglob("*") if path.is_file()),
-            "batch_seconds": _batch_seconds(next(cache.rglob("train.arrow"))),
+            "batch_seconds": _batch_seconds(train),
+            "padding": _padding(train),
         }
 
 
@@ -85,3 +88,15 @@ def _batch_seconds(path: Path) -> float:
     for numbers in order:
         collator.collate([rows[number] for number in numbers])
     return (time.perf_counter() - started) / BATCHES
+
+
+def _padding(path: Path) -> dict[str, float]:
+    import torch
+
+    from kava.data.encoded import EncodedRows
+    from kava.train.sampler import LengthSortedSampler, padding_share
+
+    lengths = EncodedRows(path).lengths
+    shuffled = torch.randperm(len(lengths.total), generator=torch.Generator().manual_seed(0)).tolist()
+    orders = {"training": list(LengthSortedSampler(lengths, BATCH, seed=0)), "shuffled": shuffled}
+    return {name: padding_share(lengths, order, BATCH) for name, order in orders.items()}

@@ -60,6 +60,10 @@ def data_table(data: dict[str, Any]) -> "Table":
         numbers = f"{entry['seconds']:.2f}", f"{entry['cpu_seconds']:.2f}", f"{entry['peak'] / _MIB:.0f}", f"{entry['rest'] / _MIB:.0f}"
         table.add_row(f"{name} start", *numbers)
     table.add_row(f"a batch of {data['batch']}", f"{data['batch_seconds']:.4f}", "", "", "")
+    sorted_share, shuffled = (100 * data["padding"][name] for name in ("training", "shuffled"))
+    table.caption = (
+        f"padding in training's batches of {data['batch']}: {sorted_share:.1f} % of all positions; in shuffled ones {shuffled:.1f} %"
+    )
     return table
 
 

@@ -1,6 +1,6 @@
 """Batches of examples of similar length, so that little of a batch is padding; a function of seed and epoch alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +11,18 @@ from kava.data.encoded import Lengths
 
 # Batches that are filled from one random draw: many leave little padding, few keep batches mixed.
 POOL = 512
+
+
+def widths_of(lengths: Lengths) -> Int[np.ndarray, "N 2"]:
+    """Tokens of each example's question and of what follows it, which are padded apart."""
+    return np.stack([lengths.question, lengths.trace + lengths.answer], axis=1)
+
+
+def padding_share(lengths: Lengths, order: Sequence[int] | Int[np.ndarray, " N"], batch_size: int) -> float:
+    """Share of the positions that is padding where examples come in this order."""
+    widths = widths_of(lengths)[np.asarray(order)]
+    batches = np.split(widths, range(batch_size, len(widths), batch_size))
+    return 1 - int(widths.sum()) / sum(len(batch) * int(batch.max(axis=0).sum()) for batch in batches)
 
 
 class LengthSortedSampler(Sampler[int]):
@@ -26,7 +38,7 @@ class LengthSortedSampler(Sampler[int]):
     """
 
     def __init__(self, lengths: Lengths, batch_size: int, seed: int) -> None:
-        self.widths: Int[np.ndarray, "N 2"] = np.stack([lengths.question, lengths.trace + lengths.answer], axis=1)
+        self.widths = widths_of(lengths)
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
