@@ -127,8 +127,10 @@ def observe(model: KavaModel, batch: Batch) -> Observed:
     with MonkeyPatch.context() as patch:
         patch.setattr(model.backbone, "logits", spy)
         terms = present(model(batch)["terms"])
-    question = model.backbone.read(batch.question_ids, batch.question_mask).prefix
-    thought = model.think(question, batch.num_latents)
+    if model.method.thinks:
+        question, thought = model.think(batch.question_ids, batch.question_mask, batch.num_latents)
+    else:
+        question, thought = model.backbone.read(batch.question_ids, batch.question_mask).prefix, None
     kept = None
     if model.method.kv:
         assert batch.teacher is not None

@@ -15,7 +15,7 @@ from kava.cache.layers import cache_bytes
 from kava.data.sequences import SequenceBuilder
 from kava.model.backbone import Extension, Prefix
 from kava.model.kava import KavaModel
-from kava.model.latents import Thought, follow, iterate, parallel_tail, sequential_tail
+from kava.model.latents import Thought
 from kava.model.writing import write_on
 
 
@@ -131,14 +131,9 @@ class Reasoner:
 
     def think(self, ids: Tensor, mask: Tensor, keep_trajectory: bool = False) -> tuple[Thought, int]:
         """Read padded questions and think: one pass for the question, then the latents. Returns the passes too."""
-        backbone, method, batch = self.model.backbone, self.model.method, len(ids)
-        if method.latents == "sequential":
-            prefill = backbone.read(ids, mask, sequential_tail(backbone, batch))
-            return follow(backbone, prefill, self.model.projection, self.num_latents), 1 + self.num_latents
-        tail = parallel_tail(backbone, self.num_latents, self.num_iterations, batch, keep_trajectory=keep_trajectory)
-        prefill = backbone.read(ids, mask, tail)
-        thought = iterate(backbone, prefill, self.model.projection, self.num_latents, self.num_iterations, keep_trajectory=keep_trajectory)
-        return thought, 1 + min(self.num_iterations, self.num_latents)
+        _, thought = self.model.think(ids, mask, self.num_latents, self.num_iterations, keep_trajectory=keep_trajectory)
+        sequential = self.model.method.latents == "sequential"
+        return thought, 1 + (self.num_latents if sequential else min(self.num_iterations, self.num_latents))
 
     def _answer(
         self, questions: list[list[int]], max_new_tokens: int, temperature: float, generator: torch.Generator, use_latent: bool

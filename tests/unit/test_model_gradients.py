@@ -10,6 +10,7 @@ from torch import Tensor
 from kava.eviction import compress
 from kava.losses.hidden import codi_loss
 from kava.model.kava import KavaModel
+from kava.model.latents import think_parallel
 from kava.model.passes import read_suffix, read_trace
 from tiny import KINDS, SPECIAL_IDS, assert_close, gradients, make_batch, make_examples, tiny_model
 
@@ -121,12 +122,12 @@ def test_gradients_equal_those_of_constant_targets(kind: str, term: str) -> None
         target = compress(trace, settings.eviction, batch.num_latents, settings.rkv_lambda)
     actual = gradients(model, getattr(model(batch)["terms"], term).sum())
     question = model.backbone.read(batch.question_ids, batch.question_mask).prefix
-    thought = model.think(question, batch.num_latents)
-    assert thought is not None
+    thought = think_parallel(model.backbone, question, model.projection, batch.num_latents, settings.num_iterations)
     if term == "kv":
-        loss = model.match_cache(target, question, thought)
+        loss = model.match_cache(target, question, thought.prefix)
     else:
-        student = read_suffix(model.backbone, thought.prefix, batch.student, lead=model.backbone.special_embeddings()[1], keep_hidden=True)
+        eot = model.backbone.special_embeddings()[1:2].expand(len(batch), -1, -1)
+        student = read_suffix(model.backbone, thought.prefix, batch.student, lead=eot, keep_hidden=True)
         assert teacher.distillation is not None
         assert student.distillation is not None
         loss = codi_loss(teacher.distillation, student.distillation, settings.codi_loss_type, settings.layerwise_std)

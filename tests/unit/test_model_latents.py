@@ -131,7 +131,7 @@ def test_a_question_is_left_as_it_was() -> None:
     model = tiny_model()
     question, batch = question_of(model)
     copies = [tensor.clone() for pair in question.layers for tensor in pair]
-    model.think(question, M)
+    think(model, question, M)
     think_sequential(model.backbone, question, model.projection, M)
     naive_losses(model, batch)
     held: list[Tensor] = [tensor for pair in question.layers for tensor in pair]

@@ -103,8 +103,11 @@ def test_the_oracle_leaves_the_model_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("attn", BACKENDS)
-def test_one_question_pass_is_all_that_a_step_needs(attn: str) -> None:
-    """Question, prefill, T iterations, answer, teacher: 4 + T calls of the backbone."""
-    model = tiny_model("llama", attn)
-    model(make_batch(model, make_examples()))
-    assert model.backbone.forward_passes == 4 + 3
+@pytest.mark.parametrize("method", METHODS)
+def test_what_can_run_in_one_pass_does(method: str, attn: str) -> None:
+    """The first latents with the question, the last with the answer, and everything at once where there are none."""
+    model = tiny_model("llama", attn, method=method)
+    batch = make_batch(model, make_examples())
+    model(batch)
+    latent_passes = {"kava": 3, "pccot": 3, "codi": batch.num_latents, "coconut": max(batch.num_latents, 1)}.get(method, 0)
+    assert model.backbone.forward_passes == 1 + latent_passes + (batch.teacher is not None)

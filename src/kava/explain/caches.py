@@ -41,15 +41,14 @@ def compare_caches(model: KavaModel, batch: Batch) -> CacheView:
         ValueError: the method has no latents, or the batch no teacher's trace.
     """
     settings = model.settings
-    question = model.backbone.read(batch.question_ids, batch.question_mask).prefix
-    thought = model.think(question, batch.num_latents)
-    if thought is None or batch.teacher is None:
+    if not model.method.thinks or batch.teacher is None:
         raise ValueError(f"method {model.method.name} has no pair of caches to compare")
+    question, thought = model.think(batch.question_ids, batch.question_mask, batch.num_latents)
     _, trace = read_trace(
         model.backbone, question, batch.teacher, batch.example_seed, keep_hidden=False, group_reduction=settings.group_reduction
     )
     target = compress(trace, settings.eviction, batch.num_latents, settings.rkv_lambda, settings.eviction_seed)
-    target_keys, keys, values = model.matched(target, question, thought)
+    target_keys, keys, values = model.matched(target, question, thought.prefix)
     return CacheView(target.indices, target.slot_mask, cosines(keys, target_keys), cosines(values, target.values))
 
 

@@ -163,12 +163,18 @@ class Backbone(nn.Module):
         self.compiles = True
         self._compiled = torch.compile(self._pass, dynamic=True)
 
-    def read(self, ids: Int[Tensor, "B Q"], mask: Bool[Tensor, "B Q"], tail: Float[Tensor, "B n E"] | None = None) -> Extension:
-        """Run left-padded text from nothing, and in the same pass the embeddings of `tail` behind it (all real)."""
+    def read(
+        self,
+        ids: Int[Tensor, "B Q"],
+        mask: Bool[Tensor, "B Q"],
+        tail: Float[Tensor, "B n E"] | None = None,
+        tail_mask: Bool[Tensor, "B n"] | None = None,
+    ) -> Extension:
+        """Run left-padded text from nothing, and in the same pass the embeddings of `tail` behind it (default: all real)."""
         embeds = self.embed(ids)
         if tail is not None:
             embeds = torch.cat([embeds, tail.to(embeds.dtype)], dim=1)
-            mask = torch.cat([mask, mask.new_ones(tail.shape[:2])], dim=1)
+            mask = torch.cat([mask, mask.new_ones(tail.shape[:2]) if tail_mask is None else tail_mask], dim=1)
         position_ids = (mask.long().cumsum(1) - 1).clamp(min=0)
         return self._run(None, embeds, mask, position_ids)
 

@@ -3,7 +3,8 @@
     question ──┬── teacher:  c a                      -> CE_teacher, trace (keys, values, importance)
                └── student:  <bot> z_1 .. z_M <eot> a -> CE_student, latent keys and values
 
-The question is computed once and shared by both. L = CE_student + CE_teacher + alpha1 L_CODI + alpha2 L_KV.
+The question is computed once and shared by both. What can run in one pass does: the first latents with the question, the last with the
+answer, so that T iterations and the teacher take T + 2 passes. L = CE_student + CE_teacher + alpha1 L_CODI + alpha2 L_KV.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from kava.cache.layers import stack_layers
@@ -23,8 +24,8 @@ from kava.losses.kv import Parts, kv_loss
 from kava.losses.total import LossTerms, combine
 from kava.methods import Method
 from kava.model.backbone import Backbone, Prefix
-from kava.model.latents import Thought, think_parallel, think_sequential
-from kava.model.passes import read_suffix, read_trace
+from kava.model.latents import Thought, follow, iterate, parallel_tail, sequential_tail
+from kava.model.passes import read_suffix, read_trace, read_whole
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,12 @@ class KavaModel(nn.Module):
     def losses(self, batch: Batch) -> LossTerms:
         """The terms of the loss that this method has, each per example (method.md, section 5)."""
         method, settings = self.method, self.settings
-        question = self.backbone.read(batch.question_ids, batch.question_mask).prefix
-        thought = self.think(question, batch.num_latents)
-        lead = self.backbone.special_embeddings()[1] if thought else None
-        student = read_suffix(self.backbone, thought.prefix if thought else question, batch.student, lead=lead, keep_hidden=method.codi)
+        if not method.thinks:
+            return LossTerms(student_ce=read_whole(self.backbone, batch.question_ids, batch.question_mask, batch.student).cross_entropy)
+        question, thought = self.think(batch.question_ids, batch.question_mask, batch.num_latents, hold_last=True)
+        eot = self.backbone.special_embeddings()[1:2].expand(len(batch), -1, -1)
+        lead = eot if thought.unread is None else torch.cat([thought.unread, eot], dim=1)
+        student = read_suffix(self.backbone, thought.prefix, batch.student, lead=lead, keep_hidden=method.codi)
         if batch.teacher is None:
             return LossTerms(student_ce=student.cross_entropy)
         teacher, trace = read_trace(
@@ -95,21 +98,45 @@ class KavaModel(nn.Module):
         codi = kv = None
         if teacher.distillation is not None and student.distillation is not None:
             codi = codi_loss(teacher.distillation, student.distillation, settings.codi_loss_type, settings.layerwise_std)
-        if method.kv and thought is not None:
+        if method.kv:
             target = compress(trace, settings.eviction, batch.num_latents, settings.rkv_lambda, settings.eviction_seed)
-            kv = self.match_cache(target, question, thought)
+            kv = self.match_cache(target, question, student.prefix)
         return LossTerms(student_ce=student.cross_entropy, teacher_ce=teacher.cross_entropy, codi=codi, kv=kv)
 
-    def think(self, question: Prefix, num_latents: int) -> Thought | None:
-        """Latent reasoning on a question; None where the method has no latents."""
-        if not self.method.thinks:
-            return None
-        if self.method.latents == "sequential":
-            return think_sequential(self.backbone, question, self.projection, num_latents)
-        return think_parallel(self.backbone, question, self.projection, num_latents, self.settings.num_iterations)
+    def think(
+        self,
+        ids: Int[Tensor, "B Q"],
+        mask: Bool[Tensor, "B Q"],
+        num_latents: int,
+        num_iterations: int | None = None,
+        *,
+        keep_trajectory: bool = False,
+        hold_last: bool = False,
+    ) -> tuple[Prefix, Thought]:
+        """Read left-padded questions and think: the first latents run in the question's pass. Returns the question alone, too.
 
-    def match_cache(self, target: Compressed, question: Prefix, thought: Thought) -> Float[Tensor, " B"]:
-        """L_KV of the latents' entries against the compressed trace, slot by slot."""
+        Args:
+            ids, mask: the questions.
+            num_latents: M.
+            num_iterations: T of parallel latents, where it is another than that of the settings.
+            keep_trajectory, hold_last: see `kava.model.latents.iterate`.
+        """
+        backbone, sequential = self.backbone, self.method.latents == "sequential"
+        iterations = self.settings.num_iterations if num_iterations is None else num_iterations
+        if sequential:
+            tail = sequential_tail(backbone, len(ids))
+        else:
+            tail = parallel_tail(backbone, num_latents, iterations, len(ids), keep_trajectory=keep_trajectory)
+        run = backbone.read(ids, mask, tail)
+        question = run.prefix.shortened(tail.shape[1], run.hidden[:, ids.shape[1] - 1 : ids.shape[1]])
+        if sequential:
+            return question, follow(backbone, run, self.projection, num_latents, hold_last=hold_last)
+        return question, iterate(
+            backbone, run, self.projection, num_latents, iterations, keep_trajectory=keep_trajectory, hold_last=hold_last
+        )
+
+    def match_cache(self, target: Compressed, question: Prefix, thought: Prefix) -> Float[Tensor, " B"]:
+        """L_KV of the latents' entries against the compressed trace, slot by slot; see `matched`."""
         settings = self.settings
         target_keys, keys, values = self.matched(target, question, thought)
         return kv_loss(
@@ -117,10 +144,16 @@ class KavaModel(nn.Module):
             settings.kv_loss_type, settings.layerwise_std, settings.kv_parts,
         )  # fmt: skip
 
-    def matched(self, target: Compressed, question: Prefix, thought: Thought) -> tuple[Tensor, Tensor, Tensor]:
-        """What the loss compares: the teacher's kept keys, the latents' keys and their values, each [L, B, H, M, D]."""
+    def matched(self, target: Compressed, question: Prefix, thought: Prefix) -> tuple[Tensor, Tensor, Tensor]:
+        """What the loss compares: the teacher's kept keys, the latents' keys and their values, each [L, B, H, M, D].
+
+        Args:
+            target: the compressed trace, M slots.
+            question: where the question ends.
+            thought: question, `<bot>`, M latents, and whatever was read behind them.
+        """
         first = question.length + 1
-        keys, values = stack_layers(thought.prefix.layers, first, thought.prefix.length)
+        keys, values = stack_layers(thought.layers, first, first + target.keys.shape[3])
         target_keys = target.keys
         if self.settings.kv_rope == "pre":
             start = question.next_position[None, :, None, None]

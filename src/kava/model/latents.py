@@ -20,11 +20,14 @@ class Thought:
         prefix: question, `<bot>` and the M latents.
         hidden: last-layer hidden states of `<bot>` and the latents, [B, M + 1, E].
         trajectory: the same after the prefill and after each iteration, where asked for.
+        unread: input embeddings of the last pass where that is held back (`hold_last`), [B, n, E]. Whoever reads the answer runs them
+            in the same pass, because they depend on nothing in it; `prefix` and `hidden` end before them.
     """
 
     prefix: Prefix
     hidden: Float[Tensor, "B M1 E"]
     trajectory: tuple[Tensor, ...] = ()
+    unread: Float[Tensor, "B n E"] | None = None
 
 
 def think_parallel(
@@ -59,7 +62,14 @@ def parallel_tail(
 
 
 def iterate(
-    backbone: Backbone, prefill: Extension, project: Project, num_latents: int, num_iterations: int, *, keep_trajectory: bool = False
+    backbone: Backbone,
+    prefill: Extension,
+    project: Project,
+    num_latents: int,
+    num_iterations: int,
+    *,
+    keep_trajectory: bool = False,
+    hold_last: bool = False,
 ) -> Thought:
     """The Jacobi iterations after a prefill that ended in `parallel_tail`, which had the same arguments; see `think_parallel`."""
     iterations = min(num_iterations, num_latents)
@@ -68,7 +78,10 @@ def iterate(
     for final in range(iterations):
         last = num_latents if keep_trajectory else num_latents - iterations + final + 1
         anchor = prefix.shortened(hidden.shape[1] - 1 - final, hidden[:, final : final + 1])
-        run = backbone.extend(anchor, project(hidden[:, final:last]))
+        inputs = project(hidden[:, final:last])
+        if hold_last and final == iterations - 1:
+            return Thought(anchor, hidden, unread=inputs)
+        run = backbone.extend(anchor, inputs)
         prefix, hidden = run.prefix, torch.cat([hidden[:, : final + 1], run.hidden], dim=1)
         if keep_trajectory:
             trajectory.append(hidden)
@@ -91,11 +104,14 @@ def sequential_tail(backbone: Backbone, batch: int) -> Float[Tensor, "B 1 E"]:
     return backbone.special_embeddings()[:1].expand(batch, -1, -1)
 
 
-def follow(backbone: Backbone, prefill: Extension, project: Project, num_latents: int) -> Thought:
+def follow(backbone: Backbone, prefill: Extension, project: Project, num_latents: int, *, hold_last: bool = False) -> Thought:
     """The sequential latents after a prefill that ended in `<bot>`; see `think_sequential`."""
     prefix, hidden = prefill.prefix, [prefill.hidden[:, -1:]]
-    for _ in range(num_latents):
-        run = backbone.extend(prefix, project(hidden[-1]))
+    for latent in range(num_latents):
+        inputs = project(hidden[-1])
+        if hold_last and latent == num_latents - 1:
+            return Thought(prefix, torch.cat(hidden, dim=1), unread=inputs)
+        run = backbone.extend(prefix, inputs)
         prefix = run.prefix
         hidden.append(run.hidden)
     return Thought(prefix, torch.cat(hidden, dim=1))

@@ -1,9 +1,9 @@
-"""The two readers of a training step: the teacher reads the written trace, the student reads its latents."""
+"""The readers of a training step: the teacher reads the written trace, the student its latents; a method without either, all at once."""
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from kava.cache.attention import ImportanceRecorder, recording
@@ -11,7 +11,7 @@ from kava.cache.layers import stack_layers
 from kava.data.collate import Suffix
 from kava.eviction.trace import Trace
 from kava.losses.token import mean_by_example, token_cross_entropy
-from kava.model.backbone import Backbone, Prefix
+from kava.model.backbone import Backbone, Extension, Prefix
 
 
 @dataclass(frozen=True)
@@ -29,34 +29,45 @@ class Reading:
     prefix: Prefix
 
 
-def read_suffix(backbone: Backbone, prefix: Prefix, suffix: Suffix, *, lead: Tensor | None = None, keep_hidden: bool = False) -> Reading:
+def read_whole(backbone: Backbone, ids: Int[Tensor, "B Q"], mask: Bool[Tensor, "B Q"], suffix: Suffix) -> Reading:
+    """Read a left-padded question and the suffix behind it in one pass, and score the suffix's tokens."""
+    run = backbone.read(ids, mask, backbone.embed(suffix.ids), suffix.mask)
+    return _score(backbone, run, run.hidden[:, ids.shape[1] - 1 :], suffix)
+
+
+def read_suffix(
+    backbone: Backbone, prefix: Prefix, suffix: Suffix, *, lead: Float[Tensor, "B n E"] | None = None, keep_hidden: bool = False
+) -> Reading:
     """Read a suffix on a prefix and score its tokens; logits are computed where there is a label, nowhere else.
 
     Args:
         backbone: the language model.
         prefix: what came before.
         suffix: the tokens to score.
-        lead: embedding of a token to read first (`<eot>`), [E]. The first label is then predicted from it, otherwise
-            from the prefix's last entry.
+        lead: embeddings to read first, in the same pass: latents whose last pass was held back, and `<eot>`. The first label is then
+            predicted from the last of them, otherwise from the prefix's last entry.
         keep_hidden: return the distillation token's hidden states.
     """
     embeds = backbone.embed(suffix.ids)
-    mask = suffix.mask
-    if lead is not None:
-        embeds = torch.cat([lead.to(embeds.dtype).expand(len(embeds), 1, -1), embeds], dim=1)
-        mask = torch.cat([torch.ones_like(mask[:, :1]), mask], dim=1)
-    run = backbone.extend(prefix, embeds, mask, keep_hidden=keep_hidden)
-    hidden = run.hidden if lead is not None else torch.cat([prefix.last_hidden, run.hidden], dim=1)
-    states = hidden.flatten(0, 1)[suffix.rows]
+    if lead is None:
+        run = backbone.extend(prefix, embeds, suffix.mask, keep_hidden=keep_hidden)
+        return _score(backbone, run, torch.cat([prefix.last_hidden, run.hidden], dim=1), suffix)
+    mask = torch.cat([suffix.mask.new_ones(lead.shape[:2]), suffix.mask], dim=1)
+    run = backbone.extend(prefix, torch.cat([lead.to(embeds.dtype), embeds], dim=1), mask, keep_hidden=keep_hidden)
+    return _score(backbone, run, run.hidden[:, lead.shape[1] - 1 :], suffix, before=lead.shape[1])
+
+
+def _score(backbone: Backbone, run: Extension, hidden: Float[Tensor, "B S1 E"], suffix: Suffix, before: int = 0) -> Reading:
+    """The reading of a suffix whose first token is predicted by the first of `hidden`; `before` tokens of its pass come before it."""
+    states, batch = hidden.flatten(0, 1)[suffix.rows], len(hidden)
     if backbone.fused:
-        cross_entropy = mean_by_example(backbone.fused_losses(states, suffix.labels), suffix.example, len(embeds))
+        cross_entropy = mean_by_example(backbone.fused_losses(states, suffix.labels), suffix.example, batch)
     else:
-        cross_entropy = token_cross_entropy(backbone.logits(states), suffix.labels, suffix.example, len(embeds))
+        cross_entropy = token_cross_entropy(backbone.logits(states), suffix.labels, suffix.example, batch)
     distillation = None
     if run.all_hidden is not None:
-        position = suffix.distillation_position + (0 if lead is None else 1)
-        example = torch.arange(len(embeds), device=embeds.device)
-        distillation = torch.stack([layer[example, position] for layer in run.all_hidden])
+        example = torch.arange(batch, device=states.device)
+        distillation = torch.stack([layer[example, before + suffix.distillation_position] for layer in run.all_hidden])
     return Reading(cross_entropy, distillation, run.prefix)
 
 
