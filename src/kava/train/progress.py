@@ -65,12 +65,21 @@ class Report(TrainerCallback):
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
         line = self.line(state, logs)
-        with self.log_file.open("a", encoding="utf-8") as stream:
-            stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+        self._write(line)
         if self.bar:
             self.bar.update(self.task, note=line.partition("  ")[2])
         elif not self.quiet:
             print(f"{self.title}: {line}", file=sys.stderr, flush=True)
+
+    def say(self, line: str) -> None:
+        """Write one line that is not the Trainer's, after the run."""
+        self._write(line)
+        if not self.quiet:
+            print(f"{self.title}: {line}", file=sys.stderr, flush=True)
+
+    def _write(self, line: str) -> None:
+        with self.log_file.open("a", encoding="utf-8") as stream:
+            stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
     def line(self, state: Any, logs: dict[str, Any]) -> str:
         """A log entry in one line."""

@@ -1,0 +1,33 @@
+"""How well a model does the last step of a problem in its head: what KaVa asks of its teacher, whose trace leaves that step out."""
+
+from collections.abc import Sequence
+
+import torch
+
+from kava.data.sequences import EncodedExample
+from kava.model.backbone import Backbone
+
+
+@torch.no_grad()
+def in_head_accuracy(
+    backbone: Backbone, examples: Sequence[EncodedExample], prompt_length: int, pad_id: int, batch_size: int = 100
+) -> float:
+    """Share of examples whose answer is predicted from the question, the trace without its last step, and the answer prompt.
+
+    Args:
+        backbone: the language model.
+        examples: with answers whose first token tells them apart, as the mini experiment's.
+        prompt_length: tokens of the answer prompt.
+        pad_id: fills the gaps on the left.
+        batch_size: examples at a time.
+    """
+    device, right = backbone.special_ids.device, 0
+    for start in range(0, len(examples), batch_size):
+        batch = examples[start : start + batch_size]
+        read = [e.question + e.cot(drop_last_step=True) + e.answer[:prompt_length] for e in batch]
+        width = max(map(len, read))
+        ids = torch.tensor([[pad_id] * (width - len(tokens)) + tokens for tokens in read], device=device)
+        mask = torch.tensor([[False] * (width - len(tokens)) + [True] * len(tokens) for tokens in read], device=device)
+        answers = torch.tensor([e.answer[prompt_length] for e in batch], device=device)
+        right += int((backbone.logits(backbone.read(ids, mask).hidden[:, -1]).argmax(-1) == answers).sum())
+    return right / len(examples)
