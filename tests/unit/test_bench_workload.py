@@ -70,8 +70,10 @@ def test_needed_flops_are_close_to_what_torch_counts(lora_r: int) -> None:
 
 
 def test_passes_hold_the_latents_that_are_neither_final_nor_lead_nowhere() -> None:
-    assert passes(SMALL) == [(9, 9), (13, 22), (2, 11), (2, 12), (2, 13), (2, 14), (7, 21)]
-    assert len(passes(replace(SMALL, iterations=99))) == 4 + SMALL.latents
+    assert passes(SMALL) == [(11, 11), (2, 12), (2, 13), (9, 21), (13, 22)]
+    assert len(passes(replace(SMALL, iterations=99))) == 2 + SMALL.latents
+    assert passes(replace(SMALL, iterations=0)) == [(14, 14), (7, 21), (13, 22)]
+    assert passes(replace(SMALL, method="full_cot")) == [(22, 22)]
 
 
 @pytest.mark.parametrize(

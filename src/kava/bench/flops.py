@@ -20,21 +20,26 @@ Product = tuple[int, int, int]
 
 
 def passes(workload: Workload) -> list[tuple[int, int]]:
-    """(new tokens, tokens they can attend to) of each pass over one example: question, teacher, latents, answer."""
+    """(new tokens, tokens they can attend to) of each pass over one example, in the order of `KavaModel.losses`."""
     method = METHODS[workload.method]
     question, latents = workload.question, workload.latents
-    found, prefix = [(question, question)], question
+    student = int(method.thinks) + _written(workload) + workload.answer
+    if not method.thinks:
+        return [(question + student, question + student)]
+    prefix = question + 1 + latents
+    count = latents if method.latents == "sequential" else min(workload.iterations, latents)
+    # Each pass runs the latents that are not final and can still reach the last one; the first with the question, the last with the answer.
+    found = [(prefix - count, prefix - count)]
+    found += [(latents - count + 1, prefix - count + 1 + final) for final in range(count)]
+    if count:
+        tokens, _ = found.pop()
+        found.append((tokens + student, prefix + student))
+    else:
+        found.append((student, prefix + student))
     if method.teacher:
         teacher = workload.cot + workload.answer
         found.append((teacher, question + teacher))
-    if method.thinks:
-        prefix = question + 1 + latents
-        count = latents if method.latents == "sequential" else min(workload.iterations, latents)
-        found.append((1 + latents - count, prefix - count))
-        # Each pass runs the latents that are not final and can still reach the last one.
-        found += [(latents - count + 1, prefix - count + 1 + final) for final in range(count)]
-    student = int(method.thinks) + _written(workload) + workload.answer
-    return [*found, (student, prefix + student)]
+    return found
 
 
 def products(workload: Workload, shape: ModelShape, *, recompute: bool = False) -> Counter[Product]:

@@ -1,4 +1,4 @@
-"""Run a suite and write its tables: `summary.json`, `tables.md`, and the same on the terminal."""
+"""Run a suite and write what it gave: `summary.json`, `tables.md` (the same on the terminal) and `accuracy.svg`."""
 
 import json
 import os
@@ -14,12 +14,14 @@ from kava.experiment.children import visible_gpus
 from kava.experiment.live import Board
 from kava.experiment.multi_seed import RUN_LOG, Plan, SeedOutcome, run_plans
 from kava.experiment.suite import plans_of, read_suite
+from kava.experiment.suite_figure import write_figure
 from kava.experiment.suite_tables import as_markdown, as_rich, comparison_table, efficiency_tables, suite_tables
 from kava.experiment.summary import Cell, Comparison, Key, as_record, compare_runs, read_cells
 from kava.results import checked_name, write_text
 
 SUMMARY = "summary.json"
 TABLES = "tables.md"
+FIGURE = "accuracy.svg"
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,13 @@ def reproduce(path: Path, options: Options, overrides: dict[str, Any]) -> Reprod
         tables.append(comparison_table(comparisons))
     write_text(output_dir / SUMMARY, json.dumps(as_record(suite.title, cells, comparisons), indent=2) + "\n")
     write_text(output_dir / TABLES, "\n".join(as_markdown(*table) for table in tables))
+    written = [output_dir / SUMMARY, output_dir / TABLES]
+    if suite.table == "accuracy":
+        written.append(output_dir / FIGURE)
+        write_figure(written[-1], cells)
     for table in tables:
         console.print(as_rich(*table))
-    console.print(f"written: {output_dir / SUMMARY}, {output_dir / TABLES}", soft_wrap=True)
+    console.print(f"written: {', '.join(map(str, written))}", soft_wrap=True)
     return Reproduced(plans, cells, comparisons, output_dir, exit_code)
 
 
