@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from kava.errors import UserError
+from kava.experiment.reproduce import Options, reproduce
 from kava.experiment.suite import plans_of, read_suite, suite_path
 
 REPOSITORY = Path(__file__).parents[2]
@@ -71,6 +72,11 @@ def test_an_override_that_no_configuration_has_stops_before_anything_runs(tmp_pa
     path.write_text("title: x\nseeds: [1]\nruns: {a: {loss.alpha3: 1}}\n")
     with pytest.raises(UserError, match="alpha3"):
         plans_of(read_suite(path), Path("out"), {}, [])
+
+
+def test_a_variant_that_the_suite_lacks_is_one_line() -> None:
+    with pytest.raises(UserError, match="no variant 'equations'; did you mean 'equation'"):
+        reproduce(suite_path("mini-table1"), Options("out", variants=["equations"]), {})
 
 
 def test_an_unknown_suite_names_the_nearest() -> None:

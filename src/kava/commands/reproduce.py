@@ -19,6 +19,8 @@ class Reproduce:
     """Where the runs and tables go (default: outputs/<suite>)."""
     seeds: tuple[int, ...] = ()
     """Seeds in place of the suite's."""
+    variants: tuple[str, ...] = ()
+    """Only these of the suite's variants (default: all)."""
     parallel: int = 0
     """Runs side by side (default: one per GPU, or one per two CPU cores but at least two)."""
     quick_test: bool = False
@@ -36,6 +38,7 @@ class Reproduce:
         options = Options(
             output_dir=self.output_dir or f"outputs/{path.stem}{'_quick_test' if self.quick_test else ''}",
             seeds=list(self.seeds),
+            variants=list(self.variants),
             parallel=self.parallel,
             flags=["--quick_test"] if self.quick_test else [],
             tables_only=self.tables_only,

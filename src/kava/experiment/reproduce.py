@@ -9,11 +9,11 @@ from typing import Any
 
 from rich.console import Console
 
-from kava.errors import UserError
+from kava.errors import UserError, nearest
 from kava.experiment.children import visible_gpus
 from kava.experiment.live import Board
 from kava.experiment.multi_seed import RUN_LOG, Plan, SeedOutcome, run_plans
-from kava.experiment.suite import plans_of, read_suite
+from kava.experiment.suite import Suite, plans_of, read_suite
 from kava.experiment.suite_figure import write_figure
 from kava.experiment.suite_tables import as_markdown, as_rich, comparison_table, efficiency_tables, suite_tables
 from kava.experiment.summary import Cell, Comparison, Key, as_record, compare_runs, read_cells
@@ -30,6 +30,7 @@ class Options:
 
     output_dir: str
     seeds: list[int] = field(default_factory=list)
+    variants: list[str] = field(default_factory=list)
     parallel: int = 0
     flags: list[str] = field(default_factory=list)
     tables_only: bool = False
@@ -53,10 +54,12 @@ class Reproduced:
 
 
 def reproduce(path: Path, options: Options, overrides: dict[str, Any]) -> Reproduced:
-    """Run what is not done, then write the tables of all that is."""
-    suite = read_suite(path)
-    if options.seeds:
-        suite = suite.model_copy(update={"seeds": options.seeds})
+    """Run what is not done, then write the tables of all that is.
+
+    Raises:
+        UserError: the suite is broken, has no such variant, or nothing of it is finished.
+    """
+    suite = _chosen(read_suite(path), options)
     output_dir = Path(options.output_dir)
     runs_dir = output_dir.parent / checked_name(suite.runs_of, "suite") if suite.runs_of else output_dir
     plans = plans_of(suite, runs_dir, overrides, options.flags)
@@ -81,6 +84,15 @@ def reproduce(path: Path, options: Options, overrides: dict[str, Any]) -> Reprod
         console.print(as_rich(*table))
     console.print(f"written: {', '.join(map(str, written))}", soft_wrap=True)
     return Reproduced(plans, cells, comparisons, output_dir, exit_code)
+
+
+def _chosen(suite: Suite, options: Options) -> Suite:
+    """The part of a suite that is asked for."""
+    for name in options.variants:
+        if name not in suite.variants:
+            raise UserError(f"the suite has no variant '{name}'{nearest(name, suite.variants)}")
+    chosen = {name: value for name, value in suite.variants.items() if name in options.variants}
+    return suite.model_copy(update={"seeds": options.seeds or suite.seeds, "variants": chosen or suite.variants})
 
 
 def _run(plans: Mapping[tuple[str, str], Plan], parallel: int, console: Console) -> int:
