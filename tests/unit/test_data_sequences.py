@@ -12,6 +12,7 @@ from kava.data.example import Example
 from kava.data.sequences import SPECIAL_TOKENS, SequenceBuilder
 from kava.errors import UserError
 from kava.model.build import load_tokenizer
+from tiny import mini_tokenizer
 
 LETTERS = "0123456789 .:-?=\nTheansweriswo<>+"
 
@@ -57,3 +58,8 @@ def test_half_a_character_is_no_question(tmp_path: Path) -> None:
     builder = SequenceBuilder(load_tokenizer(save_tokenizer(tmp_path, [], eos_token="<eos>")), "The answer is:")
     with pytest.raises(UserError, match=r"'a\\ud800' holds half of a character"):
         builder.question_ids("a\ud800")
+
+
+def test_an_answer_prompt_without_a_token_is_refused() -> None:
+    with pytest.raises(UserError, match="dataset.answer_prompt ' ' is no token"):
+        SequenceBuilder(mini_tokenizer(), " ")

@@ -52,7 +52,7 @@ class SequenceBuilder:
     """Turns examples into ids with one tokenizer and one answer prompt.
 
     Raises:
-        UserError: the tokenizer has no EOS token, or merges the answer prompt with the number that follows it.
+        UserError: the tokenizer has no EOS token, makes no token of the answer prompt, or merges it with the number that follows.
     """
 
     def __init__(self, tokenizer: Any, answer_prompt: str) -> None:
@@ -61,6 +61,10 @@ class SequenceBuilder:
         self.tokenizer = tokenizer
         self.answer_prompt = answer_prompt
         self.prompt_ids = self._ids(answer_prompt)
+        if not self.prompt_ids:
+            raise UserError(
+                f"dataset.answer_prompt {answer_prompt!r} is no token of this tokenizer; give it words, such as 'The answer is:'"
+            )
         for number in ("7", "42", "-3.5"):
             in_context = self._ids(f"{answer_prompt} {number}")
             if in_context[: len(self.prompt_ids)] != self.prompt_ids:

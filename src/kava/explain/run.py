@@ -119,7 +119,10 @@ def _provenance(config: Config, examples: Sequence[Example], seconds: float) -> 
 
 
 def mean_similarity(reasoner: Reasoner, config: Config, examples: Sequence[Example]) -> Similarity | None:
-    """Cosines averaged over all examples that have a trace; None where none has. Leaves the model's mode as it was."""
+    """Cosines averaged over all examples that have a trace; None where none has, or where the weights are past all numbers.
+
+    Leaves the model's mode as it was.
+    """
     training = reasoner.model.training
     encoded = reasoner.builder.encode_all([example for example in examples if example.steps and example.answer])
     encoded = [example for example in encoded if example.cot(config.dataset.drop_last_step)]
@@ -129,6 +132,8 @@ def mean_similarity(reasoner: Reasoner, config: Config, examples: Sequence[Examp
     batches = (build.collate(encoded[start : start + size]).to(device) for start in range(0, len(encoded), size))
     keys, values = mean_cosines(reasoner.model.eval(), batches)
     reasoner.model.train(training)
+    if not (keys.isfinite().all() and values.isfinite().all()):
+        return None
     return Similarity(keys=keys.tolist(), values=values.tolist())
 
 

@@ -44,7 +44,7 @@ def load_tokenizer(base: str, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a base model (hub name or directory), with the three new tokens.
 
     Raises:
-        UserError: it cannot be found.
+        UserError: it cannot be found, or says something else than a number for its longest text.
     """
     from transformers import AutoTokenizer
 
@@ -54,6 +54,9 @@ def load_tokenizer(base: str, trust_remote_code: bool = False) -> Any:
     # tokenizers (Rust) raises bare Exceptions for a broken tokenizer.json.
     except Exception as error:
         raise UserError(f"the tokenizer of model '{base}' cannot be loaded ({_first_line(error)}): {HUB_CURES}") from None
+    if not isinstance(tokenizer.model_max_length, int | float):
+        found = tokenizer.model_max_length
+        raise UserError(f"the tokenizer of model '{base}' has model_max_length {found!r}; make it a number in its tokenizer_config.json")
     tokenizer.add_tokens(SPECIAL_TOKENS, special_tokens=True)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
