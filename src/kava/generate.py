@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kava.cache.layers import cache_bytes
+from kava.data.collate import left_padded
 from kava.data.sequences import SequenceBuilder
 from kava.model.backbone import Extension, Prefix
 from kava.model.kava import KavaModel
@@ -204,11 +205,8 @@ class Reasoner:
 
     def pad(self, questions: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Left-padded ids and mask of tokenised questions."""
-        width = max(map(len, questions))
-        pad = self.builder.tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (width - len(q)) + q for q in questions], device=self._device)
-        lengths = torch.tensor([len(q) for q in questions], device=self._device)
-        return ids, torch.arange(width, device=self._device) >= (width - lengths)[:, None]
+        ids, mask = left_padded(questions, self.builder.tokenizer.pad_token_id)
+        return ids.to(self._device), mask.to(self._device)
 
 
 def _choose(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:

@@ -120,7 +120,7 @@ def test_frozen_float32_weights_are_cast_anew_in_every_pass(planner: Planner) ->
     half = build_config(planner.config.to_dict(), "a test", {"model.dtype": "bfloat16"})
     wide, narrow = (Profile(planner.shape, config, LENGTHS).at(1) for config in (planner.config, half))
     matrices = 3 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 160)
-    # Seven passes, each with a copy of two bytes per weight; what leads to no trained weight keeps none.
+    # Five passes, each with a copy of two bytes per weight; what leads to no trained weight keeps none.
     assert wide.held - narrow.held >= 4.5 * 2 * matrices
 
 

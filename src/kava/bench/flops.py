@@ -30,12 +30,8 @@ def passes(workload: Workload) -> list[tuple[int, int]]:
     count = latents if method.latents == "sequential" else min(workload.iterations, latents)
     # Each pass runs the latents that are not final and can still reach the last one; the first with the question, the last with the answer.
     found = [(prefix - count, prefix - count)]
-    found += [(latents - count + 1, prefix - count + 1 + final) for final in range(count)]
-    if count:
-        tokens, _ = found.pop()
-        found.append((tokens + student, prefix + student))
-    else:
-        found.append((student, prefix + student))
+    found += [(latents - count + 1, prefix - count + 1 + final) for final in range(count - 1)]
+    found.append(((latents - count + 1 if count else 0) + student, prefix + student))
     if method.teacher:
         teacher = workload.cot + workload.answer
         found.append((teacher, question + teacher))

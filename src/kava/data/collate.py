@@ -68,6 +68,13 @@ class Batch:
         return len(self.question_ids)
 
 
+def left_padded(rows: Sequence[list[int]], pad_id: int) -> tuple[Int[Tensor, "B Q"], Bool[Tensor, "B Q"]]:
+    """Ids of unequal length as one tensor whose rows end together, and which of them are real."""
+    width = max(map(len, rows))
+    mask = torch.arange(width) >= width - torch.tensor([len(row) for row in rows])[:, None]
+    return torch.tensor([[pad_id] * (width - len(row)) + row for row in rows]), mask
+
+
 class Collator:
     """Pads encoded examples into a `Batch` for one method at one stage of its curriculum.
 
@@ -107,16 +114,14 @@ class Collator:
 
     def collate(self, examples: Sequence[EncodedExample]) -> Batch:
         """Build the batch."""
-        width = max(len(example.question) for example in examples)
-        questions = [[self.pad_id] * (width - len(e.question)) + e.question for e in examples]
-        question_mask = [[False] * (width - len(e.question)) + [True] * len(e.question) for e in examples]
+        question_ids, question_mask = left_padded([example.question for example in examples], self.pad_id)
         answers = [example.answer for example in examples]
         teacher = None
         if self.method.teacher:
             teacher = self._suffix([e.cot(self.drop_last_step) for e in examples], answers)
         return Batch(
-            question_ids=torch.tensor(questions),
-            question_mask=torch.tensor(question_mask),
+            question_ids=question_ids,
+            question_mask=question_mask,
             student=self._suffix([self._written(example) for example in examples], answers),
             teacher=teacher,
             num_latents=self.latents_now,

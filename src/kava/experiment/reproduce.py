@@ -68,18 +68,18 @@ def reproduce(path: Path, options: Options, overrides: dict[str, Any]) -> Reprod
     cells = read_cells(plans)
     if not cells:
         raise UserError(f"no run of {path} is finished in {output_dir}, so there is no table to make")
-    comparisons = []
-    if suite.table == "accuracy":
+    written, comparisons = [output_dir / SUMMARY, output_dir / TABLES], []
+    if suite.table == "efficiency":
+        tables = efficiency_tables(suite.title, cells)
+    else:
+        tables = suite_tables(suite.title, cells)
         comparisons = compare_runs(plans, cells, suite.main or next(reversed(suite.runs)), list(suite.runs))
-    tables = suite_tables(suite.title, cells) if suite.table == "accuracy" else efficiency_tables(suite.title, cells)
-    if comparisons:
-        tables.append(comparison_table(comparisons))
+        if comparisons:
+            tables.append(comparison_table(comparisons))
+        written.append(output_dir / FIGURE)
+        write_figure(output_dir / FIGURE, cells)
     write_text(output_dir / SUMMARY, json.dumps(as_record(suite.title, cells, comparisons), indent=2) + "\n")
     write_text(output_dir / TABLES, "\n".join(as_markdown(*table) for table in tables))
-    written = [output_dir / SUMMARY, output_dir / TABLES]
-    if suite.table == "accuracy":
-        written.append(output_dir / FIGURE)
-        write_figure(written[-1], cells)
     for table in tables:
         console.print(as_rich(*table))
     console.print(f"written: {', '.join(map(str, written))}", soft_wrap=True)

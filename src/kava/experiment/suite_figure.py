@@ -27,7 +27,7 @@ def accuracy_figure(cells: Mapping[Key, Cell]) -> Figure:
     for (variant, run, dataset), cell in cells.items():
         panel, index = panels[datasets.index(dataset)], variants.index(variant)
         row = runs.index(run) + _SPREAD * (index - (len(variants) - 1) / 2) / max(len(variants) - 1, 1)
-        low, high = (100 * min(max(bound, 0), 1) for bound in cell.interval)
+        low, high = (100 * bound for bound in cell.bounds)
         mean, colour = 100 * cell.accuracy.mean, COLOURS[index % len(COLOURS)]
         label = variant if (run, dataset) == (runs[0], datasets[0]) else None
         panel.errorbar(mean, row, xerr=[[mean - low], [high - mean]], color=colour, marker="o", capsize=2, linestyle="none", label=label)

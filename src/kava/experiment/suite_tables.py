@@ -11,8 +11,8 @@ from kava.statistics import SeedSummary
 def accuracy_text(cell: Cell) -> str:
     """`56.5 (0.4) [55.5, 57.5]`: mean, sample deviation over seeds where there are several, 95 % interval; in percent."""
     deviation = f" ({100 * cell.accuracy.std:.1f})" if cell.accuracy.std is not None else ""
-    low, high = cell.interval
-    return f"{100 * cell.accuracy.mean:.1f}{deviation} [{100 * max(low, 0):.1f}, {100 * min(high, 1):.1f}]"
+    low, high = cell.bounds
+    return f"{100 * cell.accuracy.mean:.1f}{deviation} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def suite_tables(title: str, cells: Mapping[Key, Cell]) -> list[tuple[str, list[str], list[list[str]]]]:

@@ -25,6 +25,12 @@ class Cell:
     cache_bytes: SeedSummary | None
     per_seed: dict[int, float]
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The interval within what an accuracy can be."""
+        low, high = self.interval
+        return max(low, 0.0), min(high, 1.0)
+
 
 Key = tuple[str, str, str]
 

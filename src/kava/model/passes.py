@@ -54,11 +54,11 @@ def read_suffix(
         return _score(backbone, run, torch.cat([prefix.last_hidden, run.hidden], dim=1), suffix)
     mask = torch.cat([suffix.mask.new_ones(lead.shape[:2]), suffix.mask], dim=1)
     run = backbone.extend(prefix, torch.cat([lead.to(embeds.dtype), embeds], dim=1), mask, keep_hidden=keep_hidden)
-    return _score(backbone, run, run.hidden[:, lead.shape[1] - 1 :], suffix, before=lead.shape[1])
+    return _score(backbone, run, run.hidden[:, lead.shape[1] - 1 :], suffix)
 
 
-def _score(backbone: Backbone, run: Extension, hidden: Float[Tensor, "B S1 E"], suffix: Suffix, before: int = 0) -> Reading:
-    """The reading of a suffix whose first token is predicted by the first of `hidden`; `before` tokens of its pass come before it."""
+def _score(backbone: Backbone, run: Extension, hidden: Float[Tensor, "B S1 E"], suffix: Suffix) -> Reading:
+    """The reading of the suffix that ends a pass; the first of `hidden` predicts its first token."""
     states, batch = hidden.flatten(0, 1)[suffix.rows], len(hidden)
     if backbone.fused:
         cross_entropy = mean_by_example(backbone.fused_losses(states, suffix.labels), suffix.example, batch)
@@ -67,7 +67,8 @@ def _score(backbone: Backbone, run: Extension, hidden: Float[Tensor, "B S1 E"], 
     distillation = None
     if run.all_hidden is not None:
         example = torch.arange(batch, device=states.device)
-        distillation = torch.stack([layer[example, before + suffix.distillation_position] for layer in run.all_hidden])
+        position = run.hidden.shape[1] - suffix.ids.shape[1] + suffix.distillation_position
+        distillation = torch.stack([layer[example, position] for layer in run.all_hidden])
     return Reading(cross_entropy, distillation, run.prefix)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from kava.data.collate import left_padded
 from kava.data.sequences import EncodedExample
 from kava.model.backbone import Backbone
 
@@ -24,10 +25,8 @@ def in_head_accuracy(
     device, right = backbone.special_ids.device, 0
     for start in range(0, len(examples), batch_size):
         batch = examples[start : start + batch_size]
-        read = [e.question + e.cot(drop_last_step=True) + e.answer[:prompt_length] for e in batch]
-        width = max(map(len, read))
-        ids = torch.tensor([[pad_id] * (width - len(tokens)) + tokens for tokens in read], device=device)
-        mask = torch.tensor([[False] * (width - len(tokens)) + [True] * len(tokens) for tokens in read], device=device)
+        ids, mask = left_padded([e.question + e.cot(drop_last_step=True) + e.answer[:prompt_length] for e in batch], pad_id)
         answers = torch.tensor([e.answer[prompt_length] for e in batch], device=device)
-        right += int((backbone.logits(backbone.read(ids, mask).hidden[:, -1]).argmax(-1) == answers).sum())
+        last = backbone.read(ids.to(device), mask.to(device)).hidden[:, -1]
+        right += int((backbone.logits(last).argmax(-1) == answers).sum())
     return right / len(examples)

@@ -65,14 +65,14 @@ class Report(TrainerCallback):
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
         line = self.line(state, logs)
-        self._write(line)
         if self.bar:
+            self._write(line)
             self.bar.update(self.task, note=line.partition("  ")[2])
-        elif not self.quiet:
-            print(f"{self.title}: {line}", file=sys.stderr, flush=True)
+        else:
+            self.say(line)
 
     def say(self, line: str) -> None:
-        """Write one line that is not the Trainer's, after the run."""
+        """Write one line to the log and, where no bar is on it, to the terminal."""
         self._write(line)
         if not self.quiet:
             print(f"{self.title}: {line}", file=sys.stderr, flush=True)

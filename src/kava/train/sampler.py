@@ -1,6 +1,6 @@
 """Batches of examples of similar length, so that little of a batch is padding; a function of seed and epoch alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -21,8 +21,12 @@ def widths_of(lengths: Lengths) -> Int[np.ndarray, "N 2"]:
 def padding_share(lengths: Lengths, order: Sequence[int] | Int[np.ndarray, " N"], batch_size: int) -> float:
     """Share of the positions that is padding where examples come in this order."""
     widths = widths_of(lengths)[np.asarray(order)]
-    batches = np.split(widths, range(batch_size, len(widths), batch_size))
-    return 1 - int(widths.sum()) / sum(len(batch) * int(batch.max(axis=0).sum()) for batch in batches)
+    return 1 - int(widths.sum()) / _padded(np.split(widths, range(batch_size, len(widths), batch_size)))
+
+
+def _padded(batches: Iterable[Int[np.ndarray, "_ 2"]]) -> int:
+    """Positions that batches of these widths take."""
+    return sum(len(batch) * int(batch.max(axis=0).sum()) for batch in batches)
 
 
 class LengthSortedSampler(Sampler[int]):
@@ -69,8 +73,5 @@ class LengthSortedSampler(Sampler[int]):
             return [pool]
         middle = batches // 2 * self.batch_size
         cuts = [np.split(pool[np.argsort(width[pool], kind="stable")], [middle]) for width in self.widths.T]
-        return [batch for half in min(cuts, key=self._padded) for batch in self._halved(half)]
-
-    def _padded(self, halves: list[Int[np.ndarray, " _"]]) -> int:
-        """Positions that the halves would take if each were one batch."""
-        return sum(len(half) * int(self.widths[half].max(axis=0).sum()) for half in halves)
+        best = min(cuts, key=lambda halves: _padded(self.widths[half] for half in halves))
+        return [batch for half in best for batch in self._halved(half)]
