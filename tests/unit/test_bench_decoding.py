@@ -8,7 +8,7 @@ import torch
 from kava.bench.decoding import NamedModel, build_reasoner, decode_incremental, decode_recomputed, questions_for
 from kava.bench.decoding import _first_difference as first_difference
 from kava.bench.report import guard, read_bench, unequal_work, write_bench
-from kava.bench.workload import Workload
+from kava.bench.workload import HALF, Workload
 from kava.errors import UserError
 from kava.generate import Reasoner
 from kava.smoke.lab import Lab
@@ -59,6 +59,7 @@ def test_unequal_work_is_named() -> None:
     assert unequal_work({"step": step, "decoding": decoding}, "float32") == problems
     assert unequal_work({"step": step}, "bfloat16") == []
     assert len(unequal_work({"step": {"loss_difference": {"naive": float("nan")}}}, "float32")) == 1
+    assert unequal_work({"step": {"loss_difference": {HALF: 2e-3}}}, "float32") == []
 
 
 def test_guard_allows_15_percent() -> None:

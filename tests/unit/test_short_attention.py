@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import kava.cache.short_attention as short
-from kava.cache.short_attention import attend_short, is_short
+from kava.cache.short_attention import attend_short, is_short, sdpa_alone
 from tiny import assert_close
 
 BATCH, HEADS, GROUP, QUERIES, KEYS, WIDTH = 3, 2, 3, 4, 7, 5
@@ -45,6 +45,23 @@ def test_values_and_gradients_are_those_of_sdpa(queries: int, scaling: float | N
         assert_close(mine.grad, other.grad, 1e-12)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_bfloat16_is_attended_to_in_float32(autocast: bool) -> None:
+    """Only what goes in and what comes out is rounded: 2^-8 of the largest number, under autocast or not."""
+    mask = mask_of(QUERIES)
+    narrow = [part.detach().bfloat16().requires_grad_() for part in drawn()]
+    wide = [part.detach().double().requires_grad_() for part in narrow]
+    expected = attend_short(*wide, mask, None)
+    expected.sum().backward()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        got = attend_short(*narrow, mask, None)
+        got.sum().backward()
+    assert got.dtype == torch.bfloat16
+    for mine, other in ((got, expected), *((a.grad, b.grad) for a, b in zip(narrow, wide, strict=True))):
+        assert mine is not None and other is not None
+        assert (mine - other).abs().max() <= 2**-8 * other.abs().max()
+
+
 def test_a_row_that_sees_nothing_is_finite() -> None:
     mask = mask_of(QUERIES)
     mask[2, :, 0] = False
@@ -58,6 +75,7 @@ def test_a_row_that_sees_nothing_is_finite() -> None:
         ({"mask": None}, False),
         ({"mask": torch.zeros(BATCH, 1, QUERIES, KEYS)}, False),
         ({"query": torch.zeros(BATCH, HEADS * GROUP, QUERIES, WIDTH, dtype=torch.bfloat16)}, False),
+        ({"query": torch.zeros(1, 1, 1, WIDTH).bfloat16(), "key": torch.zeros(1, 1, KEYS, WIDTH).bfloat16(), "mask": None}, True),
         ({"dropout": 0.1}, False),
         ({"dropout": 0.0, "softcap": None}, True),
         ({"softcap": 30.0}, False),
@@ -71,3 +89,13 @@ def test_which_calls_are_taken(change: dict[str, Any], taken: bool) -> None:
     given = {"query": query, "key": torch.zeros(BATCH, HEADS, KEYS, WIDTH), "mask": mask_of(QUERIES), **change}
     extras = {name: value for name, value in given.items() if name not in ("query", "key", "mask")}
     assert is_short(given["query"], given["key"], given["mask"], extras) is taken
+
+
+def test_float32_under_autocast_and_what_is_planned_for_gpus_are_left_to_sdpa() -> None:
+    query, key = torch.zeros(1, 1, 1, WIDTH), torch.zeros(1, 1, KEYS, WIDTH)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not is_short(query, key, None, {})
+        assert is_short(query.bfloat16(), key.bfloat16(), None, {})
+    with sdpa_alone():
+        assert not is_short(query, key, None, {})
+    assert is_short(query, key, None, {})

@@ -4,6 +4,9 @@ torch's flash kernel for CPUs saves memory that short sequences do not need and 
 transformers copies grouped keys and values for it. Here the query heads of a group are rows of one product with their KV head.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -16,23 +19,37 @@ from kava.cache.masks import additive
 # Scores per head; longer sequences go to the flash kernel, whose memory does not grow with their product.
 MAX_SCORES = 128 * 128
 
+_switched_off: ContextVar[bool] = ContextVar("switched_off", default=False)
+
+
+@contextmanager
+def sdpa_alone() -> Iterator[None]:
+    """Leave short sequences to SDPA too: for who counts on a CPU what a GPU would hold."""
+    token = _switched_off.set(True)
+    try:
+        yield
+    finally:
+        _switched_off.reset(token)
+
 
 def is_short(query: Tensor, key: Tensor, mask: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether `attend_short` can take this call: float32 on a CPU, few scores, a mask as SDPA's or none needed, nothing extra.
+    """Whether `attend_short` can take this call: on a CPU, few scores, a mask as SDPA's or none needed, nothing extra.
 
-    Compiled passes go to SDPA, which tracing knows.
+    float32, or bfloat16 as autocast leaves it; float32 under autocast is SDPA's, which rounds it. So are compiled passes:
+    tracing knows SDPA.
     """
     queries, keys = query.shape[2], key.shape[2]
     masked = isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.dim() == 4 and mask.shape[1] == 1
+    plain = torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32
     return (
         not torch.compiler.is_compiling()
         and query.device.type == "cpu"
-        and query.dtype == key.dtype == torch.float32
+        and query.dtype == key.dtype in (plain, torch.bfloat16)
         and queries * keys <= MAX_SCORES
         and (masked or (mask is None and queries == 1))
+        and not _switched_off.get()
         and not kwargs.get("dropout")
         and all(kwargs.get(extra) is None for extra in ("position_bias", "cache", "softcap", "s_aux"))
-        and not torch.is_autocast_enabled("cpu")
     )
 
 
@@ -43,7 +60,10 @@ def attend_short(
     mask: Bool[Tensor, "#B 1 n S"] | None,
     scaling: float | None,
 ) -> Float[Tensor, "B n Nh Dv"]:
-    """softmax(scaling q k^T) v over the entries that `mask` shows; a row that sees nothing gets some finite mixture."""
+    """softmax(scaling q k^T) v over the entries that `mask` shows; a row that sees nothing gets some finite mixture.
+
+    bfloat16 is attended to in float32 and comes back as bfloat16.
+    """
     batch, query_heads, queries, width = query.shape
     heads, entries = key.shape[1:3]
     bias = None if mask is None else additive(mask, torch.float32, torch.finfo(torch.float32).min)
@@ -62,18 +82,27 @@ class _Attend(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float, shape: tuple[int, ...]) -> Tensor:
         ctx.save_for_backward(rows, key, value, bias)
         ctx.scale, ctx.shape = scale, shape
-        return torch.bmm(_weights(rows, key, bias, scale, shape), value)
+        with torch.autocast("cpu", enabled=False):
+            return torch.bmm(_weights(*_wide(rows, key), bias, scale, shape), *_wide(value)).to(rows.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        rows, key, value, bias = ctx.saved_tensors
-        weights = _weights(rows, key, bias, ctx.scale, ctx.shape)
-        to_value = torch.bmm(weights.transpose(1, 2), gradient)
-        to_weights = torch.bmm(gradient, value.transpose(1, 2))
-        to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype)
-        to_rows, to_key = _scaled(to_scores, key, ctx.scale), _scaled(to_scores.transpose(1, 2), rows, ctx.scale)
-        return to_rows, to_key, to_value, None, None, None
+        *saved, bias = ctx.saved_tensors
+        with torch.autocast("cpu", enabled=False):
+            rows, key, value, gradient = _wide(*saved, gradient)
+            weights = _weights(rows, key, bias, ctx.scale, ctx.shape)
+            to_value = torch.bmm(weights.transpose(1, 2), gradient)
+            to_weights = torch.bmm(gradient, value.transpose(1, 2))
+            to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype)
+            to_rows, to_key = _scaled(to_scores, key, ctx.scale), _scaled(to_scores.transpose(1, 2), rows, ctx.scale)
+        narrow = (part.to(source.dtype) for part, source in zip((to_rows, to_key, to_value), saved, strict=True))
+        return *narrow, None, None, None
+
+
+def _wide(*parts: Tensor) -> tuple[Tensor, ...]:
+    """Half precision as float32, the rest as it is."""
+    return tuple(part.to(torch.promote_types(part.dtype, torch.float32)) for part in parts)
 
 
 def _weights(rows: Tensor, key: Tensor, bias: Tensor | None, scale: float, shape: tuple[int, ...]) -> Tensor:

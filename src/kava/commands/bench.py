@@ -32,7 +32,7 @@ class Bench:
     lora_r: int = 128
     """Rank of the adapters; 0 trains all weights."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the base model."""
+    """Of the base model; half precision computes under autocast, as training does."""
     device: str = "auto"
     """cpu, cuda, or auto: a GPU where there is one."""
     threads: int = 0
@@ -94,7 +94,7 @@ class Bench:
     def measure(self, console: Any) -> tuple[dict[str, float], dict[str, Any]]:
         """Run the parts and show their tables; returns all ratios, and everything behind them."""
         from kava.bench import decoding, report, step
-        from kava.bench.workload import Workload, torch_device
+        from kava.bench.workload import HALF, Workload, torch_device
         from kava.errors import at_least
 
         counts = {
@@ -114,9 +114,12 @@ class Bench:
         measured: dict[str, Any] = {}
         if "step" in self.parts:
             measured["step"] = found = step.measure_step(workload, self.repeats)
-            ratios |= {f"step.speedup_over_{name}": value for name, value in found["speedup"].items()}
-            ratios |= {f"step.memory_of_{name}": value for name, value in found["memory_ratio"].items()}
-            console.print(report.step_table(found), report.utilisation_line(found), "", sep="\n", soft_wrap=True)
+            # Of ours in bfloat16 the ratio of interest is the other one.
+            others = [name for name in found["speedup"] if name != HALF]
+            ratios |= {f"step.speedup_over_{name}": found["speedup"][name] for name in others}
+            ratios |= {f"step.bf16_speedup_over_{name}": value for name, value in found["bf16_speedup"].items()}
+            ratios |= {f"step.memory_of_{name}": found["memory_ratio"][name] for name in others}
+            console.print(report.step_table(found), report.utilisation_line(found), report.half_line(found), "", sep="\n", soft_wrap=True)
         if "decoding" in self.parts:
             found = decoding.compare_decoding(workload, batch=1, new_tokens=self.new_tokens, repeats=self.repeats)
             thinking = [
