@@ -58,7 +58,8 @@ def test_bfloat16_is_attended_to_in_float32(autocast: bool) -> None:
         got.sum().backward()
     assert got.dtype == torch.bfloat16
     for mine, other in ((got, expected), *((a.grad, b.grad) for a, b in zip(narrow, wide, strict=True))):
-        assert mine is not None and other is not None
+        assert isinstance(mine, Tensor)
+        assert isinstance(other, Tensor)
         assert (mine - other).abs().max() <= 2**-8 * other.abs().max()
 
 

@@ -83,7 +83,8 @@ class _Attend(torch.autograd.Function):
         ctx.save_for_backward(rows, key, value, bias)
         ctx.scale, ctx.shape = scale, shape
         with torch.autocast("cpu", enabled=False):
-            return torch.bmm(_weights(*_wide(rows, key), bias, scale, shape), *_wide(value)).to(rows.dtype)
+            wide_rows, wide_key, wide_value = _wide(rows, key, value)
+            return torch.bmm(_weights(wide_rows, wide_key, bias, scale, shape), wide_value).to(rows.dtype)
 
     @staticmethod
     @once_differentiable
