@@ -28,6 +28,7 @@ from kava.model.kava import KavaModel
 from kava.model.projection import Projection, build_projection
 
 PCCOT_ARGS = "pccot_args.json"
+_NEW_TOKENS = ("bot", "eot", "latent")
 # Places of the two linear maps and the norm in the peers' `prj` modules (CODI's begins with a dropout).
 _PROJECTION = {"pccot": ("0", "2", "3"), "codi": ("1", "3", "ln")}
 
@@ -83,13 +84,14 @@ def import_checkpoint(
 def _read_pccot(source: Path, base: str | None) -> _Read:
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
-    arguments, adapter = _json(source / PCCOT_ARGS), _json(source / "adapter_config.json")
+    arguments = _json(source / PCCOT_ARGS, "num_latent_tokens", *(f"{name}_token_id" for name in _NEW_TOKENS))
+    adapter = _json(source / "adapter_config.json", *([] if base else ["base_model_name_or_path"]))
     base = base or adapter["base_model_name_or_path"]
     named = source if (source / "tokenizer_config.json").exists() else base
     tokenizer = load_tokenizer(str(named))
     weights = _load(source, "adapter_model")
     causal_lm = load_base(str(base), Config())
-    rows = [arguments[f"{name}_token_id"] for name in ("bot", "eot", "latent")]
+    rows = [arguments[f"{name}_token_id"] for name in _NEW_TOKENS]
     trained_rows = [row for ids in (adapter.get("trainable_token_indices") or {}).values() for row in ids]
     make_room(causal_lm, [*rows, *trained_rows])
     prj = {key.rpartition("prj.")[2]: tensor for key, tensor in weights.items() if ".prj." in f".{key}"}
@@ -171,7 +173,7 @@ def _load(source: Path, *stems: str) -> dict[str, Tensor]:
     for stem in stems:
         for suffix in ("safetensors", "bin"):
             index = source / f"{stem}.{suffix}.index.json"
-            names = sorted(set(_json(index)["weight_map"].values())) if index.exists() else [f"{stem}.{suffix}"]
+            names = sorted(set(_json(index, "weight_map")["weight_map"].values())) if index.exists() else [f"{stem}.{suffix}"]
             files = [source / name for name in names]
             if all(file.is_file() for file in files):
                 read: Callable[[Path], dict[str, Tensor]] = load_file if suffix == "safetensors" else _load_torch
@@ -193,9 +195,13 @@ def _all_fits(source: Path, unexpected: list[str], missing: list[str]) -> None:
         raise UserError(f"{source} {what} in this base model; give the one it was trained from with --base")
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path, *needed: str) -> dict[str, Any]:
+    """A JSON mapping that has these keys."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); download it again") from None
+    absent = [key for key in needed if not isinstance(content, dict) or key not in content]
+    if absent or not isinstance(content, dict):
+        raise UserError(f"{path} lacks {', '.join(absent) or 'its mapping'}; download it again")
     return content

@@ -186,6 +186,16 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "ours").exists()
 
 
+def test_a_setting_that_is_missing_is_named(tmp_path: Path) -> None:
+    arguments = tmp_path / "pccot_args.json"
+    arguments.write_text('{"num_latent_tokens": 3, "bot_token_id": 5}')
+    with pytest.raises(UserError, match="pccot_args.json lacks eot_token_id, latent_token_id; download it again"):
+        import_checkpoint(tmp_path, tmp_path / "ours")
+    arguments.write_text("[]")
+    with pytest.raises(UserError, match="pccot_args.json lacks num_latent_tokens"):
+        import_checkpoint(tmp_path, tmp_path / "ours")
+
+
 def test_a_projection_of_another_shape_is_refused(tmp_path: Path) -> None:
     published = codi(tmp_path)
     from safetensors.torch import load_file

@@ -13,6 +13,7 @@ from kava.errors import UserError
 from kava.evaluate.run import Request, evaluate
 from kava.results import read_result
 from kava.train.prepare import prepare_data
+from kava.train.run import train
 from tiny import mini_builder
 
 # Alternately short and too long; the last tenth is held out for validation.
@@ -51,6 +52,15 @@ def test_a_training_set_that_is_all_validation_is_an_error(rows: Path) -> None:
     rows.write_text((json.dumps({"question": "How many?", "steps": ["<<1+1=2>>"], "answer": "2"}) + "\n") * 20)
     with pytest.raises(UserError, match="no training row"):
         prepare_data(config_over(rows, 40), mini_builder())
+
+
+def test_wrong_data_is_found_before_a_base_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("KAVA_CACHE", str(cache))
+    config = build_config({}, "a test", {"model.name": "builtin:mini", "dataset.name": str(tmp_path / "nothing"), "lora.enabled": False})
+    with pytest.raises(UserError, match="nothing"):
+        train(config, tmp_path / "out", report_to=(), quiet=True)
+    assert not list(cache.rglob("*.safetensors"))
 
 
 def write_rows(path: Path, count: int, bad: int) -> None:

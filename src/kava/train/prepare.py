@@ -10,7 +10,7 @@ from kava.data.collate import Collator
 from kava.data.encoded import lengths_of
 from kava.data.example import Example
 from kava.data.sequences import EncodedExample, SequenceBuilder
-from kava.data.training import open_training
+from kava.data.training import Splits, open_training
 from kava.errors import UserError
 from kava.methods import METHODS
 from kava.model.sources import SMOLLM2_NAME, smollm2_directory
@@ -45,14 +45,14 @@ def resolve_base(config: Config, quiet: bool = False) -> str:
     return config.model.name
 
 
-def prepare_data(config: Config, builder: SequenceBuilder) -> Prepared:
-    """The encoded training data, from the cache where it is there; rows longer than `dataset.max_length` are left out and counted.
+def open_data(config: Config) -> Splits:
+    """The configured training and validation rows, found but not read.
 
     Raises:
-        UserError: nothing is left to train on.
+        UserError: there is no such data.
     """
     dataset = config.dataset
-    splits = open_training(
+    return open_training(
         dataset.name,
         cot_type=dataset.cot_type,
         train_split=dataset.train_split,
@@ -61,6 +61,19 @@ def prepare_data(config: Config, builder: SequenceBuilder) -> Prepared:
         mini=dataset.mini,
         limit=dataset.max_train_samples,
     )
+
+
+def prepare_data(config: Config, builder: SequenceBuilder, splits: Splits | None = None) -> Prepared:
+    """The encoded training data, from the cache where it is there; rows longer than `dataset.max_length` are left out and counted.
+
+    Args:
+        splits: what `open_data` found, if it was asked before.
+
+    Raises:
+        UserError: there is no such data, or nothing is left to train on.
+    """
+    dataset = config.dataset
+    splits = splits or open_data(config)
     found = tokenise(splits, builder)
     total, fits = len(found.rows), found.rows.lengths.total <= dataset.max_length
     if not fits.any():

@@ -28,7 +28,7 @@ from kava.provenance import collect
 from kava.results import BEST_CHECKPOINT, TRAINING_DONE, Record, parse_record, read_mapping, write_text
 from kava.train.arguments import runs_on_cpu, training_arguments
 from kava.train.curriculum import Curriculum, hand_on
-from kava.train.prepare import Prepared, build_collator, last_stage, longest_entries, prepare_data, resolve_base
+from kava.train.prepare import Prepared, build_collator, last_stage, longest_entries, open_data, prepare_data, resolve_base
 from kava.train.progress import TRAIN_LOG, Report, cut_log
 from kava.train.resumable import checkpoints, load_weights, step_of
 from kava.train.sharding import shard
@@ -91,10 +91,11 @@ def train(
         return finished
     if config.system.num_threads:
         torch.set_num_threads(config.system.num_threads)
+    splits = open_data(config)  # a name that is wrong is found before minutes are spent on a base model
     base = resolve_base(config, quiet)
     tokenizer = load_tokenizer(base, config.model.trust_remote_code)
     builder = SequenceBuilder(tokenizer, config.dataset.answer_prompt)
-    prepared = prepare_data(config, builder)
+    prepared = prepare_data(config, builder, splits)
     set_seed(config.training.seed)
     metadata = {"name": name, "data": prepared.data, "provenance": collect()}
     trained = Trained(build_model(base, tokenizer, config), tokenizer, config, base, metadata)
@@ -103,10 +104,7 @@ def train(
     with StopOnSignal() as stop:
         newest = _newest_good(output_dir) if resume else None
         if newest:
-            recorded = read_kava_config(newest)
-            # The run's own file may be gone, or the checkpoint may come from elsewhere.
-            _refuse_other(f"checkpoint {newest}", build_config(recorded["config"], str(newest)), config)
-            refuse_other_base(newest, str(recorded.get("base_fingerprint", "")), trained.model.base_fingerprint, base)
+            _refuse_foreign(newest, trained)
         if config.system.fsdp:
             _split(trained, newest)
         if processes.is_main():
@@ -124,6 +122,13 @@ def train(
     if outcome.exit_code == 0:
         _finish(trainer, config, outcome, time.time() - started)
     return outcome
+
+
+def _refuse_foreign(newest: Path, trained: Trained) -> None:
+    """A checkpoint to go on from is this run's own: the run's own file may be gone, or the checkpoint may come from elsewhere."""
+    recorded = read_kava_config(newest)
+    _refuse_other(f"checkpoint {newest}", build_config(recorded["config"], str(newest)), trained.config)
+    refuse_other_base(newest, str(recorded.get("base_fingerprint", "")), trained.model.base_fingerprint, trained.base)
 
 
 def _split(trained: Trained, newest: Path | None) -> None:
