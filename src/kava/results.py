@@ -210,6 +210,15 @@ def read_rows(path: str | Path) -> list[Row]:
     return rows
 
 
+def by_steps(rows: Iterable[Row]) -> dict[int, list[Row]]:
+    """Rows by the number of steps of their gold chain of thought, fewest first; without those that have none."""
+    found: dict[int, list[Row]] = {}
+    for row in rows:
+        if row.steps is not None:
+            found.setdefault(row.steps, []).append(row)
+    return dict(sorted(found.items()))
+
+
 def read_mapping(path: str | Path, what: str, cure: str) -> dict[str, Any]:
     """Read a YAML or JSON file that must hold a mapping.
 

@@ -15,7 +15,7 @@ from kava.experiment.live import Board
 from kava.experiment.multi_seed import RUN_LOG, Plan, SeedOutcome, run_plans
 from kava.experiment.suite import Suite, plans_of, read_suite
 from kava.experiment.suite_figure import write_figure
-from kava.experiment.suite_tables import as_markdown, as_rich, comparison_table, efficiency_tables, suite_tables
+from kava.experiment.suite_tables import as_markdown, as_rich, comparison_table, efficiency_tables, steps_tables, suite_tables
 from kava.experiment.summary import Cell, Comparison, Key, as_record, compare_runs, read_cells
 from kava.results import checked_name, write_text
 
@@ -72,7 +72,7 @@ def reproduce(path: Path, options: Options, overrides: dict[str, Any]) -> Reprod
     if suite.table == "efficiency":
         tables = efficiency_tables(suite.title, cells)
     else:
-        tables = suite_tables(suite.title, cells)
+        tables = suite_tables(suite.title, cells) + steps_tables(suite.title, cells)
         comparisons = compare_runs(plans, cells, suite.main or next(reversed(suite.runs)), list(suite.runs))
         if comparisons:
             tables.append(comparison_table(comparisons))

@@ -1,11 +1,14 @@
 """The tables of a suite, for the terminal and as Markdown."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from rich.table import Table
 
 from kava.experiment.summary import Cell, Comparison, Key
 from kava.statistics import SeedSummary
+
+T = TypeVar("T", bound=Hashable)
 
 
 def accuracy_text(cell: Cell) -> str:
@@ -37,6 +40,22 @@ def suite_tables(title: str, cells: Mapping[Key, Cell]) -> list[tuple[str, list[
             )
         name = title if variant == "all" else f"{title}: {variant}"
         tables.append((name, header, rows))
+    return tables
+
+
+def steps_tables(title: str, cells: Mapping[Key, Cell]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """A table per variant, as (title, header, rows): accuracy by number of steps, percent, mean (sample deviation over seeds)."""
+    tables = []
+    for variant in _ordered(key[0] for key in cells):
+        own = {key[1:]: cell for key, cell in cells.items() if key[0] == variant}
+        columns = _ordered((dataset, steps) for (_, dataset), cell in own.items() for steps in cell.by_steps)
+        rows = []
+        for run in _ordered(run for run, _ in own):
+            found = [own[run, dataset].by_steps.get(steps) if (run, dataset) in own else None for dataset, steps in columns]
+            rows.append([run, *("-" if summary is None else _figure(summary, 100.0, 1) for summary in found)])
+        name = title if variant == "all" else f"{title}: {variant}"
+        if columns:
+            tables.append((f"{name}, by number of steps", ["method", *(f"{dataset}, {steps}" for dataset, steps in columns)], rows))
     return tables
 
 
@@ -97,5 +116,5 @@ def as_markdown(title: str, header: list[str], rows: list[list[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
 
-def _ordered(values: object) -> list[str]:
-    return list(dict.fromkeys(values))  # type: ignore[call-overload]
+def _ordered(values: Iterable[T]) -> list[T]:
+    return list(dict.fromkeys(values))

@@ -1,12 +1,12 @@
 """The outcome of a suite in numbers: per variant and run the figures over seeds, and paired tests between runs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from kava.errors import UserError
 from kava.experiment.multi_seed import Plan
-from kava.results import Result, read_result, read_rows, result_path, rows_path
+from kava.results import Result, Row, by_steps, read_result, read_rows, result_path, rows_path
 from kava.statistics import SeedSummary, mcnemar, pair_by_id, paired_bootstrap, summarise
 
 
@@ -14,7 +14,8 @@ from kava.statistics import SeedSummary, mcnemar, pair_by_id, paired_bootstrap, 
 class Cell:
     """One run on one data set: a `SeedSummary` per measure, and the 95 % interval of the accuracy.
 
-    With one seed the interval is Wilson's over questions; with several it is Student's t over seeds.
+    With one seed the interval is Wilson's over questions; with several it is Student's t over seeds. `by_steps` is the accuracy by
+    the number of steps of the problem, where the data set knows it.
     """
 
     accuracy: SeedSummary
@@ -24,6 +25,7 @@ class Cell:
     seconds_per_question: SeedSummary
     cache_bytes: SeedSummary | None
     per_seed: dict[int, float]
+    by_steps: dict[int, SeedSummary] = field(default_factory=dict)
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -44,11 +46,23 @@ def read_cells(plans: Mapping[tuple[str, str], Plan]) -> dict[Key, Cell]:
                 results = {seed: read_result(result_path(plan.seed_dir(seed), dataset)) for seed in plan.seeds}
             except UserError:
                 continue
-            cells[variant, run, dataset] = _cell(results)
+            cells[variant, run, dataset] = _cell(results, _by_steps(plan, dataset))
     return cells
 
 
-def _cell(results: Mapping[int, Result]) -> Cell:
+def _by_steps(plan: Plan, dataset: str) -> dict[int, SeedSummary]:
+    shares: dict[int, list[float]] = {}
+    for seed in plan.seeds:
+        for steps, rows in by_steps(_rows(plan, dataset, seed)).items():
+            shares.setdefault(steps, []).append(sum(row.correct for row in rows) / len(rows))
+    return {steps: summarise(found) for steps, found in shares.items()}
+
+
+def _rows(plan: Plan, dataset: str, seed: int) -> list[Row]:
+    return read_rows(rows_path(result_path(plan.seed_dir(seed), dataset)))
+
+
+def _cell(results: Mapping[int, Result], steps: dict[int, SeedSummary]) -> Cell:
     metrics = [result.metrics for result in results.values()]
     accuracy = summarise([m.accuracy for m in metrics])
     low, high = metrics[0].accuracy_ci95
@@ -61,6 +75,7 @@ def _cell(results: Mapping[int, Result]) -> Cell:
         seconds_per_question=summarise([m.seconds_per_question for m in metrics]),
         cache_bytes=summarise(cache) if cache else None,
         per_seed={seed: result.metrics.accuracy for seed, result in results.items()},
+        by_steps=steps,
     )
 
 
@@ -100,11 +115,7 @@ def _comparison(
 
 def _correct(plan: Plan, dataset: str) -> dict[int, dict[str, float]]:
     """Seed -> question id -> 1 for a right answer, else 0."""
-    marks = {}
-    for seed in plan.seeds:
-        rows = read_rows(rows_path(result_path(plan.seed_dir(seed), dataset)))
-        marks[seed] = {row.id: float(row.correct) for row in rows}
-    return marks
+    return {seed: {row.id: float(row.correct) for row in _rows(plan, dataset, seed)} for seed in plan.seeds}
 
 
 def as_record(title: str, cells: Mapping[Key, Cell], comparisons: Sequence[Comparison]) -> dict[str, Any]:

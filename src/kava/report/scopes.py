@@ -10,6 +10,7 @@ from kava.report.html_figures import Point, StepRow
 from kava.report.reference import Reference
 from kava.report.runs import Group
 from kava.results import Row
+from kava.results import by_steps as rows_by_steps
 from kava.statistics import wilson_interval
 
 
@@ -80,8 +81,7 @@ def by_steps(labelled: tables.Labelled, dataset: str) -> dict[str, list[StepRow]
 def step_rows(rows: Sequence[Row]) -> list[StepRow]:
     """Accuracy and mean confidence by number of steps."""
     found = []
-    for steps in sorted({row.steps for row in rows if row.steps is not None}):
-        own = [row for row in rows if row.steps == steps]
+    for steps, own in rows_by_steps(rows).items():
         correct = sum(row.correct for row in own)
         known = [row.confidence for row in own if row.confidence is not None]
         confidence = sum(known) / len(known) if known else None
