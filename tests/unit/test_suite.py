@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kava.errors import UserError
-from kava.experiment.reproduce import Options, reproduce
+from kava.experiment.reproduce import Options, _chosen, reproduce
 from kava.experiment.suite import plans_of, read_suite, suite_path
 
 REPOSITORY = Path(__file__).parents[2]
@@ -77,6 +77,14 @@ def test_an_override_that_no_configuration_has_stops_before_anything_runs(tmp_pa
 def test_a_variant_that_the_suite_lacks_is_one_line() -> None:
     with pytest.raises(UserError, match="no variant 'equations'; did you mean 'equation'"):
         reproduce(suite_path("mini-table1"), Options("out", variants=["equations"]), {})
+
+
+def test_only_the_runs_that_are_named_in_the_suites_order() -> None:
+    chosen = _chosen(read_suite("suites/mini-table1.yaml"), Options("out", runs=["kava", "no_cot"]))
+    assert list(chosen.runs) == ["no_cot", "kava"]
+    assert list(chosen.variants) == ["equation", "natural_language"]
+    with pytest.raises(UserError, match="no run 'kave'; did you mean 'kava'"):
+        _chosen(chosen, Options("out", runs=["kave"]))
 
 
 def test_an_unknown_suite_names_the_nearest() -> None:

@@ -21,6 +21,8 @@ class Reproduce:
     """Seeds in place of the suite's."""
     variants: tuple[str, ...] = ()
     """Only these of the suite's variants (default: all)."""
+    runs: tuple[str, ...] = ()
+    """Only these of the suite's runs (default: all)."""
     parallel: int = 0
     """Runs side by side (default: one per GPU, or one per two CPU cores but at least two)."""
     quick_test: bool = False
@@ -39,6 +41,7 @@ class Reproduce:
             output_dir=self.output_dir or f"outputs/{path.stem}{'_quick_test' if self.quick_test else ''}",
             seeds=list(self.seeds),
             variants=list(self.variants),
+            runs=list(self.runs),
             parallel=self.parallel,
             flags=["--quick_test"] if self.quick_test else [],
             tables_only=self.tables_only,

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 
@@ -19,6 +19,8 @@ from kava.experiment.suite_tables import as_markdown, as_rich, comparison_table,
 from kava.experiment.summary import Cell, Comparison, Key, as_record, compare_runs, read_cells
 from kava.results import checked_name, write_text
 
+T = TypeVar("T")
+
 SUMMARY = "summary.json"
 TABLES = "tables.md"
 FIGURE = "accuracy.svg"
@@ -31,6 +33,7 @@ class Options:
     output_dir: str
     seeds: list[int] = field(default_factory=list)
     variants: list[str] = field(default_factory=list)
+    runs: list[str] = field(default_factory=list)
     parallel: int = 0
     flags: list[str] = field(default_factory=list)
     tables_only: bool = False
@@ -88,11 +91,21 @@ def reproduce(path: Path, options: Options, overrides: dict[str, Any]) -> Reprod
 
 def _chosen(suite: Suite, options: Options) -> Suite:
     """The part of a suite that is asked for."""
-    for name in options.variants:
-        if name not in suite.variants:
-            raise UserError(f"the suite has no variant '{name}'{nearest(name, suite.variants)}")
-    chosen = {name: value for name, value in suite.variants.items() if name in options.variants}
-    return suite.model_copy(update={"seeds": options.seeds or suite.seeds, "variants": chosen or suite.variants})
+    return suite.model_copy(
+        update={
+            "seeds": options.seeds or suite.seeds,
+            "variants": _only(options.variants, suite.variants, "variant"),
+            "runs": _only(options.runs, suite.runs, "run"),
+        }
+    )
+
+
+def _only(names: list[str], existing: dict[str, T], what: str) -> dict[str, T]:
+    """Those that are named, in the suite's order; all, where none is."""
+    for name in names:
+        if name not in existing:
+            raise UserError(f"the suite has no {what} '{name}'{nearest(name, existing)}")
+    return {name: value for name, value in existing.items() if not names or name in names}
 
 
 def _run(plans: Mapping[tuple[str, str], Plan], parallel: int, console: Console) -> int:
