@@ -201,7 +201,8 @@ def _json(path: Path, *needed: str) -> dict[str, Any]:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); download it again") from None
-    absent = [key for key in needed if not isinstance(content, dict) or key not in content]
-    if absent or not isinstance(content, dict):
+    mapping: dict[str, Any] = content if isinstance(content, dict) else {}
+    absent = [key for key in needed if key not in mapping]
+    if absent or mapping is not content:
         raise UserError(f"{path} lacks {', '.join(absent) or 'its mapping'}; download it again")
-    return content
+    return mapping

@@ -38,8 +38,7 @@ def suite_tables(title: str, cells: Mapping[Key, Cell]) -> list[tuple[str, list[
                     f"{first.cache_bytes.mean / 1024:.1f}" if first.cache_bytes else "-",
                 ]
             )
-        name = title if variant == "all" else f"{title}: {variant}"
-        tables.append((name, header, rows))
+        tables.append((_titled(title, variant), header, rows))
     return tables
 
 
@@ -53,9 +52,10 @@ def steps_tables(title: str, cells: Mapping[Key, Cell]) -> list[tuple[str, list[
         for run in _ordered(run for run, _ in own):
             found = [own[run, dataset].by_steps.get(steps) if (run, dataset) in own else None for dataset, steps in columns]
             rows.append([run, *("-" if summary is None else _figure(summary, 100.0, 1) for summary in found)])
-        name = title if variant == "all" else f"{title}: {variant}"
         if columns:
-            tables.append((f"{name}, by number of steps", ["method", *(f"{dataset}, {steps}" for dataset, steps in columns)], rows))
+            tables.append(
+                (f"{_titled(title, variant)}, by number of steps", ["method", *(f"{dataset}, {steps}" for dataset, steps in columns)], rows)
+            )
     return tables
 
 
@@ -66,8 +66,12 @@ def efficiency_tables(title: str, cells: Mapping[Key, Cell]) -> list[tuple[str, 
     for variant in _ordered(key[0] for key in cells):
         first = next(key[2] for key in cells if key[0] == variant)
         rows = [[run, *_efficiency(cell)] for (v, run, dataset), cell in cells.items() if (v, dataset) == (variant, first)]
-        tables.append((f"{title} ({first})" if variant == "all" else f"{title}: {variant} ({first})", header, rows))
+        tables.append((f"{_titled(title, variant)} ({first})", header, rows))
     return tables
+
+
+def _titled(title: str, variant: str) -> str:
+    return title if variant == "all" else f"{title}: {variant}"
 
 
 def _efficiency(cell: Cell) -> list[str]:

@@ -1,5 +1,6 @@
 """The outcome of a suite in numbers: per variant and run the figures over seeds, and paired tests between runs."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -96,9 +97,14 @@ class Comparison:
 def compare_runs(plans: Mapping[tuple[str, str], Plan], cells: Mapping[Key, Cell], first: str, seconds: Sequence[str]) -> list[Comparison]:
     """`first` against each of `seconds`, wherever both are done."""
     found = []
+
+    @functools.cache
+    def against(variant: str, dataset: str) -> dict[int, dict[str, float]]:
+        return _correct(plans[variant, first], dataset)
+
     for variant, run, dataset in cells:
         if run in seconds and run != first and (variant, first, dataset) in cells:
-            a, b = (_correct(plans[variant, name], dataset) for name in (first, run))
+            a, b = against(variant, dataset), _correct(plans[variant, run], dataset)
             found.append(_comparison(variant, dataset, first, run, a, b))
     return found
 
