@@ -36,6 +36,11 @@ class Prepared:
     data: dict[str, Any]
 
 
+def makes_base(config: Config) -> bool:
+    """Whether `resolve_base` may have to make the model first, which takes a while."""
+    return config.model.name in (MINI_NAME, SMOLLM2_NAME)
+
+
 def resolve_base(config: Config, quiet: bool = False) -> str:
     """The hub name or directory behind `model.name`; built-in and PyPI models are made on first use."""
     if config.model.name == MINI_NAME:

@@ -28,7 +28,7 @@ from kava.provenance import collect
 from kava.results import BEST_CHECKPOINT, TRAINING_DONE, Record, parse_record, read_mapping, write_text
 from kava.train.arguments import runs_on_cpu, training_arguments
 from kava.train.curriculum import Curriculum, hand_on
-from kava.train.prepare import Prepared, build_collator, last_stage, longest_entries, open_data, prepare_data, resolve_base
+from kava.train.prepare import Prepared, build_collator, last_stage, longest_entries, makes_base, open_data, prepare_data, resolve_base
 from kava.train.progress import TRAIN_LOG, Report, cut_log
 from kava.train.resumable import checkpoints, load_weights, step_of
 from kava.train.sharding import shard
@@ -91,7 +91,7 @@ def train(
         return finished
     if config.system.num_threads:
         torch.set_num_threads(config.system.num_threads)
-    splits = open_data(config)  # a name that is wrong is found before minutes are spent on a base model
+    splits = open_data(config) if makes_base(config) else None  # a wrong name is found before minutes are spent on a base model
     base = resolve_base(config, quiet)
     tokenizer = load_tokenizer(base, config.model.trust_remote_code)
     builder = SequenceBuilder(tokenizer, config.dataset.answer_prompt)
