@@ -16,9 +16,11 @@ from kava.explain.attention import answer_attention
 from kava.explain.caches import compare_caches, cosines, mean_cosines
 from kava.explain.convergence import convergence, settling
 from kava.explain.figures import figures
+from kava.explain.intermediate import intermediate_results
 from kava.explain.intervene import interventions
 from kava.explain.questions import checked_question, own_example, with_trace
-from kava.explain.record import Explanation, read_explanation, write_explanation
+from kava.explain.readout import read_latents
+from kava.explain.record import Explanation, StepResults, read_explanation, write_explanation
 from kava.explain.run import Options, collator, explain
 from kava.generate import Reasoner
 from kava.model.backbone import Prefix
@@ -162,13 +164,41 @@ def test_swap_and_mean_of_one_and_the_same_question_change_nothing(kind: str) ->
     assert all(effect.changed == 0 and effect.difference == 0 for effect in found.effects if effect.kind != "zero")
 
 
+def test_results_are_looked_for_in_every_latent() -> None:
+    reasoner = make()
+    found = intermediate_results(reasoner, EXAMPLES, batch_size=4)
+    assert [item.steps for item in found] == sorted({len(example.steps) for example in EXAMPLES})
+    for item in found:
+        own = [example for example in EXAMPLES if len(example.steps) == item.steps]
+        assert item.questions == len(own)
+        decoded = [read_latents(reasoner, example.question, 1).final() for example in own]
+        results = [[step.rpartition("=")[2].removesuffix(">>") for step in example.steps] for example in own]
+        for s in range(item.steps):
+            for latent in range(LATENTS):
+                hits = [[decoded[a][latent] == results[b][s] for b in range(len(own))] for a in range(len(own))]
+                own_hits = sum(hits[a][a] for a in range(len(own)))
+                assert item.held[s][latent] == pytest.approx(own_hits / len(own))
+                others = sum(map(sum, hits)) - own_hits
+                assert item.by_chance[s][latent] == pytest.approx(others / (len(own) * (len(own) - 1)))
+    untraced = [own_example(question, number) for number, question in enumerate(QUESTIONS)]
+    assert intermediate_results(reasoner, untraced) == []
+
+
+def test_the_latent_that_stands_out_is_named() -> None:
+    found = StepResults(steps=2, questions=40, held=[[0.9, 1.0, 0.2], [0.3, 0.1, 0.25]], by_chance=[[0.2, 0.85, 0.2], [0.3, 0.1, 0.1]])
+    assert found.in_words() == (
+        "40 questions of 2 steps: result 1 stands in latent 0 for 90 % (20 % by chance),"
+        " result 2 stands in latent 2 for 25 % (10 % by chance)"
+    )
+
+
 def test_explanation_round_trip_and_figures(tmp_path: Path) -> None:
     options = Options("somewhere", "built-in", details=2, top_k=3, max_new_tokens=4, say=lambda text: None)
     found = explain(make(), config(), EXAMPLES, options)
     write_explanation(tmp_path / "explanation.json", found)
     again = read_explanation(tmp_path / "explanation.json")
-    assert again.model_dump(exclude={"questions", "convergence", "interventions", "mean_similarity"}) == found.model_dump(
-        exclude={"questions", "convergence", "interventions", "mean_similarity"}
+    assert again.model_dump(exclude={"questions", "intermediate", "convergence", "interventions", "mean_similarity"}) == found.model_dump(
+        exclude={"questions", "intermediate", "convergence", "interventions", "mean_similarity"}
     )
     view = again.questions[0]
     assert (len(view.tokens), len(view.tokens[0]), len(view.tokens[0][0])) == (3, LATENTS, 3)
@@ -177,7 +207,9 @@ def test_explanation_round_trip_and_figures(tmp_path: Path) -> None:
         assert sum(kept.share) == pytest.approx(min(LATENTS, len(kept.tokens)), abs=1e-5)
         assert kept.written_by == "data set"
     drawn = dict(figures(again))
-    assert {"question1_readout", "question1_attention", "mean_keys", "mean_values", "convergence", "interventions"} <= set(drawn)
+    assert {"question1_readout", "question1_attention", "mean_keys", "mean_values", "intermediate", "convergence", "interventions"} <= set(
+        drawn
+    )
     drawn["mean_keys"].savefig(tmp_path / "mean_keys.png")
     assert (tmp_path / "mean_keys.png").stat().st_size > 2000
 

@@ -60,6 +60,8 @@ class Explain:
         target = Path(self.output_dir) if self.output_dir else directory.parent / "explain"
         write_explanation(target / EXPLANATION, explanation)
         print(f"written: {target / EXPLANATION}")
+        for found in explanation.intermediate:
+            print(f"kava: {found.in_words()}")
         if self.figures != "none":
             from kava.explain.figures import figures
 

@@ -56,7 +56,7 @@ def _checked(path: Path, content: dict[str, Any]) -> dict[str, Any]:
         read_aggregates(path)
     elif kind == EXPLANATION_FORMAT:
         read_explanation(path)
-        return _without(content, "questions", "mean_similarity", "convergence", "interventions")
+        return _without(content, "questions", "mean_similarity", "intermediate", "convergence", "interventions")
     elif kind == BENCH_FORMAT:
         read_bench(path)
         return _without(content, "measured")

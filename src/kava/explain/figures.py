@@ -5,10 +5,10 @@ for name, figure in figures(explanation): figure.savefig(f"{name}.png")
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from kava.explain.record import Convergence, Explanation, Grid, Interventions, Kept, QuestionView
+from kava.explain.record import Convergence, Explanation, Grid, Interventions, Kept, QuestionView, StepResults
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,6 +32,8 @@ def figures(explanation: Explanation) -> Iterator[tuple[str, Figure]]:
     if explanation.mean_similarity is not None:
         yield "mean_keys", similarity_figure(explanation.mean_similarity.keys, "keys")
         yield "mean_values", similarity_figure(explanation.mean_similarity.values, "values")
+    if explanation.intermediate:
+        yield "intermediate", intermediate_figure(explanation.intermediate)
     if explanation.convergence is not None:
         yield "convergence", convergence_figure(explanation.convergence)
     if explanation.interventions is not None:
@@ -122,6 +124,23 @@ def kept_figure(kept: Kept) -> Figure:
     axes.set_yticks([heads * layer - 0.5 for layer in range(len(kept.positions))], map(str, range(len(kept.positions))))
     axes.set(ylabel=f"layer ({heads} KV head{'s' if heads > 1 else ''} each)", title=f"kept by {kept.eviction}")
     axes.grid(axis="y", color="#999999", linewidth=0.5)
+    return figure
+
+
+def intermediate_figure(found: Sequence[StepResults]) -> Figure:
+    """Share of questions in which a latent (column) decodes to a step's result (row), less what it would reach by chance."""
+    rows = [
+        (f"{item.steps} steps, result {number}", [own - other for own, other in zip(held, chance, strict=True)])
+        for item in found
+        for number, (held, chance) in enumerate(zip(item.held, item.by_chance, strict=True), 1)
+    ]
+    figure = new_figure(max(5.0, 0.42 * len(rows[0][1]) + 2.4), 0.36 * len(rows) + 1.2)
+    axes = figure.subplots()
+    image = axes.imshow([row for _, row in rows], vmin=0, vmax=1, cmap="Blues", aspect="auto")
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+    axes.set(xlabel="latent", title="results that latents decode to")
+    _whole_numbers(axes, vertical=False)
+    figure.colorbar(image, ax=axes, label="share above chance")
     return figure
 
 

@@ -119,6 +119,27 @@ class Interventions(Record):
     effects: list[Effect]
 
 
+class StepResults(Record):
+    """Intermediate results in the latents of `questions` questions of `steps` steps.
+
+    `held[s][i]` is the share of questions whose latent i decodes to the result of step s, `by_chance[s][i]` the same share with the
+    results of all other questions in place of a question's own.
+    """
+
+    steps: int
+    questions: int
+    held: Grid
+    by_chance: Grid
+
+    def in_words(self) -> str:
+        """A sentence that names, per step, the latent that stands out most from chance."""
+        said = []
+        for number, (held, chance) in enumerate(zip(self.held, self.by_chance, strict=True), 1):
+            best = max(range(len(held)), key=lambda i: held[i] - chance[i])
+            said.append(f"result {number} stands in latent {best} for {100 * held[best]:.0f} % ({100 * chance[best]:.0f} % by chance)")
+        return f"{self.questions} questions of {self.steps} step{'s' if self.steps > 1 else ''}: {', '.join(said)}"
+
+
 class Explanation(Record):
     """One checkpoint, explained. Parts that the method or the questions do not allow are null, and `notes` says why."""
 
@@ -131,6 +152,7 @@ class Explanation(Record):
     notes: list[str]
     questions: list[QuestionView]
     mean_similarity: Similarity | None
+    intermediate: list[StepResults] = []
     convergence: Convergence | None
     interventions: Interventions | None
     provenance: dict[str, Any]

@@ -19,6 +19,7 @@ from kava.errors import UserError
 from kava.explain.attention import answer_attention
 from kava.explain.caches import CacheView, compare_caches, mean_cosines
 from kava.explain.convergence import convergence
+from kava.explain.intermediate import intermediate_results
 from kava.explain.intervene import interventions
 from kava.explain.questions import checked_question, with_trace
 from kava.explain.readout import read_latents
@@ -89,6 +90,7 @@ def explain(reasoner: Reasoner, config: Config, examples: Sequence[Example], opt
         notes=notes,
         questions=views,
         mean_similarity=mean_similarity(reasoner, config, examples) if method.teacher else None,
+        intermediate=intermediate_results(reasoner, measured, batch_size),
         convergence=settled,
         interventions=effects,
         provenance=_provenance(config, examples, time.perf_counter() - started),

@@ -183,6 +183,9 @@ def _explained(path: str, item: Explanation, paint: _Painter, number: int) -> _E
     if item.interventions is not None:
         draw = partial(drawn.interventions_figure, item.interventions)
         pictures.append(paint(draw, "Interventions", "Share of answers that change when one latent is disturbed, with 95 % intervals"))
+    if item.intermediate:
+        words = "; ".join(found.in_words() for found in item.intermediate)
+        pictures.append(paint(partial(drawn.intermediate_figure, item.intermediate), "Intermediate results", words))
     if item.mean_similarity is not None:
         for what, layers in (("keys", item.mean_similarity.keys), ("values", item.mean_similarity.values)):
             pictures.append(paint(partial(drawn.similarity_figure, layers, what), f"Similarity of {what}, mean", _SIMILARITY))

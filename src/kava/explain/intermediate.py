@@ -1,0 +1,68 @@
+"""Do the latents hold the intermediate results? Each step's result, looked for in what every latent decodes to.
+
+    for found in intermediate_results(reasoner, examples): print(found.held[0])
+
+The public CODI analysis counts such matches as well. A digit is often right by accident, so every share comes with the one that
+the same latents reach on the results of other questions.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from kava.data.answers import extract_answer
+from kava.data.example import Example
+from kava.explain.record import StepResults
+from kava.generate import Reasoner
+
+
+def intermediate_results(reasoner: Reasoner, examples: Sequence[Example], batch_size: int = 32) -> list[StepResults]:
+    """By number of steps, for every latent: in what share of the questions its top token is (the first token of) a step's result.
+
+    Args:
+        reasoner: a model with latents.
+        examples: those whose steps all end in a number are counted, where at least two have as many steps.
+        batch_size: questions thought about together.
+    """
+    by_steps: dict[int, list[tuple[Example, list[str]]]] = {}
+    for example in examples:
+        results = [extract_answer(step, "") for step in example.steps]
+        if results and None not in results:
+            by_steps.setdefault(len(results), []).append((example, [_first_token(reasoner, result or "") for result in results]))
+    found = []
+    for steps, own in sorted(by_steps.items()):
+        if len(own) < 2:
+            continue
+        decoded = np.array(_decoded(reasoner, [example.question for example, _ in own], batch_size))
+        sought = np.array([firsts for _, firsts in own])
+        held = (decoded[:, None] == sought[:, :, None]).sum(0)  # [steps, latents]
+        pairs = _counts(sought, np.unique(sought)).T @ _counts(decoded, np.unique(sought))
+        by_chance = (pairs - held) / (len(own) * (len(own) - 1))
+        found.append(StepResults(steps=steps, questions=len(own), held=(held / len(own)).tolist(), by_chance=by_chance.tolist()))
+    return found
+
+
+def _counts(tokens: np.ndarray, names: np.ndarray) -> np.ndarray:
+    """How often each name stands in each column: [names, columns]."""
+    return (tokens[None] == names[:, None, None]).sum(1)
+
+
+@torch.inference_mode()
+def _decoded(reasoner: Reasoner, questions: Sequence[str], batch_size: int) -> list[list[str]]:
+    """The top token of every latent after the last iteration, without white space around it."""
+    reasoner.model.eval()
+    texts = []
+    for start in range(0, len(questions), batch_size):
+        ids, mask = reasoner.pad([reasoner.builder.question_ids(question) for question in questions[start : start + batch_size]])
+        thought, _ = reasoner.think(ids, mask)
+        top = reasoner.model.backbone.logits(thought.hidden[:, 1:]).argmax(-1)
+        texts += [[reasoner.builder.tokenizer.decode([token]).strip() for token in row] for row in top.tolist()]
+    return texts
+
+
+def _first_token(reasoner: Reasoner, result: str) -> str:
+    tokenizer = reasoner.builder.tokenizer
+    ids = tokenizer(result, add_special_tokens=False)["input_ids"]
+    pieces = (tokenizer.decode([token]).strip() for token in ids)
+    return next((piece for piece in pieces if piece), result)
