@@ -14,7 +14,7 @@ from kava.evaluate.run import Request, evaluate
 from kava.results import read_result
 from kava.train.prepare import prepare_data
 from kava.train.run import train
-from tiny import mini_builder
+from tiny import mini_builder, mini_examples
 
 # Alternately short and too long; the last tenth is held out for validation.
 LENGTHS = tuple(1 if row % 2 else 50 for row in range(20))
@@ -40,6 +40,30 @@ def test_they_are_counted_and_the_first_are_named(rows: Path, capsys: pytest.Cap
     assert prepared.data["rows"] == len(prepared.train)
     assert f"{prepared.data['too_long']} of {total} training rows are longer than dataset.max_length 40 tokens; left out: rows/" in said
     assert all(example.length <= 40 for example in prepared.train)
+
+
+def test_what_eviction_will_leave_out_is_counted_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KAVA_CACHE", str(tmp_path / "cache"))
+    examples = list(mini_examples(40))
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"question": e.question, "steps": e.steps, "answer": e.answer}) + "\n" for e in examples))
+    for drop in (True, False):
+        config = build_config({}, "a test", {"dataset.name": str(path), "dataset.drop_last_step": drop, "latent.num_tokens": 8})
+        prepared = prepare_data(config, mini_builder())
+        traces = [len(example.cot(drop)) for example in prepared.train]
+        longer, left_out = sum(t > 8 for t in traces) / len(traces), sum(max(t - 8, 0) for t in traces) / sum(traces)
+        assert prepared.data["traces_evicted_from"] == pytest.approx(longer)
+        assert prepared.data["entries_evicted"] == pytest.approx(left_out)
+        said = capsys.readouterr().err
+        assert (
+            f"{longer:.0%} of the teacher's traces have more entries than latent.num_tokens 8; eviction leaves out {left_out:.0%}" in said
+        )
+    enough = build_config({}, "a test", {"dataset.name": str(path), "latent.num_tokens": 24})
+    assert prepare_data(enough, mini_builder()).data["traces_evicted_from"] == 0
+    assert "eviction" not in capsys.readouterr().err
+    assert "entries_evicted" not in prepare_data(build_config({}, "x", {"dataset.name": str(path), "method": "pccot"}), mini_builder()).data
 
 
 def test_nothing_left_is_an_error(rows: Path) -> None:

@@ -80,6 +80,13 @@ class EncodedRows(Sequence[EncodedExample]):
         columns = [self._table.column(name).to_numpy() for name in _LENGTHS]
         self.lengths = Lengths(*(column if kept is None else column[kept] for column in columns))
 
+    def teacher_traces(self, drop_last_step: bool) -> Int[np.ndarray, " N"]:
+        """Tokens of each example's trace as the teacher sees it."""
+        if not drop_last_step:
+            return self.lengths.trace
+        last = np.concatenate([_last_step_lengths(chunk) for chunk in self._table.column("steps").chunks])
+        return self.lengths.trace - (last if self._kept is None else last[self._kept])
+
     def only(self, wanted: np.ndarray) -> "EncodedRows":
         """The rows for which a boolean array of this length is true."""
         rows = np.flatnonzero(wanted)
@@ -112,6 +119,14 @@ class EncodedRows(Sequence[EncodedExample]):
     def __reduce__(self) -> tuple[Any, ...]:
         """By its path: a worker process maps the file itself."""
         return EncodedRows, (self._path, self._kept)
+
+
+def _last_step_lengths(rows: Any) -> Int[np.ndarray, " N"]:
+    """Tokens of the last step of each row of a pyarrow list of lists; 0 where there is none."""
+    steps, tokens = rows.value_lengths().to_numpy(), rows.flatten().value_lengths().to_numpy()
+    last = np.zeros(len(steps), dtype=np.int64)
+    last[steps > 0] = tokens[np.cumsum(steps)[steps > 0] - 1]
+    return last
 
 
 _FIELDS = ("question", "steps", "answer", "seed", "id")

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from kava import processes
 from kava.config import Config
 from kava.data.collate import Collator
 from kava.data.encoded import lengths_of
@@ -93,9 +96,22 @@ def prepare_data(config: Config, builder: SequenceBuilder, splits: Splits | None
             f"kava: {too_long} of {total} training rows are longer than dataset.max_length {dataset.max_length} tokens; left out: {named}",
             file=sys.stderr,
         )
+    evicted = _evicted(rows.teacher_traces(dataset.drop_last_step), config.latent.num_tokens) if METHODS[config.method].kv else {}
     validation = found.validation[: config.evaluation.validation_samples]
-    data = {"source": splits.source, "rows": len(rows), "validation_rows": len(validation), "too_long": too_long, **found.about}
+    data = {"source": splits.source, "rows": len(rows), "validation_rows": len(validation), "too_long": too_long, **found.about, **evicted}
     return Prepared(rows, validation, data)
+
+
+def _evicted(traces: np.ndarray, num_latents: int) -> dict[str, float]:
+    """How much of the teacher's traces M latents cannot hold, for result files; said where it is anything."""
+    longer, entries = float((traces > num_latents).mean()), float((traces - num_latents).clip(0).sum() / max(traces.sum(), 1))
+    if longer and processes.is_main():
+        print(
+            f"kava: {longer:.0%} of the teacher's traces have more entries than latent.num_tokens {num_latents};"
+            f" eviction leaves out {entries:.0%} of all entries",
+            file=sys.stderr,
+        )
+    return {"traces_evicted_from": longer, "entries_evicted": entries}
 
 
 def build_collator(config: Config, builder: SequenceBuilder) -> Collator:
