@@ -14,7 +14,8 @@ REPOSITORY = Path(__file__).parents[2]
 TINY = [
     "--model.mini.pretrain_steps", "5", "--model.mini.hidden_size", "32", "--model.mini.num_layers", "2", "--dataset.mini.num_train", "400",
     "--dataset.mini.num_eval", "40", "--training.max_steps", "8", "--training.eval_steps", "4", "--training.save_steps", "4",
-    "--training.batch_size", "8", "--evaluation.validation_samples", "16", "--latent.num_tokens", "4", "--evaluation.max_new_tokens", "8",
+    "--training.batch_size", "8", "--evaluation.validation_samples", "16",
+    "--latent.num_tokens", "4", "--latent.num_iterations", "3", "--evaluation.max_new_tokens", "8",
 ]  # fmt: skip
 
 pytestmark = pytest.mark.slow
