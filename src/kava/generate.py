@@ -5,7 +5,7 @@ reasoner.generate(["Tom has 7 apples . He finds 5 more . How many apples does To
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -207,6 +207,11 @@ class Reasoner:
         """Left-padded ids and mask of tokenised questions."""
         ids, mask = left_padded(questions, self.builder.tokenizer.pad_token_id)
         return ids.to(self._device), mask.to(self._device)
+
+    def batches(self, questions: Sequence[str], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """`pad` of so many questions at a time, in the order asked."""
+        for start in range(0, len(questions), batch_size):
+            yield self.pad([self.builder.question_ids(question) for question in questions[start : start + batch_size]])
 
 
 def _choose(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:

@@ -27,8 +27,7 @@ def settling(reasoner: Reasoner, questions: Sequence[str], batch_size: int = 32)
     """Iterate to the fixed point and look back: |h_t - h_M| / |h_M| for t = 0 .. M."""
     exact = Reasoner(reasoner.model, reasoner.builder, reasoner.num_latents, reasoner.num_latents)
     distance, agreement = [], []
-    for start in range(0, len(questions), batch_size):
-        ids, mask = exact.pad([exact.builder.question_ids(question) for question in questions[start : start + batch_size]])
+    for ids, mask in exact.batches(questions, batch_size):
         thought, _ = exact.think(ids, mask, keep_trajectory=True)
         hidden = torch.stack(thought.trajectory)[:, :, 1:].float()
         final = hidden[-1]

@@ -13,6 +13,7 @@ import torch
 
 from kava.data.answers import extract_answer
 from kava.data.example import Example
+from kava.explain.readout import readable
 from kava.explain.record import StepResults
 from kava.generate import Reasoner
 
@@ -27,9 +28,9 @@ def intermediate_results(reasoner: Reasoner, examples: Sequence[Example], batch_
     """
     by_steps: dict[int, list[tuple[Example, list[str]]]] = {}
     for example in examples:
-        results = [extract_answer(step, "") for step in example.steps]
-        if results and None not in results:
-            by_steps.setdefault(len(results), []).append((example, [_first_token(reasoner, result or "") for result in results]))
+        results = [result for step in example.steps if (result := extract_answer(step, "")) is not None]
+        if results and len(results) == len(example.steps):
+            by_steps.setdefault(len(results), []).append((example, [_first_token(reasoner, result) for result in results]))
     found = []
     for steps, own in sorted(by_steps.items()):
         if len(own) < 2:
@@ -37,7 +38,8 @@ def intermediate_results(reasoner: Reasoner, examples: Sequence[Example], batch_
         decoded = np.array(_decoded(reasoner, [example.question for example, _ in own], batch_size))
         sought = np.array([firsts for _, firsts in own])
         held = (decoded[:, None] == sought[:, :, None]).sum(0)  # [steps, latents]
-        pairs = _counts(sought, np.unique(sought)).T @ _counts(decoded, np.unique(sought))
+        names = np.unique(sought)
+        pairs = _counts(sought, names).T @ _counts(decoded, names)
         by_chance = (pairs - held) / (len(own) * (len(own) - 1))
         found.append(StepResults(steps=steps, questions=len(own), held=(held / len(own)).tolist(), by_chance=by_chance.tolist()))
     return found
@@ -50,19 +52,18 @@ def _counts(tokens: np.ndarray, names: np.ndarray) -> np.ndarray:
 
 @torch.inference_mode()
 def _decoded(reasoner: Reasoner, questions: Sequence[str], batch_size: int) -> list[list[str]]:
-    """The top token of every latent after the last iteration, without white space around it."""
-    reasoner.model.eval()
+    """The top token of every latent after the last iteration."""
     texts = []
-    for start in range(0, len(questions), batch_size):
-        ids, mask = reasoner.pad([reasoner.builder.question_ids(question) for question in questions[start : start + batch_size]])
+    for ids, mask in reasoner.batches(questions, batch_size):
         thought, _ = reasoner.think(ids, mask)
         top = reasoner.model.backbone.logits(thought.hidden[:, 1:]).argmax(-1)
-        texts += [[reasoner.builder.tokenizer.decode([token]).strip() for token in row] for row in top.tolist()]
+        texts += [[readable(reasoner, token) for token in row] for row in top.tolist()]
     return texts
 
 
 def _first_token(reasoner: Reasoner, result: str) -> str:
     tokenizer = reasoner.builder.tokenizer
     ids = tokenizer(result, add_special_tokens=False)["input_ids"]
+    # Some tokenizers put a bare space in front; a latent that decodes to a space holds no result.
     pieces = (tokenizer.decode([token]).strip() for token in ids)
     return next((piece for piece in pieces if piece), result)

@@ -111,8 +111,7 @@ class _Lab:
 @torch.inference_mode()
 def _think(reasoner: Reasoner, questions: Sequence[str], batch_size: int) -> _Thoughts:
     prefixes, keys, values, passes = [], [], [], 0
-    for start in range(0, len(questions), batch_size):
-        ids, mask = reasoner.pad([reasoner.builder.question_ids(question) for question in questions[start : start + batch_size]])
+    for ids, mask in reasoner.batches(questions, batch_size):
         thought, passes = reasoner.think(ids, mask)
         prefix = thought.prefix
         own_keys, own_values = stack_layers(prefix.layers, prefix.length - reasoner.num_latents, prefix.length)

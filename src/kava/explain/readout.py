@@ -41,11 +41,12 @@ def read_latents(reasoner: Reasoner, question: str, top_k: int = 5) -> Readout:
     tokens, probabilities = [], []
     for hidden in thought.trajectory or (thought.hidden,):
         top = reasoner.model.backbone.logits(hidden[0, 1:]).float().softmax(-1).topk(top_k)
-        tokens.append([[_readable(reasoner, token) for token in row] for row in top.indices.tolist()])
+        tokens.append([[readable(reasoner, token) for token in row] for row in top.indices.tolist()])
         probabilities.append(top.values.tolist())
     return Readout(question, tokens, probabilities)
 
 
-def _readable(reasoner: Reasoner, token: int) -> str:
+def readable(reasoner: Reasoner, token: int) -> str:
+    """A token without white space around it; one that is nothing else, quoted."""
     text = reasoner.builder.tokenizer.decode([token]).strip()
     return text or repr(reasoner.builder.tokenizer.decode([token]))
