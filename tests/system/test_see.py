@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -65,7 +66,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
             patch.setattr(trackio.utils, "TRACKIO_DIR", root / "trackio")
             patch.setattr("trackio.sqlite_storage.TRACKIO_DIR", root / "trackio", raising=False)
-        train(config(), root / "run", report_to=trackers(), name="mini")
+        with (root / "said.txt").open("w") as said, redirect_stderr(said):
+            train(config(), root / "run", report_to=trackers(), name="mini")
     return root / "run"
 
 
@@ -181,6 +183,13 @@ def test_log_lines_hold_terms_throughput_and_time_left(run: Path) -> None:
     for words in ("loss ", "ce ", "teacher ", "codi ", "kv ", "lr ", "grad ", "examples/s ", "s/step", "min left"):
         assert words in first
     assert "\x1b" not in "".join(lines)
+
+
+def test_what_eviction_leaves_out_is_said_before_the_first_step(run: Path) -> None:
+    """Traces of two steps have 7 entries, of three steps 14: M = 4 holds none."""
+    said = [line for line in run.with_name("said.txt").read_text().splitlines() if line.startswith("kava run: ")]
+    assert said[0].startswith(f"kava run: 100% of the teacher's traces have more entries than latent.num_tokens {LATENTS}; eviction leaves")
+    assert "step 2/8" in said[1]
 
 
 def test_a_terminal_gets_a_bar_and_a_final_table(tmp_path: Path) -> None:

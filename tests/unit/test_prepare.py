@@ -12,7 +12,7 @@ from kava.config import Config, build_config
 from kava.errors import UserError
 from kava.evaluate.run import Request, evaluate
 from kava.results import read_result
-from kava.train.prepare import prepare_data
+from kava.train.prepare import eviction_note, prepare_data
 from kava.train.run import train
 from tiny import mini_builder, mini_examples
 
@@ -42,9 +42,7 @@ def test_they_are_counted_and_the_first_are_named(rows: Path, capsys: pytest.Cap
     assert all(example.length <= 40 for example in prepared.train)
 
 
-def test_what_eviction_will_leave_out_is_counted_and_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_eviction_will_leave_out_is_counted_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAVA_CACHE", str(tmp_path / "cache"))
     examples = list(mini_examples(40))
     path = tmp_path / "rows.jsonl"
@@ -56,14 +54,17 @@ def test_what_eviction_will_leave_out_is_counted_and_said(
         longer, left_out = sum(t > 8 for t in traces) / len(traces), sum(max(t - 8, 0) for t in traces) / sum(traces)
         assert prepared.data["traces_evicted_from"] == pytest.approx(longer)
         assert prepared.data["entries_evicted"] == pytest.approx(left_out)
-        said = capsys.readouterr().err
-        assert (
-            f"{longer:.0%} of the teacher's traces have more entries than latent.num_tokens 8; eviction leaves out {left_out:.0%}" in said
+        assert eviction_note(prepared.data, 8) == (
+            f"{longer:.0%} of the teacher's traces have more entries than latent.num_tokens 8;"
+            f" eviction leaves out {left_out:.0%} of all entries"
         )
     enough = build_config({}, "a test", {"dataset.name": str(path), "latent.num_tokens": 24})
-    assert prepare_data(enough, mini_builder()).data["traces_evicted_from"] == 0
-    assert "eviction" not in capsys.readouterr().err
-    assert "entries_evicted" not in prepare_data(build_config({}, "x", {"dataset.name": str(path), "method": "pccot"}), mini_builder()).data
+    held = prepare_data(enough, mini_builder()).data
+    assert held["traces_evicted_from"] == 0
+    assert eviction_note(held, 24) is None
+    untaught = prepare_data(build_config({}, "x", {"dataset.name": str(path), "method": "pccot"}), mini_builder()).data
+    assert "entries_evicted" not in untaught
+    assert eviction_note(untaught, 24) is None
 
 
 def test_nothing_left_is_an_error(rows: Path) -> None:

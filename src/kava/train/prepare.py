@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from kava import processes
 from kava.config import Config
 from kava.data.collate import Collator
 from kava.data.encoded import lengths_of
@@ -103,15 +102,19 @@ def prepare_data(config: Config, builder: SequenceBuilder, splits: Splits | None
 
 
 def _evicted(traces: np.ndarray, num_latents: int) -> dict[str, float]:
-    """How much of the teacher's traces M latents cannot hold, for result files; said where it is anything."""
-    longer, entries = float((traces > num_latents).mean()), float((traces - num_latents).clip(0).sum() / max(traces.sum(), 1))
-    if longer and processes.is_main():
-        print(
-            f"kava: {longer:.0%} of the teacher's traces have more entries than latent.num_tokens {num_latents};"
-            f" eviction leaves out {entries:.0%} of all entries",
-            file=sys.stderr,
-        )
-    return {"traces_evicted_from": longer, "entries_evicted": entries}
+    """How much of the teacher's traces M latents cannot hold, for result files and `eviction_note`."""
+    left_out = (traces - num_latents).clip(0)
+    return {"traces_evicted_from": float((left_out > 0).mean()), "entries_evicted": float(left_out.sum() / max(traces.sum(), 1))}
+
+
+def eviction_note(data: dict[str, Any], num_latents: int) -> str | None:
+    """One sentence where M latents cannot hold some of the teacher's traces."""
+    if not data.get("traces_evicted_from"):
+        return None
+    return (
+        f"{data['traces_evicted_from']:.0%} of the teacher's traces have more entries than latent.num_tokens {num_latents};"
+        f" eviction leaves out {data['entries_evicted']:.0%} of all entries"
+    )
 
 
 def build_collator(config: Config, builder: SequenceBuilder) -> Collator:

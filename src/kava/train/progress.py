@@ -74,6 +74,10 @@ class Report(TrainerCallback):
     def say(self, line: str) -> None:
         """Write one line to the log and, where no bar is on it, to the terminal."""
         self._write(line)
+        self.tell(line)
+
+    def tell(self, line: str) -> None:
+        """Write one line to the terminal alone."""
         if not self.quiet:
             print(f"{self.title}: {line}", file=sys.stderr, flush=True)
 

@@ -28,7 +28,17 @@ from kava.provenance import collect
 from kava.results import BEST_CHECKPOINT, TRAINING_DONE, Record, parse_record, read_mapping, write_text
 from kava.train.arguments import runs_on_cpu, training_arguments
 from kava.train.curriculum import Curriculum, hand_on
-from kava.train.prepare import Prepared, build_collator, last_stage, longest_entries, makes_base, open_data, prepare_data, resolve_base
+from kava.train.prepare import (
+    Prepared,
+    build_collator,
+    eviction_note,
+    last_stage,
+    longest_entries,
+    makes_base,
+    open_data,
+    prepare_data,
+    resolve_base,
+)
 from kava.train.progress import TRAIN_LOG, Report, cut_log
 from kava.train.resumable import checkpoints, load_weights, step_of
 from kava.train.sharding import shard
@@ -110,6 +120,8 @@ def train(
         if processes.is_main():
             cut_log(output_dir / TRAIN_LOG, step_of(newest) if newest else 0)
         report = Report(output_dir / TRAIN_LOG, f"{config.method} {output_dir.name}", quiet)
+        if processes.is_main() and (note := eviction_note(prepared.data, config.latent.num_tokens)):
+            report.tell(note)
         trainer = _build_trainer(trained, builder, prepared, output_dir, trackers)
         trainer.add_callback(report)
         trainer.add_callback(stop)
