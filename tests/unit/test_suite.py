@@ -1,6 +1,7 @@
 """Suites: what a file may say, and which runs it stands for."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,6 +46,21 @@ def test_what_a_suite_of_anothers_runs_says_itself_holds(tmp_path: Path) -> None
     assert (suite.title, suite.seeds, list(suite.runs), suite.main) == ("y", [2], ["a", "b"], None)
 
 
+def test_an_exception_holds_for_its_run_in_its_variant_alone(tmp_path: Path) -> None:
+    (tmp_path / "suite.yaml").write_text(
+        "title: x\nseeds: [1]\nvariants: {short: {latent.num_tokens: 3}, long: {latent.num_tokens: 3}}\n"
+        "runs: {a: {latent.num_tokens: 4}, b: {}}\nexceptions: {long: {a: {latent.num_tokens: 5}}}\n"
+    )
+    suite = read_suite(tmp_path / "suite.yaml")
+
+    def latents(overrides: dict[str, Any]) -> dict[tuple[str, str], str]:
+        plans = plans_of(suite, Path("out"), overrides, [])
+        return {cell: plan.train_flags[plan.train_flags.index("--latent.num_tokens") + 1] for cell, plan in plans.items()}
+
+    assert latents({}) == {("short", "a"): "4", ("short", "b"): "3", ("long", "a"): "5", ("long", "b"): "3"}
+    assert set(latents({"latent.num_tokens": 6}).values()) == {"6"}
+
+
 def test_runs_of_a_suite_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "part.yaml").write_text("title: y\nruns_of: owner\n")
     with pytest.raises(UserError, match=r"owner\.yaml.*correct runs_of"):
@@ -57,6 +73,8 @@ def test_runs_of_a_suite_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         ("title: x\nruns: {a: {}}\n", "seeds"),
         ("title: x\nseeds: [1]\nrun: {a: {}}\nruns: {a: {}}\n", "did you mean 'runs'"),
         ("title: x\nseeds: []\nruns: {a: {}}\n", "seeds"),
+        ("title: x\nseeds: [1]\nruns: {a: {}}\nexceptions: {al: {a: {}}}\n", "'al' is none of the variants; did you mean 'all'"),
+        ("title: x\nseeds: [1]\nruns: {a: {}}\nexceptions: {all: {b: {}}}\n", "all: 'b' is none of the runs"),
         ("- a\n", "mapping"),
     ],
 )

@@ -22,6 +22,7 @@ from kava.overrides import as_flags
 from kava.results import checked_name, read_mapping
 
 SUITE_DIR = Path("suites")
+SHARED = ("config", "seeds", "variants", "runs", "exceptions")  # which runs there are
 
 
 class Suite(BaseModel):
@@ -32,10 +33,11 @@ class Suite(BaseModel):
         config: configuration that all runs start from.
         seeds: each run is trained with each.
         variants: name -> overrides, such as the form of the traces; one table each.
-        runs: name -> overrides; `config` among them replaces the suite's configuration.
+        runs: name -> overrides, which win over the variant's; `config` among them replaces the suite's configuration.
+        exceptions: variant -> run -> overrides for that run in that variant alone; they win over both.
         datasets: which of the configuration's evaluation sets (default: all).
         runs_of: name of another suite, in a file beside this one, whose finished runs these are, so that one training serves several
-            tables. Its config, seeds, variants and runs hold here too where this file names none. The two output folders lie side by side.
+            tables. What it says of them (`SHARED`) holds here too where this file does not. The two output folders lie side by side.
         main: the run that the others are compared with (default: the last one).
         table: `accuracy` on every data set, or `efficiency` on the first (forward passes, tokens, seconds, cache bytes per question).
     """
@@ -47,6 +49,7 @@ class Suite(BaseModel):
     seeds: list[int] = Field(min_length=1)
     variants: dict[str, dict[str, Any]] = Field(default={"all": {}}, min_length=1)
     runs: dict[str, dict[str, Any]] = Field(min_length=1)
+    exceptions: dict[str, dict[str, dict[str, Any]]] = Field(default={})
     datasets: list[str] | None = None
     runs_of: str | None = None
     main: str | None = None
@@ -56,6 +59,16 @@ class Suite(BaseModel):
     def _main_is_a_run(self) -> "Suite":
         if self.main is not None and self.main not in self.runs:
             raise ValueError(f"main: '{self.main}' is none of the runs{nearest(self.main, self.runs)}")
+        return self
+
+    @model_validator(mode="after")
+    def _exceptions_are_of_what_there_is(self) -> "Suite":
+        for variant, by_run in self.exceptions.items():
+            if variant not in self.variants:
+                raise ValueError(f"exceptions: '{variant}' is none of the variants{nearest(variant, self.variants)}")
+            for run in by_run:
+                if run not in self.runs:
+                    raise ValueError(f"exceptions: {variant}: '{run}' is none of the runs{nearest(run, self.runs)}")
         return self
 
 
@@ -94,7 +107,7 @@ def read_suite(path: str | Path) -> Suite:
 def _shared_of(path: Path) -> dict[str, Any]:
     """What says which runs there are in the suite that owns them."""
     content = read_mapping(path, "suite", "correct runs_of, or make that file")
-    return {key: content[key] for key in ("config", "seeds", "variants", "runs") if key in content}
+    return {key: content[key] for key in SHARED if key in content}
 
 
 def plans_of(suite: Suite, output_dir: Path, overrides: dict[str, Any], flags: list[str]) -> dict[tuple[str, str], Plan]:
@@ -102,7 +115,7 @@ def plans_of(suite: Suite, output_dir: Path, overrides: dict[str, Any], flags: l
     plans = {}
     for variant, variant_overrides in suite.variants.items():
         for run, run_overrides in suite.runs.items():
-            merged = {**variant_overrides, **run_overrides, **overrides}
+            merged = {**variant_overrides, **run_overrides, **suite.exceptions.get(variant, {}).get(run, {}), **overrides}
             path = config_path(str(merged.pop("config", suite.config)))
             config = load_config(path, merged)
             names = suite.datasets or list(config.evaluation.datasets)
