@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from kava.bench.workload import ModelShape
@@ -144,10 +145,10 @@ def data_shape(config: Config) -> DataShape:
 
 def _counted(config: Config, tokenizer: Any) -> DataShape:
     rows = prepare_data(config, SequenceBuilder(tokenizer, config.dataset.answer_prompt)).train
-    parts = [Lengths(len(row.question), sum(map(len, row.steps)), len(row.steps[-1]) if row.steps else 0, len(row.answer)) for row in rows]
-    totals = sorted(range(len(rows)), key=lambda index: -rows[index].length)[: config.training.batch_size]
-    mean = Lengths(*(math.ceil(sum(column) / len(rows)) for column in zip(*map(astuple, parts), strict=True)))
-    longest = Lengths(*(max(column) for column in zip(*(astuple(parts[index]) for index in totals), strict=True)))
+    question, trace, answer = rows.lengths
+    parts = np.stack([question, trace, trace - rows.teacher_traces(drop_last_step=True), answer])
+    most = np.argsort(-rows.lengths.total, kind="stable")[: config.training.batch_size]
+    mean, longest = (Lengths(*column.tolist()) for column in (-(-parts.sum(axis=1) // len(rows)), parts[:, most].max(axis=1)))
     return DataShape(len(rows), mean, longest, f"counted in {config.dataset.name} with the tokenizer of {config.model.name}")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from kava.config import Config
 from kava.data.collate import Collator
-from kava.data.encoded import lengths_of
+from kava.data.encoded import EncodedRows, lengths_of
 from kava.data.example import Example
 from kava.data.sequences import EncodedExample, SequenceBuilder
 from kava.data.training import Splits, open_training
@@ -33,7 +33,7 @@ class Prepared:
         data: where they came from and what was left out, for result files.
     """
 
-    train: Sequence[EncodedExample]
+    train: EncodedRows
     validation: list[Example]
     data: dict[str, Any]
 
