@@ -50,6 +50,18 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"  {name} " in out and summary in out for name, (_, _, summary) in cli.COMMANDS.items())
 
 
+@pytest.mark.parametrize(("own", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_that_wait_give_their_core_away_unless_told_otherwise(own: dict[str, str], policy: str) -> None:
+    """OpenMP itself says what it runs with."""
+    code = "import kava.cli\ntry: kava.cli.main(arguments=['--help'])\nexcept SystemExit: import torch"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | {"OMP_DISPLAY_ENV": "TRUE"} | own
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    shown = [line.partition("OMP_WAIT_POLICY")[2] for line in done.stderr.splitlines() if "OMP_WAIT_POLICY" in line]
+    if not shown:
+        pytest.skip("this torch's OpenMP does not show its settings")
+    assert all(policy in line for line in shown)
+
+
 def test_unknown_command_in_a_real_process() -> None:
     done = python("-m", "kava", "trian")
     assert (done.returncode, done.stdout) == (2, "")
