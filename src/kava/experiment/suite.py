@@ -56,20 +56,19 @@ class Suite(BaseModel):
     table: Literal["accuracy", "efficiency"] = "accuracy"
 
     @model_validator(mode="after")
-    def _main_is_a_run(self) -> "Suite":
-        if self.main is not None and self.main not in self.runs:
-            raise ValueError(f"main: '{self.main}' is none of the runs{nearest(self.main, self.runs)}")
+    def _names_are_of_what_there_is(self) -> "Suite":
+        if self.main is not None:
+            _check_named(self.main, self.runs, "main", "runs")
+        for variant, by_run in self.exceptions.items():
+            _check_named(variant, self.variants, "exceptions", "variants")
+            for run in by_run:
+                _check_named(run, self.runs, f"exceptions: {variant}", "runs")
         return self
 
-    @model_validator(mode="after")
-    def _exceptions_are_of_what_there_is(self) -> "Suite":
-        for variant, by_run in self.exceptions.items():
-            if variant not in self.variants:
-                raise ValueError(f"exceptions: '{variant}' is none of the variants{nearest(variant, self.variants)}")
-            for run in by_run:
-                if run not in self.runs:
-                    raise ValueError(f"exceptions: {variant}: '{run}' is none of the runs{nearest(run, self.runs)}")
-        return self
+
+def _check_named(name: str, existing: dict[str, dict[str, Any]], place: str, what: str) -> None:
+    if name not in existing:
+        raise ValueError(f"{place}: '{name}' is none of the {what}{nearest(name, existing)}")
 
 
 def suite_path(name: str) -> Path:
