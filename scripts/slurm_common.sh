@@ -111,7 +111,7 @@ kava_setup() {  # a job's environment from nothing: the submitter's may be gone,
     ! command -v nvidia-smi >/dev/null || nvidia-smi -L
 }
 
-kava_lock() {  # the lock of kava.lock, held until this job's last training process ends: two jobs would spoil one run directory
+kava_lock() {  # the lock of kava.runtime.lock, held until this job's last training process ends: two jobs would spoil one run directory
     mkdir -p "$1"
     [[ -d $1 && -w $1 ]] || kava_fail "run directory $1 cannot be made or written"
     exec 9>>"$1/.lock"

@@ -9,16 +9,16 @@ import torch
 from pytest import MonkeyPatch
 from torch import Tensor
 
-from kava.bench.naive import attention, naive_losses
 from kava.checkpoint import Trained, load_checkpoint, save_checkpoint
 from kava.data.collate import Batch
-from kava.data.mini_tokenizer import build_mini_tokenizer
+from kava.data.mini.tokenizer import build_mini_tokenizer
 from kava.eviction import Compressed, compress
 from kava.generate import Reasoner
 from kava.losses.total import LossTerms, combine
 from kava.model.build import build_model, load_tokenizer
 from kava.model.kava import KavaModel
 from kava.model.passes import read_trace
+from kava.tools.bench.naive import attention, naive_losses
 from kava.train.prepare import build_collator
 from tiny import (
     BACKENDS,

@@ -6,8 +6,8 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 
 from kava.config import load_config
+from kava.explain.explain import Options, explain
 from kava.explain.record import write_explanation
-from kava.explain.run import Options, explain
 from kava.generate import Reasoner
 from kava.results import Row, result_path, rows_path, write_result, write_rows
 from result_files import GUIDE_CONFIG, make_result, make_row

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from kava.data.mini import generate
-from kava.data.mini_tokenizer import build_mini_tokenizer
+from kava.data.mini.problems import generate
+from kava.data.mini.tokenizer import build_mini_tokenizer
 from tiny import HIDDEN, LAYERS, MINI, PROMPT
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -13,8 +13,8 @@ from transformers.utils import is_flash_attn_2_available
 from kava.cache.attention import PREFIX, register_backends
 from kava.config import Config, MiniDataConfig, build_config
 from kava.data.collate import Batch, Collator
-from kava.data.mini import generate
-from kava.data.mini_tokenizer import build_mini_tokenizer
+from kava.data.mini.problems import generate
+from kava.data.mini.tokenizer import build_mini_tokenizer
 from kava.data.sequences import SPECIAL_TOKENS, EncodedExample, SequenceBuilder
 from kava.losses.total import LossTerms
 from kava.methods import METHODS

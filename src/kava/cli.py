@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from kava.errors import EXIT_USER_ERROR, UserError, blame_of, nearest, one_line
-from kava.hub_cache import use_shared_library
+from kava.runtime.hub_cache import use_shared_library
 
 # Command -> (module, class, one line for `kava --help`). Modules are imported only when their command is called.
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -136,7 +136,7 @@ def _run(name: str, arguments: list[str]) -> int:
     if not hasattr(command_class, "overrides"):
         return int(tyro.cli(command_class, prog=program, args=arguments, use_underscores=True).run() or 0)
     command, rest = tyro.cli(command_class, prog=program, args=arguments, use_underscores=True, return_unknown_args=True)
-    from kava.overrides import parse_overrides
+    from kava.config.overrides import parse_overrides
 
     command.overrides = parse_overrides(rest)
     return int(command.run() or 0)

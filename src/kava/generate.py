@@ -15,9 +15,9 @@ from kava.cache.layers import cache_bytes
 from kava.data.collate import left_padded
 from kava.data.sequences import SequenceBuilder
 from kava.model.backbone import Extension, Prefix
+from kava.model.decoding import write_on
 from kava.model.kava import KavaModel
 from kava.model.latents import Thought
-from kava.model.writing import write_on
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from kava.config.overrides import YAML_ERRORS, is_safe_name
 from kava.errors import UserError
-from kava.overrides import YAML_ERRORS, is_safe_name
 
 RESULT_FORMAT: Literal["kava.results/1"] = "kava.results/1"
 BEST_CHECKPOINT = "best_checkpoint"

@@ -13,7 +13,7 @@ from checks import make_trained
 from fuzz.command import half_written, kava
 from fuzz.inputs import INPUTS, damage, edited, fuzz
 from kava.checkpoint import save_checkpoint
-from kava.whole import MANIFEST, seal
+from kava.runtime.atomic import MANIFEST, seal
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1800)]
 

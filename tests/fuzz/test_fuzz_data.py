@@ -16,7 +16,7 @@ from checks import make_trained
 from fuzz.command import half_written, kava
 from fuzz.inputs import INPUTS, ODD_VALUES, damage, edited, fuzz
 from kava.config import build_config
-from kava.data.sources import Loaded, load_benchmark
+from kava.data.sources.load import Loaded, load_benchmark
 from kava.errors import UserError
 from kava.train.prepare import prepare_data
 from tiny import mini_builder

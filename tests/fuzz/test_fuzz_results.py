@@ -12,8 +12,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from fuzz.command import half_written, kava
 from fuzz.inputs import INPUTS, damage, edited, fuzz
+from kava.explain.explain import Options, explain
 from kava.explain.record import EXPLANATION, write_explanation
-from kava.explain.run import Options, explain
 from kava.generate import Reasoner
 from kava.results import rows_path, write_rows
 from result_files import make_row, write_seed_dirs

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from checks import make_trained
 from fuzz.command import half_written, kava
 from fuzz.inputs import INPUTS, damage, edited, fuzz
+from kava.runtime.atomic import MANIFEST, seal
 from kava.train.guard import Seen, generator_states
 from kava.train.prepare import build_collator
 from kava.train.replay import save_step
-from kava.whole import MANIFEST, seal
 from tiny import mini_builder, mini_examples
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1800)]

@@ -27,7 +27,14 @@ EVENTS = {
     "evaluation": ["kava.generate:_choose"],
     "backward": ["torch.autograd:backward"],
 }
-MODULES = ["kava.cli", "kava.commands.train", "kava.commands.evaluate", "kava.train.run", "kava.evaluate.run", "kava.quick"]
+MODULES = [
+    "kava.cli",
+    "kava.commands.train",
+    "kava.commands.evaluate",
+    "kava.train.train",
+    "kava.evaluate.evaluate",
+    "kava.config.quick_test",
+]
 
 
 class Fault:

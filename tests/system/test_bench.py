@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from kava.bench.report import read_bench
-from kava.bench.step import VARIANTS, variants_of
-from kava.bench.workload import Workload
+from kava.tools.bench.record import read_bench
+from kava.tools.bench.step import VARIANTS, variants_of
+from kava.tools.bench.workload import Workload
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

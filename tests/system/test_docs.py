@@ -22,7 +22,7 @@ import tyro
 
 from kava.cli import COMMANDS
 from kava.config import build_config, config_path, load_config
-from kava.overrides import parse_overrides
+from kava.config.overrides import parse_overrides
 from result_files import write_seed_dirs
 
 ROOT = Path(__file__).parents[2]

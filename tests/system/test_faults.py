@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from kava.train.resumable import checkpoints
-from kava.whole import verify
+from kava.runtime.atomic import verify
+from kava.train.resume import checkpoints
 from system.faulty_runs import ForkServer, assert_same_ending, ending, newest
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]

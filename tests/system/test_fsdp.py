@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 from kava.config import build_config, load_config
 from kava.errors import UserError
-from kava.evaluate.run import Request, evaluate
-from kava.processes import launched_to_split
-from kava.train.run import train
+from kava.evaluate.evaluate import Request, evaluate
+from kava.runtime.processes import launched_to_split
+from kava.train.train import train
 from system.test_processes import ROOT, TINY, TORCHRUN, history, launch
 
 pytestmark = pytest.mark.slow

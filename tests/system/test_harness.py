@@ -13,7 +13,7 @@ from checks import make_trained
 from kava.checkpoint import save_checkpoint
 from kava.data.answers import extract_answer
 from kava.errors import UserError
-from kava.evaluate.run import Request, evaluate
+from kava.evaluate.evaluate import Request, evaluate
 from kava.generate import Reasoner
 from tiny import PROMPT, mini_examples
 
@@ -71,7 +71,7 @@ def ours(place: Path) -> float:
 
 @pytest.fixture(scope="module")
 def model(place: Path) -> Any:
-    from kava.evaluate.harness import KavaLM
+    from kava.evaluate.lm_eval import KavaLM
 
     model = KavaLM(str(place / "saved"), batch_size=7)
     model.max_new_tokens = 8
@@ -88,7 +88,7 @@ def accuracy(model: Any, task: str, folder: Path, metric: str, **metadata: Any) 
 
 
 def test_our_task_counts_as_evaluate_does(place: Path, ours: float, model: Any) -> None:
-    from kava.evaluate.harness import TASKS
+    from kava.evaluate.lm_eval import TASKS
 
     assert accuracy(model, "kava_gsm8k", TASKS, "accuracy,none", data_dir=str(place)) == pytest.approx(ours, abs=1e-12)
 
@@ -117,7 +117,7 @@ def test_the_command(place: Path) -> None:
 
 
 def test_questions_are_taken_out_of_their_frame() -> None:
-    from kava.evaluate.harness import question_of
+    from kava.evaluate.lm_eval import question_of
 
     assert question_of("Tom has 7 .") == "Tom has 7 ."
     assert question_of("Question: A ?\nAnswer: 5\n\nQuestion: Tom has 7 .\nAnswer:") == "Tom has 7 ."

@@ -17,8 +17,8 @@ from kava.checkpoint import Trained
 from kava.cli import main
 from kava.data.answers import answers_equal, extract_answer
 from kava.errors import UserError
-from kava.play.page import serve
-from kava.play.player import Player
+from kava.tools.playground.page import serve
+from kava.tools.playground.player import Player
 from tiny import lora_config, mini_examples, mini_model, mini_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from kava import processes
 from kava.config import load_config
-from kava.evaluate.run import Request, evaluate
+from kava.evaluate.evaluate import Request, evaluate
 from kava.results import read_result, read_rows, rows_path
-from kava.train.run import train
+from kava.runtime import processes
+from kava.train.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -22,8 +22,8 @@ from kava.errors import UserError
 from kava.explain.record import read_explanation
 from kava.report.runs import read_scalars
 from kava.train.progress import Report, summary_table
-from kava.train.run import train
 from kava.train.tracking import checked_trackers
+from kava.train.train import train
 
 pytestmark = pytest.mark.slow
 

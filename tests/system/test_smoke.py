@@ -12,10 +12,10 @@ import torch
 import kava.eviction
 from kava.eviction.crop import crop
 from kava.model.backbone import Backbone
-from kava.smoke import chain, method
-from kava.smoke.check import Check, CheckFailedError, Information, run_checks
-from kava.smoke.lab import Lab
-from kava.smoke.run import CHECKS
+from kava.tools.smoke import chain, method
+from kava.tools.smoke.check import Check, CheckFailedError, Information, run_checks
+from kava.tools.smoke.lab import Lab
+from kava.tools.smoke.smoke_test import CHECKS
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,7 +77,7 @@ def test_failures_carry_their_cure_and_stop_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.data
 def test_local_benchmarks_are_counted(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kava.smoke.data import local_data
+    from kava.tools.smoke.data import local_data
 
     monkeypatch.setenv("KAVA_DATA_DIR", str(data_dir))
     assert local_data(Lab(tmp_path)) == f"{data_dir}: gsm8k 1319, gsm8k-hard 1319, svamp 1000 questions"

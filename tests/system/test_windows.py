@@ -39,8 +39,8 @@ def flush_if_writable(descriptor):
 
 builtins.__import__, os.open, os.fsync = without, open_file, flush_if_writable
 del signal.SIGUSR1
-import kava.whole
-kava.whole.FOLDERS_ARE_FILES = False
+import kava.runtime.atomic
+kava.runtime.atomic.FOLDERS_ARE_FILES = False
 
 from kava.cli import main
 for command, words in COMMANDS:

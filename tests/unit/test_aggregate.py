@@ -6,7 +6,7 @@ import math
 import pytest
 import yaml
 
-from kava.difference import ABSENT, differences
+from kava.config.differences import ABSENT, differences
 from kava.errors import UserError
 from kava.experiment.aggregate import SeedResults, combine, entry_name, read_run
 from kava.experiment.aggregate_file import find_aggregates, read_aggregates, write_aggregates

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from kava.bench.decoding import NamedModel, build_reasoner, decode_incremental, decode_recomputed, questions_for
-from kava.bench.decoding import _first_difference as first_difference
-from kava.bench.report import guard, read_bench, unequal_work, write_bench
-from kava.bench.workload import HALF, Workload
 from kava.errors import UserError
 from kava.generate import Reasoner
-from kava.smoke.lab import Lab
+from kava.tools.bench.decoding import NamedModel, build_reasoner, decode_incremental, decode_recomputed, questions_for
+from kava.tools.bench.decoding import _first_difference as first_difference
+from kava.tools.bench.record import guard, read_bench, unequal_work, write_bench
+from kava.tools.bench.workload import HALF, Workload
+from kava.tools.smoke.lab import Lab
 
 TINY = Workload(shape="tiny", question=9, latents=4, lora_r=0)
 QUESTIONS = ["Tom has 7 apples .", "Anna buys 3 books . She gives 2 books to a friend . How many books does Anna have ?"]

@@ -6,8 +6,8 @@ from functools import partial
 
 import pytest
 
-from kava.bench.timing import alternate, median_ratio, peak_memory
 from kava.errors import UserError
+from kava.tools.bench.timing import alternate, median_ratio, peak_memory
 
 MIB = 2**20
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from kava.bench.flops import attention_flops, passes, products
-from kava.bench.step import VARIANTS, _losses, _step, _values
-from kava.bench.workload import SHAPES, Workload, build_workload, random_batch, random_questions, torch_device
 from kava.errors import UserError, at_least
+from kava.tools.bench.flops import attention_flops, passes, products
+from kava.tools.bench.step import VARIANTS, _losses, _step, _values
+from kava.tools.bench.workload import SHAPES, Workload, build_workload, random_batch, random_questions, torch_device
 
 SMALL = Workload(shape="mini", batch=2, question=9, cot=7, answer=6, latents=4, iterations=3, lora_r=4)
 

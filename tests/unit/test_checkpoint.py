@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 
 from checks import check_saving, make_trained, outputs
 from kava.checkpoint import ADAPTER, KAVA_CONFIG, PROJECTION, Trained, load_checkpoint, save_checkpoint
-from kava.data.mini_tokenizer import build_mini_tokenizer
+from kava.data.mini.tokenizer import build_mini_tokenizer
 from kava.errors import UserError
-from kava.whole import MANIFEST, naming_disk_errors, publish, recover, verify
+from kava.runtime.atomic import MANIFEST, naming_disk_errors, publish, recover, verify
 from tiny import MINI, PROMPT, tiny_lm
 
 

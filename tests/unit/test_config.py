@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kava.config import Config, build_config, config_path, load_config
-from kava.config_files import WITHOUT_LATENTS
+from kava.config.files import WITHOUT_LATENTS
 from kava.errors import UserError
 from kava.methods import METHODS
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from kava.config import load_config
-from kava.config_files import merge
-from kava.difference import differences
+from kava.config.differences import differences
+from kava.config.files import merge
 from kava.errors import UserError
 
 ABLATIONS = Path(__file__).parents[2] / "configs" / "ablations"

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kava.config import Config, build_config
+from kava.config.overrides import apply_overrides, as_flags, parse_overrides
 from kava.errors import UserError
-from kava.overrides import apply_overrides, as_flags, parse_overrides
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from kava.data.answers import canonical_number, parse_number
-from kava.data.encoded import Lengths
-from kava.data.sources import load_benchmark, load_examples, train_validation
+from kava.data.encoded_rows import Lengths
+from kava.data.sources.load import load_benchmark, load_examples, train_validation
 from kava.train.sampler import LengthSortedSampler, padding_share
 
 pytestmark = pytest.mark.data

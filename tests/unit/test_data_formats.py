@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from kava.data.example import CotType, Example
-from kava.data.sources import load_examples
-from kava.data.usable import Loaded
+from kava.data.sources.load import load_examples
+from kava.data.sources.usable_rows import Loaded
 from kava.errors import UserError
 
 AUG = [

@@ -12,9 +12,9 @@ import pytest
 from kava.config import MiniDataConfig
 from kava.data.example import Example
 from kava.data.fingerprint import fingerprint
-from kava.data.mini import SPLITS, generate, vocabulary
-from kava.data.mini_chains import Chain, group_of, operands
-from kava.data.mini_words import NAMES, OBJECTS, REWORDED, TRAINED
+from kava.data.mini.chains import Chain, group_of, operands
+from kava.data.mini.problems import SPLITS, generate, vocabulary
+from kava.data.mini.words import NAMES, OBJECTS, REWORDED, TRAINED
 
 CONFIG = MiniDataConfig(num_train=1000, num_eval=100)
 EQUATION = re.compile(r"<<(\d+)([-+*])(\d+)=(\d+)>>")
@@ -215,7 +215,8 @@ def test_the_problems_are_those_that_were_recorded(splits: dict[str, list[Exampl
 
 def test_another_process_with_another_hash_seed_generates_the_same(splits: dict[str, list[Example]]) -> None:
     code = (
-        "from kava.config import MiniDataConfig; from kava.data.mini import generate; from kava.data.fingerprint import fingerprint;"
+        "from kava.config import MiniDataConfig; from kava.data.mini.problems import generate;"
+        "from kava.data.fingerprint import fingerprint;"
         "print(fingerprint(generate('train', MiniDataConfig(), limit=100)))"
     )
     environment = os.environ | {"PYTHONHASHSEED": "12345", "PYTHONPATH": os.pathsep.join(sys.path)}

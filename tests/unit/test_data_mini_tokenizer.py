@@ -6,8 +6,8 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from kava.config import MiniDataConfig
-from kava.data.mini import SPLITS, generate, vocabulary
-from kava.data.mini_tokenizer import COT_SYMBOLS, build_mini_tokenizer
+from kava.data.mini.problems import SPLITS, generate, vocabulary
+from kava.data.mini.tokenizer import COT_SYMBOLS, build_mini_tokenizer
 
 CONFIG = MiniDataConfig(num_train=100, num_eval=30)
 PROMPT = "The answer is:"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kava.config import MiniDataConfig
-from kava.data.sources import load_benchmark, load_examples, train_validation
+from kava.data.sources.load import load_benchmark, load_examples, train_validation
 from kava.errors import UserError
 
 MINI = MiniDataConfig(num_train=60, num_eval=20)
@@ -183,7 +183,7 @@ def run_offline(home: Path, code: str) -> subprocess.CompletedProcess[str]:
 
 
 LOAD = """
-from kava.data.sources import train_validation, load_benchmark
+from kava.data.sources.load import train_validation, load_benchmark
 from kava.errors import UserError
 try:
     {call}

@@ -12,16 +12,16 @@ from kava.cache.rope import moved, unrotate
 from kava.config import Config
 from kava.data.answers import extract_answer
 from kava.errors import UserError
-from kava.explain.attention import answer_attention
+from kava.explain.answer_attention import answer_attention
 from kava.explain.caches import compare_caches, cosines, mean_cosines
 from kava.explain.convergence import convergence, settling
+from kava.explain.explain import Options, collator, explain
 from kava.explain.figures import figures
 from kava.explain.intermediate import intermediate_results
 from kava.explain.intervene import interventions
 from kava.explain.questions import checked_question, own_example, with_trace
 from kava.explain.readout import read_latents
 from kava.explain.record import Explanation, StepResults, read_explanation, write_explanation
-from kava.explain.run import Options, collator, explain
 from kava.generate import Reasoner
 from kava.model.backbone import Prefix
 from tiny import LAYERS, lora_config, mini_builder, mini_examples, mini_model, tiny_model

@@ -15,13 +15,13 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from checks import QUESTIONS
 from kava.cache.attention import PREFIX, ImportanceRecorder, recording, register_backends
 from kava.checkpoint import Trained, load_checkpoint, save_checkpoint
+from kava.checkpoint.pretrained import merge
 from kava.config import build_config
-from kava.data.mini_tokenizer import build_mini_tokenizer
+from kava.data.mini.tokenizer import build_mini_tokenizer
 from kava.errors import UserError
 from kava.generate import Reasoner
 from kava.losses.fused import check_fused_available
 from kava.model.build import build_model, load_base, load_tokenizer
-from kava.pretrained import merge
 from kava.train.arguments import training_arguments
 from kava.train.prepare import build_collator
 from tiny import (

@@ -2,8 +2,8 @@
 
 import torch
 
-from kava.cache.growing import GrowingLayer
-from kava.model.writing import write_on
+from kava.cache.preallocated import GrowingLayer
+from kava.model.decoding import write_on
 from tiny import assert_close, make_batch, make_examples, tiny_model
 
 ROOM = 3

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kava.bench.data import measure_data
-from kava.bench.growth import faster_than_formulas, over_formula, scaling_figure, scaling_table
-from kava.bench.scaling import BASE, entries, exponent, measure_scaling
 from kava.cache.attention import ImportanceRecorder, _record
 from kava.eviction import SCORERS, Trace, compress
+from kava.tools.bench.data import measure_data
+from kava.tools.bench.scaling import BASE, entries, exponent, measure_scaling
+from kava.tools.bench.scaling_report import faster_than_formulas, over_formula, scaling_figure, scaling_table
 
 LAYERS, HEADS, WIDTH, ANSWER = 2, 2, 8, 5
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kava.hub_cache import use_shared_library
+from kava.runtime.hub_cache import use_shared_library
 
 MODEL = "models--meta-llama--Llama-3.2-1B-Instruct"
 

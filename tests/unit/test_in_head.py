@@ -2,7 +2,7 @@
 
 import torch
 
-from kava.train.in_head import in_head_accuracy
+from kava.train.last_step_accuracy import in_head_accuracy
 from tiny import PROMPT_IDS, make_examples, tiny_model
 
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from transformers import CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
 
-from kava.bench.naive import naive_losses
 from kava.config import Config, build_config
 from kava.errors import UserError
 from kava.methods import METHODS
@@ -16,6 +15,7 @@ from kava.model.backbone import Backbone
 from kava.model.build import load_base
 from kava.model.kava import KavaModel, Settings
 from kava.model.projection import build_projection
+from kava.tools.bench.naive import naive_losses
 from tiny import KINDS, LAYERS, SPECIAL_IDS, VOCABULARY, assert_close, gradients, make_batch, make_examples, present, tiny_model, with_lora
 
 SHAPE: dict[str, Any] = {

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from kava.bench.naive import latent_inputs, naive_losses, read_student
 from kava.data.collate import Batch
 from kava.model.backbone import Prefix
 from kava.model.kava import KavaModel
 from kava.model.latents import Thought, think_parallel, think_sequential
+from kava.tools.bench.naive import latent_inputs, naive_losses, read_student
 from tiny import KINDS, assert_close, gradients, make_batch, make_examples, relative, tiny_model
 
 M = 5

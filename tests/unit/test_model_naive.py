@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from checks import compare
-from kava.bench.naive import naive_losses, pccot_losses
 from kava.methods import METHODS
+from kava.tools.bench.naive import naive_losses, pccot_losses
 from tiny import BACKENDS, KINDS, make_batch, make_examples, tiny_model
 
 STAGE = {"icot": 1, "coconut": 2}

@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from kava.checkpoint import Trained, load_checkpoint
-from kava.data.mini_tokenizer import build_mini_tokenizer
+from kava.checkpoint.peers import import_checkpoint
+from kava.data.mini.tokenizer import build_mini_tokenizer
 from kava.errors import UserError
 from kava.model.build import load_tokenizer
-from kava.peers import import_checkpoint
 from tiny import HIDDEN, MINI, PROMPT, assert_close, mini_examples, tiny_lm
 
 TARGETS = {"llama": ["q_proj", "k_proj", "v_proj", "o_proj", "down_proj", "up_proj", "gate_proj"], "gpt2": ["c_attn", "c_fc", "c_proj"]}

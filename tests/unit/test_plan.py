@@ -11,20 +11,20 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from kava.bench.flops import step_flops
-from kava.bench.workload import Workload
 from kava.commands.plan import Plan
 from kava.config import Config, build_config, load_config
 from kava.errors import UserError
 from kava.losses.total import combine
 from kava.methods import METHODS
-from kava.plan.choose import HELD_BACK, Card, Planner, proposed, why_nothing_fits
-from kava.plan.hours import hours, training_examples
-from kava.plan.measure import compare
-from kava.plan.memory import GIB, Profile
-from kava.plan.report import PlanFile, markdown
-from kava.plan.shapes import DataShape, Lengths, data_shape, known, model_shape, sizes_of
-from kava.plan.trace import Ledger, longest_batch, random_model, trace_step
+from kava.tools.bench.flops import step_flops
+from kava.tools.bench.workload import Workload
+from kava.tools.plan.choose import HELD_BACK, Card, Planner, proposed, why_nothing_fits
+from kava.tools.plan.hours import hours, training_examples
+from kava.tools.plan.measure import compare
+from kava.tools.plan.memory import GIB, Profile
+from kava.tools.plan.shapes import DataShape, Lengths, data_shape, known, model_shape, sizes_of
+from kava.tools.plan.tables import PlanFile, markdown
+from kava.tools.plan.trace import Ledger, longest_batch, random_model, trace_step
 
 ROOT = Path(__file__).resolve().parents[2]
 LENGTHS = Lengths(question=20, cot=16, last_step=4, answer=8)

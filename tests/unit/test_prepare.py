@@ -10,10 +10,10 @@ from checks import make_trained
 from kava.checkpoint import save_checkpoint
 from kava.config import Config, build_config
 from kava.errors import UserError
-from kava.evaluate.run import Request, evaluate
+from kava.evaluate.evaluate import Request, evaluate
 from kava.results import read_result
 from kava.train.prepare import eviction_note, prepare_data
-from kava.train.run import train
+from kava.train.train import train
 from tiny import mini_builder, mini_examples
 
 # Alternately short and too long; the last tenth is held out for validation.

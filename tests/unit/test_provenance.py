@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from kava import provenance
+from kava.runtime import provenance
 
 
 def test_it_names_versions_machine_and_command():
@@ -58,7 +58,8 @@ def test_commit_and_dirty_flag_of_the_checkout(tmp_path, monkeypatch):
 
 def test_it_is_quick_and_loads_no_torch():
     code = (
-        "import time, sys; from kava.provenance import collect; t = time.time(); collect(); print(time.time() - t, 'torch' in sys.modules)"
+        "import time, sys; from kava.runtime.provenance import collect; t = time.time(); collect();"
+        "print(time.time() - t, 'torch' in sys.modules)"
     )
     started = time.monotonic()
     seconds, loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()

@@ -7,10 +7,10 @@ import pytest
 from kava.config import config_path, load_config
 from kava.experiment.suite import plans_of, read_suite
 from kava.report.ablations import ablation_table, bars, families, ranked
+from kava.report.grouping import by_scope, points, with_other_cost
 from kava.report.html_tables import accuracy_table, changes, label_of, published_table, relevant
 from kava.report.reference import load_reference
 from kava.report.runs import Found, find_runs, variants
-from kava.report.scopes import by_scope, points, with_other_cost
 from kava.results import result_path, rows_path, write_result, write_rows
 from kava.statistics import paired_bootstrap
 from result_files import make_result, make_row

@@ -13,7 +13,7 @@ from kava.checkpoint import KAVA_CONFIG, load_checkpoint, save_checkpoint
 from kava.config import Config
 from kava.errors import UserError
 from kava.model.build import load_base
-from kava.whole import seal
+from kava.runtime.atomic import seal
 
 CODE = """
 from pathlib import Path

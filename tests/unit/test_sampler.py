@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from kava.data.encoded import Lengths
+from kava.data.encoded_rows import Lengths
 from kava.train.sampler import LengthSortedSampler, padding_share
 
 

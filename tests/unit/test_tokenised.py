@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kava.data.encoded import EncodedRows, lengths_of, write_rows
+from kava.data.encoded_rows import EncodedRows, lengths_of, write_rows
 from kava.data.sequences import EncodedExample, SequenceBuilder
-from kava.data.training import Splits, open_training
+from kava.data.sources.splits import Splits, open_training
+from kava.data.tokenized_cache import ROWS, Tokenised, entry_name, tokenise
 from kava.errors import UserError
-from kava.lock import locked
+from kava.runtime.lock import locked
 from kava.train.sampler import LengthSortedSampler
-from kava.train.tokenised import ROWS, Tokenised, entry_name, tokenise
 from tiny import make_examples, mini_builder, mini_examples
 
 COUNT = 60

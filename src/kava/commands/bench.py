@@ -65,8 +65,8 @@ class Bench:
     def run(self) -> int:
         from rich.console import Console
 
-        from kava.bench.growth import faster_than_formulas
-        from kava.bench.report import guard, guard_table, unequal_work, write_bench
+        from kava.tools.bench.record import guard, guard_table, unequal_work, write_bench
+        from kava.tools.bench.scaling_report import faster_than_formulas
 
         console = Console(highlight=False)
         recorded = self._recorded() if self.guard else None
@@ -93,9 +93,10 @@ class Bench:
 
     def measure(self, console: Any) -> tuple[dict[str, float], dict[str, Any]]:
         """Run the parts and show their tables; returns all ratios, and everything behind them."""
-        from kava.bench import decoding, report, step
-        from kava.bench.workload import HALF, Workload, torch_device
         from kava.errors import at_least
+        from kava.tools.bench import decoding, step
+        from kava.tools.bench import record as report
+        from kava.tools.bench.workload import HALF, Workload, torch_device
 
         counts = {
             "repeats": self.repeats,
@@ -140,7 +141,8 @@ class Bench:
 
     def _measure_growth(self, console: Any, ratios: dict[str, float], measured: dict[str, Any]) -> None:
         """The parts whose figures grow with their input, added to what is measured already."""
-        from kava.bench import data, growth, scaling
+        from kava.tools.bench import data, scaling
+        from kava.tools.bench import scaling_report as growth
 
         if "data" in self.parts:
             measured["data"] = found = data.measure_data(self.data_rows, self.data_model)
@@ -162,8 +164,8 @@ class Bench:
         Raises:
             UserError: it is broken, or was written by another command.
         """
-        from kava.bench.report import read_bench
         from kava.errors import UserError
+        from kava.tools.bench.record import read_bench
 
         assert self.guard
         found = read_bench(self.guard)

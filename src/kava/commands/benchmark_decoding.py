@@ -31,10 +31,10 @@ class BenchmarkDecoding:
     def run(self) -> int:
         from rich.console import Console
 
-        from kava.bench.decoding import NamedModel, Source, compare_decoding
-        from kava.bench.report import decoding_table, same_tokens_line, write_bench
-        from kava.bench.workload import Workload, torch_device
         from kava.errors import at_least
+        from kava.tools.bench.decoding import NamedModel, Source, compare_decoding
+        from kava.tools.bench.record import decoding_table, same_tokens_line, write_bench
+        from kava.tools.bench.workload import Workload, torch_device
 
         at_least(1, max_new_tokens=self.max_new_tokens, batch_size=self.batch_size, repeats=self.repeats)
         device = torch_device(self.device)

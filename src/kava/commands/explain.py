@@ -33,10 +33,10 @@ class Explain:
     def run(self) -> None:
         from kava.checkpoint import load_checkpoint
         from kava.errors import at_least
-        from kava.evaluate.run import checkpoint_directory, device_of, load_questions
+        from kava.evaluate.evaluate import checkpoint_directory, device_of, load_questions
+        from kava.explain.explain import Options, explain
         from kava.explain.questions import own_example
         from kava.explain.record import EXPLANATION, write_explanation
-        from kava.explain.run import Options, explain
         from kava.generate import Reasoner
 
         at_least(1, max_samples=self.max_samples, top_k=self.top_k)

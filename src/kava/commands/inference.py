@@ -33,9 +33,9 @@ class Inference:
         from kava.checkpoint import load_checkpoint
         from kava.config import config_path, load_config
         from kava.errors import at_least
-        from kava.evaluate.run import checkpoint_directory, device_of
+        from kava.evaluate.evaluate import checkpoint_directory, device_of
         from kava.generate import Reasoner
-        from kava.session import Session, answer_file, check_config, read_questions
+        from kava.tools.session import Session, answer_file, check_config, read_questions
 
         at_least(1, max_new_tokens=self.max_new_tokens)
         at_least(0, temperature=self.temperature)

@@ -18,7 +18,7 @@ class Inspect:
     def run(self) -> None:
         from rich.console import Console
 
-        from kava.difference import flatten
+        from kava.config.differences import flatten
         from kava.report.summary import settings_table
         from kava.results import BEST_CHECKPOINT, read_mapping
 
@@ -41,13 +41,13 @@ def _checked(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: the file is broken or of another kind.
     """
-    from kava.bench.report import FORMAT as BENCH_FORMAT
-    from kava.bench.report import read_bench
     from kava.errors import UserError
     from kava.experiment.aggregate_file import AGGREGATE_FORMAT, read_aggregates
     from kava.explain.record import EXPLANATION_FORMAT, read_explanation
     from kava.results import RESULT_FORMAT, read_result
-    from kava.whole import FORMAT
+    from kava.runtime.atomic import FORMAT
+    from kava.tools.bench.record import FORMAT as BENCH_FORMAT
+    from kava.tools.bench.record import read_bench
 
     kind = content.get("format")
     if kind == RESULT_FORMAT:

@@ -24,7 +24,7 @@ class LmEval:
             raise UserError("lm-evaluation-harness is not installed: pip install 'kava[lm_eval]' (or pip install lm-eval)") from None
         import lm_eval.models  # noqa: F401  (the harness looks its own up only while none is known)
 
-        from kava.evaluate.harness import TASKS
+        from kava.evaluate.lm_eval import TASKS
 
         given = list(self.arguments)
         for option, value in (("--model", "kava"), ("--include_path", str(TASKS))):

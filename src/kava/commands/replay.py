@@ -24,7 +24,7 @@ class Replay:
     overrides: ClassVar[dict[str, Any]] = {}
 
     def run(self) -> int:
-        from kava.evaluate.run import device_of
+        from kava.evaluate.evaluate import device_of
         from kava.train.replay import replay
 
         replayed = replay(self.directory, self.overrides, device_of(None))

@@ -59,10 +59,10 @@ class RunMultiSeed:
 
     def _plan(self) -> "Plan":
         from kava.config import config_path, load_config
+        from kava.config.overrides import as_flags
+        from kava.config.quick_test import quick_test
         from kava.errors import UserError
         from kava.experiment.multi_seed import Plan, trust_flags
-        from kava.overrides import as_flags
-        from kava.quick import quick_test
         from kava.results import checked_name
 
         if "training.seed" in self.overrides:

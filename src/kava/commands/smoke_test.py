@@ -11,6 +11,6 @@ class SmokeTest:
     """
 
     def run(self) -> int:
-        from kava.smoke.run import smoke_test
+        from kava.tools.smoke.smoke_test import smoke_test
 
         return smoke_test()

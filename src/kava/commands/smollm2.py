@@ -13,6 +13,6 @@ class Smollm2:
     def run(self) -> None:
         from pathlib import Path
 
-        from kava.model.sources import smollm2_directory
+        from kava.model.smollm2 import smollm2_directory
 
         print(smollm2_directory(Path(self.output_dir) if self.output_dir else None))

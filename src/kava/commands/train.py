@@ -33,17 +33,17 @@ class Train:
 
     def run(self) -> int:
         from kava.config import config_path, load_config
-        from kava.processes import is_main, launched_to_split, leave
+        from kava.runtime.processes import is_main, launched_to_split, leave
 
         path = config_path(self.config or "mini")
         split = {"system.fsdp": True} if launched_to_split() else {}
         config = load_config(path, split | self.overrides | ({} if self.seed is None else {"training.seed": self.seed}))
         output_dir = self.output_dir or (QUICK_TEST_DIR if self.quick_test else f"outputs/{path.stem}_seed_{config.training.seed}")
         if self.quick_test:
-            from kava.quick import quick_test
+            from kava.config.quick_test import quick_test
 
             config = quick_test(config, self.overrides)
-        from kava.train.run import train
+        from kava.train.train import train
 
         trackers = [*self.report_to, *(["wandb"] if self.use_wandb else [])]
         outcome = train(config, output_dir, resume=self.resume, name=path.stem, report_to=trackers)
@@ -63,7 +63,7 @@ class Train:
 def _try_it(run: "Path", dataset: str) -> None:
     """The last link of a quick test's chain: a few test questions. A test set that is not at hand does not undo the training."""
     from kava.errors import UserError
-    from kava.evaluate.run import Request, evaluate, print_result
+    from kava.evaluate.evaluate import Request, evaluate, print_result
     from kava.results import result_path
 
     try:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kava import processes
 from kava.data.answers import answers_equal, extract_answer
 from kava.data.example import Example
 from kava.generate import Generation, Reasoner
+from kava.runtime import processes
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kava.difference import differences
+from kava.config.differences import differences
 from kava.errors import UserError
 from kava.experiment.aggregate_file import Aggregate, DatasetSummary, SeedRun, SeedValues
 from kava.results import Result, read_result, result_path

@@ -17,9 +17,9 @@ from typing import Any
 
 from kava.config import Config
 from kava.errors import UserError
-from kava.experiment.children import Children, StoppedError, environments, visible_gpus
-from kava.lock import LOCK_FILE, locked
+from kava.experiment.child_processes import Children, StoppedError, environments, visible_gpus
 from kava.results import BEST_CHECKPOINT, TRAINING_DONE, Result, read_result, result_path
+from kava.runtime.lock import LOCK_FILE, locked
 
 RUN_LOG = "run.log"
 

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from kava.errors import UserError, nearest
-from kava.experiment.children import visible_gpus
-from kava.experiment.live import Board
+from kava.experiment.child_processes import visible_gpus
 from kava.experiment.multi_seed import RUN_LOG, Plan, SeedOutcome, run_plans
+from kava.experiment.progress_view import Board
 from kava.experiment.suite import Suite, plans_of, read_suite
 from kava.experiment.suite_figure import write_figure
 from kava.experiment.suite_tables import as_markdown, as_rich, comparison_table, efficiency_tables, steps_tables, suite_tables

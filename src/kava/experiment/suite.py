@@ -16,9 +16,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kava.config import config_path, load_config
+from kava.config.overrides import as_flags
 from kava.errors import UserError, nearest
 from kava.experiment.multi_seed import Plan, trust_flags
-from kava.overrides import as_flags
 from kava.results import checked_name, read_mapping
 
 SUITE_DIR = Path("suites")

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kava.errors import UserError
-from kava.extras import require
+from kava.runtime.optional_packages import require
 
 SETTING = "system.fused_cross_entropy"
 

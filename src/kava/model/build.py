@@ -13,14 +13,14 @@ from kava.cache.recompute import recompute_layers
 from kava.config import Config
 from kava.data.sequences import SPECIAL_TOKENS
 from kava.errors import UserError
-from kava.extras import require
 from kava.losses.fused import check_fused_available
 from kava.methods import METHODS
 from kava.model.backbone import Backbone
 from kava.model.kava import KavaModel, Settings
 from kava.model.projection import build_projection
-from kava.model.savings import compile_passes, four_bit, keep_gradients
+from kava.model.quantization import compile_passes, four_bit, keep_gradients
 from kava.model.suitability import check_architecture, check_behaviour
+from kava.runtime.optional_packages import require
 
 HASHED_VALUES = 16
 HUB_CURES = (

@@ -14,7 +14,8 @@ import yaml
 from kava import __version__
 from kava.explain import figures as drawn
 from kava.explain.record import Explanation, QuestionView
-from kava.report import ablations, scopes
+from kava.report import ablations
+from kava.report import grouping as scopes
 from kava.report import html_figures as compared
 from kava.report import html_tables as tables
 from kava.report.reference import Reference, load_reference

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field
 
-from kava.difference import flatten
+from kava.config.differences import flatten
 from kava.experiment.aggregate_file import Aggregate
 from kava.results import Record
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kava.difference import differences
+from kava.config.differences import differences
 from kava.errors import UserError
 from kava.experiment.aggregate import SeedResults, combine
 from kava.experiment.aggregate_file import Aggregate

@@ -6,8 +6,8 @@ from typing import Any
 
 from kava.config import Config
 from kava.errors import UserError, nearest
-from kava.extras import require
 from kava.methods import METHODS
+from kava.runtime.optional_packages import require
 
 LOGS = "logs"
 # What trackio files our runs under; W&B reads WANDB_PROJECT.

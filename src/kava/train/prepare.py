@@ -9,15 +9,15 @@ import numpy as np
 
 from kava.config import Config
 from kava.data.collate import Collator
-from kava.data.encoded import EncodedRows, lengths_of
+from kava.data.encoded_rows import EncodedRows, lengths_of
 from kava.data.example import Example
 from kava.data.sequences import EncodedExample, SequenceBuilder
-from kava.data.training import Splits, open_training
+from kava.data.sources.splits import Splits, open_training
+from kava.data.tokenized_cache import tokenise
 from kava.errors import UserError
 from kava.methods import METHODS
-from kava.model.sources import SMOLLM2_NAME, smollm2_directory
+from kava.model.smollm2 import SMOLLM2_NAME, smollm2_directory
 from kava.train.pretrain import ensure_mini_base
-from kava.train.tokenised import tokenise
 
 MINI_NAME = "builtin:mini"
 SHOWN = 3

@@ -15,23 +15,23 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, set_seed
 
-from kava import processes
 from kava.cache.attention import PREFIX, register_backends
 from kava.config import Config
 from kava.data.collate import Collator
-from kava.data.encoded import lengths_of
-from kava.data.mini import generate
-from kava.data.mini_tokenizer import build_mini_tokenizer
+from kava.data.encoded_rows import lengths_of
+from kava.data.mini.problems import generate
+from kava.data.mini.tokenizer import build_mini_tokenizer
 from kava.data.sequences import EncodedExample, SequenceBuilder
 from kava.errors import UserError
-from kava.lock import locked
 from kava.methods import METHODS
 from kava.model.backbone import Backbone
 from kava.model.build import silence_libraries
 from kava.model.kava import KavaModel, Settings
-from kava.model.sources import cache_dir
+from kava.runtime import processes
+from kava.runtime.cache_directory import cache_dir
+from kava.runtime.lock import locked
 from kava.train.arguments import training_arguments
-from kava.train.in_head import in_head_accuracy
+from kava.train.last_step_accuracy import in_head_accuracy
 from kava.train.progress import Report
 from kava.train.sampler import LengthSortedSampler
 

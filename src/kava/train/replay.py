@@ -24,8 +24,8 @@ from kava.data.collate import Batch
 from kava.errors import UserError
 from kava.losses.total import TERM_NAMES
 from kava.results import Record, parse_record, read_mapping
+from kava.runtime.atomic import seal, verify, write_whole
 from kava.train.guard import Seen, restore_generators
-from kava.whole import seal, verify, write_whole
 
 REPORT = "report.json"
 CHECKPOINT = "checkpoint"

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch.utils.data import Sampler
 
-from kava.data.encoded import Lengths
+from kava.data.encoded_rows import Lengths
 
 # Batches that are filled from one random draw: many leave little padding, few keep batches mixed.
 POOL = 512

@@ -14,7 +14,7 @@ from transformers import Cache
 
 from kava.errors import UserError
 from kava.model.kava import KavaModel
-from kava.processes import world_size
+from kava.runtime.processes import world_size
 
 Result = TypeVar("Result")
 

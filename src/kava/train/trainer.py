@@ -16,20 +16,20 @@ from transformers import Trainer
 from transformers.trainer_callback import TrainerState
 
 from kava.checkpoint import Trained, fitting, save_checkpoint, write_weights
-from kava.data.encoded import lengths_of
+from kava.data.encoded_rows import lengths_of
 from kava.errors import UserError
 from kava.evaluate.accuracy import Evaluation
 from kava.losses.total import TERM_NAMES
 from kava.results import BEST_CHECKPOINT
+from kava.runtime.atomic import naming_disk_errors, publish, seal
 from kava.train.curriculum import Curriculum
 from kava.train.events import Events
 from kava.train.guard import Seen, SkippedBatches, explain, generator_states, is_sound, shown
 from kava.train.meter import LossMeter
 from kava.train.replay import save_step
-from kava.train.resumable import keep_newest, load_weights
+from kava.train.resume import keep_newest, load_weights
 from kava.train.sampler import LengthSortedSampler
 from kava.train.sharding import make_portable, together, whole, whole_weights
-from kava.whole import naming_disk_errors, publish, seal
 
 STAGING = ".writing"
 REAL = "real_examples"

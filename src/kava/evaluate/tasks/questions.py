@@ -32,7 +32,7 @@ def _questions(name: str, data_dir: str | None) -> Any:
     from datasets import Dataset, DatasetDict
 
     from kava.config import Config
-    from kava.data.sources import load_benchmark
+    from kava.data.sources.load import load_benchmark
 
     config = Config()
     loaded = load_benchmark(name, data_dir or config.evaluation.datasets[name])

@@ -1,0 +1,29 @@
+"""A trained model on disk: written, read, described by a card, imported from the peers' own formats."""
+
+from kava.checkpoint.files import (
+    ADAPTER,
+    CARD,
+    KAVA_CONFIG,
+    PROJECTION,
+    Trained,
+    fitting,
+    load_checkpoint,
+    read_kava_config,
+    refuse_other_base,
+    save_checkpoint,
+    write_weights,
+)
+
+__all__ = [
+    "ADAPTER",
+    "CARD",
+    "KAVA_CONFIG",
+    "PROJECTION",
+    "Trained",
+    "fitting",
+    "load_checkpoint",
+    "read_kava_config",
+    "refuse_other_base",
+    "save_checkpoint",
+    "write_weights",
+]

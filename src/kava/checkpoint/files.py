@@ -1,0 +1,221 @@
+"""A trained model on disk: peft adapter (or full weights), `projection.safetensors`, tokenizer, `kava_config.json`, card, manifest.
+
+    save_checkpoint(directory, trained)
+    trained = load_checkpoint("outputs/mini/best_checkpoint")
+
+A checkpoint is written beside its final name, flushed to disk, listed in a manifest of sizes and checksums, and renamed:
+it is whole or it is not there. Weights are safetensors; nothing is unpickled.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import PickleError
+from typing import Any
+
+from peft import PeftModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from kava.checkpoint.card import render_card
+from kava.config import Config, build_config
+from kava.config.differences import flatten
+from kava.data.sequences import SPECIAL_TOKENS, SequenceBuilder
+from kava.errors import UserError
+from kava.methods import METHODS
+from kava.model.backbone import Backbone
+from kava.model.build import fingerprint_of, load_base, load_tokenizer, make_room, settings_of
+from kava.model.kava import KavaModel
+from kava.model.projection import build_projection
+from kava.model.quantization import compile_passes
+from kava.runtime.atomic import FORMAT, recover, verify, write_whole
+
+KAVA_CONFIG = "kava_config.json"
+PROJECTION = "projection.safetensors"
+CARD = "README.md"
+ADAPTER = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+# Keys of the configuration that decide which weights there are.
+SHAPES_WEIGHTS = ("method", "model.name", "model.mini", "model.quantization", "lora", "loss.use_projection")
+
+
+@dataclass
+class Trained:
+    """A model, what it was made with, and what is known about it.
+
+    Attributes:
+        model: the model.
+        tokenizer: with the new tokens.
+        config: of the run.
+        base: hub name or directory of the base model, as it was resolved.
+        metadata: metrics, step and provenance, free-form.
+    """
+
+    model: KavaModel
+    tokenizer: Any
+    config: Config
+    base: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def builder(self) -> SequenceBuilder:
+        """The sequences this model reads."""
+        return SequenceBuilder(self.tokenizer, self.config.dataset.answer_prompt)
+
+
+def write_weights(directory: Path, trained: Trained, weights: dict[str, Tensor] | None = None) -> None:
+    """Write the files of a checkpoint into an existing directory (no manifest, no rename).
+
+    `weights` stand in for the model's own, by its names, where each process holds a share of them only.
+    """
+    model = trained.model
+    language_model = model.backbone.model
+    projection = model.projection.state_dict() if weights is None else _part(weights, "projection.")
+    # The new tokens' rows are part of the adapter; peft would add the whole V x E embeddings because they have grown.
+    options: dict[str, Any] = {"save_embedding_layers": False} if isinstance(language_model, PeftModel) else {}
+    if weights is not None:
+        options["state_dict"] = _part(weights, "backbone.model.")
+    language_model.save_pretrained(directory, **options)
+    save_file({name: tensor.contiguous() for name, tensor in projection.items()}, directory / PROJECTION)
+    trained.tokenizer.save_pretrained(directory)
+    content = {
+        "format": FORMAT, "method": model.method.name, "base": trained.base, "base_fingerprint": model.base_fingerprint,
+        "config": trained.config.to_dict(), **trained.metadata,
+    }  # fmt: skip
+    (directory / KAVA_CONFIG).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    # peft leaves an empty form there.
+    (directory / CARD).write_text(render_card(trained.config, trained.base, trained.metadata), encoding="utf-8")
+
+
+def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+
+
+def save_checkpoint(directory: str | Path, trained: Trained, weights: dict[str, Tensor] | None = None) -> None:
+    """Write a checkpoint, all or nothing; an older one of the same name is replaced only when the new one is whole.
+
+    `weights` as in `write_weights`.
+
+    Raises:
+        UserError: the disk is full or the place is read-only; what was there before is untouched.
+    """
+    write_whole(Path(directory), lambda staging: write_weights(staging, trained, weights))
+
+
+@contextmanager
+def fitting(directory: str | Path | None) -> Iterator[None]:
+    """Turn a failure to load what a whole checkpoint holds into one line for the user, whichever library met it.
+
+    Raises:
+        UserError: the content is not what this program wrote for this configuration and base model.
+    """
+    try:
+        yield
+    # PickleError: torch refuses to unpickle anything but tensors and plain values.
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, SafetensorError, PickleError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"checkpoint {directory} does not fit ({type(error).__name__}: {reason}): it is of another configuration, base model or program"
+        ) from error
+
+
+def read_kava_config(directory: str | Path) -> dict[str, Any]:
+    """The `kava_config.json` of a checkpoint.
+
+    Raises:
+        UserError: there is no such checkpoint, or its configuration cannot be read.
+    """
+    path = Path(directory) / KAVA_CONFIG
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"'{directory}' is not a checkpoint: it has no {KAVA_CONFIG}; give a directory such as outputs/RUN/best_checkpoint"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({error}); copy the checkpoint again") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{path} is not of the format '{FORMAT}'")
+    if not isinstance(content.get("config"), dict) or not isinstance(content.get("base"), str):
+        raise UserError(f"{path} says neither its configuration nor its base model; copy the checkpoint again")
+    if not isinstance(content.get("name"), str | None) or content.get("method") != content["config"].get("method", Config().method):
+        raise UserError(f"{path} contradicts itself: 'name' must be a text, and 'method' that of 'config'; copy the checkpoint again")
+    return content
+
+
+def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = None, device: str | None = None) -> Trained:
+    """Load a checkpoint for inference or further training.
+
+    Args:
+        directory: what `save_checkpoint` wrote.
+        overrides: dotted configuration keys to change, such as `latent.num_iterations`.
+        device: where the model goes (default: stays on the CPU).
+
+    Raises:
+        UserError: it is missing, damaged, or its base model cannot be found.
+    """
+    directory = Path(directory)
+    recover(directory)
+    content = read_kava_config(directory)
+    problem = verify(directory)
+    if problem:
+        raise UserError(f"checkpoint {directory} is damaged: {problem}; use an older one or copy it again")
+    config = build_config(content["config"], str(directory / KAVA_CONFIG))
+    if overrides:
+        _refuse_other_weights(directory, config, overrides)
+        config = build_config(content["config"], str(directory / KAVA_CONFIG), overrides)
+    # A checkpoint that one was sent must not run code: only who types it now can ask for that.
+    config.model.trust_remote_code, stored = (overrides or {}).get("model.trust_remote_code") is True, config.model.trust_remote_code
+    with fitting(directory):
+        kava, tokenizer = _load_model(directory, content, config)
+    config.model.trust_remote_code = stored
+    if device:
+        kava.to(device)
+    known = ("format", "method", "base", "base_fingerprint", "config")
+    return Trained(kava.eval(), tokenizer, config, content["base"], {key: value for key, value in content.items() if key not in known})
+
+
+def _load_model(directory: Path, content: dict[str, Any], config: Config) -> tuple[KavaModel, Any]:
+    tokenizer = load_tokenizer(str(directory))
+    special_ids = tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS)
+    recorded = str(content.get("base_fingerprint", ""))
+    if (directory / ADAPTER).exists():
+        causal_lm = load_base(content["base"], config)
+        refuse_other_base(directory, recorded, fingerprint_of(causal_lm), content["base"])
+        make_room(causal_lm, special_ids)
+        if not (directory / ADAPTER_WEIGHTS).is_file():
+            raise UserError(f"checkpoint {directory} has no {ADAPTER_WEIGHTS}; other forms of weights are not loaded")
+        model = PeftModel.from_pretrained(causal_lm, str(directory), is_trainable=True)
+    else:
+        model = load_base(str(directory), config)
+    backbone = Backbone(model, special_ids)
+    method = METHODS[config.method]
+    embeddings = backbone.causal_lm.get_input_embeddings().weight
+    projection = build_projection(method.uses_projection and config.loss.use_projection, embeddings.shape[1], embeddings)
+    projection.load_state_dict(load_file(directory / PROJECTION))
+    if config.system.compile:
+        compile_passes(backbone)
+    kava = KavaModel(backbone, projection, method, settings_of(config))
+    kava.base_fingerprint = recorded
+    return kava, tokenizer
+
+
+def _refuse_other_weights(directory: Path, config: Config, overrides: dict[str, Any]) -> None:
+    """What shaped the weights cannot be changed afterwards."""
+    stored = flatten(config.to_dict())
+    for key, value in overrides.items():
+        if key.startswith(SHAPES_WEIGHTS) and stored.get(key) != value:
+            raise UserError(f"checkpoint {directory} was trained with {key} {stored.get(key)!r}, not {value!r}; leave the override out")
+
+
+def refuse_other_base(directory: Path, recorded: str, found: str, base: str) -> None:
+    """Refuse an adapter on weights that it was not trained on.
+
+    Raises:
+        UserError: the fingerprints differ (an empty one is unknown).
+    """
+    if recorded and found and recorded != found:
+        raise UserError(f"the base model {base} is not the one that checkpoint {directory} was trained on: its weights have changed")

@@ -1,0 +1,77 @@
+"""Configuration files as plain dictionaries: safe YAML, and `extends` for a file that says only what differs from another.
+
+extends: ../llama1b_aug.yaml
+loss: {use_projection: false}
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kava.config.overrides import YAML_ERRORS
+from kava.errors import UserError
+
+EXTENDS = "extends"
+# They reason in words or not at all: M means nothing to them.
+WITHOUT_LATENTS = ("full_cot", "no_cot", "icot")
+
+
+def read_sections(path: str | Path, inside: tuple[Path, ...] = ()) -> dict[Any, Any]:
+    """The content of a configuration file on top of that of the file it extends (a path relative to its own folder), key by key.
+
+    Args:
+        path: the file.
+        inside: the files that led here.
+
+    Raises:
+        UserError: it cannot be read, is no mapping, extends something that is no path, or extends itself.
+    """
+    path = Path(path)
+    content = _read(path)
+    base = content.pop(EXTENDS, None)
+    if base is None:
+        return content
+    if not isinstance(base, str):
+        raise UserError(f"configuration file {path}: {EXTENDS} must be the path of another configuration file")
+    chain = (*inside, path.resolve())
+    if (path.parent / base).resolve() in chain:
+        raise UserError(f"configuration file {path}: {EXTENDS} '{base}' leads back to a file that extends it")
+    return merge(read_sections(path.parent / base, chain), content)
+
+
+def merge(base: dict[Any, Any], changes: dict[Any, Any]) -> dict[Any, Any]:
+    """`base` with `changes` in place, section by section; anything but a section is replaced whole."""
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def _read(path: Path) -> dict[Any, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"configuration file {path} cannot be read: {error}") from None
+    try:
+        content = yaml.safe_load(text)
+    except YAML_ERRORS as error:
+        raise UserError(f"configuration file {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"configuration file {path} must hold sections such as 'model:', not a {type(content).__name__}")
+    latent = content.get("latent")
+    refuse_unused_latents(str(path), content.get("method"), latent.get("num_tokens") if isinstance(latent, dict) else None)
+    return content
+
+
+def refuse_unused_latents(source: str, method: Any, num_tokens: Any) -> None:
+    """M beside a method without latents is a mistake where one hand wrote both; a method that is changed leaves its M behind.
+
+    Raises:
+        UserError: `source` states such an M.
+    """
+    if isinstance(method, str) and method in WITHOUT_LATENTS and num_tokens:
+        raise UserError(f"{source}: latent.num_tokens is {num_tokens}, but method {method} has no latents; leave it out or choose another")

@@ -1,0 +1,275 @@
+"""Every setting of a run, in strict models: the YAML sections of the guide, one home for each default.
+
+    config = load_config("configs/llama1b_aug.yaml", overrides={"training.batch_size": 64})
+
+Unknown keys, wrong types, values out of range and contradictions raise `UserError` with the file, the key and the cure.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from kava.config.contradictions import contradictions
+from kava.config.files import WITHOUT_LATENTS, read_sections, refuse_unused_latents
+from kava.config.messages import explain
+from kava.config.overrides import apply_overrides, is_safe_name
+from kava.errors import UserError, nearest
+
+MethodName = Literal["full_cot", "no_cot", "icot", "coconut", "codi", "pccot", "kava"]
+CONFIG_DIR = Path("configs")
+# Settings that came after the first runs, and the value that changes nothing: finished runs keep their fingerprints.
+YOUNGER = (
+    ("model", "quantization", "none"),
+    ("system", "compile", False),
+    ("system", "fused_cross_entropy", False),
+    ("system", "fsdp", False),
+)
+
+
+class Section(BaseModel):
+    """A strict section: unknown keys are errors, names with a trailing underscore read their YAML spelling."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_plain(cls, value: Any, info: Any) -> Any:
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation in (int, float, int | None):
+            raise ValueError("Input should be a number")
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise ValueError("Input should be a number of at most 64 bits")
+        return value
+
+
+class MiniModelConfig(Section):
+    """Shape of the small Llama of the mini experiment (`model.name: builtin:mini`) and how it is pretrained as a teacher."""
+
+    num_layers: int = Field(4, ge=1)
+    hidden_size: int = Field(128, ge=8)
+    num_heads: int = Field(4, ge=1)
+    num_kv_heads: int = Field(2, ge=1)
+    pretrain_steps: int = Field(2000, ge=0)
+    pretrain_batch_size: int = Field(64, ge=1)
+    pretrain_learning_rate: float = Field(2e-3, gt=0)
+    # Zero to two trailing steps are left out of this share of the pretraining traces, so that the base learns to do a step "in its head".
+    pretrain_drop_steps: int = Field(2, ge=0)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "MiniModelConfig":
+        if self.hidden_size % (2 * self.num_heads):
+            raise ValueError(f"hidden_size {self.hidden_size} is no multiple of 2 x num_heads {self.num_heads}")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_heads {self.num_heads} is no multiple of num_kv_heads {self.num_kv_heads}")
+        return self
+
+
+class ModelConfig(Section):
+    name: str = Field("builtin:mini", min_length=1)
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    quantization: Literal["none", "4bit"] = Field("none", description="4bit: a frozen NF4 base under LoRA (QLoRA; needs bitsandbytes)")
+    trust_remote_code: bool = False
+    mini: MiniModelConfig = MiniModelConfig()
+
+
+class LoraConfig(Section):
+    enabled: bool = True
+    r: int = Field(128, ge=0)
+    alpha: float = Field(32, gt=0)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    target_modules: list[str] | Literal["auto"] = "auto"
+
+    @field_validator("target_modules", mode="before")
+    @classmethod
+    def _one_module_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) and value != "auto" else value
+
+
+class LatentConfig(Section):
+    num_tokens: int = Field(24, ge=0, description="M, latent tokens")
+    num_iterations: int = Field(3, ge=0, description="T, Jacobi iterations")
+    tokens_per_step: int = Field(2, ge=1, description="Coconut: latent tokens that replace one CoT step")
+
+
+class MiniDataConfig(Section):
+    """The generator of word problems behind `dataset.name: builtin:mini`."""
+
+    modulus: int = Field(10, ge=2)
+    min_steps: int = Field(1, ge=1)
+    max_steps: int = Field(5, ge=1)
+    num_train: int = Field(50_000, ge=1)
+    num_eval: int = Field(1_000, ge=1)
+    data_seed: int = 0
+    large_operand_rate: float = Field(0.05, ge=0, le=1, description="share of training operands from p .. 3p-1")
+    distractor_rate: float = Field(0.05, ge=0, le=1, description="share of training problems with a sentence about someone else")
+
+
+class DatasetConfig(Section):
+    name: str = Field("builtin:mini", min_length=1)
+    cot_type: Literal["equation", "natural_language"] = "equation"
+    train_split: str = "train"
+    validation_split: str = "validation"
+    drop_last_step: bool = True
+    answer_prompt: str = Field("The answer is:", min_length=1)
+    max_length: int = Field(512, ge=8, description="tokens of question + CoT + answer; longer rows are dropped and counted")
+    max_train_samples: int | None = Field(None, ge=1)
+    on_bad_row: Literal["error", "skip"] = "error"
+    mini: MiniDataConfig = MiniDataConfig()
+
+
+class LossConfig(Section):
+    alpha1_codi: float = Field(10.0, ge=0)
+    alpha2_kv: float = Field(1.0, ge=0)
+    kv_loss_type: Literal["smooth_l1", "l1", "mse"] = "smooth_l1"
+    codi_loss_type: Literal["smooth_l1", "l1"] = "smooth_l1"
+    layerwise_std: bool = True
+    use_projection: bool = True
+    kv_rope: Literal["post", "pre"] = "post"
+    kv_parts: Literal["both", "keys", "values"] = "both"
+
+
+class RkvConfig(Section):
+    lambda_: float = Field(0.1, ge=0, le=1, alias="lambda")
+    eviction: Literal["rkv", "cosine", "attention", "crop", "uniform", "random"] = "rkv"
+    group_reduction: Literal["max", "mean"] = "max"
+
+
+class TrainingConfig(Section):
+    seed: int = Field(42, ge=0, lt=2**32)
+    epochs: float = Field(10, gt=0, le=1e6)
+    max_steps: int = Field(-1, ge=-1, description="optimizer steps; overrides epochs when positive")
+    batch_size: int = Field(128, ge=1, description="examples per device and step")
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    learning_rate: float = Field(8e-4, gt=0, lt=1e30)
+    weight_decay: float = Field(0.1, ge=0, lt=1e30)
+    max_grad_norm: float = Field(2.0, gt=0, lt=1e30)
+    lr_scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    optimizer: str = "adamw_torch"
+    logging_steps: int = Field(10, ge=1)
+    eval_steps: int | None = Field(None, ge=1, description="validation by generation every so many steps; default: each epoch")
+    save_steps: int | None = Field(None, ge=1, description="checkpoint every so many steps; default: each epoch")
+    save_total_limit: int | None = Field(None, ge=1)
+    gradient_checkpointing: bool = Field(False, description="compute activations again in the backward pass: less memory, slower")
+    sort_by_length: bool = Field(True, description="batch examples of similar length: less padding, faster steps")
+    num_workers: int = Field(0, ge=0)
+    max_bad_batches: int = Field(
+        0,
+        ge=0,
+        description="steps with a NaN or infinite loss or gradient to leave out before the run stops; each is saved for kava replay",
+    )
+    epochs_per_stage: float = Field(1, gt=0, description="iCoT and Coconut: epochs before the curriculum moves on")
+    tokens_per_stage: int = Field(8, ge=1, description="iCoT: CoT tokens removed per stage")
+
+
+class EvaluationConfig(Section):
+    datasets: dict[str, str] = Field(
+        {"gsm8k": "openai/gsm8k", "gsm8k-hard": "reasoning-machines/gsm-hard", "svamp": "ChilleD/SVAMP"}, min_length=1
+    )
+    batch_size: int = Field(32, ge=1)
+    max_new_tokens: int = Field(256, ge=1)
+    temperature: float = Field(0.0, ge=0)
+    max_samples: int | None = Field(None, ge=1)
+    validation_samples: int = Field(500, ge=1)
+    use_latent: bool = Field(
+        True, description="false: a method with latents writes its chain of thought instead (kava evaluate --no_latent)"
+    )
+
+    @field_validator("datasets")
+    @classmethod
+    def _names_are_safe(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if not is_safe_name(name):
+                raise ValueError(f"{name!r} names files: use letters, digits, '_', '.' and '-' only")
+        return value
+
+
+class SystemConfig(Section):
+    mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    num_threads: int | None = Field(None, ge=1, le=1024)
+    compile: bool = Field(False, description="torch.compile for the latent passes and decoding")
+    fused_cross_entropy: bool = Field(False, description="cross-entropy without a matrix of logits (needs liger-kernel and a GPU)")
+    fsdp: bool = Field(False, description="split the model over the processes of the run (FSDP2), where it does not fit one GPU")
+
+    @field_validator("mixed_precision", mode="before")
+    @classmethod
+    def _yaml_reads_no_as_false(cls, value: Any) -> Any:
+        return "no" if value is False else value
+
+
+class Config(Section):
+    """One point of the space that all methods, baselines and ablations share."""
+
+    method: MethodName = "kava"
+    model: ModelConfig = ModelConfig()
+    lora: LoraConfig = LoraConfig()
+    latent: LatentConfig = LatentConfig()
+    dataset: DatasetConfig = DatasetConfig()
+    loss: LossConfig = LossConfig()
+    rkv: RkvConfig = RkvConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    system: SystemConfig = SystemConfig()
+
+    @model_validator(mode="after")
+    def _no_contradictions(self) -> "Config":
+        for contradiction in contradictions(self):
+            raise ValueError(contradiction)
+        if self.method in WITHOUT_LATENTS:
+            # One value for all of them, whatever the file that they were made from says: they are the same run.
+            self.latent = self.latent.model_copy(update={"num_tokens": 0})
+        elif self.latent.num_tokens == 0:
+            raise ValueError(f"latent.num_tokens is 0, but method {self.method} reasons in latent tokens; set it to at least 1")
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain YAML-ready dictionary with the guide's key names (`rkv.lambda`, not `lambda_`)."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def fingerprint(self) -> str:
+        """Hash of everything but the seed: equal for the runs that may be aggregated."""
+        content = self.to_dict()
+        del content["training"]["seed"]
+        for section, key, unused in YOUNGER:
+            if content[section][key] == unused:
+                del content[section][key]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def config_path(name: str) -> Path:
+    """Resolve what a user types as a configuration, a path or a bare name in `configs/`, to a file.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    for candidate in (Path(name), CONFIG_DIR / f"{name}.yaml"):
+        if os.path.isfile(candidate):  # Path.is_file raises on names that no file system takes
+            return candidate
+    known = [path.stem for path in CONFIG_DIR.glob("*.yaml")]
+    raise UserError(f"configuration '{name}' is neither a file nor a name in {CONFIG_DIR}/{nearest(name, known)}")
+
+
+def load_config(path: str | Path | None = None, overrides: dict[str, Any] | None = None) -> Config:
+    """Read a YAML file (none: all defaults) and what it extends, apply dotted overrides, validate.
+
+    Raises:
+        UserError: naming the file, the key and the cure.
+    """
+    config = build_config({} if path is None else read_sections(path), "the defaults" if path is None else str(path), overrides)
+    refuse_unused_latents("the command line", config.method, (overrides or {}).get("latent.num_tokens"))
+    return config
+
+
+def build_config(content: dict[Any, Any], source: str, overrides: dict[str, Any] | None = None) -> Config:
+    """Validate a dictionary of sections; `source` is what errors call it."""
+    if overrides:
+        content = apply_overrides(content, overrides, Config().to_dict())
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{source}: " + "; ".join(dict.fromkeys(explain(problem, Config) for problem in error.errors()))) from None

@@ -1,0 +1,1 @@
+"""The built-in word problems of the mini experiment and their tokenizer."""

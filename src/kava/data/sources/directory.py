@@ -1,0 +1,138 @@
+"""Which file of a directory holds a split or a benchmark: by content first, then by the words in its name."""
+
+import re
+from dataclasses import dataclass
+from itertools import groupby, islice
+from pathlib import Path
+
+from kava.data.example import CotType
+from kava.data.sources.formats import FORMATS, Format, Row, recognise
+from kava.data.sources.readers import BadRow, Placed, read_rows
+from kava.errors import UserError
+
+FIRST_ROWS = 20
+_MAX_DEPTH = 3
+_SHARD = re.compile(r"[-_.]\d+[-_]of[-_]\d+$")
+_ALIASES = {
+    "train": frozenset({"train", "training"}),
+    "validation": frozenset({"validation", "valid", "val", "dev"}),
+    "test": frozenset({"test", "testing"}),
+}
+
+
+class NoSuchSplitError(UserError):
+    """The data set exists but has no such split; the message lists what there is."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """How an evaluation set is found: row formats and splits, each in order of preference."""
+
+    formats: tuple[str, ...]
+    splits: tuple[str, ...]
+
+
+BENCHMARKS = {
+    "gsm8k": Benchmark(("gsm8k", "steps", "icot"), ("test",)),
+    # The hub calls its only GSM-Hard split "train".
+    "gsm8k-hard": Benchmark(("gsm-hard",), ("test", "train")),
+    "svamp": Benchmark(("svamp",), ("test",)),
+}
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One data set in a directory: a file, or the shards ``name-00000-of-00002`` of one, and what its first rows are."""
+
+    paths: tuple[Path, ...]
+    stem: str
+    words: frozenset[str]
+    format: Format
+    forms: frozenset[CotType]
+
+    def fits(self, cot_type: CotType | None) -> bool:
+        return cot_type is None or not self.forms or cot_type in self.forms
+
+    def split_names(self) -> set[str]:
+        return {split for split, aliases in _ALIASES.items() if self.words & aliases}
+
+
+def canonical_split(name: str) -> str:
+    """``dev``, ``val`` and ``valid`` mean validation; unknown names stay as they are."""
+    return next((split for split, aliases in _ALIASES.items() if name.lower() in aliases), name)
+
+
+def first_rows(rows: list[Placed]) -> list[Row]:
+    return [row for _, row in rows if not isinstance(row, BadRow)]
+
+
+def data_files(directory: Path) -> list[DataFile]:
+    """Every file of a directory (hidden ones and deep subdirectories left out) whose first rows are of a known format."""
+
+    def series(path: Path) -> tuple[str, str]:
+        return _SHARD.sub("", path.relative_to(directory).with_suffix("").as_posix()), path.suffix
+
+    patterns = ("/".join("*" * depth) for depth in range(1, _MAX_DEPTH + 1))
+    paths = [path for pattern in patterns for path in directory.glob(pattern) if path.is_file()]
+    visible = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(directory).parts)]
+    found = (_recognise_file(tuple(sorted(shards)), stem) for (stem, _), shards in groupby(sorted(visible, key=series), key=series))
+    return [data_file for data_file in found if data_file is not None]
+
+
+def choose_split(directory: Path, split: str, cot_type: CotType | None) -> DataFile:
+    """The one file for a split that can give the wanted kind of trace.
+
+    Raises:
+        NoSuchSplitError: there is none.
+        UserError: there are several.
+    """
+    files = data_files(directory)
+    wanted = _ALIASES.get(canonical_split(split), frozenset({split.lower()}))
+    named = [file for file in files if file.words & wanted]
+    fitting = [file for file in named if file.fits(cot_type)]
+    with_trace = [file for file in fitting if file.forms]
+    candidates = with_trace or fitting
+    if len(candidates) > 1:
+        names = ", ".join(file.stem for file in candidates)
+        raise UserError(f"directory {directory} has several files for split '{split}': {names}; name the file itself")
+    if not candidates:
+        why = f" with {cot_type} steps" if named else ""
+        raise NoSuchSplitError(f"directory {directory} has no file for split '{split}'{why}; it holds {listing(files)}")
+    return candidates[0]
+
+
+def choose_benchmark(directory: Path, dataset: str) -> DataFile:
+    """The file that holds an evaluation set of `BENCHMARKS`, e.g. the only GSM8K test file.
+
+    Raises:
+        NoSuchSplitError: there is none.
+        UserError: there are several.
+    """
+    benchmark, files = BENCHMARKS[dataset], data_files(directory)
+    for form in benchmark.formats:
+        of_form = [file for file in files if file.format is FORMATS[form]]
+        for split in (*benchmark.splits, None):
+            candidates = [file for file in of_form if (split in file.split_names() if split else not file.split_names())]
+            if len(candidates) > 1:
+                names = ", ".join(file.stem for file in candidates)
+                raise UserError(f"directory {directory} has several files for benchmark '{dataset}': {names}; name the file itself")
+            if candidates:
+                return candidates[0]
+    raise NoSuchSplitError(f"directory {directory} has no file for benchmark '{dataset}'; it holds {listing(files)}")
+
+
+def listing(files: list[DataFile]) -> str:
+    """What a directory holds, for an error message."""
+    return ", ".join(f"{file.stem} ({file.format.name})" for file in files) or "no file of a known format"
+
+
+def _recognise_file(files: tuple[Path, ...], stem: str) -> DataFile | None:
+    try:
+        rows = first_rows(list(islice(read_rows(files[0]), FIRST_ROWS)))
+    except UserError:
+        return None  # not a data file: an image, an archive, someone's private file
+    form = recognise(rows)
+    if form is None:
+        return None
+    words = frozenset(word for word in re.split(r"[^a-z0-9]+", stem.lower()) if word)
+    return DataFile(files, stem, words, form, form.trace_forms([row for row in rows if form.matches(row)]))

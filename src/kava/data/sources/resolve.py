@@ -1,0 +1,149 @@
+"""From what a user names to the rows of one split: a local file, a directory, a saved data set, or a hub name."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kava.data.example import CotType
+from kava.data.sources import hub
+from kava.data.sources.directory import BENCHMARKS, DataFile, NoSuchSplitError, canonical_split, choose_benchmark, choose_split, data_files
+from kava.data.sources.readers import Placed, read_rows
+from kava.errors import UserError
+from kava.runtime.atomic import checksum
+
+if TYPE_CHECKING:
+    import datasets
+
+_DATA_SUFFIXES = {".json", ".jsonl", ".parquet", ".txt"}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Rows of one split, not yet read.
+
+    Attributes:
+        rows: reads (place, row) pairs, from the first one at every call.
+        content: a hash of everything that `rows` would give, without reading it row by row.
+        source: resolved path, or hub name with split.
+        label: what an error about one row calls the source.
+        stem: first part of the examples' ids.
+    """
+
+    rows: Callable[[], Iterator[Placed]]
+    content: Callable[[], str]
+    source: str
+    label: str
+    stem: str
+
+
+def open_split(name: str, split: str, cot_type: CotType | None, *, apart_from_train: bool = False) -> Opened:
+    """Open a split; `apart_from_train` refuses sources without splits, whose rows are the training rows too.
+
+    Raises:
+        NoSuchSplitError: the source has no such split.
+        UserError: there is nothing of that name.
+    """
+    path = _local(name)
+    if path.is_file():
+        if apart_from_train:
+            raise NoSuchSplitError(f"{path} is a single file without splits")
+        return _open_files((path,), path.stem)
+    if path.is_dir() and hub.is_saved_dataset(path):
+        return _open_dataset(hub.load_saved(path), (split,), str(path.resolve()), path.resolve().name, apart_from_train)
+    if path.is_dir():
+        return _open_data_file(choose_split(path, split, cot_type))
+    return _open_hub(name, (split,), lambda directory: choose_split(directory, split, cot_type))
+
+
+def open_benchmark(name: str, dataset: str) -> Opened:
+    """Open an evaluation set of `BENCHMARKS`; raises as `open_split`."""
+    path = _local(name)
+    splits = BENCHMARKS[dataset].splits
+    if path.is_file():
+        return _open_files((path,), path.stem)
+    if path.is_dir() and hub.is_saved_dataset(path):
+        return _open_dataset(hub.load_saved(path), splits, str(path.resolve()), path.resolve().name)
+    if path.is_dir():
+        return _open_data_file(choose_benchmark(path, dataset))
+    return _open_hub(name, splits, lambda directory: choose_benchmark(directory, dataset))
+
+
+def _open_data_file(data_file: DataFile) -> Opened:
+    return _open_files(data_file.paths, data_file.stem)
+
+
+def _open_files(paths: tuple[Path, ...], stem: str) -> Opened:
+    source = str(paths[0].resolve()) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+    content = partial(_content_of, paths)
+    if len(paths) == 1:
+        return Opened(partial(read_rows, paths[0]), content, source, paths[0].name, stem)
+    return Opened(partial(_shard_rows, paths), content, source, stem, stem)
+
+
+def _content_of(paths: Sequence[Path]) -> str:
+    digests = []
+    for path in paths:
+        try:
+            digests.append(checksum(path))
+        except OSError as error:
+            raise UserError(f"data file {path} cannot be read: {error}") from None
+    return " ".join(digests)
+
+
+def _shard_rows(paths: tuple[Path, ...]) -> Iterator[Placed]:
+    for path in paths:
+        for place, row in read_rows(path):
+            yield f"({path.name}) {place}", row
+
+
+def _open_dataset(
+    dataset: "datasets.DatasetDict | datasets.Dataset", splits: tuple[str, ...], source: str, stem: str, apart_from_train: bool = False
+) -> Opened:
+    import datasets
+
+    if isinstance(dataset, datasets.Dataset):
+        if apart_from_train:
+            raise NoSuchSplitError(f"{source} has no splits")
+        return _open_rows(dataset, source, stem, stem)
+    for split in splits:
+        for found in dataset:
+            if found == split or canonical_split(str(found)) == canonical_split(split):
+                return _open_rows(dataset[found], f"{source} ({found})", f"{source} ({found})", stem)
+    raise NoSuchSplitError(f"data set {source} has no split '{splits[0]}'; it has {', '.join(map(str, dataset))}")
+
+
+def _open_rows(dataset: "datasets.Dataset", source: str, label: str, stem: str) -> Opened:
+    return Opened(partial(hub.dataset_rows, dataset), partial(hub.dataset_content, dataset), source, label, stem)
+
+
+def _open_hub(name: str, splits: tuple[str, ...], choose: Callable[[Path], DataFile]) -> Opened:
+    """Load through the library; where that fails, use what `hf download` left under HF_HOME."""
+    _refuse_missing_path(name)
+    try:
+        dataset = hub.load_from_hub(name)
+    except UserError:
+        snapshot = hub.downloaded_snapshot(name)
+        if snapshot is None or not data_files(snapshot):
+            raise
+        return _open_data_file(choose(snapshot))
+    return _open_dataset(dataset, splits, name, name)
+
+
+def _refuse_missing_path(name: str) -> None:
+    path = _local(name)
+    looks_local = path.is_absolute() or name.startswith(".") or name.count("/") > 1 or path.suffix in _DATA_SUFFIXES
+    if not looks_local:
+        return
+    parent = next(parent for parent in path.absolute().parents if parent.is_dir())
+    names = ", ".join(sorted(child.name for child in parent.iterdir() if not child.name.startswith("."))[:20])
+    raise UserError(f"data path {name} does not exist; {parent} holds {names or 'nothing'}")
+
+
+def _local(name: str) -> Path:
+    """The path that a name may be; `~` is the home directory."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise UserError(f"data path {name} begins with the home directory of someone unknown here; write the whole path") from None

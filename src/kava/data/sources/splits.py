@@ -1,0 +1,114 @@
+"""Training and validation examples that share no question: opened first, read later and one by one."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from kava.config import MiniDataConfig
+from kava.data.example import CotType, Example
+from kava.data.fingerprint import fingerprint
+from kava.data.sources.directory import NoSuchSplitError
+from kava.data.sources.resolve import Opened, open_split
+from kava.data.sources.usable_rows import BUILTIN, Loaded, OnBadRow, Rules, Stream, Tally, builtin_stream, question_key, stream
+from kava.errors import UserError
+
+HELD_OUT_ROWS = 500
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training and validation rows of one source, not yet read.
+
+    Attributes:
+        source: of the training rows, as in `Loaded`.
+        content: hashes of all that decides what is read, rows and rules; much quicker than reading them.
+        read: the training examples as a stream, and the validation examples. Raises UserError for a row that cannot be read, no
+            usable row, or fewer than 10 to hold a tenth out of.
+    """
+
+    source: str
+    content: Callable[[], list[str]]
+    read: Callable[[], tuple[Stream, Loaded]]
+
+
+def open_training(
+    name: str,
+    *,
+    cot_type: CotType,
+    train_split: str = "train",
+    validation_split: str = "validation",
+    on_bad_row: OnBadRow = "error",
+    mini: MiniDataConfig | None = None,
+    limit: int | None = None,
+) -> Splits:
+    """Open both splits of a source.
+
+    Where the source has no validation split of the wanted kind (a single file, `openai/gsm8k`, a directory whose validation file holds
+    equations when sentences are asked for), the last 500 rows of train (at most a tenth) are held out. Where it has one, training
+    rows that ask one of its questions are left out and counted in `note`: all 500 GSM8k-AUG validation questions are GSM8K training
+    questions. `limit` applies to the training examples.
+
+    Raises:
+        UserError: as `load_examples`.
+    """
+    if name.startswith(BUILTIN):
+        if "/" in name:
+            raise UserError(f"'{name}' names one split, but training needs two; use '{name.partition('/')[0]}'")
+        mini = mini or MiniDataConfig()
+        train = builtin_stream(name, train_split, cot_type, mini, limit)
+        validation = builtin_stream(name, validation_split, cot_type, mini, None)
+        shape = [train.source, validation.source, cot_type, str(limit), mini.model_dump_json()]
+        return Splits(train.source, lambda: shape, lambda: (train, validation.load()))
+    rules = Rules(cot_type, on_bad_row, limit, need_trace=True)
+    ruled = [train_split, validation_split, cot_type, on_bad_row, str(limit)]
+    try:
+        apart = open_split(name, validation_split, cot_type, apart_from_train=True)
+    except NoSuchSplitError:
+        whole = open_split(name, train_split, cot_type)
+        return Splits(whole.source, lambda: [*ruled, whole.stem, whole.content()], lambda: _hold_out(whole, train_split, rules))
+    opened = open_split(name, train_split, cot_type)
+
+    def content() -> list[str]:
+        return [*ruled, opened.stem, opened.content(), apart.stem, apart.content()]
+
+    def read() -> tuple[Stream, Loaded]:
+        validation = stream(apart, validation_split, Rules(cot_type, on_bad_row, None)).load()
+        asked = frozenset(question_key(example.question) for example in validation.examples)
+        return stream(opened, train_split, replace(rules, exclude=asked)), validation
+
+    return Splits(opened.source, content, read)
+
+
+def _hold_out(opened: Opened, split: str, rules: Rules) -> tuple[Stream, Loaded]:
+    """The last rows for validation, and the others but those that ask the same; two readings, so that only the last stay in memory."""
+    everything, limit = stream(opened, split, replace(rules, limit=None)), rules.limit
+    last: deque[Example] = deque(maxlen=HELD_OUT_ROWS)
+    total = 0
+    for example in everything:
+        last.append(example)
+        total += 1
+    count = min(HELD_OUT_ROWS, total // 10)
+    if count == 0:
+        raise UserError(f"{opened.source} has {total} usable rows, too few to hold out a tenth; give at least 10")
+    validation = list(last)[-count:]
+    asked = {question_key(example.question) for example in validation}
+    left_out = everything.tally
+
+    def others(tally: Tally) -> Iterator[Example]:
+        tally.bad, tally.untraced = left_out.bad, left_out.untraced
+        given = 0
+        for example in islice(everything, total - count):
+            if question_key(example.question) in asked:
+                tally.excluded += 1
+            elif limit is None or given < limit:
+                given += 1
+                yield example
+
+    def note(tally: Tally) -> str:
+        repeated = f", {tally.excluded} rows left out that repeat them" if tally.excluded else ""
+        return f"the last {count} rows are held out for validation{repeated}"
+
+    held_out = Loaded(validation, f"{opened.source} (last {count} rows)", fingerprint(validation))
+    train = Stream(opened.source, others, note)
+    return train, replace(held_out, note=note(Tally()))

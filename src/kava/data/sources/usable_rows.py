@@ -1,0 +1,178 @@
+"""From rows to the examples of a split, one at a time: what cannot be used is left out and counted on the way."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Literal
+
+from kava.config import MiniDataConfig
+from kava.data.example import CotType, Example, is_text
+from kava.data.fingerprint import Fingerprint
+from kava.data.mini.problems import SPLITS, problems
+from kava.data.sources.directory import FIRST_ROWS, canonical_split, first_rows
+from kava.data.sources.formats import FORMATS, Format, RowError, recognise
+from kava.data.sources.readers import BadRow, Placed
+from kava.data.sources.resolve import Opened
+from kava.errors import UserError, nearest
+
+BUILTIN = "builtin:"
+OnBadRow = Literal["error", "skip"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Examples and where they come from.
+
+    Attributes:
+        examples: in the order of the source.
+        source: resolved path, hub name with split, or ``builtin:mini/<split>``.
+        fingerprint: content hash of `examples` (`kava.data.fingerprint`).
+        bad_rows: rows left out because they could not be read (`on_bad_row="skip"`).
+        skipped_no_trace: readable training rows left out because they have no step of the wanted kind.
+        note: what a reader of a result must know, e.g. which part of SVAMP this is.
+    """
+
+    examples: list[Example]
+    source: str
+    fingerprint: str
+    bad_rows: int = 0
+    skipped_no_trace: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How rows become examples. `cot_type` None takes whatever trace there is (an evaluation does not use it)."""
+
+    cot_type: CotType | None
+    on_bad_row: OnBadRow
+    limit: int | None
+    need_trace: bool = False
+    exclude: frozenset[str] = frozenset()
+
+
+@dataclass
+class Tally:
+    """Rows left out: unreadable, without a step of the wanted kind, and asking a validation question."""
+
+    bad: int = 0
+    untraced: int = 0
+    excluded: int = 0
+
+
+class Stream:
+    """Examples of one split, made anew by every loop over it and never all in memory.
+
+    Args:
+        source: as in `Loaded`.
+        make: the examples; counts what it leaves out.
+        note: what `Loaded.note` says of what was left out.
+    """
+
+    def __init__(self, source: str, make: Callable[[Tally], Iterator[Example]], note: Callable[[Tally], str] = lambda tally: "") -> None:
+        self.source = source
+        self._make = make
+        self._note = note
+        self.tally = Tally()
+        self.fingerprint = ""
+
+    def __iter__(self) -> Iterator[Example]:
+        """`tally` and `fingerprint` are those of the loop that ended last."""
+        tally, found = Tally(), Fingerprint()
+        for example in self._make(tally):
+            found.add(example)
+            yield example
+        self.tally, self.fingerprint = tally, str(found)
+
+    @property
+    def note(self) -> str:
+        """What was left out, in words."""
+        return self._note(self.tally)
+
+    def load(self) -> Loaded:
+        """All examples in memory."""
+        examples = list(self)
+        return Loaded(examples, self.source, self.fingerprint, self.tally.bad, self.tally.untraced, self.note)
+
+
+def builtin_stream(name: str, split: str, cot_type: CotType, config: MiniDataConfig | None, limit: int | None) -> Stream:
+    """A split of the generator; a suffix of the name wins over `split`.
+
+    Raises:
+        UserError: no such generator or split.
+    """
+    generator, _, suffix = name.removeprefix(BUILTIN).partition("/")
+    if generator != "mini":
+        raise UserError(f"there is no built-in data set '{name}'; the only one is 'builtin:mini'")
+    split = canonical_split(suffix or split)
+    if split not in SPLITS:
+        raise UserError(f"builtin:mini has no split '{split}'{nearest(split, SPLITS)}")
+    return Stream(f"builtin:mini/{split}", lambda tally: problems(split, config or MiniDataConfig(), cot_type, limit))
+
+
+def stream(opened: Opened, split: str, rules: Rules) -> Stream:
+    """The usable rows of an opened split, up to the limit of the rules."""
+
+    def note(tally: Tally) -> str:
+        return f"{tally.excluded} rows left out that ask a validation question" if tally.excluded else ""
+
+    return Stream(opened.source, lambda tally: _usable(opened, split, rules, tally), note)
+
+
+def question_key(question: str) -> str:
+    """Equal for questions that differ in white space alone."""
+    return " ".join(question.split())
+
+
+def _usable(opened: Opened, split: str, rules: Rules, tally: Tally) -> Iterator[Example]:
+    rows = opened.rows()
+    first = list(islice(rows, FIRST_ROWS))
+    form = _format_of(first, opened, rules.cot_type)
+    drop_untraced = rules.need_trace and bool(form.trace_forms(first_rows(first)))
+    count = 0
+    for number, (place, row) in enumerate(chain(first, rows), 1):
+        if rules.limit is not None and count >= rules.limit:
+            break
+        try:
+            question, steps, answer = _parse(row, form, rules.cot_type)
+        except RowError as error:
+            if rules.on_bad_row == "error":
+                raise UserError(f"{opened.label} {place}: {error}; mend the row, or set dataset.on_bad_row to skip") from None
+            tally.bad += 1
+            continue
+        if drop_untraced and not steps:
+            tally.untraced += 1
+        elif question_key(question) in rules.exclude:
+            tally.excluded += 1
+        else:
+            count += 1
+            yield Example(question, steps, answer, f"{opened.stem}/{split}/{number}")
+    if not count:
+        counts = f"{tally.bad} unreadable, {tally.untraced} without steps, {tally.excluded} in validation"
+        raise UserError(f"{opened.source} has no usable row for split '{split}' ({counts}); check the file, or name another one")
+
+
+def _format_of(first: list[Placed], opened: Opened, cot_type: CotType | None) -> Format:
+    rows = first_rows(first)
+    form = recognise(rows)
+    if form is None:
+        found = f"the first row has {', '.join(rows[0]) or 'no fields'}" if rows else "there is no readable row"
+        known = "; ".join(f"{known.name}: {known.description}" for known in FORMATS.values())
+        raise UserError(f"{opened.source} is of no known format: {found}, known are {known}")
+    forms = form.trace_forms([row for row in rows if form.matches(row)])
+    if cot_type is not None and forms and cot_type not in forms:
+        has = ", ".join(sorted(forms))
+        raise UserError(
+            f"{opened.source} has {has} steps, but dataset.cot_type is {cot_type}; set it to {has}, or dataset.name to another set"
+        )
+    return form
+
+
+def _parse(row: object, form: Format, cot_type: CotType | None) -> tuple[str, tuple[str, ...], str]:
+    if isinstance(row, BadRow):
+        raise RowError(row.reason)
+    assert isinstance(row, dict)
+    question, steps, answer = form.parse(row, cot_type or "equation")
+    if not all(map(is_text, (question, *steps))):
+        raise RowError("half of a character, such as \\ud800 alone, is no text")
+    return question, steps, answer

@@ -1,0 +1,142 @@
+"""Tokenised training data in the cache: made once for all runs and processes that need the same, mapped into memory by each.
+
+What decides the tokens is the entry's name: rows, rules, tokenizer, answer prompt, and the code that makes them. An entry is
+written aside and renamed when it is whole, under a lock for which the others wait; a damaged one is made again.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import kava.data
+from kava.data.encoded_rows import EncodedRows, write_rows
+from kava.data.example import Example
+from kava.data.sequences import SequenceBuilder
+from kava.data.sources.splits import Splits
+from kava.errors import UserError
+from kava.runtime.atomic import MANIFEST, checksum, discard, verify, write_whole
+from kava.runtime.cache_directory import cache_dir
+from kava.runtime.lock import locked
+
+# GiB that all entries together may take; the one in use stays whatever its size.
+LIMIT_VARIABLE, DEFAULT_LIMIT = "KAVA_CACHE_GIB", 20.0
+ROWS, ABOUT = "train.arrow", "about.json"
+CURE = "set KAVA_CACHE to a directory with room"
+
+
+@dataclass(frozen=True)
+class Tokenised:
+    """Training rows as ids, and what goes with them.
+
+    Attributes:
+        rows: all usable training rows, in order.
+        validation: the validation examples, as text.
+        about: fingerprints and counts of rows left out.
+    """
+
+    rows: EncodedRows
+    validation: list[Example]
+    about: dict[str, Any]
+
+
+def tokenise(splits: Splits, builder: SequenceBuilder) -> Tokenised:
+    """The cache's entry for this data and this tokenizer, made now where there is none that is whole.
+
+    Raises:
+        UserError: as `Splits.read`; the cache cannot be written to; no training row is left.
+    """
+    limit = _limit()
+    directory = cache_dir() / "tokens" / entry_name(splits, builder)
+    work = directory.with_name(f".{directory.name}")
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cache {directory.parent} cannot be made ({error.strerror}); {CURE}") from None
+    with locked(work, wait=True):
+        problem = verify(directory) if directory.exists() else ""
+        if problem:
+            print(f"kava: tokenised data {directory} is damaged ({problem}); making it again", file=sys.stderr, flush=True)
+        if problem is not None:
+            write_whole(directory, lambda staging: _write(staging, splits, builder), "tokenised data", CURE)
+            _prune(directory, limit)
+        # When it was used last.
+        os.utime(directory / MANIFEST)
+        return _open(directory)
+
+
+def entry_name(splits: Splits, builder: SequenceBuilder) -> str:
+    """A hash of all that decides the tokens."""
+    code = [checksum(path) for path in sorted(Path(kava.data.__path__[0]).glob("*.py"))]
+    libraries = [version(name) for name in ("tokenizers", "transformers")]
+    content = [code, libraries, splits.content(), _tokenizer_content(builder.tokenizer), builder.answer_prompt]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _tokenizer_content(tokenizer: Any) -> list[str]:
+    ids = [type(tokenizer).__name__, str(tokenizer.eos_token_id), str(tokenizer.bos_token_id)]
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        return [*ids, hashlib.sha256(backend.to_str().encode()).hexdigest()]
+    # One that is written in Python: its files.
+    with tempfile.TemporaryDirectory() as directory:
+        tokenizer.save_pretrained(directory)
+        return [*ids, *(checksum(path) for path in sorted(Path(directory).rglob("*")) if path.is_file())]
+
+
+def _write(directory: Path, splits: Splits, builder: SequenceBuilder) -> None:
+    train, validation = splits.read()
+    if not write_rows(directory / ROWS, builder.encode_each(train)):
+        raise UserError(f"no training row of '{splits.source}' is left beside the validation questions; give more, or different, rows")
+    about = {
+        "fingerprint": train.fingerprint,
+        "validation_fingerprint": validation.fingerprint,
+        "bad_rows": train.tally.bad,
+        "validation_bad_rows": validation.bad_rows,
+        "without_trace": train.tally.untraced,
+        "note": train.note,
+    }
+    content = {"about": about, "validation": [asdict(example) for example in validation.examples]}
+    (directory / ABOUT).write_text(json.dumps(content), encoding="utf-8")
+
+
+def _open(directory: Path) -> Tokenised:
+    content = json.loads((directory / ABOUT).read_text(encoding="utf-8"))
+    validation = [Example(**{**fields, "steps": tuple(fields["steps"])}) for fields in content["validation"]]
+    return Tokenised(EncodedRows(directory / ROWS), validation, content["about"])
+
+
+def _limit() -> float:
+    text = os.environ.get(LIMIT_VARIABLE) or str(DEFAULT_LIMIT)
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = -1.0
+    if not limit >= 0:
+        raise UserError(f"{LIMIT_VARIABLE} is '{text}'; set it to a number of GiB, or leave it out for {DEFAULT_LIMIT:g}")
+    return limit
+
+
+def _prune(newest: Path, limit: float) -> None:
+    """Remove the entries that were used longest ago until the rest fit; never the one just made, nor one that is being opened."""
+    entries = [manifest.parent for manifest in newest.parent.glob(f"*/{MANIFEST}") if manifest.parent != newest]
+    entries = [entry for entry in entries if not entry.name.startswith(".")]
+    entries.sort(key=lambda entry: (entry / MANIFEST).stat().st_mtime, reverse=True)
+    room = limit * 2**30 - _size(newest)
+    for entry in entries:
+        room -= _size(entry)
+        if room < 0:
+            try:
+                with locked(entry.with_name(f".{entry.name}")):
+                    discard(entry)
+            except (OSError, UserError):
+                continue
+
+
+def _size(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())

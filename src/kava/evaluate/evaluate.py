@@ -1,0 +1,186 @@
+"""Evaluate one checkpoint on one data set and write its result files."""
+
+import re
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from kava.checkpoint import Trained, load_checkpoint
+from kava.config import Config, build_config
+from kava.data.example import CotType
+from kava.data.sources.load import load_benchmark
+from kava.data.sources.usable_rows import Loaded
+from kava.errors import UserError, at_least
+from kava.evaluate.accuracy import Evaluation, evaluate_accuracy
+from kava.generate import Reasoner
+from kava.results import BEST_CHECKPOINT, DataInfo, Metrics, Result, Row, RunInfo, refuse_unwritable, rows_path, write_result, write_rows
+from kava.runtime import processes
+from kava.runtime.provenance import collect
+from kava.statistics import wilson_interval
+
+QUICK_TEST_QUESTIONS = 20
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to evaluate and how; None keeps the checkpoint's own configuration.
+
+    Attributes:
+        checkpoint: a checkpoint, or the directory of a run that has a best one.
+        dataset: a name in `evaluation.datasets`, a file, a directory or a hub name.
+        data_dir: a directory that holds the benchmark, in place of the configured source.
+        max_samples: the first so many questions only.
+        quick_test: at most twenty questions.
+        use_latent: False makes a latent method write its CoT.
+    """
+
+    checkpoint: str
+    dataset: str
+    data_dir: str | None = None
+    max_samples: int | None = None
+    quick_test: bool = False
+    batch_size: int | None = None
+    max_new_tokens: int | None = None
+    use_latent: bool = True
+    overrides: dict[str, object] | None = None
+
+
+def evaluate(request: Request, output: str | Path | None = None) -> Result:
+    """Evaluate; with `output`, write the result there and the per-question rows beside it.
+
+    A launched run (torchrun, accelerate launch) shares the questions among its processes; the main one writes.
+    """
+    at_least(1, batch_size=request.batch_size, max_samples=request.max_samples, max_new_tokens=request.max_new_tokens)
+    if output is not None:
+        # Before hours of answering, not after them.
+        refuse_unwritable(output)
+    processes.join(on_cpu=not device_of(None).startswith("cuda"))
+    started = time.perf_counter()
+    trained = load_checkpoint(checkpoint_directory(request.checkpoint), request.overrides, device_of(None))
+    # As part of the configuration, so that a result on twenty questions never passes for one on all of them.
+    config = trained.config = as_evaluated(trained.config, request)
+    loaded = load_questions(config, request.dataset, request.data_dir)
+    if not loaded.examples:
+        raise UserError(f"data set '{request.dataset}' ({loaded.source}) holds no question")
+    reasoner = Reasoner(trained.model, trained.builder, config.latent.num_tokens, config.latent.num_iterations)
+    evaluation = evaluate_accuracy(
+        reasoner,
+        loaded.examples,
+        batch_size=request.batch_size or config.evaluation.batch_size,
+        max_new_tokens=config.evaluation.max_new_tokens,
+        temperature=config.evaluation.temperature,
+        seed=config.training.seed,
+        use_latent=config.evaluation.use_latent,
+    )
+    label = dataset_label(request.dataset)
+    result = Result(
+        dataset=label,
+        metrics=metrics_of(evaluation),
+        run=run_info(trained),
+        data=DataInfo(
+            source=loaded.source,
+            split=loaded.note or "test",
+            fingerprint=loaded.fingerprint,
+            rows=len(loaded.examples),
+            bad_rows=loaded.bad_rows,
+        ),
+        provenance=collect(wall_seconds=time.perf_counter() - started) | {"training": trained.metadata},
+    )
+    if output is not None and processes.is_main():
+        write_rows(rows_path(output), [Row(**item.row()) for item in evaluation.answered])
+        write_result(output, result)
+    return result
+
+
+def as_evaluated(config: Config, request: Request) -> Config:
+    """The checkpoint's configuration with what the request changes of it."""
+    evaluation = config.evaluation
+    limit = request.max_samples or evaluation.max_samples
+    if request.quick_test and request.max_samples is None:
+        limit = min(limit or QUICK_TEST_QUESTIONS, QUICK_TEST_QUESTIONS)
+    changes = {
+        "evaluation.max_samples": limit,
+        "evaluation.max_new_tokens": request.max_new_tokens or evaluation.max_new_tokens,
+        "evaluation.use_latent": evaluation.use_latent and request.use_latent,
+    }
+    return build_config(config.to_dict(), "the evaluation", changes)
+
+
+def metrics_of(evaluation: Evaluation) -> Metrics:
+    """The figures of a result file."""
+    total = len(evaluation.answered)
+    low, high = wilson_interval(evaluation.correct, total)
+    return Metrics(
+        accuracy=evaluation.accuracy,
+        accuracy_ci95=[low, high],
+        correct=evaluation.correct,
+        total=total,
+        forward_passes=evaluation.mean("forward_passes"),
+        generated_tokens=evaluation.mean("generated_tokens"),
+        seconds_per_question=evaluation.seconds_per_question,
+        cache_bytes_per_question=evaluation.mean("cache_bytes"),
+    )
+
+
+def run_info(trained: Trained) -> RunInfo:
+    """Which run a checkpoint came from."""
+    return RunInfo(
+        name=trained.metadata.get("name"),
+        method=trained.config.method,
+        seed=trained.config.training.seed,
+        config=trained.config.to_dict(),
+        config_fingerprint=trained.config.fingerprint(),
+        model=trained.config.model.name,
+    )
+
+
+def checkpoint_directory(name: str) -> Path:
+    """A checkpoint directory, from itself or from the run that holds it."""
+    best = Path(name) / BEST_CHECKPOINT
+    return best if best.is_dir() else Path(name)
+
+
+def load_questions(config: Config, dataset: str, data_dir: str | None, limit: int | None = None, cot_type: CotType | None = None) -> Loaded:
+    """The questions behind a name: in `data_dir`, else in a local directory the model was trained from, else as configured.
+
+    `cot_type` asks for gold steps of that kind too.
+    """
+    source = config.evaluation.datasets.get(dataset, dataset)
+    local = data_dir or (config.dataset.name if Path(config.dataset.name).is_dir() else None)
+    if local and dataset in config.evaluation.datasets and not Path(source).exists() and not source.startswith("builtin:"):
+        source = local
+    mini, on_bad_row = config.dataset.mini, config.dataset.on_bad_row
+    limit = limit or config.evaluation.max_samples
+    return load_benchmark(dataset, source, on_bad_row=on_bad_row, mini=mini, limit=limit, cot_type=cot_type)
+
+
+def dataset_label(dataset: str) -> str:
+    """A data set's name in result files: what was asked for, or the stem of a path."""
+    name = Path(dataset).stem if Path(dataset).exists() else dataset
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip(".-") or "dataset"
+
+
+def device_of(device: str | None) -> str:
+    """The device to run on: the one asked for, else a GPU where there is one."""
+    import torch
+
+    return device or (f"cuda:{processes.local_rank()}" if torch.cuda.is_available() else "cpu")
+
+
+def print_result(result: Result) -> None:
+    """A small table of one result."""
+    metrics = result.metrics
+    low, high = metrics.accuracy_ci95
+    table = Table(title=f"{result.run.method} on {result.dataset} ({metrics.total} questions)", show_header=False)
+    for name, value in (
+        ("accuracy", f"{100 * metrics.accuracy:.1f} %   (95 % interval {100 * low:.1f} to {100 * high:.1f})"),
+        ("forward passes / question", f"{metrics.forward_passes:.1f}"),
+        ("generated tokens / question", f"{metrics.generated_tokens:.1f}"),
+        ("seconds / question", f"{metrics.seconds_per_question:.4f}"),
+    ):
+        table.add_row(name, value)
+    Console(file=sys.stdout).print(table)

@@ -1,0 +1,87 @@
+"""lm-evaluation-harness reads our models: its tasks ask the questions, ours answer them in latents.
+
+kava lm-eval --model_args pretrained=outputs/run/best_checkpoint --tasks kava_gsm8k
+
+`kava_gsm8k`, `kava_gsm8k_hard` and `kava_svamp` (tasks/) ask the bare question and mark answers as `kava evaluate` does. The
+harness's own `gsm8k` works too: its "Question: ... Answer:" frame is taken off, and the answer comes back behind "####".
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lm_eval.api.model import LM
+from lm_eval.api.registry import register_model
+
+from kava.checkpoint import load_checkpoint
+from kava.data.answers import extract_answer
+from kava.errors import UserError
+from kava.evaluate.evaluate import checkpoint_directory, device_of
+from kava.generate import Reasoner
+
+TASKS = Path(__file__).parent / "tasks"
+_FRAME = ("Question:", "Answer:")
+
+
+@register_model("kava")
+class KavaLM(LM):
+    """A trained checkpoint as the harness's model.
+
+    Args:
+        pretrained: a checkpoint, or the directory of a run that has a best one.
+        batch_size: questions read together; default: the checkpoint's evaluation.batch_size.
+        device: where the model runs, where there is a GPU (the harness asks for one in any case).
+        use_latent: False makes a latent method write its chain of thought.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        batch_size: int | str | None = None,
+        device: str | None = None,
+        use_latent: bool = True,
+        max_batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        trained = load_checkpoint(checkpoint_directory(str(pretrained)), device=device_of(device if torch.cuda.is_available() else None))
+        latent, evaluation = trained.config.latent, trained.config.evaluation
+        self.reasoner = Reasoner(trained.model, trained.builder, latent.num_tokens, latent.num_iterations)
+        self.batch = int(str(batch_size)) if str(batch_size).isdigit() else evaluation.batch_size
+        self.max_new_tokens = evaluation.max_new_tokens
+        self.use_latent = use_latent
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """Answer the harness's requests; each is (context, options), in the order asked."""
+        options = requests[0].args[1] if requests else {}
+        if float(options.get("temperature") or 0) > 0 and options.get("do_sample"):
+            raise UserError("the harness asks for sampling (do_sample); kava answers greedily, as its results do: leave it out")
+        generations = self.reasoner.generate(
+            [question_of(request.args[0]) for request in requests],
+            batch_size=self.batch,
+            max_new_tokens=min(self.max_new_tokens, int(options.get("max_gen_toks") or self.max_new_tokens)),
+            use_latent=self.use_latent,
+        )
+        return [self._written(request, generation.text) for request, generation in zip(requests, generations, strict=True)]
+
+    def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+        """Refused: a model that thinks first has no probability for a continuation of the question itself."""
+        raise UserError("this task compares likelihoods, which a model that thinks before it answers has not; choose one that generates")
+
+    def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
+        """Refused, as `loglikelihood`."""
+        return [value for value, _ in self.loglikelihood(requests)]
+
+    def _written(self, request: Any, text: str) -> str:
+        """The answer up to the first stop string; in the harness's own frame, with the number in GSM8K's notation."""
+        for stop in request.args[1].get("until") or []:
+            text = text.partition(stop)[0] if stop else text
+        number = extract_answer(text, self.reasoner.builder.answer_prompt)
+        return f"{text}\n#### {number}" if request.args[0].rstrip().endswith(_FRAME[1]) and number is not None else text
+
+
+def question_of(context: str) -> str:
+    """The question asked last, without the harness's "Question: ... Answer:" around it."""
+    question, answer = _FRAME
+    if not context.rstrip().endswith(answer) or question not in context:
+        return context.strip()
+    return context.rpartition(question)[2].strip().removesuffix(answer).strip()

@@ -1,0 +1,209 @@
+"""Explain one checkpoint: single questions in detail, many questions in numbers.
+
+explanation = explain(Reasoner(...), config, examples, Options(checkpoint="outputs/mini/best_checkpoint"))
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from kava.config import Config
+from kava.data.answers import answers_equal, extract_answer
+from kava.data.collate import Collator
+from kava.data.example import Example
+from kava.data.fingerprint import fingerprint
+from kava.errors import UserError
+from kava.explain.answer_attention import answer_attention
+from kava.explain.caches import CacheView, compare_caches, mean_cosines
+from kava.explain.convergence import convergence
+from kava.explain.intermediate import intermediate_results
+from kava.explain.intervene import interventions
+from kava.explain.questions import checked_question, with_trace
+from kava.explain.readout import read_latents
+from kava.explain.record import Attention, Explanation, Kept, QuestionView, Similarity
+from kava.generate import Reasoner
+from kava.runtime.provenance import collect
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much to look at.
+
+    Attributes:
+        checkpoint: its path, for the record.
+        data: where the examples came from; None for a user's own questions.
+        details: so many examples are shown one by one: a user's own questions, then those that have a trace to compress.
+        top_k: tokens read off each latent.
+        max_new_tokens: of each answer.
+        say: told what is being done.
+    """
+
+    checkpoint: str
+    data: str | None = None
+    details: int = 4
+    top_k: int = 5
+    max_new_tokens: int = 64
+    say: Callable[[str], None] = print
+
+
+def explain(reasoner: Reasoner, config: Config, examples: Sequence[Example], options: Options) -> Explanation:
+    """Everything that the method and the examples allow; see `Explanation`.
+
+    Raises:
+        UserError: the method has no latents, or a question is empty or too long.
+    """
+    started, method = time.perf_counter(), reasoner.model.method
+    if not method.thinks:
+        raise UserError(f"method {method.name} has no latents to explain; give a checkpoint of kava, pccot, codi or coconut")
+    for example in examples:
+        checked_question(reasoner, example.question, config)
+    reasoner.model.eval()
+    batch_size = config.evaluation.batch_size
+    notes = []
+    options.say(f"looking at {min(len(examples), options.details)} questions one by one")
+    shown = worth_showing(examples, config.dataset.drop_last_step)[: options.details]
+    views = [_view(reasoner, config, example, options) for example in shown]
+    measured = with_gold(examples)
+    if method.latents == "parallel":
+        options.say(f"convergence over {len(measured)} questions")
+        settled = convergence(reasoner, measured, batch_size, options.max_new_tokens)
+    else:
+        settled = None
+        notes.append(f"no convergence: {method.name} thinks its latents one after the other, without iterations")
+    effects = None
+    if len(measured) >= 2:
+        options.say(f"interventions on {reasoner.num_latents} latents over {len(measured)} questions")
+        effects = interventions(reasoner, measured, batch_size, options.max_new_tokens)
+    else:
+        notes.append("no interventions: a mean or a swap needs at least two questions")
+    if not method.teacher:
+        notes.append(f"no teacher's cache to compare with: {method.name} has none")
+    return Explanation(
+        method=method.name,
+        num_latents=reasoner.num_latents,
+        num_iterations=reasoner.num_iterations,
+        checkpoint=options.checkpoint,
+        data=options.data,
+        notes=notes,
+        questions=views,
+        mean_similarity=mean_similarity(reasoner, config, examples) if method.teacher else None,
+        intermediate=intermediate_results(reasoner, measured, batch_size),
+        convergence=settled,
+        interventions=effects,
+        provenance=_provenance(config, examples, time.perf_counter() - started),
+    )
+
+
+def with_gold(examples: Sequence[Example]) -> list[Example]:
+    """The examples to measure on: where a data set is among them, its own alone, so that there is an accuracy to speak of."""
+    known = [example for example in examples if example.answer]
+    return known if len(known) >= 2 else list(examples)
+
+
+def worth_showing(examples: Sequence[Example], drop_last_step: bool) -> list[Example]:
+    """A user's own questions first, then those with a trace to compress: the others have no kept tokens to look at."""
+
+    def rank(example: Example) -> int:
+        if not example.answer:
+            return 0
+        return 1 if len(example.steps) > int(drop_last_step) else 2
+
+    return sorted(examples, key=rank)
+
+
+def _provenance(config: Config, examples: Sequence[Example], seconds: float) -> dict[str, Any]:
+    """As a result file has it: the configuration and its seed, the data's fingerprint, code, machine and command."""
+    known = {"seed": config.training.seed, "data_fingerprint": fingerprint(examples), "config": config.to_dict()}
+    return collect(wall_seconds=seconds) | known
+
+
+def mean_similarity(reasoner: Reasoner, config: Config, examples: Sequence[Example]) -> Similarity | None:
+    """Cosines averaged over all examples that have a trace; None where none has, or where the weights are past all numbers.
+
+    Leaves the model's mode as it was.
+    """
+    training = reasoner.model.training
+    encoded = reasoner.builder.encode_all([example for example in examples if example.steps and example.answer])
+    encoded = [example for example in encoded if example.cot(config.dataset.drop_last_step)]
+    if not encoded:
+        return None
+    build, size, device = collator(reasoner, config), config.evaluation.batch_size, reasoner.model.backbone.special_ids.device
+    batches = (build.collate(encoded[start : start + size]).to(device) for start in range(0, len(encoded), size))
+    keys, values = mean_cosines(reasoner.model.eval(), batches)
+    reasoner.model.train(training)
+    if not (keys.isfinite().all() and values.isfinite().all()):
+        return None
+    return Similarity(keys=keys.tolist(), values=values.tolist())
+
+
+def collator(reasoner: Reasoner, config: Config) -> Collator:
+    """Batches with this reasoner's number of latents."""
+    builder = reasoner.builder
+    return Collator(
+        reasoner.model.method,
+        builder.tokenizer.pad_token_id,
+        len(builder.prompt_ids),
+        num_latents=reasoner.num_latents,
+        drop_last_step=config.dataset.drop_last_step,
+    )
+
+
+@torch.inference_mode()
+def _view(reasoner: Reasoner, config: Config, example: Example, options: Options) -> QuestionView:
+    generation = reasoner.generate([example.question], max_new_tokens=options.max_new_tokens)[0]
+    prediction = extract_answer(generation.text, reasoner.builder.answer_prompt)
+    readout = read_latents(reasoner, example.question, options.top_k)
+    attention = answer_attention(reasoner, reasoner.builder.question_ids(example.question), generation.token_ids)
+    kept = similarity = None
+    if reasoner.model.method.teacher:
+        kept, similarity = _caches(reasoner, config, example, options)
+    return QuestionView(
+        question=example.question,
+        gold=example.answer or None,
+        prediction=prediction,
+        correct=answers_equal(prediction, example.answer) if example.answer else None,
+        tokens=readout.tokens,
+        probabilities=readout.probabilities,
+        attention=Attention(latents=attention.latents.tolist(), parts={name: part.tolist() for name, part in attention.parts.items()}),
+        kept=kept,
+        similarity=similarity,
+    )
+
+
+def _caches(reasoner: Reasoner, config: Config, example: Example, options: Options) -> tuple[Kept | None, Similarity | None]:
+    """Kept tokens and cosines on the example's own trace, else on the one the model writes."""
+    traced = example if example.steps and example.answer else with_trace(reasoner, example, options.max_new_tokens)
+    if traced is None:
+        return None, None
+    encoded = reasoner.builder.encode(traced)
+    trace = encoded.cot(config.dataset.drop_last_step)
+    if not trace:
+        return None, None
+    batch = collator(reasoner, config).collate([encoded]).to(reasoner.model.backbone.special_ids.device)
+    view = compare_caches(reasoner.model, batch)
+    filled = int(view.slot_mask.sum())
+    whole = encoded.cot(drop_last_step=False)
+    kept = Kept(
+        tokens=[_text(reasoner, token) for token in trace],
+        left_out=[_text(reasoner, token) for token in whole[len(trace) :]],
+        written_by="data set" if traced is example else "model",
+        eviction=reasoner.model.settings.eviction,
+        positions=view.indices[:, 0, :, :filled].tolist(),
+        share=_share(view, filled, len(trace)),
+    )
+    return kept, Similarity(keys=view.keys[:, 0, :, :filled].tolist(), values=view.values[:, 0, :, :filled].tolist())
+
+
+def _share(view: CacheView, filled: int, length: int) -> list[float]:
+    """Part of all layers and heads that kept each token of a trace."""
+    indices = view.indices[:, 0, :, :filled]
+    heads = indices.shape[0] * indices.shape[1]
+    share: list[float] = (indices.flatten().bincount(minlength=length) / heads).tolist()
+    return share
+
+
+def _text(reasoner: Reasoner, token: int) -> str:
+    return str(reasoner.builder.tokenizer.decode([token]))

@@ -1,0 +1,50 @@
+"""A base model in 4 bits, and compiled passes: each optional, each refused in one sentence where it cannot be had."""
+
+import os
+import shutil
+from typing import Any
+
+import torch
+
+from kava.config import Config
+from kava.errors import UserError
+from kava.model.backbone import Backbone
+from kava.runtime.optional_packages import require
+
+_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def four_bit(config: Config) -> Any:
+    """How transformers loads a base in NF4 with double quantization (QLoRA, arXiv 2305.14314).
+
+    Raises:
+        UserError: bitsandbytes is not installed.
+    """
+    require("bitsandbytes", "model.quantization 4bit", "set it to none")
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=_DTYPES[config.system.mixed_precision],
+    )
+
+
+def keep_gradients(causal_lm: Any) -> None:
+    """Leave 4-bit weights as they were loaded: some CPUs pack them for their first pass without gradients, and the packed form has none."""
+    for module in causal_lm.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            module.support_avx512bf16_for_cpu = False
+
+
+def compile_passes(backbone: Backbone) -> None:
+    """Compile the latent passes and decoding (`system.compile`).
+
+    Raises:
+        UserError: the machine has no compiler for torch to call.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if not torch.cuda.is_available() and shutil.which(compiler) is None:
+        raise UserError(f"system.compile needs a C++ compiler on a CPU, and {compiler} is not on PATH: install g++, or set it to false")
+    backbone.compile_passes()

@@ -1,0 +1,125 @@
+"""Model FLOP utilisation of a training step: what the formulas need, against the machine's own matrix-multiply rate.
+
+Counted are the multiplications that the method cannot do without: every token of every pass once (the question shared, latents
+that are final or lead nowhere not run), heads at labelled positions only, gradients of frozen weights left out. One multiply-add
+is 2 FLOPs.
+"""
+
+import statistics
+import time
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+from kava.methods import METHODS
+from kava.tools.bench.workload import SHAPES, ModelShape, Workload, build_builder
+
+TIMINGS = 3
+Product = tuple[int, int, int]
+"""Rows, inner and outer size of a matrix product."""
+
+
+def passes(workload: Workload) -> list[tuple[int, int]]:
+    """(new tokens, tokens they can attend to) of each pass over one example, in the order of `KavaModel.losses`."""
+    method = METHODS[workload.method]
+    question, latents = workload.question, workload.latents
+    student = int(method.thinks) + _written(workload) + workload.answer
+    if not method.thinks:
+        return [(question + student, question + student)]
+    prefix = question + 1 + latents
+    count = latents if method.latents == "sequential" else min(workload.iterations, latents)
+    # Each pass runs the latents that are not final and can still reach the last one; the first with the question, the last with the answer.
+    found = [(prefix - count, prefix - count)]
+    found += [(latents - count + 1, prefix - count + 1 + final) for final in range(count - 1)]
+    found.append(((latents - count + 1 if count else 0) + student, prefix + student))
+    if method.teacher:
+        teacher = workload.cot + workload.answer
+        found.append((teacher, question + teacher))
+    return found
+
+
+def products(workload: Workload, shape: ModelShape, *, recompute: bool = False) -> Counter[Product]:
+    """Every matrix product of a step with fixed weights, and how often it is computed (forward and backward).
+
+    Args:
+        workload: lengths and method.
+        shape: of the model.
+        recompute: the layers run forward once more in the backward pass (`training.gradient_checkpointing`).
+    """
+    width = shape.head_size
+    query, kv, rank = shape.heads * width, shape.kv_heads * width, workload.lora_r
+    attention = [(shape.hidden, query), (shape.hidden, kv), (shape.hidden, kv), (query, shape.hidden)]
+    mlp = [(shape.hidden, shape.intermediate)] * (shape.mlp_matrices - 1) + [(shape.intermediate, shape.hidden)]
+    # Forward, gradient of the input, and of the weights where they are trained.
+    base, again = 2 if rank else 3, int(recompute)
+    counted: Counter[Product] = Counter()
+    for tokens, _ in passes(workload):
+        rows = workload.batch * tokens
+        for inner, outer in attention + mlp:
+            counted[rows, inner, outer] += (base + again) * shape.layers
+        for inner, outer in attention if rank else []:
+            counted[rows, inner, rank] += (3 + again) * shape.layers
+            counted[rows, rank, outer] += (3 + again) * shape.layers
+    method = METHODS[workload.method]
+    if method.uses_projection:
+        count = workload.latents if method.latents == "sequential" else min(workload.iterations, workload.latents)
+        counted[workload.batch * (workload.latents - count + 1), shape.hidden, shape.hidden] += 2 * 3 * count
+    labelled = (workload.cot + workload.answer if method.teacher else 0) + _written(workload) + workload.answer
+    counted[workload.batch * labelled, shape.hidden, shape.vocabulary] += base
+    return counted
+
+
+def attention_flops(workload: Workload, shape: ModelShape, *, recompute: bool = False) -> int:
+    """Scores and weighted values, forward and twice that backward; a causal mask halves nothing here."""
+    pairs = sum(tokens * visible for tokens, visible in passes(workload))
+    return (3 + int(recompute)) * 2 * 2 * workload.batch * shape.layers * shape.heads * shape.head_size * pairs
+
+
+def step_flops(workload: Workload, shape: ModelShape, *, recompute: bool = False) -> int:
+    """All FLOPs of a step."""
+    counted = products(workload, shape, recompute=recompute)
+    multiplied = sum(2 * rows * inner * outer * count for (rows, inner, outer), count in counted.items())
+    return multiplied + attention_flops(workload, shape, recompute=recompute)
+
+
+def _written(workload: Workload) -> int:
+    """Tokens of the trace in the student's own sequence, before a curriculum shortens it."""
+    method = METHODS[workload.method]
+    return workload.cot if method.writes_cot or method.curriculum == "remove_tokens" else 0
+
+
+def shape_of(workload: Workload) -> ModelShape:
+    """The model's sizes with its real vocabulary and number of layers."""
+    shape = SHAPES[workload.shape]
+    if not shape.vocabulary:
+        shape = replace(shape, vocabulary=len(build_builder().tokenizer))
+    return replace(shape, layers=workload.layers or shape.layers)
+
+
+def utilisation(workload: Workload, seconds: float) -> dict[str, Any]:
+    """FLOPs of a step, the rate at which this machine multiplies matrices of those shapes, and the share of it that was reached."""
+    import torch
+
+    shape = shape_of(workload)
+    counted = products(workload, shape)
+    flops = {product: 2 * product[0] * product[1] * product[2] * count for product, count in counted.items()}
+    dtype = getattr(torch, workload.dtype)
+    needed_seconds = sum(count * _product_seconds(product, dtype, workload.device) for product, count in counted.items())
+    rate = sum(flops.values()) / needed_seconds
+    total = step_flops(workload, shape)
+    return {"flops": total, "matmul_flops_per_second": rate, "share": total / rate / seconds}
+
+
+def _product_seconds(product: Product, dtype: Any, device: str) -> float:
+    import torch
+
+    rows, inner, outer = product
+    left, right = torch.randn(rows, inner, dtype=dtype, device=device), torch.randn(outer, inner, dtype=dtype, device=device)
+    seconds = []
+    for _ in range(TIMINGS + 1):
+        started = time.perf_counter()
+        torch.nn.functional.linear(left, right)
+        if device != "cpu":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[1:])

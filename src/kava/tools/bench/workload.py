@@ -1,0 +1,226 @@
+"""What a benchmark runs on: random weights in a model's shape, and text of exact lengths for it."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kava.config import Config, MiniDataConfig, MiniModelConfig, build_config
+from kava.errors import UserError, at_least
+
+if TYPE_CHECKING:
+    from kava.data.collate import Batch
+    from kava.data.sequences import SequenceBuilder
+    from kava.model.kava import KavaModel
+
+_MINI = MiniModelConfig()
+ANSWER_PROMPT = "The answer is:"
+# The prompt's four tokens, a number and EOS.
+MIN_ANSWER = 6
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a decoder; as the benchmarks build it, of a Llama.
+
+    `vocabulary` 0: that of the built-in tokenizer; `spread`: standard deviation of its random weights; `head` 0: hidden over heads;
+    `mlp_matrices`: 3 where the feed-forward part is gated, else 2.
+    """
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    spread: float = 0.02
+    head: int = 0
+    mlp_matrices: int = 3
+
+    @property
+    def head_size(self) -> int:
+        """D."""
+        return self.head or self.hidden // self.heads
+
+
+SHAPES = {
+    "smollm2-135m": ModelShape(576, 1536, 30, 9, 3, 49152),
+    "small": ModelShape(512, 1408, 8, 8, 4, 8192),
+    "mini": ModelShape(_MINI.hidden_size, 2 * _MINI.hidden_size, _MINI.num_layers, _MINI.num_heads, _MINI.num_kv_heads, 0),
+    # Small enough for loops, with weights wide enough for a wrong sign to show: what the smoke test runs on.
+    "tiny": ModelShape(32, 64, 3, 4, 2, 0, 0.1),
+}
+
+
+# The step that `kava bench` measures once more in bfloat16, where float32 is asked for and the machine multiplies bfloat16.
+HALF = "ours_bf16"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One point to measure at; symbols as in docs/notation.md.
+
+    Attributes:
+        shape: a name in `SHAPES`.
+        batch: B.
+        question, cot, answer: Q, C and A in tokens, the same in every row; A counts the answer prompt and EOS.
+        latents, iterations: M and T.
+        lora_r: rank of the adapters; 0 trains all weights.
+        dtype: of the base model.
+        device: of torch.
+        threads: of torch on a CPU; 0 leaves its own choice.
+        method: whose passes are counted (the model that is built here is KaVa's).
+        layers: L; 0 leaves the shape's own.
+    """
+
+    shape: str = "smollm2-135m"
+    batch: int = 8
+    question: int = 64
+    cot: int = 32
+    answer: int = 8
+    latents: int = 24
+    iterations: int = 3
+    lora_r: int = 128
+    dtype: str = "float32"
+    device: str = "cpu"
+    threads: int = 0
+    method: str = "kava"
+    layers: int = 0
+
+    def config(self) -> Config:
+        """The configuration with these values; without dropout, so that every variant computes the same losses.
+
+        Raises:
+            UserError: a value is out of range.
+        """
+        at_least(0, lora_r=self.lora_r, threads=self.threads, layers=self.layers)
+        at_least(1, batch_size=self.batch, question=self.question, cot=self.cot)
+        at_least(MIN_ANSWER, answer=self.answer)
+        lora = {"lora.enabled": self.lora_r > 0, "lora.r": self.lora_r or 1, "lora.dropout": 0.0}
+        latent = {"latent.num_tokens": self.latents, "latent.num_iterations": self.iterations}
+        return build_config({}, "the benchmark", {**lora, **latent, "model.dtype": self.dtype})
+
+
+def torch_device(name: str) -> str:
+    """What torch calls the device; "auto" is a GPU where there is one.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    import torch
+
+    has_gpu = torch.cuda.is_available()
+    if name == "auto":
+        return "cuda" if has_gpu else "cpu"
+    if name != "cpu" and not (name.startswith("cuda") and has_gpu):
+        raise UserError(f"device '{name}' is not available here; take cpu or auto")
+    return name
+
+
+def build_workload(workload: Workload) -> tuple["KavaModel", "SequenceBuilder"]:
+    """A KaVa model with random weights on its device, and a tokenizer whose words are single tokens; always the same."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    from kava.cache.attention import PREFIX, register_backends
+    from kava.methods import METHODS
+    from kava.model.backbone import Backbone
+    from kava.model.build import add_lora, settings_of, silence_libraries
+    from kava.model.kava import KavaModel
+    from kava.model.projection import build_projection
+
+    silence_libraries()
+    register_backends()
+    config, builder = workload.config(), build_builder()
+    if workload.threads:
+        torch.set_num_threads(workload.threads)
+    torch.manual_seed(0)
+    backend = PREFIX + config.model.attn_implementation
+    shape = llama_config(workload.shape, builder.tokenizer, workload.layers)
+    causal_lm = LlamaForCausalLM._from_config(shape, attn_implementation=backend)
+    causal_lm.to(getattr(torch, workload.dtype))
+    special_ids = special_ids_of(builder.tokenizer)
+    embeddings = causal_lm.get_input_embeddings().weight
+    projection = build_projection(True, embeddings.shape[1], embeddings)
+    wrapped = add_lora(causal_lm, special_ids, config) if workload.lora_r else causal_lm
+    model = KavaModel(Backbone(wrapped, special_ids), projection, METHODS["kava"], settings_of(config))
+    return model.to(workload.device), builder
+
+
+def llama_config(shape_name: str, tokenizer: Any, layers: int = 0) -> Any:
+    """transformers' configuration of a shape, with other than its own number of layers where that is not 0.
+
+    Raises:
+        UserError: there is no such shape.
+    """
+    from transformers import LlamaConfig
+
+    if shape_name not in SHAPES:
+        raise UserError(f"unknown shape '{shape_name}'; valid shapes: {', '.join(SHAPES)}")
+    shape = SHAPES[shape_name]
+    return LlamaConfig(
+        vocab_size=max(shape.vocabulary, len(tokenizer)),
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=layers or shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        initializer_range=shape.spread,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+
+
+def build_builder() -> "SequenceBuilder":
+    """The built-in tokenizer with the new tokens."""
+    from kava.data.mini.tokenizer import build_mini_tokenizer
+    from kava.data.sequences import SPECIAL_TOKENS, SequenceBuilder
+
+    tokenizer = build_mini_tokenizer(MiniDataConfig(), ANSWER_PROMPT)
+    tokenizer.add_tokens(SPECIAL_TOKENS, special_tokens=True)
+    return SequenceBuilder(tokenizer, ANSWER_PROMPT)
+
+
+def special_ids_of(tokenizer: Any) -> list[int]:
+    """Ids of the new tokens."""
+    from kava.data.sequences import SPECIAL_TOKENS
+
+    ids: list[int] = tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS)
+    return ids
+
+
+def random_batch(workload: Workload, model: "KavaModel", builder: "SequenceBuilder") -> "Batch":
+    """A training batch of random tokens, all rows of the same lengths."""
+    from kava.data.collate import Collator
+    from kava.data.sequences import EncodedExample
+
+    draw = _drawer(model.backbone.causal_lm.config.vocab_size, builder)
+    number = workload.answer - len(builder.prompt_ids) - 1
+    eos = builder.tokenizer.eos_token_id
+    # The last step is left out of the teacher's trace, so a second one makes the first the whole trace.
+    examples = [
+        EncodedExample(draw(workload.question), [draw(workload.cot), draw(1)], [*builder.prompt_ids, *draw(number), eos], seed)
+        for seed in range(workload.batch)
+    ]
+    collator = Collator(model.method, builder.tokenizer.pad_token_id, len(builder.prompt_ids), num_latents=workload.latents)
+    return collator.collate(examples).to(workload.device)
+
+
+def random_questions(builder: "SequenceBuilder", count: int, length: int) -> list[str]:
+    """Questions of exactly `length` tokens: random words of the built-in problems, no sentences."""
+    from kava.data.mini.problems import vocabulary
+
+    rng, words = random.Random(0), vocabulary(MiniDataConfig())
+    questions = [" ".join(rng.choice(words) for _ in range(length)) for _ in range(count)]
+    assert all(len(builder.question_ids(question)) == length for question in questions)
+    return questions
+
+
+def _drawer(vocabulary: int, builder: "SequenceBuilder") -> Callable[[int], list[int]]:
+    rng = random.Random(0)
+    reserved = {*special_ids_of(builder.tokenizer), *builder.tokenizer.all_special_ids}
+    usable = [token for token in range(vocabulary) if token not in reserved]
+    return lambda count: [rng.choice(usable) for _ in range(count)]

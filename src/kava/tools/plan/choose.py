@@ -1,0 +1,138 @@
+"""What to run a configuration with on a card: the largest batch that fits, and the fewest changes that make it fit."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kava.config import Config, build_config
+from kava.errors import UserError
+from kava.tools.plan.hours import PEAK_TFLOPS, UTILISATION, example_flops, hours, training_examples
+from kava.tools.plan.memory import GIB, Footprint, Profile
+from kava.tools.plan.shapes import DataShape
+
+# Of a card's memory, for the CUDA context, kernels' workspaces and what the allocator cannot use. Assumed, not measured.
+HELD_BACK = 0.1
+# Below this many rows a step is mostly waiting: the next change is tried first.
+ENOUGH_ROWS = 8
+# In the order in which they are proposed. Weights are stored as they are published, in bfloat16, before work is done twice.
+CHANGES: tuple[dict[str, Any], ...] = (
+    {},
+    {"model.dtype": "bfloat16"},
+    {"training.gradient_checkpointing": True},
+    {"model.dtype": "bfloat16", "training.gradient_checkpointing": True},
+)
+
+
+@dataclass(frozen=True)
+class Card:
+    """GPUs to train on: GB of each, how many, whether the model is split over them, and what speed is assumed."""
+
+    gigabytes: int | float
+    gpus: int = 1
+    sharded: bool = False
+    tflops: float | None = None
+    utilisation: float = UTILISATION
+
+    @property
+    def room(self) -> float:
+        """Bytes that training may take on each."""
+        return self.gigabytes * GIB * (1 - HELD_BACK)
+
+    @property
+    def peak_tflops(self) -> float:
+        """As given, or that of the next smaller card in the table."""
+        return self.tflops or PEAK_TFLOPS[max((size for size in PEAK_TFLOPS if size <= self.gigabytes), default=min(PEAK_TFLOPS))]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One set of changes on one card: the largest batch per GPU that fits (0: not even one row), and what it needs."""
+
+    changes: dict[str, Any]
+    batch_size: int
+    accumulation: int
+    footprint: Footprint
+    hours: float
+
+
+class Planner:
+    """Everything that is computed once per configuration.
+
+    Args:
+        shape: transformers' configuration of the base model.
+        config: of the run.
+        data: rows and lengths.
+    """
+
+    def __init__(self, shape: Any, config: Config, data: DataShape) -> None:
+        self.shape, self.config, self.data = shape, config, data
+        self._profiles: dict[int, tuple[Profile, int]] = {}
+
+    @property
+    def effective_batch(self) -> int:
+        """Rows per optimizer step, which a plan keeps."""
+        return self.config.training.batch_size * self.config.training.gradient_accumulation_steps
+
+    def changes(self) -> list[dict[str, Any]]:
+        """Those that change something: a configuration that already recomputes or stores bfloat16 has fewer."""
+        content = self.config.to_dict()
+
+        def new(changes: dict[str, Any]) -> dict[str, Any]:
+            return {key: value for key, value in changes.items() if content[key.split(".")[0]][key.split(".")[1]] != value}
+
+        # Without autocast the arithmetic would be bfloat16 too, which the configuration refuses.
+        half = self.config.system.mixed_precision == "no"
+        found = [new({key: value for key, value in changes.items() if not (half and key == "model.dtype")}) for changes in CHANGES]
+        return [changes for index, changes in enumerate(found) if changes not in found[:index]]
+
+    def ways(self, card: Card) -> list[Way]:
+        """Every set of changes on a card.
+
+        Raises:
+            UserError: the effective batch cannot be divided over the GPUs.
+        """
+        if self.effective_batch % card.gpus:
+            raise UserError(
+                f"an effective batch of {self.effective_batch} cannot be divided over {card.gpus} GPUs; give --gpus a divisor of it"
+            )
+        return [self._way(index, changes, card) for index, changes in enumerate(self.changes())]
+
+    def _way(self, index: int, changes: dict[str, Any], card: Card) -> Way:
+        if index not in self._profiles:
+            config = build_config(self.config.to_dict(), "the plan", changes)
+            self._profiles[index] = Profile(self.shape, config, self.data.longest), example_flops(self.shape, config, self.data)
+        profile, flops = self._profiles[index]
+        share = self.effective_batch // card.gpus
+        sizes = [size for size in range(share, 0, -1) if share % size == 0]
+        fitting = (size for size in sizes if profile.footprint(size, card.gpus, card.sharded).total <= card.room)
+        batch = next(fitting, 0)
+        footprint = profile.footprint(batch or 1, card.gpus, card.sharded)
+        examples = training_examples(self.config, self.data)
+        expected = hours(flops, examples, card.gpus, card.peak_tflops, card.utilisation)
+        return Way(changes, batch, share // batch if batch else 0, footprint, expected)
+
+
+def proposed(ways: Sequence[Way]) -> Way | None:
+    """The first way with enough rows per step, else the one with the most; None where nothing fits."""
+    fitting = [way for way in ways if way.batch_size]
+    enough = [way for way in fitting if way.batch_size >= min(ENOUGH_ROWS, way.batch_size * way.accumulation)]
+    return enough[0] if enough else max(fitting, key=lambda way: way.batch_size, default=None)
+
+
+def why_nothing_fits(name: str, card: Card, ways: Sequence[Way]) -> str:
+    """One sentence with the cure."""
+    least = min(ways, key=lambda way: way.footprint.total)
+    need = least.footprint.total / GIB
+    whole = math.ceil(need / (1 - HELD_BACK))
+    split = "" if card.sharded else f", or split it over several: --gpus {2 * card.gpus} --fsdp"
+    return (
+        f"{name} does not fit {card.gigabytes:g} GB: the least it takes is {need:.1f} GiB per GPU, with one row at a time"
+        f"{' and ' + options(least.changes) if least.changes else ''}; take a card of {whole} GB or more{split}, "
+        "or shorter rows (--dataset.max_length)"
+    )
+
+
+def options(changes: dict[str, Any]) -> str:
+    """Changes as one types them."""
+    return " ".join(f"--{key} {str(value).lower() if isinstance(value, bool) else value}" for key, value in changes.items())

@@ -1,0 +1,84 @@
+"""The peak memory that training really has on a CPU, beside what the plan says: a fresh process, random weights of a shape, VmHWM."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+
+from kava.config import Config, build_config
+from kava.losses.total import combine
+from kava.tools.bench.timing import Run, peak_memory
+from kava.tools.plan.memory import Profile
+from kava.tools.plan.shapes import Lengths
+from kava.tools.plan.trace import longest_batch, random_model
+
+_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+_TINY = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "vocab_size": 64,
+}
+
+
+def compare(shape: dict[str, Any], settings: dict[str, Any], batch_size: int, lengths: Lengths) -> tuple[int, float]:
+    """Bytes above the weights at the peak of training, measured and computed.
+
+    Measured are a batch, a step of AdamW, and one more batch on top of those gradients, in a process of its own.
+
+    Args:
+        shape: keyword arguments of `AutoConfig.for_model`.
+        settings: dotted configuration keys that differ from the defaults.
+        batch_size: B.
+        lengths: of every row.
+    """
+    from transformers import AutoConfig
+
+    with _memory_given_back():
+        measured = peak_memory(prepare_training, shape, settings, batch_size, vars(lengths))
+    footprint = Profile(AutoConfig.for_model(**shape), build_config({}, "the measurement", settings), lengths).footprint(batch_size)
+    return measured.above_rest, footprint.total - footprint.weights - footprint.trained
+
+
+def prepare_training(shape: dict[str, Any], settings: dict[str, Any], batch_size: int, lengths: dict[str, int]) -> Run:
+    """Training of random weights, ready to run."""
+    from transformers import AutoConfig
+
+    config = build_config({}, "the measurement", settings)
+    torch.manual_seed(0)
+    # What a process loads and reserves with its first step, whatever the model, is no part of the step.
+    _run(AutoConfig.for_model(**_TINY), config, 1, Lengths(4, 4, 2, 6))()
+    return _run(AutoConfig.for_model(**shape), config, batch_size, Lengths(**lengths))
+
+
+@contextmanager
+def _memory_given_back() -> Iterator[None]:
+    """glibc keeps much of what is freed for later (here 15 % of a step and more); a process started inside gives it back at once."""
+    before = {name: os.environ.get(name) for name in _ALLOCATOR}
+    os.environ.update(_ALLOCATOR)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _run(shape: Any, config: Config, batch_size: int, lengths: Lengths) -> Run:
+    model = random_model(shape, config, "cpu")
+    return partial(_train, model, longest_batch(config, batch_size, lengths, shape.get_text_config().vocab_size))
+
+
+def _train(model: Any, batch: Any) -> None:
+    optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad])
+
+    def backward() -> None:
+        combine(model.losses(batch), model.settings.alpha1, model.settings.alpha2).mean().backward()
+
+    backward()
+    optimizer.step()
+    backward()

@@ -1,0 +1,106 @@
+"""Memory of one GPU for any batch size: two traces of shallow models, carried on to all layers.
+
+Every layer is like the others, so the bytes of a step are a straight line in the number of layers, and two depths give it.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from kava.config import Config
+from kava.errors import UserError
+from kava.tools.plan.shapes import Lengths, of_depth
+from kava.tools.plan.trace import Traced, trace_step
+
+GIB = 2**30
+# Bytes that an optimizer keeps: per byte of the trained weights, and per trained number (8-bit states).
+_STATES = {"sgd": (0.0, 0.0), "adafactor": (0.0, 0.0), "lion_32bit": (1.0, 0.0)}
+_ADAM, _EIGHT_BIT = (2.0, 0.0), (0.0, 2.0)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes on one GPU while a batch is trained.
+
+    Attributes:
+        weights: that are not trained.
+        trained: adapters, new token rows and projection, or all weights.
+        gradients: of the trained ones; with several GPUs that each hold the whole model, once more in the buckets they are sent in.
+        optimizer: its state.
+        activations: what the forward passes keep for the backward pass: question, teacher, latents of every iteration, answer,
+            their caches, the logits at labelled positions.
+        working: what else is alive at the peak, recorded importance and losses included.
+        gathered: of a sharded model, the parts that are whole at one time.
+    """
+
+    weights: float
+    trained: float
+    gradients: float
+    optimizer: float
+    activations: float
+    working: float
+    gathered: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return float(sum(getattr(self, item.name) for item in fields(self)))
+
+
+class Profile:
+    """What a configuration's step needs, for any batch size.
+
+    Args:
+        shape: transformers' configuration of the base model.
+        config: of the run.
+        lengths: of every row.
+
+    Raises:
+        UserError: the architecture cannot be traced.
+    """
+
+    def __init__(self, shape: Any, config: Config, lengths: Lengths) -> None:
+        layers = int(shape.get_text_config().num_hidden_layers)
+        kinds = set(getattr(shape.get_text_config(), "layer_types", None) or [""])
+        low, high = (1, 2) if len(kinds) == 1 else (2, 4)
+        low, high = min(low, layers), min(high, layers + 1)
+        self.optimizer = config.training.optimizer
+        try:
+            self._shallow, self._deep = (trace_step(of_depth(shape, depth), config, lengths) for depth in (low, high))
+        except (RuntimeError, TypeError, NotImplementedError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(f"the step of model '{config.model.name}' cannot be traced in shapes ({reason})") from None
+        self._share = (layers - low) / (high - low)
+        weights = [trace.weights[0] + trace.weights[1] for trace in (self._shallow, self._deep)]
+        self._layer = (weights[1] - weights[0]) / (high - low)
+        self._root = weights[0] - low * self._layer
+
+    def at(self, batch_size: int) -> Traced:
+        """The traced bytes at a batch size."""
+        return _combine(self._shallow.at(batch_size), 1 - self._share, self._deep.at(batch_size), self._share)
+
+    def footprint(self, batch_size: int, gpus: int = 1, sharded: bool = False) -> Footprint:
+        """Bytes on each of `gpus` GPUs; `sharded`: weights, gradients and optimizer state are split over them (`system.fsdp`)."""
+        traced = self.at(batch_size)
+        per_byte, per_number = _state_of(self.optimizer)
+        optimizer = per_byte * traced.trained + per_number * traced.trainable
+        kept, copies = (gpus, 1) if sharded else (1, 2 if gpus > 1 else 1)
+        # Embeddings, head and projection stay whole; of the layers one is at work while the next one is fetched.
+        gathered = self._root + 2 * self._layer if sharded and gpus > 1 else 0.0
+        return Footprint(
+            weights=traced.frozen / kept,
+            trained=traced.trained / kept,
+            gradients=copies * traced.gradients / kept,
+            optimizer=optimizer / kept,
+            activations=traced.held,
+            working=max(traced.peak - traced.held, 0.0),
+            gathered=gathered,
+        )
+
+
+def _combine(a: Traced, weight_a: float, b: Traced, weight_b: float) -> Traced:
+    return Traced(**{item.name: weight_a * getattr(a, item.name) + weight_b * getattr(b, item.name) for item in fields(Traced)})
+
+
+def _state_of(optimizer: str) -> tuple[float, float]:
+    """Two moments per weight for what is not known, as AdamW keeps."""
+    return _STATES.get(optimizer, _EIGHT_BIT if "8bit" in optimizer else _ADAM)

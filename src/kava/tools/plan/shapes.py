@@ -1,0 +1,164 @@
+"""What a plan needs to know: the base model's shape and the rows of the data set, without weights and without a network.
+
+The three base models of the shipped configurations are known by their published `config.json` (`data/known.yaml`); any other
+model's is read by transformers from its directory or the hub.
+"""
+
+import copy
+import math
+from dataclasses import astuple, dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from kava.config import Config
+from kava.data.mini.tokenizer import build_mini_tokenizer
+from kava.data.sequences import SPECIAL_TOKENS, SequenceBuilder
+from kava.errors import UserError
+from kava.model.build import load_tokenizer
+from kava.model.smollm2 import SMOLLM2_DIRECTORY, SMOLLM2_NAME
+from kava.runtime.cache_directory import cache_dir
+from kava.tools.bench.workload import ModelShape
+from kava.train.prepare import MINI_NAME, prepare_data
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of a row: question, written trace (its last step also apart), answer with its prompt and EOS."""
+
+    question: int
+    cot: int
+    last_step: int
+    answer: int
+
+    def scaled(self, factor: float) -> "Lengths":
+        """Shorter rows of the same proportions."""
+        return Lengths(*(math.ceil(factor * part) for part in astuple(self)))
+
+
+@dataclass(frozen=True)
+class DataShape:
+    """The size of a training set.
+
+    Attributes:
+        rows: how many there are.
+        mean: lengths of the mean row, which the hours depend on.
+        longest: lengths that the batch of the longest rows is padded to, which the memory depends on.
+        source: where the numbers come from.
+    """
+
+    rows: int
+    mean: Lengths
+    longest: Lengths
+    source: str
+
+
+@lru_cache(maxsize=1)
+def known() -> dict[str, Any]:
+    """The file of known shapes."""
+    text = resources.files(__package__).joinpath("data/known.yaml").read_text(encoding="utf-8")
+    content: dict[str, Any] = yaml.safe_load(text)
+    return content
+
+
+def model_shape(config: Config) -> tuple[Any, str]:
+    """transformers' configuration of the base model, and where it was found. No weight is read.
+
+    Raises:
+        UserError: it is neither known nor can it be read.
+    """
+    from transformers import AutoConfig, LlamaConfig
+
+    base, mini = config.model.name, config.model.mini
+    found = known()["models"].get(base)
+    if found is not None:
+        return AutoConfig.for_model(**found["config"]), found["source"]
+    if base == MINI_NAME:
+        sizes = {"hidden_size": mini.hidden_size, "intermediate_size": 2 * mini.hidden_size, "num_hidden_layers": mini.num_layers}
+        heads = {"num_attention_heads": mini.num_heads, "num_key_value_heads": mini.num_kv_heads}
+        vocabulary = len(_tokenizer_here(config))
+        return LlamaConfig(vocab_size=vocabulary, tie_word_embeddings=True, **sizes, **heads), "model.mini"
+    try:
+        return AutoConfig.from_pretrained(base, trust_remote_code=config.model.trust_remote_code), f"config.json of {base}"
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"the shape of model '{base}' cannot be read ({reason}); set model.name to a local directory or to one of "
+            f"{', '.join(known()['models'])}"
+        ) from None
+
+
+def sizes_of(shape: Any) -> ModelShape:
+    """The numbers that the FLOP formulas take, from a transformers configuration and the matrices of one of its layers."""
+    text = shape.get_text_config()
+    hidden, heads = int(text.hidden_size), int(text.num_attention_heads)
+    inner = int(getattr(text, "intermediate_size", None) or getattr(text, "ffn_dim", None) or getattr(text, "n_inner", None) or 4 * hidden)
+    return ModelShape(
+        hidden, inner, int(text.num_hidden_layers), heads, int(getattr(text, "num_key_value_heads", None) or heads), int(text.vocab_size),
+        head=int(getattr(text, "head_dim", None) or 0), mlp_matrices=_mlp_matrices(shape, hidden, inner),
+    )  # fmt: skip
+
+
+def _mlp_matrices(shape: Any, hidden: int, inner: int) -> int:
+    """How many hidden x inner matrices a layer has: a gated feed-forward part has three (two of them fused, in some)."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        layers = AutoModelForCausalLM.from_config(of_depth(shape, 1)).base_model.named_parameters()
+    found = [weight for name, weight in layers if weight.dim() == 2 and inner in (weight.shape[0], weight.shape[1], weight.shape[0] // 2)]
+    return max(2, round(sum(weight.numel() for weight in found if hidden in weight.shape) / (hidden * inner)))
+
+
+def of_depth(shape: Any, layers: int) -> Any:
+    """The same model with so many layers."""
+    changed = copy.deepcopy(shape)
+    text = changed.get_text_config()
+    if getattr(text, "layer_types", None):
+        text.layer_types = (list(text.layer_types) * layers)[:layers]
+    text.num_hidden_layers = layers
+    return changed
+
+
+def data_shape(config: Config) -> DataShape:
+    """Rows and lengths of the configured data set: known, or counted where data set and tokenizer are on this machine.
+
+    Raises:
+        UserError: neither; the lengths have to be given.
+    """
+    found = known()["datasets"].get(config.dataset.name)
+    if found is not None:
+        mean, longest = Lengths(**found["mean"]), Lengths(**found["longest"])
+        limit, rows = config.dataset.max_length, min(found["rows"], config.dataset.max_train_samples or found["rows"])
+        return DataShape(rows, mean, longest.scaled(min(1.0, limit / found["row"])), found["source"])
+    tokenizer = _tokenizer_here(config)
+    if not (Path(config.dataset.name).exists() or config.dataset.name == MINI_NAME) or tokenizer is None:
+        raise UserError(
+            f"how long the rows of '{config.dataset.name}' are is not known here: download the data and the tokenizer, or give "
+            "--rows N --mean_lengths Q C A --longest_lengths Q C A (tokens of question, trace and answer)"
+        )
+    return _counted(config, tokenizer)
+
+
+def _counted(config: Config, tokenizer: Any) -> DataShape:
+    rows = prepare_data(config, SequenceBuilder(tokenizer, config.dataset.answer_prompt)).train
+    question, trace, answer = rows.lengths
+    parts = np.stack([question, trace, trace - rows.teacher_traces(drop_last_step=True), answer])
+    most = np.argsort(-rows.lengths.total, kind="stable")[: config.training.batch_size]
+    mean, longest = (Lengths(*column.tolist()) for column in (-(-parts.sum(axis=1) // len(rows)), parts[:, most].max(axis=1)))
+    return DataShape(len(rows), mean, longest, f"counted in {config.dataset.name} with the tokenizer of {config.model.name}")
+
+
+def _tokenizer_here(config: Config) -> Any:
+    """The tokenizer of a base model that is on this machine, or None."""
+    name = config.model.name
+    if name == MINI_NAME:
+        tokenizer = build_mini_tokenizer(config.dataset.mini, config.dataset.answer_prompt)
+        tokenizer.add_tokens(SPECIAL_TOKENS, special_tokens=True)
+        return tokenizer
+    directory = cache_dir() / SMOLLM2_DIRECTORY if name == SMOLLM2_NAME else Path(name)
+    return load_tokenizer(str(directory)) if directory.is_dir() else None

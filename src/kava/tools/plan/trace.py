@@ -1,0 +1,246 @@
+"""The memory of a training step without running it: the real step on fake tensors, which have shapes and no numbers.
+
+Nothing here knows a formula of any layer. The step is the one that trains (`KavaModel`, the same adapters, recomputation and
+autocast); PyTorch's fake tensors carry it out in shapes, and a ledger adds up the storages that are alive at each moment. So
+whatever the step comes to keep, in any architecture, is counted.
+"""
+
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from kava.cache.attention import PREFIX, register_backends
+from kava.cache.recompute import recompute_layers
+from kava.cache.short_attention import sdpa_alone
+from kava.config import Config
+from kava.data.collate import Batch, Collator
+from kava.data.sequences import EncodedExample
+from kava.losses.total import combine
+from kava.methods import METHODS, Method
+from kava.model.backbone import Backbone
+from kava.model.build import add_lora, settings_of, silence_libraries
+from kava.model.kava import KavaModel
+from kava.model.projection import Projection
+from kava.tools.plan.shapes import Lengths
+
+PROMPT_TOKENS = 4
+# Rows of the traced batch. A prime that divides no size of a model, so that whatever is a multiple of it belongs to the rows.
+ROWS = 1009
+_MODES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Traced:
+    """Bytes of one training step.
+
+    Attributes:
+        frozen: weights that are not trained, and buffers.
+        trained: weights that are: adapters, new token rows and projection, or everything.
+        gradients: of the trained ones.
+        trainable: how many numbers are trained.
+        held: what the forward pass leaves behind for the backward pass: activations of all passes, caches, logits.
+        peak: the most that is alive beside weights and gradients, at any moment of forward and backward pass; includes `held`.
+    """
+
+    frozen: float
+    trained: float
+    gradients: float
+    trainable: float
+    held: float
+    peak: float
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A step for every batch size: what is alive at a moment is a number of bytes, and so many more per row.
+
+    Attributes:
+        weights: `frozen`, `trained`, `gradients` and `trainable` of `Traced`.
+        held: (bytes, bytes per row) after the forward pass.
+        moments: the same at every moment that may be a peak.
+    """
+
+    weights: tuple[float, float, float, float]
+    held: tuple[float, float]
+    moments: tuple[tuple[float, float], ...]
+
+    def at(self, batch_size: int) -> Traced:
+        """Bytes with so many rows."""
+        held, *moments = (float(fixed + batch_size * row) for fixed, row in (self.held, *self.moments))
+        return Traced(*self.weights, held, max(moments))
+
+
+class Ledger(TorchDispatchMode):
+    """Adds up the bytes of all storages that operations make, while they are alive; those of `given` were there before.
+
+    Args:
+        given: tensors that are not counted.
+        rows: of the batch, a prime number: a storage belongs to the rows if its size is a multiple of it.
+    """
+
+    def __init__(self, given: Sequence[Tensor], rows: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.rows = rows
+        self.fixed = 0
+        self.per_row = 0
+        # Most bytes seen that are there whatever the batch, for each number of bytes per row.
+        self.moments: dict[int, int] = {0: 0}
+        self._known = {tensor.untyped_storage()._cdata: 0 for tensor in given}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and enter what it made."""
+        output = func(*args, **(kwargs or {}))
+        if func is not torch.ops.prim.device.default:
+            for value in tree_leaves(output):
+                if isinstance(value, Tensor):
+                    self._enter(value.untyped_storage())
+        return output
+
+    def _enter(self, storage: Any) -> None:
+        key = storage._cdata
+        if key in self._known:
+            return
+        self._known[key] = storage.nbytes()
+        self._add(storage.nbytes(), 1)
+        self.moments[self.per_row] = max(self.fixed, self.moments.get(self.per_row, 0))
+        weakref.finalize(storage, self._leave, key)
+
+    def _leave(self, key: int) -> None:
+        self._add(self._known.pop(key), -1)
+
+    def _add(self, size: int, sign: int) -> None:
+        if size % self.rows:
+            self.fixed += sign * size
+        else:
+            self.per_row += sign * (size // self.rows)
+
+
+def trace_step(shape: Any, config: Config, lengths: Lengths, rows: int = ROWS) -> Trace:
+    """Trace forward and backward pass of one batch whose rows all have these lengths, gradients of earlier batches in place.
+
+    Args:
+        shape: transformers' configuration of the base model.
+        config: of the run; its batch size is not looked at.
+        lengths: of every row, in tokens.
+        rows: of the batch that is traced, a prime number.
+    """
+    fake = FakeTensorMode()
+    with _quiet_backward():
+        model = random_model(shape, config, "meta")
+        _replace(model, fake)
+        real = longest_batch(config, rows, lengths, shape.get_text_config().vocab_size)
+        batch = real.mapped(fake.from_tensor)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        with fake:
+            for parameter in trained:
+                parameter.grad = torch.zeros_like(parameter)
+            held, moments = _run(model, batch, config)
+    frozen = _bytes([*model.parameters(), *model.buffers()]) - _bytes(trained)
+    gradients = _bytes([parameter.grad for parameter in trained if parameter.grad is not None])
+    trainable = sum(parameter.numel() for parameter in trained)
+    return Trace((float(frozen), float(_bytes(trained)), float(gradients), float(trainable)), held, moments)
+
+
+def _run(model: KavaModel, batch: Batch, config: Config) -> tuple[tuple[float, float], tuple[tuple[float, float], ...]]:
+    """(bytes, bytes per row) after the forward pass, and at every moment that may be a peak."""
+    dtype = _MODES.get(config.system.mixed_precision)
+    given = [*model.parameters(), *model.buffers(), *(parameter.grad for parameter in model.parameters() if parameter.grad is not None)]
+    ledger = Ledger(given, len(batch))
+    # Half precision is planned for GPUs, whose short sequences go to SDPA as well.
+    with ledger, sdpa_alone() if dtype else nullcontext():
+        with torch.autocast("cpu", dtype) if dtype else nullcontext():
+            terms = model.losses(batch)
+            loss = combine(terms, model.settings.alpha1, model.settings.alpha2).mean()
+        del terms
+        held = float(ledger.fixed), float(ledger.per_row)
+        loss.backward()
+    return held, _peaks(ledger.moments)
+
+
+def _peaks(moments: dict[int, int]) -> tuple[tuple[float, float], ...]:
+    """Moments that no other one exceeds in both respects."""
+    found: list[tuple[float, float]] = []
+    for row, fixed in sorted(moments.items(), reverse=True):
+        if not found or fixed > found[-1][0]:
+            found.append((float(fixed), float(row)))
+    return tuple(found)
+
+
+def random_model(shape: Any, config: Config, device: str) -> KavaModel:
+    """The model that `kava.model.build.build_model` makes, with random weights on "cpu" or without any on "meta"; in training mode.
+
+    The new tokens take the last rows of the vocabulary instead of three more: a difference of 3 x E numbers.
+    """
+    from transformers import AutoModelForCausalLM
+
+    silence_libraries()
+    register_backends()
+    method, text = METHODS[config.method], shape.get_text_config()
+    special_ids = [text.vocab_size - 3 + row for row in range(3)]
+    backend = PREFIX + ("eager" if config.model.attn_implementation == "eager" else "sdpa")
+    with torch.device(device):
+        causal_lm = AutoModelForCausalLM.from_config(shape, dtype=getattr(torch, config.model.dtype), attn_implementation=backend)
+        projects = method.uses_projection and config.loss.use_projection
+        projection = Projection(causal_lm.get_input_embeddings().weight.shape[1]) if projects else nn.Identity()
+        wrapped = add_lora(causal_lm, special_ids, config) if config.lora.enabled else causal_lm
+        backbone = Backbone(wrapped, special_ids)
+    if config.training.gradient_checkpointing:
+        recompute_layers(backbone.decoder)
+    return KavaModel(backbone, projection, method, settings_of(config)).train()
+
+
+def _replace(model: nn.Module, fake: FakeTensorMode) -> None:
+    """Put fake CPU tensors in the place of meta ones; a tied weight stays tied."""
+    made: dict[int, Tensor] = {}
+    for module in model.modules():
+        tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for held in tables:
+            for name, tensor in held.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in made:
+                    with fake:
+                        empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+                    is_parameter = isinstance(tensor, nn.Parameter)
+                    made[id(tensor)] = nn.Parameter(empty, requires_grad=tensor.requires_grad) if is_parameter else empty
+                held[name] = made[id(tensor)]
+
+
+def longest_batch(config: Config, batch_size: int, lengths: Lengths, vocabulary: int) -> Batch:
+    """A batch of equal rows for the configured method: a curriculum's at its longest stage (iCoT the first, Coconut the last)."""
+    method = METHODS[config.method]
+    steps = [[0] * (lengths.cot - lengths.last_step), [0] * lengths.last_step]
+    example = EncodedExample([0] * lengths.question, steps, [0] * lengths.answer, 0)
+    collator = Collator(
+        method, min(1, vocabulary - 1), PROMPT_TOKENS, num_latents=config.latent.num_tokens,
+        drop_last_step=config.dataset.drop_last_step, tokens_per_step=config.latent.tokens_per_step,
+    )  # fmt: skip
+    collator.stage = _longest_stage(method, config)
+    return collator.collate([example] * batch_size)
+
+
+def _longest_stage(method: Method, config: Config) -> int:
+    return -(-config.latent.num_tokens // config.latent.tokens_per_step) if method.curriculum == "replace_steps" else 0
+
+
+def _bytes(tensors: Sequence[Tensor]) -> int:
+    distinct = {id(tensor): tensor for tensor in tensors}
+    return sum(tensor.numel() * tensor.element_size() for tensor in distinct.values())
+
+
+@contextmanager
+def _quiet_backward() -> Iterator[None]:
+    """Fake tensors are made for the compiler, whose warnings say nothing here."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

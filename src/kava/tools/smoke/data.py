@@ -1,0 +1,97 @@
+"""Checks of configurations and data: what ships, what is built in, what can be reached."""
+
+import os
+import re
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from kava.config import CONFIG_DIR, load_config
+from kava.data.mini.problems import generate
+from kava.data.sources.directory import BENCHMARKS
+from kava.data.sources.load import load_benchmark
+from kava.errors import UserError
+from kava.experiment.suite import SUITE_DIR, plans_of, read_suite
+from kava.tools.smoke.check import CheckFailedError, Information
+from kava.tools.smoke.lab import PROBLEMS, Lab
+
+DATA_DIR_VARIABLE = "KAVA_DATA_DIR"
+HUB = "https://huggingface.co"
+HUB_SECONDS = 5
+
+
+def configurations(_: Lab) -> str:
+    """Every shipped configuration and suite."""
+    paths = sorted(CONFIG_DIR.glob("*.yaml"))
+    suites = sorted(SUITE_DIR.glob("*.yaml"))
+    if not paths:
+        raise CheckFailedError(f"no configuration in {CONFIG_DIR.resolve()}")
+    problems = []
+    for path in paths + suites:
+        try:
+            if path in paths:
+                load_config(path)
+            else:
+                plans_of(read_suite(path), Path("outputs"), {}, [])
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise CheckFailedError("; ".join(problems))
+    return f"{len(paths)} configurations valid ({', '.join(path.stem for path in paths)}); {len(suites)} suites"
+
+
+def built_in_data(lab: Lab) -> str:
+    """Traces that end in the answer, splits without overlap, and a tokenizer that loses nothing."""
+    tokenizer = lab.builder.tokenizer
+    splits = {split: generate(split, PROBLEMS) for split in ("train", "validation", "test")}
+    questions = [{example.question for example in examples} for examples in splits.values()]
+    shared = len(questions[0] & questions[1]) + len(questions[0] & questions[2]) + len(questions[1] & questions[2])
+    examples = [example for split in splits.values() for example in split]
+    wrong = sum(re.findall(r"=(-?\d+)>>", example.steps[-1])[-1] != example.answer for example in examples)
+    texts = [text for example in examples for text in (example.question, *example.steps)]
+    lost = sum(tokenizer.decode(tokenizer(text).input_ids) != text for text in texts)
+    if shared or wrong or lost:
+        counts = f"{shared} questions shared by splits, {wrong} traces that miss their answer"
+        raise CheckFailedError(f"{counts}, {lost} texts not restored by the tokenizer")
+    return (
+        f"{len(examples)} problems in {len(splits)} splits, 0 shared; traces end in their answers; {len(texts)} texts survive the tokenizer"
+    )
+
+
+def hub_access(_: Lab) -> Information:
+    """Can models and data sets be downloaded from here?"""
+    endpoint = os.environ.get("HF_ENDPOINT", HUB)
+    home = os.environ.get("HF_HOME", "~/.cache/huggingface")
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        return Information(f"HF_HUB_OFFLINE is set: only what is in {home} and local paths")
+    try:
+        with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=HUB_SECONDS):
+            pass
+    except urllib.error.HTTPError as error:
+        return Information(f"{endpoint} answers with {error.code}")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        return Information(
+            f"{endpoint} cannot be reached ({reason}): set HF_ENDPOINT to a mirror (https://hf-mirror.com), download beforehand "
+            f"into HF_HOME, or give local paths in model.name and dataset.name"
+        )
+    return Information(f"{endpoint} can be reached")
+
+
+def local_data(_: Lab) -> str | Information:
+    """The benchmark files in the directory that KAVA_DATA_DIR names."""
+    name = os.environ.get(DATA_DIR_VARIABLE)
+    if not name:
+        return Information(f"{DATA_DIR_VARIABLE} is not set: no local benchmark files to look at")
+    if not Path(name).is_dir():
+        raise CheckFailedError(f"{DATA_DIR_VARIABLE}={name} is no directory")
+    found, absent = [], []
+    for dataset in BENCHMARKS:
+        try:
+            found.append(f"{dataset} {len(load_benchmark(dataset, name).examples)}")
+        except UserError as error:
+            absent.append(str(error))
+    if not found:
+        raise CheckFailedError(f"{DATA_DIR_VARIABLE}={name} holds no benchmark: {absent[0]}")
+    missing = f"; {len(absent)} absent" if absent else ""
+    return f"{name}: {', '.join(found)} questions{missing}"

@@ -1,0 +1,74 @@
+"""Checks of the device and the attention backends."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from kava.tools.smoke.check import close_to_zero
+from kava.tools.smoke.lab import Lab, relative, terms_apart
+
+_SIZE = 512
+
+
+def device(_: Lab) -> str:
+    """Does the device that training takes multiply rightly, and how fast?"""
+    where = "cuda" if torch.cuda.is_available() else "cpu"
+    left, right = torch.randn(2, _SIZE, _SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    mine, theirs = left.to(where, torch.float32), right.to(where, torch.float32)
+    sentence = close_to_zero(relative((mine @ theirs).cpu().double(), left @ right), 1e-4, f"{_SIZE} x {_SIZE} product")
+    rate = 2 * _SIZE**3 / _seconds(lambda: mine @ theirs, where) / 1e9
+    if where == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        bf16 = "with bf16" if torch.cuda.is_bf16_supported() else "without bf16: set system.mixed_precision to fp16"
+        name = f"{torch.cuda.device_count()} x {properties.name} ({properties.total_memory / 2**30:.0f} GiB, {bf16})"
+    else:
+        hint = " (there is a GPU driver, but this torch does not see a GPU)" if shutil.which("nvidia-smi") else ""
+        name = f"CPU, {torch.get_num_threads()} of {os.cpu_count()} threads{hint}"
+    return f"{name}; {rate:.0f} GFLOP/s; {sentence}"
+
+
+def attention_backends(lab: Lab) -> str:
+    """The same losses from every attention backend, on a batch with padding."""
+    from kava.cache.attention import PREFIX
+
+    batch = lab.batch(lab.problems[:4])
+    causal_lm = lab.model.backbone.causal_lm
+    with torch.no_grad():
+        expected = lab.model.losses(batch)
+        try:
+            causal_lm.set_attn_implementation(f"{PREFIX}eager")
+            difference = terms_apart(lab.model.losses(batch), expected)
+        finally:
+            causal_lm.set_attn_implementation(f"{PREFIX}sdpa")
+    return f"{close_to_zero(difference, 1e-4, 'losses under eager and sdpa')}; {_flash(lab)}"
+
+
+def _flash(lab: Lab) -> str:
+    from transformers.utils import is_flash_attn_2_available
+
+    if not (is_flash_attn_2_available() and torch.cuda.is_available()):
+        return "flash_attention_2 is not available here"
+    from kava.cache.attention import PREFIX
+    from kava.tools.bench.workload import Workload, build_workload
+
+    model, _ = build_workload(Workload(shape="tiny", latents=4, lora_r=4, dtype="bfloat16", device="cuda"))
+    batch = lab.batch(lab.problems[:4]).to("cuda")
+    with torch.no_grad():
+        expected = model.losses(batch)
+        model.backbone.causal_lm.set_attn_implementation(f"{PREFIX}flash_attention_2")
+        return close_to_zero(terms_apart(model.losses(batch), expected), 5e-2, "flash_attention_2 in bf16")
+
+
+def _seconds(run: Callable[[], Any], where: str) -> float:
+    best = float("inf")
+    for _ in range(3):
+        started = time.perf_counter()
+        run()
+        if where == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+    return best

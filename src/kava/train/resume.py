@@ -1,0 +1,45 @@
+"""The checkpoints of a run that it can go on from."""
+
+import re
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from kava.checkpoint import PROJECTION, Trained
+from kava.runtime.atomic import discard
+
+_CHECKPOINT = re.compile(r"checkpoint-[0-9]+")
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Resumable checkpoints of a run, newest first."""
+    return sorted((path for path in run.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name)), key=step_of, reverse=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer step after which a checkpoint was written, from its name."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def keep_newest(run: Path, limit: int | None) -> None:
+    """Discard all but the newest checkpoints (`training.save_total_limit`); the best one lives apart and is never touched."""
+    if limit is not None:
+        for old in checkpoints(run)[limit:]:
+            discard(old)
+
+
+def load_weights(directory: Path, trained: Trained) -> None:
+    """Load the weights of a checkpoint into a model that was built in the same way."""
+    model = trained.model.backbone.model
+    trained.model.projection.load_state_dict(load_file(directory / PROJECTION))
+    adapter = directory / "adapter_model.safetensors"
+    if adapter.exists():
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(model, load_file(adapter))
+        return
+    for weights in sorted(directory.glob("model*.safetensors")):
+        missing = model.load_state_dict(load_file(weights), strict=False)
+        if missing.unexpected_keys:
+            raise ValueError(f"{weights} does not fit the model: {missing.unexpected_keys}")
+    model.tie_weights()
