@@ -3,6 +3,7 @@
 kava train --config configs/mini.yaml --output_dir outputs/mini --seed 42
 """
 
+import dataclasses
 import importlib
 import io
 import os
@@ -136,7 +137,10 @@ def _run(name: str, arguments: list[str]) -> int:
     if not hasattr(command_class, "overrides"):
         return int(tyro.cli(command_class, prog=program, args=arguments, use_underscores=True).run() or 0)
     command, rest = tyro.cli(command_class, prog=program, args=arguments, use_underscores=True, return_unknown_args=True)
+    from kava.config import Config
+    from kava.config.messages import refuse_unknown_options
     from kava.config.overrides import parse_overrides
 
     command.overrides = parse_overrides(rest)
+    refuse_unknown_options(command.overrides, [field.name for field in dataclasses.fields(command)], Config)
     return int(command.run() or 0)

@@ -17,7 +17,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from kava.config.overrides import YAML_ERRORS, is_safe_name
+from kava.config.overrides import is_safe_name
+from kava.config.strict_yaml import YAML_ERRORS, load_yaml
 from kava.errors import UserError
 
 RESULT_FORMAT: Literal["kava.results/1"] = "kava.results/1"
@@ -227,7 +228,7 @@ def read_mapping(path: str | Path, what: str, cure: str) -> dict[str, Any]:
     """
     text = _read_text(path, what, cure)
     # YAML 1.1 takes 1e-09, which JSON writers write, for a text.
-    kind, load = ("JSON", json.loads) if Path(path).suffix == ".json" else ("YAML", yaml.safe_load)
+    kind, load = ("JSON", json.loads) if Path(path).suffix == ".json" else ("YAML", load_yaml)
     try:
         content = load(text)
         _refuse_odd(content)

@@ -144,3 +144,19 @@ def test_stray_words_are_refused_in_one_line(capsys: pytest.CaptureFixture[str])
     code, _, err = run(["probe", "stray"], capsys)
     assert code == 2
     assert err == "kava: unexpected argument 'stray'; overrides look like --training.batch_size 64\n"
+
+
+@pytest.mark.usefixtures("probe")
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        ("--nmae", "'--nmae'; did you mean '--name'?"),
+        ("--batch_size", "'--batch_size'; did you mean '--training.batch_size'?"),
+        ("--training.batchsize", "'--training.batchsize'; did you mean '--training.batch_size'?"),
+        ("--trainning.batch_size", "'--trainning.batch_size'; did you mean '--training.batch_size'?"),
+        ("--latent.max_new_tokens", "'--latent.max_new_tokens'; did you mean '--evaluation.max_new_tokens'?"),
+    ],
+)
+def test_a_misspelt_option_is_no_key_of_a_file(option: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(["probe", option, "4"], capsys)
+    assert (code, out, err) == (2, "", f"kava: unknown option {hint}\n")

@@ -249,6 +249,10 @@ def test_config_path_takes_paths_and_names(tmp_path: Path, monkeypatch: pytest.M
     assert config_path("llama1b_aug") == config_path("configs/llama1b_aug.yaml") == Path("configs/llama1b_aug.yaml")
     with pytest.raises(UserError, match="did you mean 'llama1b_aug'"):
         config_path("llama1b_agu")
+    Path("configs/llama1b_aug_nl.yaml").write_text("")
+    for typed in ("llama1b_agu", "configs/llama1b_agu.yaml", "configs/llama1b_agu"):
+        with pytest.raises(UserError, match="did you mean 'llama1b_aug'"):
+            config_path(typed)
     for odd in ("configs", "x" * 300, "nul\0byte", ""):
         with pytest.raises(UserError, match="neither a file nor a name"):
             config_path(odd)

@@ -7,9 +7,7 @@ loss: {use_projection: false}
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from kava.config.overrides import YAML_ERRORS
+from kava.config.strict_yaml import YAML_ERRORS, load_yaml
 from kava.errors import UserError
 
 EXTENDS = "extends"
@@ -55,7 +53,7 @@ def _read(path: Path) -> dict[Any, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"configuration file {path} cannot be read: {error}") from None
     try:
-        content = yaml.safe_load(text)
+        content = load_yaml(text)
     except YAML_ERRORS as error:
         raise UserError(f"configuration file {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if content is None:

@@ -2,12 +2,13 @@
 
 import re
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 from pydantic import BaseModel
 
-from kava.errors import nearest
+from kava.config.overrides import FREE_NAMES
+from kava.errors import UserError, nearest
 
 
 def explain(problem: Any, config: type[BaseModel]) -> str:
@@ -19,6 +20,22 @@ def explain(problem: Any, config: type[BaseModel]) -> str:
     key = ".".join(part for part in location if not re.fullmatch(r"\w+\[.*\]", part))
     message = str(problem["msg"]).removeprefix("Value error, ")
     return message if not key else f"{key}: {message} (got {_shown(problem['input'])})"
+
+
+def refuse_unknown_options(keys: Iterable[str], options: Iterable[str], config: type[BaseModel]) -> None:
+    """Refuse a word that is neither one of a command's `options` nor a dotted setting: `--confg` must not pass for a key of a file.
+
+    Raises:
+        UserError: with the nearest option or setting.
+    """
+    settings = list(_dotted_names(config))
+    for key in keys:
+        if key in settings or key.startswith(FREE_NAMES) or any(key.startswith(f"{leaf}.") for leaf in settings if leaf.count(".")):
+            continue
+        elsewhere = [known for known in settings if known.rpartition(".")[2] == key.rpartition(".")[2]]
+        valid = [known for known in settings if known.count(".")] if "." in key else options
+        hint = f"; did you mean '--{elsewhere[0]}'?" if elsewhere else nearest(f"--{key}", (f"--{known}" for known in valid))
+        raise UserError(f"unknown option '--{key}'{hint}")
 
 
 def _right_name(location: list[str], config: type[BaseModel]) -> str:

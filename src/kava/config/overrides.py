@@ -8,12 +8,9 @@ import json
 import re
 from typing import Any
 
-import yaml
-
+from kava.config.strict_yaml import YAML_ERRORS, load_yaml
 from kava.errors import UserError
 
-# PyYAML lets the plain Python errors of its constructors through: KeyError for "!!bool x", AttributeError for "!!timestamp x".
-YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, OverflowError, RecursionError)
 # Keys under this section are names that the user chooses (gsm8k-hard), so dashes stay.
 FREE_NAMES = "evaluation.datasets."
 # YAML 1.1 wants a dot in the mantissa; people write 8e-4.
@@ -100,7 +97,7 @@ def _json_or_yaml(text: str) -> Any:
             return json.loads(text)
         except ValueError:
             pass
-    return yaml.safe_load(text)
+    return load_yaml(text)
 
 
 def as_flags(overrides: dict[str, Any]) -> list[str]:

@@ -251,7 +251,7 @@ def config_path(name: str) -> Path:
         if os.path.isfile(candidate):  # Path.is_file raises on names that no file system takes
             return candidate
     known = [path.stem for path in CONFIG_DIR.glob("*.yaml")]
-    raise UserError(f"configuration '{name}' is neither a file nor a name in {CONFIG_DIR}/{nearest(name, known)}")
+    raise UserError(f"configuration '{name}' is neither a file nor a name in {CONFIG_DIR}/{nearest(Path(name).stem, known)}")
 
 
 def load_config(path: str | Path | None = None, overrides: dict[str, Any] | None = None) -> Config:

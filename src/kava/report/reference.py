@@ -8,10 +8,10 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field
 
 from kava.config.differences import flatten
+from kava.config.strict_yaml import load_yaml
 from kava.experiment.aggregate_file import Aggregate
 from kava.results import Record
 
@@ -81,7 +81,7 @@ class Reference(Record):
 def load_reference() -> Reference:
     """Read the packaged reference numbers."""
     text = (resources.files("kava.report") / "data" / "reference.yaml").read_text(encoding="utf-8")
-    return Reference.model_validate(yaml.safe_load(text))
+    return Reference.model_validate(load_yaml(text))
 
 
 def last_part(name: str) -> str:

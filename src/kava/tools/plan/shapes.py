@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from kava.config import Config
+from kava.config.strict_yaml import load_yaml
 from kava.data.mini.tokenizer import build_mini_tokenizer
 from kava.data.sequences import SPECIAL_TOKENS, SequenceBuilder
 from kava.errors import UserError
@@ -61,7 +61,7 @@ class DataShape:
 def known() -> dict[str, Any]:
     """The file of known shapes."""
     text = resources.files(__package__).joinpath("data/known.yaml").read_text(encoding="utf-8")
-    content: dict[str, Any] = yaml.safe_load(text)
+    content: dict[str, Any] = load_yaml(text)
     return content
 
 
