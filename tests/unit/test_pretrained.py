@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from checks import make_trained, outputs
 from kava.checkpoint import ADAPTER, KAVA_CONFIG, PROJECTION, load_checkpoint, save_checkpoint
-from kava.runtime.atomic import verify
 from kava.checkpoint.pretrained import KavaForCausalLM, merge
 from kava.errors import UserError
 from kava.results import DataInfo, Metrics, Result, RunInfo, write_result
+from kava.runtime.atomic import verify
 from tiny import assert_close, mini_examples
 
 QUESTIONS = [example.question for example in mini_examples(3)]
