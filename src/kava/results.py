@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from kava.config.overrides import is_safe_name
 from kava.config.strict_yaml import YAML_ERRORS, load_yaml
 from kava.errors import UserError
+from kava.runtime.text import read_text
 
 RESULT_FORMAT: Literal["kava.results/1"] = "kava.results/1"
 BEST_CHECKPOINT = "best_checkpoint"
@@ -201,7 +202,7 @@ def read_rows(path: str | Path) -> list[Row]:
     """
     rows = []
     # Only "\n" ends a row: a generated text may hold other characters that str.splitlines takes for a line's end.
-    for number, line in enumerate(_read_text(path, "per-question file", _CURE).split("\n"), start=1):
+    for number, line in enumerate(read_text(path, "per-question file", _CURE).split("\n"), start=1):
         if line.strip():
             try:
                 content = json.loads(line)
@@ -226,7 +227,7 @@ def read_mapping(path: str | Path, what: str, cure: str) -> dict[str, Any]:
     Raises:
         UserError: missing, unreadable, not YAML, or something else than a mapping.
     """
-    text = _read_text(path, what, cure)
+    text = read_text(path, what, cure)
     # YAML 1.1 takes 1e-09, which JSON writers write, for a text.
     kind, load = ("JSON", json.loads) if Path(path).suffix == ".json" else ("YAML", load_yaml)
     try:
@@ -252,15 +253,6 @@ def parse_record(model: type[T], content: Any, where: str, cure: str) -> T:
     except RecursionError:
         problems = ["nested too deeply"]
     raise UserError(f"{where} is broken: {'; '.join(problems)}; {cure}")
-
-
-def _read_text(path: str | Path, what: str, cure: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{what} {path} does not exist; {cure}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{what} {path} cannot be read ({_one_line(error)}); {cure}") from None
 
 
 def _one_line(error: object) -> str:

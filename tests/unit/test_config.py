@@ -231,7 +231,9 @@ def test_yaml_cannot_run_code(tmp_path: Path) -> None:
 
 def test_unreadable_files(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes(b"model: {name: \xe9}")
-    for path in (tmp_path / "absent.yaml", tmp_path, tmp_path / "latin.yaml", "nul\0byte"):
+    with pytest.raises(UserError, match="absent.yaml does not exist"):
+        load_config(tmp_path / "absent.yaml")
+    for path in (tmp_path, tmp_path / "latin.yaml", "nul\0byte"):
         with pytest.raises(UserError, match="cannot be read"):
             load_config(path)
 

@@ -38,7 +38,7 @@ def test_lists_and_plain_values_are_replaced_whole() -> None:
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("extends: gone.yaml", "gone.yaml cannot be read"),
+        ("extends: gone.yaml", "gone.yaml does not exist"),
         ("extends: self.yaml", "leads back"),
         ("extends: other.yaml", "leads back"),
         ("extends: [a, b]", "must be the path"),

@@ -9,6 +9,7 @@ from typing import Any
 
 from kava.config.strict_yaml import YAML_ERRORS, load_yaml
 from kava.errors import UserError
+from kava.runtime.text import read_text
 
 EXTENDS = "extends"
 # They reason in words or not at all: M means nothing to them.
@@ -48,10 +49,7 @@ def merge(base: dict[Any, Any], changes: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def _read(path: Path) -> dict[Any, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise UserError(f"configuration file {path} cannot be read: {error}") from None
+    text = read_text(path, "configuration file", "name another one, or look at the ones in configs/")
     try:
         content = load_yaml(text)
     except YAML_ERRORS as error:

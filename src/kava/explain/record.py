@@ -14,6 +14,7 @@ from pydantic import Field
 
 from kava.errors import UserError
 from kava.results import Record, parse_record, write_text
+from kava.runtime.text import read_text
 
 EXPLANATION_FORMAT: Literal["kava.explanation/1"] = "kava.explanation/1"
 EXPLANATION = "explanation.json"
@@ -174,8 +175,8 @@ def read_explanation(path: str | Path) -> Explanation:
         UserError: missing, broken or of another kind.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = json.loads(read_text(path, "explanation", _CURE))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"explanation {path} cannot be read ({error}); {_CURE}") from None
     return parse_record(Explanation, content, f"explanation {path}", _CURE)
 

@@ -14,6 +14,7 @@ from rich.text import Text
 from kava.checkpoint import Trained
 from kava.config import Config
 from kava.data.answers import extract_answer
+from kava.data.sources.readers import BadRow, read_rows
 from kava.errors import UserError
 from kava.explain.readout import Readout, read_latents
 from kava.generate import Generation, Reasoner
@@ -148,13 +149,22 @@ def readout_table(readout: Readout) -> Table:
 def answer_file(
     reasoner: Reasoner, questions: Iterable[str], output: str | None, *, max_new_tokens: int, temperature: float, use_latent: bool
 ) -> None:
-    """Answer questions in batches; one JSON object a line, to a file or to standard output."""
+    """Answer questions in batches; one JSON object a line, to a file or to standard output.
+
+    As many rows come out as went in: a blank question has no answer.
+    """
+    questions = list(questions)
     asked = [question for question in questions if question.strip()]
     if not asked:
         raise UserError("there is no question: give --questions 'How many ...?' or an --input_file with one question a line")
-    generations = reasoner.generate(asked, max_new_tokens=max_new_tokens, temperature=temperature, use_latent=use_latent)
+    generations = iter(reasoner.generate(asked, max_new_tokens=max_new_tokens, temperature=temperature, use_latent=use_latent))
     lines = []
-    for question, generation in zip(asked, generations, strict=True):
+    for question in questions:
+        if not question.strip():
+            blank = {"question": question, "answer": None, "text": "", "forward_passes": 0, "generated_tokens": 0}
+            lines.append(json.dumps(blank, ensure_ascii=False))
+            continue
+        generation = next(generations)
         row = {
             "question": question,
             "answer": extract_answer(generation.text, reasoner.builder.answer_prompt),
@@ -172,22 +182,16 @@ def answer_file(
 
 
 def read_questions(path: str) -> list[str]:
-    """Questions of a file: one a line, or JSON lines with a `question`.
+    """Questions of a file, blank lines included: one a line, or rows of any data file with a `question`.
 
     Raises:
-        UserError: the file cannot be read, or a JSON line has no question.
+        UserError: the file cannot be read, or a row has no question.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"input file {path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
     questions = []
-    for number, line in enumerate(lines, 1):
-        if line.lstrip().startswith("{"):
-            try:
-                questions.append(str(json.loads(line)["question"]))
-            except (ValueError, KeyError):
-                raise UserError(f"input file {path}, line {number}: not a JSON object with a 'question'") from None
-        else:
-            questions.append(line)
+    for place, row in read_rows(Path(path), keep_blank=True):
+        fields = {} if isinstance(row, BadRow) else row
+        question = fields.get("question", fields.get("text"))
+        if not isinstance(question, str) or ("question" not in fields and question.startswith("{")):
+            raise UserError(f"input file {path}, {place}: not a JSON object with a 'question'; give all lines the same form")
+        questions.append(question)
     return questions

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kava.data.sources.formats import Row
 from kava.errors import UserError
+from kava.runtime.text import ENCODING
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 # Rows of a parquet file that are in memory at a time.
@@ -24,8 +25,10 @@ class BadRow:
 Placed = tuple[str, Row | BadRow]
 
 
-def read_rows(path: Path) -> Iterator[Placed]:
-    """Yield ("line 17" or "row 17", row) for every row of a file; a text line becomes the field ``text``. Blank lines are left out.
+def read_rows(path: Path, *, keep_blank: bool = False) -> Iterator[Placed]:
+    """Yield ("line 17" or "row 17", row) for every row of a file; a text line becomes the field ``text``.
+
+    Blank lines are left out, or with `keep_blank` rows whose ``text`` is empty.
 
     Raises:
         UserError: the file cannot be read, or is a JSON list that does not parse.
@@ -38,15 +41,18 @@ def read_rows(path: Path) -> Iterator[Placed]:
         elif head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
             yield from _list_rows(path)
         else:
-            yield from _line_rows(path, is_json=head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"))
+            yield from _line_rows(path, head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"), keep_blank)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"data file {path} cannot be read: {error}") from None
 
 
-def _line_rows(path: Path, is_json: bool) -> Iterator[Placed]:
-    with path.open(encoding="utf-8-sig") as file:
+def _line_rows(path: Path, is_json: bool, keep_blank: bool) -> Iterator[Placed]:
+    with path.open(encoding=ENCODING) as file:
         for number, line in enumerate(file, 1):
-            if line.strip():
+            if not line.strip():
+                if keep_blank:
+                    yield f"line {number}", {"text": ""}
+            else:
                 yield f"line {number}", _json_row(line) if is_json else {"text": line.strip()}
 
 
@@ -59,7 +65,7 @@ def _json_row(line: str) -> Row | BadRow:
 
 def _list_rows(path: Path) -> Iterator[Placed]:
     try:
-        for number, row in enumerate(_items(path.read_text(encoding="utf-8-sig")), 1):
+        for number, row in enumerate(_items(path.read_text(encoding=ENCODING)), 1):
             yield f"row {number}", _as_row(row)
     except UnicodeDecodeError:
         raise

@@ -10,6 +10,7 @@ from pydantic import Field
 from kava.errors import UserError
 from kava.results import Record, parse_record, write_text
 from kava.runtime.provenance import collect
+from kava.runtime.text import read_text
 from kava.tools.bench.workload import HALF
 
 if TYPE_CHECKING:
@@ -64,10 +65,8 @@ def read_bench(path: str | Path) -> BenchFile:
         UserError: missing, broken or of another kind.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"benchmark file {path} does not exist; {_CURE}") from None
-    except (OSError, ValueError, RecursionError) as error:
+        content = json.loads(read_text(path, "benchmark file", _CURE))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"benchmark file {path} cannot be read ({error}); {_CURE}") from None
     return parse_record(BenchFile, content, f"benchmark file {path}", _CURE)
 
