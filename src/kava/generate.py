@@ -31,8 +31,7 @@ class Generation:
         generated_tokens: tokens written, EOS included.
         cache_bytes: KV cache of this question at the end, without padding.
         complete: EOS came before `max_new_tokens` ran out.
-        confidence: probability that the model gave to the answer it wrote (all tokens behind the last answer prompt, at
-            temperature 1).
+        confidence: probability that the model gave to the answer it wrote (all tokens behind the last fixed text, at temperature 1).
     """
 
     text: str
@@ -50,7 +49,7 @@ class Reasoner:
 
     Args:
         model: the trained model.
-        builder: its tokenizer and answer prompt.
+        builder: its tokenizer and wording.
         num_latents, num_iterations: M and T.
     """
 
@@ -123,7 +122,7 @@ class Reasoner:
         return *self.conclude(thought.prefix), passes + 1
 
     def conclude(self, thought: Prefix) -> tuple[Prefix, Tensor]:
-        """Read `<eot>` and the answer prompt behind the latents: (prefix, logits of the first free token [B, V])."""
+        """Read `<eot>` and the answer's fixed text behind the latents: (prefix, logits of the first free token [B, V])."""
         backbone, batch = self.model.backbone, len(thought.mask)
         prompt = torch.tensor(self.builder.prompt_ids, device=self._device).expand(batch, -1)
         eot = backbone.special_embeddings()[1:2].expand(batch, -1, -1)
@@ -195,7 +194,7 @@ class Reasoner:
         )
 
     def _answer_start(self, ids: list[int]) -> int:
-        """Where the text behind the last answer prompt begins; 0 where the model wrote none."""
+        """Where the text behind the last fixed text begins; 0 where the model wrote none."""
         prompt = self.builder.prompt_ids
         ends = (stop for stop in range(len(ids), len(prompt) - 1, -1) if ids[stop - len(prompt) : stop] == prompt)
         return next(ends, 0)

@@ -25,12 +25,18 @@ def save_tokenizer(directory: Path, merges: list[tuple[str, str]], **named: str)
     return str(directory)
 
 
-def test_a_prompt_that_is_split_differently_in_context_is_refused(tmp_path: Path) -> None:
-    """':' alone is one token, but ': ' before a number is another: the distillation token would not be where it is looked for."""
+def test_a_prompt_that_is_split_differently_in_context_is_taken_as_it_stands_there(tmp_path: Path) -> None:
+    """':' alone is one token, but ': ' before a number is another: the fixed text is found before numbers, so it ends in that one."""
     tokenizer = load_tokenizer(save_tokenizer(tmp_path, [(":", " ")], eos_token="<eos>"))
-    with pytest.raises(UserError, match="dataset.answer_prompt 'The answer is:' is split differently when a number follows it"):
-        SequenceBuilder(tokenizer, "The answer is:")
-    assert SequenceBuilder(tokenizer, "The answer is =").prompt_ids
+    builder = SequenceBuilder(tokenizer, "The answer is:")
+    assert tokenizer.convert_ids_to_tokens(builder.prompt_ids) == [*"The answer is", ": "]
+    assert tokenizer.convert_ids_to_tokens(builder.encode(Example("a?", (), "72", "x")).answer) == [
+        *"The answer is",
+        ": ",
+        "7",
+        "2",
+        "<eos>",
+    ]
 
 
 def test_a_number_that_melts_into_the_prompt_is_refused(tmp_path: Path) -> None:

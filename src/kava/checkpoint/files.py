@@ -23,7 +23,7 @@ from torch import Tensor
 from kava.checkpoint.card import render_card
 from kava.config import Config, build_config
 from kava.config.differences import flatten
-from kava.data.sequences import SPECIAL_TOKENS, SequenceBuilder
+from kava.data.sequences import SPECIAL_TOKENS, SequenceBuilder, builder_of
 from kava.errors import UserError
 from kava.methods import METHODS
 from kava.model.backbone import Backbone
@@ -52,6 +52,7 @@ class Trained:
         config: of the run.
         base: hub name or directory of the base model, as it was resolved.
         metadata: metrics, step and provenance, free-form.
+        prompt_ids: the answer's fixed text that it was trained with; None: what its tokenizer and configuration give.
     """
 
     model: KavaModel
@@ -59,11 +60,12 @@ class Trained:
     config: Config
     base: str
     metadata: dict[str, Any] = field(default_factory=dict)
+    prompt_ids: list[int] | None = None
 
     @property
     def builder(self) -> SequenceBuilder:
         """The sequences this model reads."""
-        return SequenceBuilder(self.tokenizer, self.config.dataset.answer_prompt)
+        return builder_of(self.tokenizer, self.config.dataset, self.prompt_ids)
 
 
 def write_weights(directory: Path, trained: Trained, weights: dict[str, Tensor] | None = None) -> None:
@@ -83,7 +85,7 @@ def write_weights(directory: Path, trained: Trained, weights: dict[str, Tensor] 
     trained.tokenizer.save_pretrained(directory)
     content = {
         "format": FORMAT, "method": model.method.name, "base": trained.base, "base_fingerprint": model.base_fingerprint,
-        "config": trained.config.to_dict(), **trained.metadata,
+        "config": trained.config.to_dict(), "prompt_ids": trained.builder.prompt_ids, **trained.metadata,
     }  # fmt: skip
     (directory / KAVA_CONFIG).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     # peft leaves an empty form there.
@@ -174,8 +176,11 @@ def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = No
     config.model.trust_remote_code = stored
     if device:
         kava.to(device)
-    known = ("format", "method", "base", "base_fingerprint", "config")
-    return Trained(kava.eval(), tokenizer, config, content["base"], {key: value for key, value in content.items() if key not in known})
+    known = ("format", "method", "base", "base_fingerprint", "config", "prompt_ids")
+    metadata = {key: value for key, value in content.items() if key not in known}
+    reworded = not {"dataset.answer_prompt", "dataset.answer_separator"}.isdisjoint(overrides or {})
+    prompt_ids = None if reworded else recorded_prompt_ids(directory, content, tokenizer, config)
+    return Trained(kava.eval(), tokenizer, config, content["base"], metadata, prompt_ids)
 
 
 def _load_model(directory: Path, content: dict[str, Any], config: Config) -> tuple[KavaModel, Any]:
@@ -201,6 +206,23 @@ def _load_model(directory: Path, content: dict[str, Any], config: Config) -> tup
     kava = KavaModel(backbone, projection, method, settings_of(config))
     kava.base_fingerprint = recorded
     return kava, tokenizer
+
+
+def recorded_prompt_ids(directory: Path, content: dict[str, Any], tokenizer: Any, config: Config) -> list[int]:
+    """The answer's fixed text that a checkpoint was trained with.
+
+    Checkpoints that do not record it are older, and ended it with the answer prompt, also where a space token follows whatever the number.
+
+    Raises:
+        UserError: what is recorded are no tokens.
+    """
+    recorded = content.get("prompt_ids")
+    if recorded is None:
+        ids: list[int] = tokenizer(config.dataset.answer_prompt, add_special_tokens=False).input_ids
+        return ids
+    if not isinstance(recorded, list) or not recorded or not all(type(id_) is int and 0 <= id_ < len(tokenizer) for id_ in recorded):
+        raise UserError(f"{directory / KAVA_CONFIG}: prompt_ids are no tokens of its tokenizer; copy the checkpoint again")
+    return recorded
 
 
 def _refuse_other_weights(directory: Path, config: Config, overrides: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from kava.config.schema import (
     CONFIG_DIR,
     Config,
+    DatasetConfig,
     LossConfig,
     MethodName,
     MiniDataConfig,
@@ -16,6 +17,7 @@ from kava.config.schema import (
 __all__ = [
     "CONFIG_DIR",
     "Config",
+    "DatasetConfig",
     "LossConfig",
     "MethodName",
     "MiniDataConfig",

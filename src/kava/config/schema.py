@@ -24,6 +24,8 @@ CONFIG_DIR = Path("configs")
 # Settings that came after the first runs, and the value that changes nothing: finished runs keep their fingerprints.
 YOUNGER = (
     ("model", "quantization", "none"),
+    ("dataset", "question_suffix", "\n"),
+    ("dataset", "answer_separator", " "),
     ("system", "compile", False),
     ("system", "fused_cross_entropy", False),
     ("system", "fsdp", False),
@@ -115,6 +117,8 @@ class DatasetConfig(Section):
     validation_split: str = "validation"
     drop_last_step: bool = True
     answer_prompt: str = Field("The answer is:", min_length=1)
+    question_suffix: str = Field("\n", description="text that ends the question")
+    answer_separator: str = Field(" ", description="text between the answer prompt and the number")
     max_length: int = Field(512, ge=8, description="tokens of question + CoT + answer; longer rows are dropped and counted")
     max_train_samples: int | None = Field(None, ge=1)
     on_bad_row: Literal["error", "skip"] = "error"

@@ -81,7 +81,7 @@ class Collator:
     Args:
         method: which sequences to build.
         pad_id: fills the gaps; never attended to.
-        prompt_length: tokens of the answer prompt; its last one is the distillation token.
+        prompt_length: tokens of the answer's fixed text; its last one is the distillation token.
         num_latents: M.
         drop_last_step: leave the last CoT step out of the teacher's trace.
         tokens_per_stage: iCoT, tokens removed per stage.

@@ -2,14 +2,18 @@
 
 Segments are tokenised apart and joined as ids, so that no token ever spans two of them and the teacher's and the
 student's copies of a segment are the same tokens.
+
+The *fixed text* of the answer part is what its tokens have in common whatever the number is: GPT-2 writes "The answer is: 18" as
+`The| answer| is|:| 18`, so it ends at ":"; Llama-3, Qwen and SmolLM2 write `The| answer| is|:| |18`, so the space belongs to it.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 from zlib import crc32
 
+from kava.config import DatasetConfig
 from kava.data.example import Example, is_text
 from kava.errors import UserError
 
@@ -18,6 +22,9 @@ BOT, EOT, LATENT = "<bot>", "<eot>", "<latent>"
 SPECIAL_TOKENS = [BOT, EOT, LATENT]
 # Examples that the tokenizer gets at once.
 BLOCK = 1000
+# Every first digit, and numbers of several. Negative ones are not asked: many tokenizers join the space to the sign, so that no
+# space could be fixed text on their account; `SequenceBuilder` puts the sign behind it.
+NUMBERS = (*"0123456789", "42", "365", "1000", "2.5")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,29 +56,63 @@ class EncodedExample:
 
 
 class SequenceBuilder:
-    """Turns examples into ids with one tokenizer and one answer prompt.
+    """Turns examples into ids with one tokenizer and one wording.
+
+    Args:
+        tokenizer: of the base model.
+        answer_prompt: text before the number.
+        question_suffix: text that ends the question.
+        answer_separator: text between the answer prompt and the number.
+        prompt_ids: the fixed text of a model that was trained with another one; default: found with this tokenizer.
+
+    Attributes:
+        prompt_ids: ids of the fixed text, which is read in one pass; its last one is the distillation token.
 
     Raises:
-        UserError: the tokenizer has no EOS token, makes no token of the answer prompt, or merges it with the number that follows.
+        UserError: the tokenizer has no EOS token, makes no token of the answer prompt, merges it with the number that follows, or
+            writes all numbers alike.
     """
 
-    def __init__(self, tokenizer: Any, answer_prompt: str) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        answer_prompt: str,
+        *,
+        question_suffix: str = "\n",
+        answer_separator: str = " ",
+        prompt_ids: list[int] | None = None,
+    ) -> None:
         if tokenizer.eos_token_id is None:
             raise UserError("the tokenizer has no EOS token, so no answer could ever end; set one in its tokenizer_config.json")
         self.tokenizer = tokenizer
         self.answer_prompt = answer_prompt
-        self.prompt_ids = self._ids(answer_prompt)
-        if not self.prompt_ids:
+        self.question_suffix = question_suffix
+        self.answer_separator = answer_separator
+        self.prompt_ids = prompt_ids or self._fixed_text()
+
+    def _fixed_text(self) -> list[int]:
+        alone = self._ids(self.answer_prompt)
+        if not alone:
             raise UserError(
-                f"dataset.answer_prompt {answer_prompt!r} is no token of this tokenizer; give it words, such as 'The answer is:'"
+                f"dataset.answer_prompt {self.answer_prompt!r} is no token of this tokenizer; give it words, such as 'The answer is:'"
             )
-        for number in ("7", "42", "-3.5"):
-            in_context = self._ids(f"{answer_prompt} {number}")
-            if in_context[: len(self.prompt_ids)] != self.prompt_ids:
-                raise UserError(
-                    f"dataset.answer_prompt '{answer_prompt}' is split differently when a number follows it; "
-                    "end it with a character that this tokenizer keeps apart, such as ':'"
-                )
+        written = [self._ids(self._answer_text(number)) for number in NUMBERS]
+        common = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, zip(*written, strict=False))]
+        if len(common) < len(alone):
+            raise UserError(
+                f"dataset.answer_prompt '{self.answer_prompt}' is split differently when a number follows it; "
+                "end it with a character that this tokenizer keeps apart, such as ':'"
+            )
+        if common in written:
+            raise UserError(
+                "this tokenizer writes different numbers as the same tokens, so no answer could be told from another; use another"
+            )
+        return common
+
+    @property
+    def wording(self) -> list[Any]:
+        """What decides the tokens beside the tokenizer and the text."""
+        return [self.question_suffix, self.answer_prompt, self.answer_separator, self.prompt_ids]
 
     def encode(self, example: Example) -> EncodedExample:
         """Ids of one example; every segment ends its line."""
@@ -88,13 +129,13 @@ class SequenceBuilder:
             yield from self._encode_block(block)
 
     def _encode_block(self, examples: list[Example]) -> list[EncodedExample]:
-        questions = self._all_ids([example.question.strip() + "\n" for example in examples], special=True)
-        rest = [text for example in examples for text in (*(step + "\n" for step in example.steps), f" {example.answer}")]
+        questions = self._all_ids([self._question_text(example.question) for example in examples], special=True)
+        rest = [text for example in examples for text in (*(step + "\n" for step in example.steps), self._answer_text(example.answer))]
         segments = iter(self._all_ids(rest, special=False))
         encoded = []
         for example, question in zip(examples, questions, strict=True):
             steps = [next(segments) for _ in example.steps]
-            answer = [*self.prompt_ids, *next(segments), self.tokenizer.eos_token_id]
+            answer = [*self.prompt_ids, *self._number_ids(example.answer, next(segments)), self.tokenizer.eos_token_id]
             content = "\n".join([example.question, *example.steps, example.answer])
             encoded.append(EncodedExample(question, steps, answer, crc32(content.encode()), example.id))
         return encoded
@@ -107,7 +148,22 @@ class SequenceBuilder:
         """
         if not is_text(question):
             raise UserError(f"question {question[:40]!r} holds half of a character, such as \\ud800 alone; write it in UTF-8")
-        return list(self.tokenizer(question.strip() + "\n").input_ids)
+        return list(self.tokenizer(self._question_text(question)).input_ids)
+
+    def _question_text(self, question: str) -> str:
+        return question.strip() + self.question_suffix
+
+    def _answer_text(self, number: str) -> str:
+        return f"{self.answer_prompt}{self.answer_separator}{number}"
+
+    def _number_ids(self, number: str, answer: list[int]) -> list[int]:
+        """What follows the fixed text, given the ids of the answer prompt and the number together."""
+        fixed = len(self.prompt_ids)
+        if answer[:fixed] == self.prompt_ids:
+            return answer[fixed:]
+        # " -" is one token where the fixed text ends in a space: the sign follows it as it would follow a digit.
+        digit, both = self._ids("0"), self._ids(f"0{number}")
+        return both[len(digit) :] if both[: len(digit)] == digit else self._ids(number)
 
     def _all_ids(self, texts: list[str], special: bool) -> list[list[int]]:
         if not texts:
@@ -117,3 +173,14 @@ class SequenceBuilder:
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def builder_of(tokenizer: Any, dataset: DatasetConfig, prompt_ids: list[int] | None = None) -> SequenceBuilder:
+    """The builder of a configuration; `prompt_ids` as `SequenceBuilder` takes it."""
+    return SequenceBuilder(
+        tokenizer,
+        dataset.answer_prompt,
+        question_suffix=dataset.question_suffix,
+        answer_separator=dataset.answer_separator,
+        prompt_ids=prompt_ids,
+    )

@@ -1,6 +1,6 @@
 """Tokenised training data in the cache: made once for all runs and processes that need the same, mapped into memory by each.
 
-What decides the tokens is the entry's name: rows, rules, tokenizer, answer prompt, and the code that makes them. An entry is
+What decides the tokens is the entry's name: rows, rules, tokenizer, wording, and the code that makes them. An entry is
 written aside and renamed when it is whole, under a lock for which the others wait; a damaged one is made again.
 """
 
@@ -74,7 +74,7 @@ def entry_name(splits: Splits, builder: SequenceBuilder) -> str:
     """A hash of all that decides the tokens."""
     code = [checksum(path) for path in sorted(Path(kava.data.__path__[0]).glob("*.py"))]
     libraries = [version(name) for name in ("tokenizers", "transformers")]
-    content = [code, libraries, splits.content(), _tokenizer_content(builder.tokenizer), builder.answer_prompt]
+    content = [code, libraries, splits.content(), _tokenizer_content(builder.tokenizer), builder.wording]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 

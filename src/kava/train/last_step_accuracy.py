@@ -13,12 +13,12 @@ from kava.model.backbone import Backbone
 def in_head_accuracy(
     backbone: Backbone, examples: Sequence[EncodedExample], prompt_length: int, pad_id: int, batch_size: int = 100
 ) -> float:
-    """Share of examples whose answer is predicted from the question, the trace without its last step, and the answer prompt.
+    """Share of examples whose answer is predicted from the question, the trace without its last step, and the answer's fixed text.
 
     Args:
         backbone: the language model.
         examples: with answers whose first token tells them apart, as the mini experiment's.
-        prompt_length: tokens of the answer prompt.
+        prompt_length: tokens of the answer's fixed text.
         pad_id: fills the gaps on the left.
         batch_size: examples at a time.
     """

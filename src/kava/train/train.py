@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from transformers import PrinterCallback, set_seed
 
-from kava.checkpoint import Trained, fitting, read_kava_config, refuse_other_base
+from kava.checkpoint import Trained, fitting, read_kava_config, recorded_prompt_ids, refuse_other_base
 from kava.config import Config, build_config, load_config
 from kava.config.differences import differences
 from kava.data.collate import Collator
-from kava.data.sequences import SequenceBuilder
+from kava.data.sequences import SequenceBuilder, builder_of
 from kava.errors import UserError
 from kava.evaluate.accuracy import Evaluation, evaluate_accuracy
 from kava.explain.explain import mean_similarity
@@ -104,7 +104,7 @@ def train(
     splits = open_data(config) if makes_base(config) else None  # a wrong name is found before minutes are spent on a base model
     base = resolve_base(config, quiet)
     tokenizer = load_tokenizer(base, config.model.trust_remote_code)
-    builder = SequenceBuilder(tokenizer, config.dataset.answer_prompt)
+    builder = builder_of(tokenizer, config.dataset)
     prepared = prepare_data(config, builder, splits)
     set_seed(config.training.seed)
     metadata = {"name": name, "data": prepared.data, "provenance": collect()}
@@ -141,6 +141,13 @@ def _refuse_foreign(newest: Path, trained: Trained) -> None:
     recorded = read_kava_config(newest)
     _refuse_other(f"checkpoint {newest}", build_config(recorded["config"], str(newest)), trained.config)
     refuse_other_base(newest, str(recorded.get("base_fingerprint", "")), trained.model.base_fingerprint, trained.base)
+    older = recorded_prompt_ids(newest, recorded, trained.tokenizer, trained.config)
+    if older != trained.builder.prompt_ids:
+        texts = [trained.tokenizer.decode(ids) for ids in (older, trained.builder.prompt_ids)]
+        raise UserError(
+            f"checkpoint {newest} was trained with the answer's fixed text {texts[0]!r}, which is {texts[1]!r} now: "
+            "finish it with the version of this program that began it, or choose another --output_dir"
+        )
 
 
 def _split(trained: Trained, newest: Path | None) -> None:

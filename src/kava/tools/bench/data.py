@@ -64,13 +64,13 @@ def write_problems(path: Path, rows: int) -> None:
 
 def prepare_start(source: str, base: str, cache: str) -> Run:
     """What `kava train` does with its data, ready to run; the cache lies at `cache`."""
-    from kava.data.sequences import SequenceBuilder
+    from kava.data.sequences import builder_of
     from kava.model.build import load_tokenizer
     from kava.train.prepare import prepare_data
 
     os.environ["KAVA_CACHE"] = cache
     config = build_config({}, "the benchmark", {"dataset.name": source})
-    builder = SequenceBuilder(load_tokenizer(base), config.dataset.answer_prompt)
+    builder = builder_of(load_tokenizer(base), config.dataset)
     return partial(prepare_data, config, builder)
 
 

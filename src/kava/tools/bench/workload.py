@@ -63,7 +63,7 @@ class Workload:
     Attributes:
         shape: a name in `SHAPES`.
         batch: B.
-        question, cot, answer: Q, C and A in tokens, the same in every row; A counts the answer prompt and EOS.
+        question, cot, answer: Q, C and A in tokens, the same in every row; A counts the fixed text and EOS.
         latents, iterations: M and T.
         lora_r: rank of the adapters; 0 trains all weights.
         dtype: of the base model.

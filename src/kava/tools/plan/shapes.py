@@ -17,7 +17,7 @@ import numpy as np
 from kava.config import Config
 from kava.config.strict_yaml import load_yaml
 from kava.data.mini.tokenizer import build_mini_tokenizer
-from kava.data.sequences import SPECIAL_TOKENS, SequenceBuilder
+from kava.data.sequences import SPECIAL_TOKENS, builder_of
 from kava.errors import UserError
 from kava.model.build import load_tokenizer
 from kava.model.smollm2 import SMOLLM2_DIRECTORY, SMOLLM2_NAME
@@ -145,7 +145,7 @@ def data_shape(config: Config) -> DataShape:
 
 
 def _counted(config: Config, tokenizer: Any) -> DataShape:
-    rows = prepare_data(config, SequenceBuilder(tokenizer, config.dataset.answer_prompt)).train
+    rows = prepare_data(config, builder_of(tokenizer, config.dataset)).train
     question, trace, answer = rows.lengths
     parts = np.stack([question, trace, trace - rows.teacher_traces(drop_last_step=True), answer])
     most = np.argsort(-rows.lengths.total, kind="stable")[: config.training.batch_size]
