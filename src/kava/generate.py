@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kava.cache.layers import cache_bytes
+from kava.data.answers import extract_answer
 from kava.data.collate import left_padded
 from kava.data.sequences import SequenceBuilder
 from kava.model.backbone import Extension, Prefix
@@ -31,6 +32,8 @@ class Generation:
         generated_tokens: tokens written, EOS included.
         cache_bytes: KV cache of this question at the end, without padding.
         complete: EOS came before `max_new_tokens` ran out.
+        answer: the number that it answers: the first one after the fixed text, or behind the last answer prompt of a written CoT;
+            None where there is none.
         confidence: probability that the model gave to the answer it wrote (all tokens behind the last fixed text, at temperature 1).
     """
 
@@ -40,6 +43,7 @@ class Generation:
     generated_tokens: int
     cache_bytes: int
     complete: bool
+    answer: str | None = None
     # Two ways to the same answer, such as a batch and its rows alone, agree on it only up to rounding.
     confidence: float = field(default=float("nan"), compare=False)
 
@@ -115,8 +119,7 @@ class Reasoner:
         ids, mask = self.pad(questions)
         if not (method.thinks and use_latent):
             prompt = torch.tensor(self.builder.prompt_ids, device=self._device).expand(len(questions), -1)
-            writes = method.writes_cot or method.thinks
-            run = backbone.read(ids, mask, None if writes else backbone.embed(prompt))
+            run = backbone.read(ids, mask, None if self.writes_trace(use_latent) else backbone.embed(prompt))
             return run.prefix, self._next_logits(run), 1
         thought, passes = self.think(ids, mask)
         return *self.conclude(thought.prefix), passes + 1
@@ -138,7 +141,13 @@ class Reasoner:
     def _answer(
         self, questions: list[list[int]], max_new_tokens: int, temperature: float, generator: torch.Generator, use_latent: bool
     ) -> list[Generation]:
-        return self.write(*self.start(questions, use_latent), max_new_tokens, temperature, generator)
+        prompted = not self.writes_trace(use_latent)
+        return self.write(*self.start(questions, use_latent), max_new_tokens, temperature, generator, prompted=prompted)
+
+    def writes_trace(self, use_latent: bool = True) -> bool:
+        """Whether it writes a chain of thought, answer prompt included; otherwise it writes behind the fixed text that it was given."""
+        method = self.model.method
+        return method.writes_cot or (method.thinks and not use_latent)
 
     @torch.no_grad()
     def write(
@@ -149,8 +158,16 @@ class Reasoner:
         max_new_tokens: int,
         temperature: float = 0.0,
         generator: torch.Generator | None = None,
+        *,
+        prompted: bool = True,
     ) -> list[Generation]:
-        """Write on a prefix until every row has ended; the arguments are what `start` returns, and how to sample."""
+        """Write on a prefix until every row has ended.
+
+        Args:
+            prefix, logits, passes: what `start` returns.
+            max_new_tokens, temperature, generator: when to stop, how to sample.
+            prompted: the prefix ends in the answer's fixed text.
+        """
         backbone, eos = self.model.backbone, self.builder.tokenizer.eos_token_id
         written: list[list[int]] = [[] for _ in logits]
         chances: list[list[float]] = [[] for _ in logits]
@@ -175,21 +192,23 @@ class Reasoner:
                 tokens, alive = tokens[keep], [alive[row] for row in going]
             logits = writing.next(tokens)
         return [
-            self._finish(ids, chance, passes, entries, entry_bytes, eos)
+            self._finish(ids, chance, passes, entries, entry_bytes, prompted)
             for ids, chance, entries in zip(written, chances, start_entries, strict=True)
         ]
 
-    def _finish(self, ids: list[int], chances: list[float], passes: int, entries: int, entry_bytes: int, eos: int) -> Generation:
-        complete = bool(ids) and ids[-1] == eos
+    def _finish(self, ids: list[int], chances: list[float], passes: int, entries: int, entry_bytes: int, prompted: bool) -> Generation:
+        complete = bool(ids) and ids[-1] == self.builder.tokenizer.eos_token_id
         content = ids[:-1] if complete else ids
         fed = max(len(ids) - 1, 0)
+        text = self.builder.tokenizer.decode(content, skip_special_tokens=True).strip()
         return Generation(
-            text=self.builder.tokenizer.decode(content, skip_special_tokens=True).strip(),
+            text=text,
             token_ids=content,
             forward_passes=passes + fed,
             generated_tokens=len(ids),
             cache_bytes=(entries + fed) * entry_bytes,
             complete=complete,
+            answer=extract_answer(text, self.builder.answer_prompt, behind_prompt=prompted),
             confidence=math.exp(sum(chances[self._answer_start(ids) :])),
         )
 

@@ -50,6 +50,9 @@ class Metrics(Record):
     generated_tokens: float = Field(ge=0)
     seconds_per_question: float = Field(ge=0)
     cache_bytes_per_question: float | None = Field(None, ge=0)
+    correct_close: int | None = Field(None, ge=0, description="within 0.001 of the answer, as GSM8K-Hard's authors compare")
+    cut_off: int | None = Field(None, ge=0, description="answers that had not ended when max_new_tokens ran out")
+    without_number: int | None = Field(None, ge=0)
 
     @model_validator(mode="after")
     def _agree(self) -> "Metrics":
@@ -109,6 +112,7 @@ class Row(Record):
     forward_passes: int = Field(ge=0)
     generated_tokens: int = Field(ge=0)
     steps: int | None = Field(None, ge=1)
+    cut_off: bool | None = None
     confidence: float | None = Field(None, ge=0, le=1)
 
 

@@ -58,7 +58,7 @@ def test_a_measurement_counts_answers(player: Player) -> None:
 
     def predictions(*setting: int, use_latent: bool = True) -> list[str | None]:
         generations = player.reasoner(*setting).generate(questions, max_new_tokens=TOKENS, use_latent=use_latent)
-        return [extract_answer(item.text, "The answer is:") for item in generations]
+        return [extract_answer(item.text, "The answer is:", behind_prompt=use_latent) for item in generations]
 
     own = predictions(6, 1)
     right = sum(answers_equal(a, e.answer) for a, e in zip(own, EXAMPLES, strict=True))

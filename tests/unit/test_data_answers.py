@@ -62,6 +62,7 @@ def test_extract_answer_with_other_prompts() -> None:
         ("5%", "5"),
         ("5.", "5"),
         ("1.8e1", "18"),
+        ("1,8e1", "18"),
         ("1E-3", "0.001"),
         ("3/8", "0.375"),
         ("-6/4", "-1.5"),
@@ -72,9 +73,7 @@ def test_parse_number(text: str, value: str) -> None:
     assert parse_number(text) == Decimal(value)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "seven", "1,8e1", "1,2", "12,34", "1 2", "--5", "-$-5", "1/3", "1/0", "1e9999", "nan", "inf", "7 apples"]
-)
+@pytest.mark.parametrize("text", ["", "seven", "1,2", "12,34", "1 2", "--5", "-$-5", "1/3", "1/0", "1e9999", "nan", "inf", "7 apples"])
 def test_parse_number_refuses(text: str) -> None:
     assert parse_number(text) is None
 

@@ -118,7 +118,7 @@ def test_convergence_counts_the_answers_of_each_t() -> None:
 
     def predictions(t: int) -> list[str | None]:
         own = Reasoner(reasoner.model, reasoner.builder, LATENTS, t)
-        return [extract_answer(g.text, own.builder.answer_prompt) for g in own.generate(QUESTIONS, max_new_tokens=4)]
+        return [extract_answer(g.text, own.builder.answer_prompt, behind_prompt=True) for g in own.generate(QUESTIONS, max_new_tokens=4)]
 
     exact = predictions(LATENTS)
     for item in found.answers:
@@ -140,14 +140,15 @@ def naive_zeroed(reasoner: Reasoner, question: str, latent: int) -> str | None:
 
     layers = tuple((zeroed(keys), zeroed(values)) for keys, values in slice_layers(prefix.layers, 0, prefix.length))
     opened, logits = reasoner.conclude(Prefix(layers, prefix.mask, prefix.next_position, prefix.last_hidden))
-    return extract_answer(reasoner.write(opened, logits, passes, 4)[0].text, reasoner.builder.answer_prompt)
+    text = reasoner.write(opened, logits, passes, 4)[0].text
+    return extract_answer(text, reasoner.builder.answer_prompt, behind_prompt=True)
 
 
 @torch.inference_mode()
 def test_zeroing_a_latent_is_what_a_loop_over_questions_gives() -> None:
     reasoner = make()
     found = interventions(reasoner, EXAMPLES, batch_size=4, max_new_tokens=4)
-    plain = [extract_answer(g.text, "The answer is:") for g in reasoner.generate(QUESTIONS, max_new_tokens=4)]
+    plain = [extract_answer(g.text, "The answer is:", behind_prompt=True) for g in reasoner.generate(QUESTIONS, max_new_tokens=4)]
     zero = [effect for effect in found.effects if effect.kind == "zero"]
     assert [effect.latent for effect in zero] == [*range(LATENTS), None]
     for effect in zero[:LATENTS]:
@@ -238,7 +239,7 @@ def test_a_question_without_trace_gets_the_models_own(monkeypatch: pytest.Monkey
     reasoner = make()
     written = reasoner.generate(QUESTIONS[:1], max_new_tokens=4)[0]
     text = "<<1+2=3>>\n<<3+1=4>>\nThe answer is: 4"
-    monkeypatch.setattr(Reasoner, "generate", lambda *_, **__: [type(written)(text, [], 1, 1, 1, True)])
+    monkeypatch.setattr(Reasoner, "generate", lambda *_, **__: [type(written)(text, [], 1, 1, 1, True, answer="4")])
     traced = with_trace(reasoner, own_example(QUESTIONS[0], 1), 8)
     assert traced is not None
     assert (traced.steps, traced.answer) == (("<<1+2=3>>", "<<3+1=4>>"), "4")

@@ -3,37 +3,58 @@
     extract_answer("He has $1,234.50 left. The answer is: $18.", "The answer is:")  ->  "18"
     answers_equal("18.0", "18")  ->  True
 
-What counts as a number: digits with or without thousands commas (groups of exactly three, so ``1,234`` is one number and
-``1,2`` two), an optional fraction part, an optional exponent of at most three digits, an optional sign, or a simple fraction
-``3/4`` of two whole numbers. A minus sign right behind a word, a digit or a closing bracket is an operator or a hyphen, not
-part of the number: ``16-3`` ends in 3. Currency signs, ``%`` and a trailing dot are dropped; ``5%`` is 5.
+What counts as a number: digits, alone or in groups (``1,234``, ``1,23,456``, ``12 000``; ``1,2`` is two numbers), an optional
+fraction part, an optional exponent of at most three digits (before which a comma is a decimal one: ``1,8e1``), an optional sign;
+or a fraction ``3/4``, ``2 1/2``, ``\\frac{3}{4}`` or ``½`` of whole numbers. Digits may be of any script. A minus sign right behind a
+word, a digit or a closing bracket is an operator or a hyphen, not part of the number: ``16-3`` ends in 3; a space may follow it only
+where nothing but ``=``, ``:`` or ``(`` stands before it. Currency signs, ``%`` and a trailing dot are dropped; ``5%`` is 5.
 Values are exact: nothing is rounded, so 0.1+0.2 as a float stays 0.30000000000000004 and differs from 0.3.
 """
 
 import re
+import unicodedata
 from decimal import Decimal
 from fractions import Fraction
 
-_WHOLE = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
-_UNSIGNED = rf"(?:(?<![0-9/])[0-9]{{1,15}}/[0-9]{{1,15}}(?![0-9/])|(?:{_WHOLE}(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]{{1,3}}(?![0-9]))?)"
+# GSM8K-Hard's authors compare so (the "PAL" repository): its answers are floats.
+TOLERANCE = Fraction(1, 1000)
+
+_SPACE = "[ \u00a0\u2009\u202f]"
+# "180 180" is a number that is said again, not one of six digits.
+_SPACED = rf"(?!(?P<said>[0-9]{{3}}){_SPACE}(?P=said)(?![0-9]))[1-9][0-9]{{0,2}}(?:{_SPACE}[0-9]{{3}})+"
+_WHOLE = rf"(?:(?:[0-9]{{1,3}}(?:,[0-9]{{3}})+|[0-9]{{1,2}}(?:,[0-9]{{2}})+,[0-9]{{3}}|{_SPACED})(?![0-9])|[0-9]+)"
+_FRACTION = rf"(?<![0-9/])(?:[0-9]{{1,15}}{_SPACE})?[0-9]{{1,15}}/[0-9]{{1,15}}(?![0-9/])"
+_DECIMAL = rf"(?:{_WHOLE}(?:\.[0-9]+|,[0-9]+(?=[eE][+-]?[0-9]))?|\.[0-9]+)(?:[eE][+-]?[0-9]{{1,3}}(?![0-9]))?"
 _CURRENCY = "[$€£¥₹]"
-_AMOUNT = rf"(?:{_CURRENCY}\s?)?((?:(?<=[$€£¥₹])[-−])?{_UNSIGNED})"
-_NUMBER = re.compile(rf"(?:(?<![\w.)\]])([-+−])(?=[0-9.]|{_CURRENCY}))?{_AMOUNT}")
-_WHOLE_TEXT = re.compile(rf"([-+−]?){_AMOUNT}\s?%?\.?")
+_AMOUNT = rf"(?:{_CURRENCY}\s?)?(?P<number>(?:(?<=[$€£¥₹])-)?(?:{_FRACTION}|{_DECIMAL}))"
+_NUMBER = re.compile(rf"(?:(?<![\w.)\]])(?P<sign>[-+])(?=[0-9.]|{_CURRENCY}))?{_AMOUNT}")
+_WHOLE_TEXT = re.compile(rf"(?P<sign>[-+]?)\s?{_AMOUNT}\s?%?\.?")
+_SIGN_APART = re.compile(r"(?:^|[=:(])[^\S\n]*-[^\S\n]+$")
+_LATEX_FRACTION = re.compile(r"(?P<whole>[0-9]?)\\[dt]?frac\s*\{\s*([0-9]+)\s*\}\s*\{\s*([0-9]+)\s*\}")
+_LATEX = (("\\$", "$"), ("\\%", "%"), ("{,}", ","), ("\\,", " "), ("\\!", ""))
+_MINUS = dict.fromkeys(map(ord, "−‐‑‒–﹣"), "-")
 
 
-def extract_answer(text: str, answer_prompt: str) -> str | None:
+def extract_answer(text: str, answer_prompt: str, *, behind_prompt: bool = False) -> str | None:
     """Return the first number after the last answer prompt, else the last number of the whole text, else None.
 
-    The prompt is found whatever its letter case and white space ("the answer is : 7"). The number comes back without commas, currency
-    sign, ``%`` and trailing dot, otherwise as written ("18.0" stays "18.0").
+    The prompt is found whatever its letter case and white space ("the answer is : 7"). The number comes back without signs of
+    grouping, currency and ``%`` and trailing dot, otherwise as written ("18.0" stays "18.0").
+
+    Args:
+        text: what the model wrote.
+        answer_prompt: text before the number.
+        behind_prompt: the text follows the prompt that the model was given, so the answer is its first number.
     """
-    pieces = re.findall(r"\w+|[^\w\s]", answer_prompt)
+    text = _plain(text)
+    if behind_prompt:
+        return _first(text)
+    pieces = re.findall(r"\w+|[^\w\s]", _plain(answer_prompt))
     prompts = list(re.finditer(r"\s*".join(map(re.escape, pieces)), text, re.IGNORECASE)) if pieces else []
-    if prompts and (found := _NUMBER.search(text, prompts[-1].end())):
-        return _clean(found)
+    if prompts and (answer := _first(text[prompts[-1].end() :])):
+        return answer
     numbers = list(_NUMBER.finditer(text))
-    return _clean(numbers[-1]) if numbers else None
+    return _signed(numbers[-1]) if numbers else None
 
 
 def parse_number(text: str) -> Decimal | None:
@@ -54,6 +75,12 @@ def answers_equal(a: str | None, b: str) -> bool:
     return Fraction(left) == Fraction(right)
 
 
+def answers_close(a: str | None, b: str) -> bool:
+    """Whether both texts are numbers that differ by less than `TOLERANCE`."""
+    left, right = None if a is None else _exact(a), _exact(b)
+    return left is not None and right is not None and abs(Fraction(left) - Fraction(right)) < TOLERANCE
+
+
 def canonical_number(value: str | int | float | Decimal) -> str:
     """Write a number without exponent, commas, superfluous zeros or sign of zero: -9867630.0 -> ``-9867630``, "1/2" -> ``0.5``.
 
@@ -67,7 +94,8 @@ def canonical_number(value: str | int | float | Decimal) -> str:
         raise ValueError(f"{value!r} is not a number")
     number = _exact(repr(value) if isinstance(value, float) else str(value))
     if isinstance(number, Fraction):
-        number = _terminating(number) or number
+        terminating = _terminating(number)
+        number = number if terminating is None else terminating
     if number is None:
         raise ValueError(f"{value!r} is not a number")
     if isinstance(number, Fraction):
@@ -77,24 +105,59 @@ def canonical_number(value: str | int | float | Decimal) -> str:
     return "0" if number == 0 else digits
 
 
+def _plain(text: str) -> str:
+    """Digits, signs and fractions of any script and of LaTeX as ASCII writes them."""
+    if not text.isascii():
+        text = re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", text.translate(_MINUS))
+        text = "".join(char if char.isascii() else _plain_character(char) for char in text)
+    if "\\" in text or "{" in text:
+        text = _LATEX_FRACTION.sub(lambda found: f"{found['whole']}{' ' if found['whole'] else ''}{found[2]}/{found[3]}", text)
+        for written, plain in _LATEX:
+            text = text.replace(written, plain)
+    return text
+
+
+def _plain_character(char: str) -> str:
+    if char.isdecimal():
+        return str(unicodedata.digit(char))
+    if char in "٫٬":
+        return "." if char == "٫" else ","
+    if "\uff00" <= char <= "\uffef" or unicodedata.decomposition(char).startswith("<fraction>"):
+        return unicodedata.normalize("NFKC", char).replace("⁄", "/")
+    return char
+
+
+def _first(text: str) -> str | None:
+    found = _NUMBER.search(text)
+    return None if found is None else _signed(found)
+
+
+def _signed(found: re.Match[str]) -> str:
+    """The number found, with a minus sign that stands apart from it."""
+    number = _clean(found)
+    apart = found["sign"] is None and not number.startswith("-") and _SIGN_APART.search(found.string[: found.start()])
+    return f"-{number}" if apart else number
+
+
 def _clean(found: re.Match[str]) -> str:
-    sign, number = found.groups(default="")
-    return _minus(sign) + number.replace(",", "").replace("−", "-")
-
-
-def _minus(sign: str) -> str:
-    return "-" if sign in ("-", "−") else ""
+    sign, number = found["sign"] or "", found["number"]
+    if "," in number and not re.search(r",[0-9]{3}(?![0-9])", number):
+        number = number.replace(",", ".")
+    number = number.replace(",", "")
+    whole, space, fraction = re.sub(_SPACE, " ", number).partition(" ")
+    if space and "/" in fraction:
+        numerator, denominator = map(int, fraction.split("/"))
+        minus, whole = ("-", whole[1:]) if whole.startswith("-") else ("", whole)
+        number = f"{minus}{int(whole) * denominator + numerator}/{denominator}"
+    return ("-" if sign == "-" else "") + re.sub(_SPACE, "", number)
 
 
 def _exact(text: str) -> Decimal | Fraction | None:
     """Decimal for a decimal number, Fraction for ``a/b``; None for anything else, for two signs and for a zero denominator."""
-    found = _WHOLE_TEXT.fullmatch(text.strip())
-    if found is None:
+    found = _WHOLE_TEXT.fullmatch(_plain(text).strip())
+    if found is None or (found["sign"] and found["number"].startswith("-")):
         return None
-    sign, number = found[1], found[2].replace(",", "").replace("−", "-")
-    if sign and number.startswith("-"):
-        return None
-    number = _minus(sign) + number
+    number = _clean(found)
     if "/" not in number:
         return Decimal(number)
     numerator, denominator = map(int, number.split("/"))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kava.data.answers import answers_equal, extract_answer
+from kava.data.answers import answers_close, answers_equal
 from kava.data.example import Example
 from kava.generate import Generation, Reasoner
 from kava.runtime import processes
@@ -18,8 +18,16 @@ class Answered:
 
     example: Example
     generation: Generation
-    prediction: str | None
-    correct: bool
+
+    @property
+    def prediction(self) -> str | None:
+        """The number it was answered with."""
+        return self.generation.answer
+
+    @property
+    def correct(self) -> bool:
+        """The prediction equals the gold answer, exactly."""
+        return answers_equal(self.prediction, self.example.answer)
 
     def row(self) -> dict[str, Any]:
         """As it stands in the per-question file."""
@@ -33,6 +41,7 @@ class Answered:
             "forward_passes": self.generation.forward_passes,
             "generated_tokens": self.generation.generated_tokens,
             "steps": len(self.example.steps) or None,
+            "cut_off": not self.generation.complete,
             "confidence": None if math.isnan(self.generation.confidence) else min(self.generation.confidence, 1.0),
         }
 
@@ -48,6 +57,21 @@ class Evaluation:
     def correct(self) -> int:
         """How many predictions equal the gold answer."""
         return sum(item.correct for item in self.answered)
+
+    @property
+    def correct_close(self) -> int:
+        """How many predictions are within `kava.data.answers.TOLERANCE` of the gold answer."""
+        return sum(answers_close(item.prediction, item.example.answer) for item in self.answered)
+
+    @property
+    def cut_off(self) -> int:
+        """How many answers had not ended when `max_new_tokens` ran out."""
+        return sum(not item.generation.complete for item in self.answered)
+
+    @property
+    def without_number(self) -> int:
+        """How many answers hold no number."""
+        return sum(item.prediction is None for item in self.answered)
 
     @property
     def accuracy(self) -> float:
@@ -96,10 +120,6 @@ def evaluate_accuracy(
         seed=seed,
         use_latent=use_latent,
     )
-    prompt = reasoner.builder.answer_prompt
-    answered = []
-    for example, generation in zip(own, generations, strict=True):
-        prediction = extract_answer(generation.text, prompt)
-        answered.append(Answered(example, generation, prediction, answers_equal(prediction, example.answer)))
+    answered = [Answered(example, generation) for example, generation in zip(own, generations, strict=True)]
     everyone = processes.gather(answered) if share else answered
     return Evaluation(everyone, time.perf_counter() - start)

@@ -123,6 +123,9 @@ def metrics_of(evaluation: Evaluation) -> Metrics:
         generated_tokens=evaluation.mean("generated_tokens"),
         seconds_per_question=evaluation.seconds_per_question,
         cache_bytes_per_question=evaluation.mean("cache_bytes"),
+        correct_close=evaluation.correct_close,
+        cut_off=evaluation.cut_off,
+        without_number=evaluation.without_number,
     )
 
 
@@ -176,11 +179,17 @@ def print_result(result: Result) -> None:
     metrics = result.metrics
     low, high = metrics.accuracy_ci95
     table = Table(title=f"{result.run.method} on {result.dataset} ({metrics.total} questions)", show_header=False)
-    for name, value in (
+    rows = [
         ("accuracy", f"{100 * metrics.accuracy:.1f} %   (95 % interval {100 * low:.1f} to {100 * high:.1f})"),
         ("forward passes / question", f"{metrics.forward_passes:.1f}"),
         ("generated tokens / question", f"{metrics.generated_tokens:.1f}"),
         ("seconds / question", f"{metrics.seconds_per_question:.4f}"),
-    ):
+        ("cut off; without a number", f"{metrics.cut_off}; {metrics.without_number} of {metrics.total} answers"),
+    ]
+    if metrics.correct_close is not None and metrics.correct_close != metrics.correct:
+        rows.insert(
+            1, ("accuracy within 0.001", f"{100 * metrics.correct_close / metrics.total:.1f} %   (as GSM8K-Hard's authors compare)")
+        )
+    for name, value in rows:
         table.add_row(name, value)
     Console(file=sys.stdout).print(table)

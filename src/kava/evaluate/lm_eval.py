@@ -75,8 +75,13 @@ class KavaLM(LM):
         """The answer up to the first stop string; in the harness's own frame, with the number in GSM8K's notation."""
         for stop in request.args[1].get("until") or []:
             text = text.partition(stop)[0] if stop else text
-        number = extract_answer(text, self.reasoner.builder.answer_prompt)
-        return f"{text}\n#### {number}" if request.args[0].rstrip().endswith(_FRAME[1]) and number is not None else text
+        prompt = self.reasoner.builder.answer_prompt
+        number = extract_answer(text, prompt, behind_prompt=not self.reasoner.writes_trace(self.use_latent))
+        if number is None:
+            return text
+        # Who reads the text looks for a mark, or for the last number of all; this one may have gone on after its answer.
+        marker = "####" if request.args[0].rstrip().endswith(_FRAME[1]) else prompt
+        return text if extract_answer(text, prompt) == number and marker == prompt else f"{text}\n{marker} {number}"
 
 
 def question_of(context: str) -> str:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kava.data.answers import answers_equal, extract_answer
+from kava.data.answers import answers_equal
 from kava.data.example import Example
 from kava.explain.record import Convergence, Iterations
 from kava.generate import Reasoner
@@ -52,8 +52,8 @@ def convergence(reasoner: Reasoner, examples: Sequence[Example], batch_size: int
     predictions = {}
     for iterations in chosen:
         variant = Reasoner(reasoner.model, reasoner.builder, reasoner.num_latents, iterations)
-        texts = variant.generate(questions, batch_size=batch_size, max_new_tokens=max_new_tokens)
-        predictions[iterations] = [extract_answer(item.text, reasoner.builder.answer_prompt) for item in texts]
+        answered = variant.generate(questions, batch_size=batch_size, max_new_tokens=max_new_tokens)
+        predictions[iterations] = [item.answer for item in answered]
     return Convergence(
         questions=len(questions),
         trained_iterations=trained,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from kava.config import Config
-from kava.data.answers import answers_equal, extract_answer
+from kava.data.answers import answers_equal
 from kava.data.collate import Collator
 from kava.data.example import Example
 from kava.data.fingerprint import fingerprint
@@ -154,7 +154,6 @@ def collator(reasoner: Reasoner, config: Config) -> Collator:
 @torch.inference_mode()
 def _view(reasoner: Reasoner, config: Config, example: Example, options: Options) -> QuestionView:
     generation = reasoner.generate([example.question], max_new_tokens=options.max_new_tokens)[0]
-    prediction = extract_answer(generation.text, reasoner.builder.answer_prompt)
     readout = read_latents(reasoner, example.question, options.top_k)
     attention = answer_attention(reasoner, reasoner.builder.question_ids(example.question), generation.token_ids)
     kept = similarity = None
@@ -163,8 +162,8 @@ def _view(reasoner: Reasoner, config: Config, example: Example, options: Options
     return QuestionView(
         question=example.question,
         gold=example.answer or None,
-        prediction=prediction,
-        correct=answers_equal(prediction, example.answer) if example.answer else None,
+        prediction=generation.answer,
+        correct=answers_equal(generation.answer, example.answer) if example.answer else None,
         tokens=readout.tokens,
         probabilities=readout.probabilities,
         attention=Attention(latents=attention.latents.tolist(), parts={name: part.tolist() for name, part in attention.parts.items()}),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kava.cache.layers import slice_layers, stack_layers
 from kava.cache.rope import moved
-from kava.data.answers import answers_equal, extract_answer
+from kava.data.answers import answers_equal
 from kava.data.example import Example
 from kava.explain.convergence import marks_of
 from kava.explain.record import Effect, Interventions
@@ -78,7 +78,7 @@ class _Lab:
             changed = prefix if kind is None else self._disturbed(rows, prefix, latent, kind)
             opened, logits = self.reasoner.conclude(changed)
             found += self.reasoner.write(opened, logits, self.thoughts.passes + 1, self.max_new_tokens)
-        return [extract_answer(item.text, self.reasoner.builder.answer_prompt) for item in found]
+        return [item.answer for item in found]
 
     def _disturbed(self, rows: slice, prefix: Prefix, latent: int | None, kind: Kind) -> Prefix:
         num = self.reasoner.num_latents

@@ -1,7 +1,6 @@
 """Questions to explain: a user's own, checked before the model reads them, and traces for questions that come without one."""
 
 from kava.config import Config
-from kava.data.answers import extract_answer
 from kava.data.example import Example
 from kava.errors import UserError
 from kava.generate import Reasoner
@@ -31,10 +30,9 @@ def own_example(question: str, number: int) -> Example:
 
 def with_trace(reasoner: Reasoner, example: Example, max_new_tokens: int) -> Example | None:
     """The example with the chain of thought and answer that the model itself writes; None where it writes no answer or no step."""
-    text = reasoner.generate([example.question], max_new_tokens=max_new_tokens, use_latent=False)[0].text
-    prompt = reasoner.builder.answer_prompt
-    answer = extract_answer(text, prompt)
-    steps = tuple(line.strip() for line in text.rpartition(prompt)[0].splitlines() if line.strip())
-    if answer is None or not steps:
+    written = reasoner.generate([example.question], max_new_tokens=max_new_tokens, use_latent=False)[0]
+    trace = written.text.rpartition(reasoner.builder.answer_prompt)[0]
+    steps = tuple(line.strip() for line in trace.splitlines() if line.strip())
+    if written.answer is None or not steps:
         return None
-    return Example(example.question, steps, example.answer or answer, example.id)
+    return Example(example.question, steps, example.answer or written.answer, example.id)

@@ -13,7 +13,6 @@ from rich.text import Text
 
 from kava.checkpoint import Trained
 from kava.config import Config
-from kava.data.answers import extract_answer
 from kava.data.sources.readers import BadRow, read_rows
 from kava.errors import UserError
 from kava.explain.readout import Readout, read_latents
@@ -25,7 +24,14 @@ HELP = "commands: /latent on|off   /temp NUMBER   /trace (what the latents decod
 
 def check_config(trained: Trained, config: Config) -> None:
     """Refuse a configuration file that is not the one the checkpoint was trained with, where it matters at inference."""
-    for key in ("method", "model.name", "latent.num_tokens", "dataset.answer_prompt"):
+    for key in (
+        "method",
+        "model.name",
+        "latent.num_tokens",
+        "dataset.answer_prompt",
+        "dataset.answer_separator",
+        "dataset.question_suffix",
+    ):
         mine, theirs = _get(trained.config, key), _get(config, key)
         if mine != theirs:
             raise UserError(
@@ -118,7 +124,7 @@ class Session:
             [question], max_new_tokens=self.max_new_tokens, temperature=self.temperature, use_latent=self.use_latent
         )[0]
         seconds = time.perf_counter() - start
-        answer = extract_answer(generation.text, self.reasoner.builder.answer_prompt)
+        answer = generation.answer
         if generation.text != answer:
             self.console.print(Text(generation.text, style="dim"))
         cost = f"{generation.forward_passes} forward passes, {generation.generated_tokens} tokens, {seconds:.2f} s"
@@ -167,7 +173,7 @@ def answer_file(
         generation = next(generations)
         row = {
             "question": question,
-            "answer": extract_answer(generation.text, reasoner.builder.answer_prompt),
+            "answer": generation.answer,
             "text": generation.text,
             "forward_passes": generation.forward_passes,
             "generated_tokens": generation.generated_tokens,

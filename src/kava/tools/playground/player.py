@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from kava.checkpoint import Trained
-from kava.data.answers import answers_equal, extract_answer
+from kava.data.answers import answers_equal
 from kava.data.example import Example
 from kava.errors import UserError
 from kava.explain.questions import checked_question
@@ -150,7 +150,7 @@ class Player:
             max_new_tokens=evaluation.max_new_tokens,
             use_latent=setting is not None,
         )
-        found = [extract_answer(item.text, self.builder.answer_prompt) for item in generations]
+        found = [item.answer for item in generations]
         return sum(item.forward_passes for item in generations) / len(generations), found
 
     def _text(self, ids: list[int]) -> str:
