@@ -48,7 +48,9 @@ def test_every_check_passes_in_the_repository() -> None:
 
 
 def test_failures_carry_their_cure_and_stop_nothing(tmp_path: Path) -> None:
-    """A wrong directory, a data directory that is none, and a package that cannot be imported."""
+    """A configuration with a key that is none, a data directory that is none, and a package that cannot be imported."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mini.yaml").write_text("trainings: {}\n")
     package = tmp_path / "peft"
     package.mkdir()
     (package / "__init__.py").write_text("raise ImportError('peft is broken')\n")
@@ -65,7 +67,7 @@ def test_failures_carry_their_cure_and_stop_nothing(tmp_path: Path) -> None:
     }
     for name, why, cure in [
         ("training losses", "ImportError: peft is broken", "pip install -r requirements.txt"),
-        ("configurations", "no configuration in", "run this in the repository's root"),
+        ("configurations", "configs/mini.yaml: unknown key 'trainings'", "mend the key that is named"),
         ("local data", "KAVA_DATA_DIR=/no/such/directory is no directory", "point KAVA_DATA_DIR at"),
     ]:
         place = next(number for number, line in enumerate(lines) if line.startswith("FAILED") and line[7:].startswith(name))
@@ -133,7 +135,7 @@ def test_checks_go_on_after_any_error(lab: Lab) -> None:
     first, second = run_checks(checks, lab)
     assert (first.status, first.measured, first.cure) == (
         "FAILED",
-        "ModuleNotFoundError: No module named 'kava.smoke.no_such_module'",
+        "ModuleNotFoundError: No module named 'kava.tools.smoke.no_such_module'",
         "a cure",
     )
     assert (second.status, second.cure) == ("info", "")
@@ -144,5 +146,5 @@ def test_every_check_exists() -> None:
 
     for check in CHECKS:
         module, _, name = check.function.partition(":")
-        assert callable(getattr(import_module(f"kava.smoke.{module}"), name))
+        assert callable(getattr(import_module(f"kava.tools.smoke.{module}"), name))
     assert Information("x").text == "x"

@@ -75,7 +75,7 @@ def test_settings_that_exclude_each_other_are_refused(overrides: dict[str, Any],
 @pytest.mark.parametrize("optimizer", ["adamw_bnb_8bit", "adamw_8bit", "paged_adamw_8bit"])
 def test_an_8_bit_optimizer_without_its_package_is_refused(tmp_path: Path, optimizer: str) -> None:
     sentence = (
-        f"training.optimizer {optimizer} needs the package bitsandbytes, which is not installed: pip install 'kava\\[quant\\]', or set"
+        f"training.optimizer {optimizer} needs the package bitsandbytes, which is not installed: pip install 'kava-latent\\[quant\\]', or set"
     )
     with pytest.raises(UserError, match=sentence):
         training_arguments(build_config({}, "a test", {"training.optimizer": optimizer}), tmp_path, [], "a test")
@@ -84,7 +84,7 @@ def test_an_8_bit_optimizer_without_its_package_is_refused(tmp_path: Path, optim
 @pytest.mark.skipif(HAS_BNB, reason="bitsandbytes is installed")
 def test_a_4_bit_base_without_its_package_is_refused() -> None:
     with pytest.raises(
-        UserError, match="model.quantization 4bit needs the package bitsandbytes.* pip install 'kava\\[quant\\]', or set it to none"
+        UserError, match="model.quantization 4bit needs the package bitsandbytes.* pip install 'kava-latent\\[quant\\]', or set it to none"
     ):
         load_base("nowhere", build_config({}, "a test", {"model.quantization": "4bit"}))
 
@@ -92,14 +92,14 @@ def test_a_4_bit_base_without_its_package_is_refused() -> None:
 @pytest.mark.skipif(HAS_FLASH, reason="flash-attn is installed")
 def test_flash_attention_without_its_package_is_refused() -> None:
     with pytest.raises(
-        UserError, match="flash_attention_2 needs the package flash-attn.* pip install 'kava\\[flash\\]', or set it to sdpa"
+        UserError, match="flash_attention_2 needs the package flash-attn.* pip install 'kava-latent\\[flash\\]', or set it to sdpa"
     ):
         load_base("nowhere", build_config({}, "a test", {"model.attn_implementation": "flash_attention_2"}))
 
 
 @pytest.mark.skipif(RUNS_LIGER, reason="liger-kernel can run here")
 def test_fused_cross_entropy_without_its_package_or_a_gpu_is_refused() -> None:
-    reason = "needs a GPU, and torch sees none here" if HAS_LIGER else "needs the package liger-kernel.* pip install 'kava\\[liger\\]'"
+    reason = "needs a GPU, and torch sees none here" if HAS_LIGER else "needs the package liger-kernel.* pip install 'kava-latent\\[liger\\]'"
     with pytest.raises(UserError, match=f"system.fused_cross_entropy {reason}"):
         check_fused_available()
 

@@ -21,7 +21,7 @@ class LmEval:
         try:
             from lm_eval.__main__ import cli_evaluate
         except ImportError:
-            raise UserError("lm-evaluation-harness is not installed: pip install 'kava[lm_eval]' (or pip install lm-eval)") from None
+            raise UserError("lm-evaluation-harness is not installed: pip install 'kava-latent[lm_eval]' (or pip install lm-eval)") from None
         import lm_eval.models  # noqa: F401  (the harness looks its own up only while none is known)
 
         from kava.evaluate.lm_eval import TASKS

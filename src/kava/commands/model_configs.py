@@ -40,11 +40,9 @@ class ModelConfigs:
 
 def _shipped() -> "dict[str, Config]":
     from kava.config import CONFIG_DIR, load_config
-    from kava.errors import UserError
+    from kava.runtime.shipped import listed
 
-    paths = sorted(CONFIG_DIR.glob("*.yaml"))
-    if not paths:
-        raise UserError(f"no configurations in {CONFIG_DIR.absolute()}; run this from the repository's root")
+    paths = listed(CONFIG_DIR)
     return {path.stem: load_config(path) for path in paths}
 
 

@@ -7,7 +7,6 @@ Unknown keys, wrong types, values out of range and contradictions raise `UserErr
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,9 +17,10 @@ from kava.config.files import WITHOUT_LATENTS, read_sections, refuse_unused_late
 from kava.config.messages import explain
 from kava.config.overrides import apply_overrides, is_safe_name
 from kava.errors import UserError, nearest
+from kava.runtime import shipped
 
 MethodName = Literal["full_cot", "no_cot", "icot", "coconut", "codi", "pccot", "kava"]
-CONFIG_DIR = Path("configs")
+CONFIG_DIR = "configs"
 # Settings that came after the first runs, and the value that changes nothing: finished runs keep their fingerprints.
 YOUNGER = (
     ("model", "quantization", "none"),
@@ -246,15 +246,14 @@ class Config(Section):
 
 
 def config_path(name: str) -> Path:
-    """Resolve what a user types as a configuration, a path or a bare name in `configs/`, to a file.
+    """The file that a user means by a path or a bare name in `configs/`: of the working directory, else of the package.
 
     Raises:
         UserError: there is no such file.
     """
-    for candidate in (Path(name), CONFIG_DIR / f"{name}.yaml"):
-        if os.path.isfile(candidate):  # Path.is_file raises on names that no file system takes
-            return candidate
-    known = [path.stem for path in CONFIG_DIR.glob("*.yaml")]
+    if path := shipped.find(CONFIG_DIR, name):
+        return path
+    known = [path.stem for path in shipped.listed(CONFIG_DIR)]
     raise UserError(f"configuration '{name}' is neither a file nor a name in {CONFIG_DIR}/{nearest(Path(name).stem, known)}")
 
 

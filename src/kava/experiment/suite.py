@@ -20,8 +20,9 @@ from kava.config.overrides import as_flags
 from kava.errors import UserError, nearest
 from kava.experiment.multi_seed import Plan, trust_flags
 from kava.results import checked_name, read_mapping
+from kava.runtime import shipped
 
-SUITE_DIR = Path("suites")
+SUITE_DIR = "suites"
 SHARED = ("config", "seeds", "variants", "runs", "exceptions")  # which runs there are
 
 
@@ -72,17 +73,15 @@ def _check_named(name: str, existing: dict[str, dict[str, Any]], place: str, wha
 
 
 def suite_path(name: str) -> Path:
-    """A suite file, from its path or its name in `suites/`.
+    """A suite file, from its path or its name in `suites/`: of the working directory, else of the package.
 
     Raises:
         UserError: there is no such file.
     """
-    for candidate in (Path(name), SUITE_DIR / f"{name}.yaml"):
-        if candidate.is_file():
-            return candidate
-    raise UserError(
-        f"suite '{name}' is neither a file nor a name in {SUITE_DIR}/{nearest(name, [p.stem for p in SUITE_DIR.glob('*.yaml')])}"
-    )
+    if path := shipped.find(SUITE_DIR, name):
+        return path
+    known = [path.stem for path in shipped.listed(SUITE_DIR)]
+    raise UserError(f"suite '{name}' is neither a file nor a name in {SUITE_DIR}/{nearest(name, known)}")
 
 
 def read_suite(path: str | Path) -> Suite:

@@ -25,4 +25,6 @@ def require(package: str, setting: str, otherwise: str) -> None:
     """
     module, extra = EXTRAS[package]
     if find_spec(module) is None:
-        raise UserError(f"{setting} needs the package {package}, which is not installed: pip install 'kava[{extra}]', or {otherwise}")
+        raise UserError(
+            f"{setting} needs the package {package}, which is not installed: pip install 'kava-latent[{extra}]', or {otherwise}"
+        )

@@ -32,7 +32,7 @@ class Check:
 
     Attributes:
         name: a word or two.
-        function: `module:name` in `kava.smoke`; takes the lab, returns what it measured. Imported only when the check runs, so
+        function: `module:name` in `kava.tools.smoke`; takes the lab, returns what it measured. Imported only when the check runs, so
             that a package that cannot be imported fails this check and not the whole test.
         cure: what to do where it fails.
     """
@@ -75,7 +75,7 @@ def close_to_zero(difference: float, allowed: float, what: str) -> str:
 def _attempt(check: Check, lab: "Lab") -> tuple[Status, str]:
     try:
         module, _, name = check.function.partition(":")
-        run: Callable[[Lab], str | Information] = getattr(importlib.import_module(f"kava.smoke.{module}"), name)
+        run: Callable[[Lab], str | Information] = getattr(importlib.import_module(f"kava.tools.smoke.{module}"), name)
         found = run(lab)
     except CheckFailedError as failure:
         return "FAILED", str(failure)

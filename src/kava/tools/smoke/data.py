@@ -12,6 +12,7 @@ from kava.data.sources.directory import BENCHMARKS
 from kava.data.sources.load import load_benchmark
 from kava.errors import UserError
 from kava.experiment.suite import SUITE_DIR, plans_of, read_suite
+from kava.runtime import shipped
 from kava.tools.smoke.check import CheckFailedError, Information
 from kava.tools.smoke.lab import PROBLEMS, Lab
 
@@ -22,12 +23,12 @@ HUB_SECONDS = 5
 
 def configurations(_: Lab) -> str:
     """Every shipped configuration and suite."""
-    paths = sorted(CONFIG_DIR.glob("*.yaml"))
-    suites = sorted(SUITE_DIR.glob("*.yaml"))
+    paths = shipped.listed(CONFIG_DIR)
+    suites = shipped.listed(SUITE_DIR)
     if not paths:
-        raise CheckFailedError(f"no configuration in {CONFIG_DIR.resolve()}")
+        raise CheckFailedError(f"no configuration in {shipped.shipped(CONFIG_DIR)}")
     problems = []
-    for path in paths + suites:
+    for path in [*paths, *suites]:
         try:
             if path in paths:
                 load_config(path)

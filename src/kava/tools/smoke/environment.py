@@ -8,6 +8,8 @@ from pathlib import Path
 from kava.tools.smoke.check import CheckFailedError, Information
 from kava.tools.smoke.lab import Lab
 
+# What pip calls it; the name kava is another project's on PyPI.
+DISTRIBUTION = "kava-latent"
 OPTIONAL = ("flash-attn", "bitsandbytes", "wandb", "gguf")
 
 
@@ -51,7 +53,7 @@ def declared() -> tuple[str, list[str]]:
 
         project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
         return project["requires-python"], project["dependencies"]
-    return metadata.metadata("kava")["Requires-Python"], metadata.requires("kava") or []
+    return metadata.metadata(DISTRIBUTION)["Requires-Python"], metadata.requires(DISTRIBUTION) or []
 
 
 def optional_packages(_: Lab) -> Information:

@@ -10,7 +10,7 @@ from kava.tools.smoke.lab import open_lab
 
 NEWER_PYTHON = "make an environment with a newer Python: make BASE_PYTHON=python3.11 setup"
 DEVICE = "install the torch build for this machine (https://pytorch.org/get-started/locally/), or set system.device to cpu"
-CONFIGURATIONS = "run this in the repository's root; mend the key that is named, or take the file back: git checkout configs suites"
+CONFIGURATIONS = "mend the key that is named, or take the file back: git checkout configs suites, or kava configs --copy"
 LOCAL_DATA = "point KAVA_DATA_DIR at the directory that holds gsm8k_test.jsonl, gsm8k_hard.jsonl and svamp.json, or unset it"
 
 CHECKS = (
