@@ -74,9 +74,8 @@ def test_settings_that_exclude_each_other_are_refused(overrides: dict[str, Any],
 @pytest.mark.skipif(HAS_BNB, reason="bitsandbytes is installed")
 @pytest.mark.parametrize("optimizer", ["adamw_bnb_8bit", "adamw_8bit", "paged_adamw_8bit"])
 def test_an_8_bit_optimizer_without_its_package_is_refused(tmp_path: Path, optimizer: str) -> None:
-    sentence = (
-        f"training.optimizer {optimizer} needs the package bitsandbytes, which is not installed: pip install 'kava-latent\\[quant\\]', or set"
-    )
+    install = r"pip install 'kava-latent\[quant\]'"
+    sentence = f"training.optimizer {optimizer} needs the package bitsandbytes, which is not installed: {install}, or set"
     with pytest.raises(UserError, match=sentence):
         training_arguments(build_config({}, "a test", {"training.optimizer": optimizer}), tmp_path, [], "a test")
 
@@ -99,7 +98,9 @@ def test_flash_attention_without_its_package_is_refused() -> None:
 
 @pytest.mark.skipif(RUNS_LIGER, reason="liger-kernel can run here")
 def test_fused_cross_entropy_without_its_package_or_a_gpu_is_refused() -> None:
-    reason = "needs a GPU, and torch sees none here" if HAS_LIGER else "needs the package liger-kernel.* pip install 'kava-latent\\[liger\\]'"
+    reason = (
+        "needs a GPU, and torch sees none here" if HAS_LIGER else "needs the package liger-kernel.* pip install 'kava-latent\\[liger\\]'"
+    )
     with pytest.raises(UserError, match=f"system.fused_cross_entropy {reason}"):
         check_fused_available()
 
