@@ -1,19 +1,18 @@
 """The answer's fixed text ends where answers begin to differ, with every kind of tokenizer; the distillation token is its last."""
 
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
-from tokenizers.models import BPE
-from tokenizers.trainers import BpeTrainer
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import WordLevel
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from checks import make_trained
+from families import tokenizer
 from kava.checkpoint import KAVA_CONFIG, load_checkpoint, save_checkpoint
 from kava.data.collate import Collator
 from kava.data.example import Example
@@ -27,43 +26,7 @@ from kava.runtime.atomic import seal
 from kava.train.train import _refuse_foreign
 from tiny import PROMPT, tiny_lm
 
-# As their tokenizer.json files have them.
-LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-QWEN = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-WORDS = ["Tom has apples", "He finds more apples", "The answer is:", "How many apples does Tom have?", "The answer is: - the cost"] * 3
-NUMBERS = [f"The answer is: {number}" for number in range(100)]
 ANSWERS = ("0", "7", "18", "42", "365", "1234567", "2.5", "-3", "-12.5")
-
-
-@cache
-def tokenizer(kind: str) -> Any:
-    """One of each family, its merges learned from a few sentences."""
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind in ("gpt2", "smollm2"))
-    backend = Tokenizer(BPE(unk_token=None, byte_fallback=False))
-    if kind == "sentencepiece":
-        backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-        backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
-    elif kind == "metaspace":
-        backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Digits(individual_digits=True)])
-        backend.decoder = decoders.Metaspace()
-    else:
-        split = {
-            "llama3": [pre_tokenizers.Split(Regex(LLAMA3), "isolated")],
-            "qwen": [pre_tokenizers.Split(Regex(QWEN), "isolated")],
-            "smollm2": [pre_tokenizers.Digits(individual_digits=True)],
-            "gpt2": [],
-        }[kind]
-        backend.pre_tokenizer = pre_tokenizers.Sequence([*split, byte_level])
-        backend.decoder = decoders.ByteLevel()
-    alphabet = [*"0123456789.-▁"] if kind in ("sentencepiece", "metaspace") else pre_tokenizers.ByteLevel.alphabet()
-    # SentencePiece's models of this kind keep digits apart: none is seen beside another.
-    texts = WORDS if kind == "sentencepiece" else WORDS + NUMBERS
-    backend.train_from_iterator(texts, BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False))
-    made = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", pad_token="<pad>")
-    made.add_tokens(SPECIAL_TOKENS, special_tokens=True)
-    return made
-
-
 KINDS = {"gpt2": "The answer is:"} | dict.fromkeys(["llama3", "qwen", "smollm2", "sentencepiece", "metaspace"], "The answer is: ")
 
 
@@ -133,8 +96,6 @@ def test_the_fixed_text_is_read_in_one_pass(kind: str) -> None:
 
 def test_numbers_that_the_tokenizer_cannot_tell_apart_are_refused() -> None:
     words = {word: number for number, word in enumerate(["<unk>", "<eos>", "The", "answer", "is", ":"])}
-    from tokenizers.models import WordLevel
-
     backend = Tokenizer(WordLevel(words, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     with pytest.raises(UserError, match="different numbers as the same tokens"):

@@ -11,12 +11,13 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from families import plain_tokenizer
 from kava.checkpoint import Trained, load_checkpoint
 from kava.checkpoint.peers import import_checkpoint
-from kava.data.mini.tokenizer import build_mini_tokenizer
 from kava.errors import UserError
 from kava.model.build import load_tokenizer
-from tiny import HIDDEN, MINI, PROMPT, assert_close, mini_examples, tiny_lm
+from kava.runtime.atomic import seal
+from tiny import HIDDEN, PROMPT, assert_close, mini_examples, tiny_lm
 
 TARGETS = {"llama": ["q_proj", "k_proj", "v_proj", "o_proj", "down_proj", "up_proj", "gate_proj"], "gpt2": ["c_attn", "c_fc", "c_proj"]}
 
@@ -30,10 +31,21 @@ class Published:
     model: Any
     prj: nn.Sequential
     ids: tuple[int, int, int]
+    tokenizer: Any
+
+    def read(self, question: str) -> list[int]:
+        """Ids of a question as both peers' processors make them: the bare text, special tokens included."""
+        ids: list[int] = self.tokenizer(question, add_special_tokens=True).input_ids
+        return ids
+
+    def prompt(self, number: str, separator: str) -> list[int]:
+        """Ids before the number, from the text that their answers are made of."""
+        answer: list[int] = self.tokenizer(f"{PROMPT}{separator}{number}", add_special_tokens=False).input_ids
+        return answer[: -len(self.tokenizer(number, add_special_tokens=False).input_ids)]
 
 
 def base_of(place: Path, kind: str, tied: bool) -> tuple[Path, Any]:
-    tokenizer = build_mini_tokenizer(MINI, PROMPT)
+    tokenizer = plain_tokenizer("llama3")
     base = place / "base"
     tiny_lm(kind, vocabulary=len(tokenizer), tied=tied).save_pretrained(base)
     tokenizer.save_pretrained(base)
@@ -71,7 +83,7 @@ def pccot(place: Path, kind: str = "llama", tied: bool = True, iterations: int =
     (directory / "config.json").write_text(
         json.dumps({"model_type": f"pccot-{kind}", "num_iterations": iterations, "use_projection": True})
     )
-    return Published(directory, base, model.eval(), model.get_base_model().prj, tuple(ids))
+    return Published(directory, base, model.eval(), model.get_base_model().prj, tuple(ids), tokenizer)
 
 
 def codi(place: Path, kind: str = "llama", files: str = "safetensors", tied: bool = True) -> Published:
@@ -101,7 +113,7 @@ def codi(place: Path, kind: str = "llama", files: str = "safetensors", tied: boo
             save_file({key: state[key] for key in keys}, directory / name)
         index = {"weight_map": {key: name for name, keys in parts.items() for key in keys}}
         (directory / "model.safetensors.index.json").write_text(json.dumps(index))
-    return Published(directory, base, whole.codi.eval(), whole.prj.eval(), (vocabulary + 1, vocabulary + 2, vocabulary))
+    return Published(directory, base, whole.codi.eval(), whole.prj.eval(), (vocabulary + 1, vocabulary + 2, vocabulary), tokenizer)
 
 
 def embed(published: Published, ids: list[int]) -> Tensor:
@@ -130,16 +142,18 @@ def their_logits(published: Published, question: list[int], prompt: list[int], l
 
 
 @torch.no_grad()
-def check(published: Published, place: Path, latents: int, iterations: int | None) -> Trained:
+def check(published: Published, place: Path, latents: int, iterations: int | None, **overrides: str) -> Trained:
     from kava.generate import Reasoner
 
-    loaded = load_checkpoint(place)
+    loaded = load_checkpoint(place, overrides)
     vocabulary = len(load_tokenizer(str(published.base))) - 3
     reasoner = Reasoner(loaded.model, loaded.builder, loaded.config.latent.num_tokens, loaded.config.latent.num_iterations)
     for example in mini_examples(3):
-        question = loaded.builder.question_ids(example.question)
-        _, logits, _ = reasoner.start([question])
-        expected = their_logits(published, question, loaded.builder.prompt_ids, latents, iterations)
+        question = published.read(example.question)
+        _, logits, _ = reasoner.start([loaded.builder.question_ids(example.question)])
+        # PCCoT tokenises prompt and number apart and joins them; CODI tokenises "The answer is: 18".
+        prompt = published.prompt("18", "" if iterations is not None else " ")
+        expected = their_logits(published, question, prompt, latents, iterations)
         assert_close(logits[0, :vocabulary], expected[:vocabulary], 1e-4, "logits")
     return loaded
 
@@ -158,6 +172,37 @@ def test_codi(tmp_path: Path, kind: str, files: str, tied: bool) -> None:
     assert import_checkpoint(published.directory, tmp_path / "ours", base=str(published.base), num_latents=3) == "codi"
     config = check(published, tmp_path / "ours", latents=3, iterations=None).config
     assert (config.method, config.latent.num_tokens) == ("codi", 3)
+
+
+@pytest.mark.parametrize(
+    ("layout", "change"),
+    [
+        (pccot, {"dataset.question_suffix": "\n"}), (pccot, {"dataset.answer_separator": " "}), (codi, {"dataset.question_suffix": "\n"}),
+        (codi, {"dataset.answer_separator": ""}),
+    ],
+)  # fmt: skip
+def test_the_peer_s_wording_travels_with_the_checkpoint(tmp_path: Path, layout: Any, change: dict[str, str]) -> None:
+    """Asked in our words, the model reads tokens that it never saw, and answers something else."""
+    published = layout(tmp_path)
+    import_checkpoint(published.directory, tmp_path / "ours", base=str(published.base), num_latents=4)
+    sizes = {"latents": 4, "iterations": 2 if layout is pccot else None}
+    check(published, tmp_path / "ours", **sizes)
+    with pytest.raises(AssertionError, match="logits"):
+        check(published, tmp_path / "ours", **sizes, **change)
+
+
+def test_an_import_of_an_earlier_version_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    published = codi(tmp_path)
+    import_checkpoint(published.directory, tmp_path / "ours", base=str(published.base))
+    load_checkpoint(tmp_path / "ours")
+    assert "import it again" not in capsys.readouterr().err
+    path = tmp_path / "ours" / "kava_config.json"
+    content = json.loads(path.read_text())
+    del content["config"]["dataset"]["question_suffix"]
+    path.write_text(json.dumps(content))
+    seal(tmp_path / "ours")
+    load_checkpoint(tmp_path / "ours")
+    assert "was imported by an earlier version, which did not ask in its authors' words; import it again" in capsys.readouterr().err
 
 
 def test_alpha_is_part_of_what_codi_does_not_say(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ it is whole or it is not there. Weights are safetensors; nothing is unpickled.
 """
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -166,6 +167,9 @@ def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = No
     if problem:
         raise UserError(f"checkpoint {directory} is damaged: {problem}; use an older one or copy it again")
     config = build_config(content["config"], str(directory / KAVA_CONFIG))
+    if "imported_from" in content and "question_suffix" not in content["config"].get("dataset", {}):
+        reason = "was imported by an earlier version, which did not ask in its authors' words; import it again"
+        print(f"kava: checkpoint {directory} {reason}", file=sys.stderr, flush=True)
     if overrides:
         _refuse_other_weights(directory, config, overrides)
         config = build_config(content["config"], str(directory / KAVA_CONFIG), overrides)

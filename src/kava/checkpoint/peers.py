@@ -5,6 +5,9 @@ PCCoT (github.com/whyNLP/PCCoT): a peft adapter with five trained token rows (it
 CODI (github.com/zhenyi4/codi): one state dict, sharded or not, of `codi.` (base weights and LoRA by peft's own names) and `prj.`;
 its new tokens are the rows after the base's vocabulary: padding, `<bot>`, `<eot>`.
 
+Their wording is kept too: neither ends a question with a line break (CODI's commonsense sets apart: give
+`--dataset.question_suffix` when asking), and PCCoT writes the number right behind the answer prompt.
+
 import_checkpoint("downloads/pccot-gpt2", "outputs/pccot-gpt2")
 """
 
@@ -111,6 +114,8 @@ def _read_pccot(source: Path, base: str | None) -> _Read:
         "latent.num_tokens": arguments["num_latent_tokens"],
         "latent.num_iterations": _json(source / "config.json").get("num_iterations", 3),
         "dataset.answer_prompt": arguments.get("answer_prompt", "The answer is:"),
+        "dataset.question_suffix": "",
+        "dataset.answer_separator": "",
     }
     return _Read(peft.merge_and_unload(), prj, rows, tokenizer, settings)
 
@@ -142,7 +147,7 @@ def _read_codi(source: Path, base: str | None, num_latents: int, lora_alpha: flo
     causal_lm.tie_weights()
     tied = {name for name in model.state_dict() if name.endswith(".weight")} - {name for name, _ in model.named_parameters()}
     _all_fits(source, outcome.unexpected_keys, [key for key in outcome.missing_keys if key not in tied])
-    settings = {"method": "codi", "model.name": base, "latent.num_tokens": num_latents}
+    settings = {"method": "codi", "model.name": base, "latent.num_tokens": num_latents, "dataset.question_suffix": ""}
     return _Read(model.merge_and_unload() if adapters else model, prj, rows, load_tokenizer(base), settings)
 
 
