@@ -6,7 +6,8 @@
 #     ./hpc_run_all.sh --all                        the six of the paper's Table 6
 #     ./hpc_run_all.sh --dry-run [...]              print the commands, submit nothing
 #
-# Run again it finishes what was cut off: finished seeds return at once. Site settings: configs/site.env.
+# Run again it finishes what was cut off: finished seeds return at once. Jobs get HF_*, KAVA_* and WANDB_*
+# of this shell. Site settings: configs/site.env (from site.env.example).
 
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 2
 # shellcheck source=scripts/slurm_common.sh
@@ -27,12 +28,12 @@ submit_config() {
     fi
     echo "$1:"
     [[ -z ${KAVA_AGGREGATE_PARTITION:-} ]] || aggregate_partition=(--partition="$KAVA_AGGREGATE_PARTITION")
-    submit --job-name="kava-$name" --array="0-$((${#seeds[@]} - 1))" --export="CONFIG=$1" submit_multi_seed.slurm ||
+    submit --job-name="kava-$name" --array="0-$((${#seeds[@]} - 1))" --export="CONFIG=$1$(kava_passed)" submit_multi_seed.slurm ||
         kava_fail "sbatch refused the seeds of $1; its reason stands above"
     array=$job
     # afterok, not afterany: a mean over two of three seeds must never pass for the paper's number.
     submit --job-name="kava-$name-mean" "${aggregate_partition[@]}" --dependency="afterok:$array" --kill-on-invalid-dep=yes \
-        --export="CONFIG=$1" submit_aggregate.slurm || kava_fail "sbatch refused the aggregation of $1; its seeds are queued as job $array"
+        --export="CONFIG=$1$(kava_passed)" submit_aggregate.slurm || kava_fail "sbatch refused the aggregation of $1; its seeds are queued as job $array"
     ((dry_run)) || printf '  job %s: seeds %s\n  job %s: aggregation into outputs/%s_multi_seed/aggregated_results.yaml\n' "$array" "$KAVA_SEEDS" "$job" "$name"
 }
 
@@ -41,13 +42,14 @@ for argument in "$@"; do
     case $argument in
     --dry-run) dry_run=1 ;;
     --all) read -ra configs <<<"$KAVA_ALL_CONFIGS" ;;
-    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     -*) kava_fail "unknown option '$argument'; ./hpc_run_all.sh --help lists them" ;;
     *) configs+=("$argument") ;;
     esac
 done
 ((${#configs[@]})) || read -ra configs <<<"$KAVA_GUIDE_CONFIGS"
 
+[[ -e configs/site.env ]] || cp configs/site.env.example configs/site.env 2>/dev/null
 kava_site
 USER=${USER:-$(id -un)}
 read -ra seeds <<<"$KAVA_SEEDS"

@@ -25,6 +25,31 @@ kava_site() {  # the user's settings, and the defaults of those the scripts read
     [[ $KAVA_MAX_REQUEUES =~ ^[0-9]+$ ]] || kava_fail "KAVA_MAX_REQUEUES in configs/site.env is '$KAVA_MAX_REQUEUES'; write a whole number"
 }
 
+kava_is_passed() {  # whether jobs get this variable of the submitter
+    [[ $1 == @(HF_*|KAVA_*|WANDB_*|TRANSFORMERS_CACHE) ]]
+}
+
+kava_passed() {  # ",HF_HOME,WANDB_MODE": those that are exported here, by name, as sbatch --export takes them
+    local name
+    for name in $(compgen -e); do ! kava_is_passed "$name" || printf ',%s' "$name"; done
+}
+
+kava_shell_exports() {  # the same of the user's ~/.bashrc, where the guide writes them and from where sbatch --export=CONFIG=x does not take them
+    local entry name
+    while IFS= read -rd '' entry; do
+        name=${entry%%=*}
+        # shellcheck disable=SC2163  # "NAME=value"
+        if kava_is_passed "$name" && [[ -z ${!name+set} ]]; then export "$entry"; fi
+    done < <(timeout 30 bash -ic 'env -0' 2>/dev/null </dev/null)
+}
+
+kava_call() {  # kava_call NAME: what squeue shows of a job that was submitted without a name of its own
+    local job=${SLURM_JOB_ID:-}
+    [[ -z ${SLURM_ARRAY_JOB_ID:-} ]] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+    [[ ${SLURM_JOB_NAME:-} == @(kava-train|kava-seeds|kava-nodes|kava-aggregate) ]] || return 0
+    ! command -v scontrol >/dev/null || scontrol update "JobId=$job" "JobName=$1" 2>/dev/null || kava_say "job $job keeps its name"
+}
+
 kava_check_config() {  # the name or path in $1, as the last word before anything is built from it
     [[ $1 =~ ^[A-Za-z0-9_./][A-Za-z0-9_./-]*$ ]] || kava_fail "CONFIG '$1' is no configuration name: letters, digits and _ . / - only"
     [[ -f $1 || -f configs/$1.yaml ]] || kava_fail "configuration '$1' is neither a file nor a name in configs/; $(kava_nearest "$1")"
@@ -99,6 +124,7 @@ sys.exit("no " + ", ".join(missing) if missing else 0)'
 kava_setup() {  # a job's environment from nothing: the submitter's may be gone, PATH and HOME with it
     HOME=${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)} USER=${USER:-$(id -un)}
     export PATH HOME USER LANG=${LANG:-C.UTF-8} PYTHONUNBUFFERED=1 PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
+    kava_shell_exports
     unset SLURM_EXPORT_ENV  # else every srun inside would hand on the same empty environment
     command -v scontrol >/dev/null || { [[ -r /etc/profile ]] && source /etc/profile; }
     kava_site
@@ -108,19 +134,9 @@ kava_setup() {  # a job's environment from nothing: the submitter's may be gone,
     kava_check_python
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
     kava_say "job ${SLURM_JOB_ID:-none} on $(hostname), start $((${SLURM_RESTART_COUNT:-0} + 1)), $(python3 --version), $(command -v python3)"
+    kava_say "models: ${HF_HUB_CACHE:-${HF_HOME:-$HOME/.cache/huggingface}} (HF_HOME, in configs/site.env)"
     ! command -v nvidia-smi >/dev/null || nvidia-smi -L
 }
-
-kava_lock() {  # the lock of kava.runtime.lock, held until this job's last training process ends: two jobs would spoil one run directory
-    mkdir -p "$1"
-    [[ -d $1 && -w $1 ]] || kava_fail "run directory $1 cannot be made or written"
-    exec 9>>"$1/.lock"
-    flock -n -E 75 9
-    [[ $? -ne 75 ]] || kava_fail "$1 is in use by another run (lock: $1/.lock); see squeue -u $USER"
-    echo "$$ on $(hostname), job ${SLURM_JOB_ID:-none}" >"$1/.lock"
-}
-
-kava_unlock() { exec 9>&-; }
 
 kava_forward() { ((${#KAVA_CHILDREN[@]} == 0)) || kill "-$1" "${KAVA_CHILDREN[@]}" 2>/dev/null; }
 

@@ -54,7 +54,7 @@ class Site:
             (root / name).symlink_to(REPOSITORY / name)
         for name in ("configs", "logs"):
             (root / name).mkdir()
-        (root / "configs" / "site.env").write_text((REPOSITORY / "configs" / "site.env").read_text() + site_env)
+        (root / "configs" / "site.env").write_text((REPOSITORY / "configs" / "site.env.example").read_text() + site_env)
         for name, text in configs.items():
             (root / "configs" / f"{name}.yaml").write_text(text)
 
@@ -100,5 +100,6 @@ def until(condition: Callable[[], bool], what: str, seconds: float = 120, explai
 
 
 def login_environment() -> dict[str, str]:
-    """This process's environment without Slurm, as on a machine where it is not installed."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SBATCH"))}
+    """This process's environment without Slurm, as where it is not installed, and without what jobs are given."""
+    left_out = ("SLURM", "SBATCH", "HF_", "KAVA_", "WANDB_", "TRANSFORMERS_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(left_out)}

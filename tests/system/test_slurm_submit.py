@@ -42,6 +42,49 @@ def test_dry_run_follows_the_seeds_and_partition_of_the_site(tmp_path: Path) -> 
     assert done.stdout.splitlines()[2].split()[:3] == ["sbatch", "--job-name=kava-mini-mean", "--partition=cpu"]
 
 
+def test_jobs_get_what_the_guide_exports(site: Site) -> None:
+    """By name: values may hold commas. Nothing else of the submitter's is handed on."""
+    assert "--export=CONFIG=llama1b_aug submit_" in site.run("./hpc_run_all.sh", "--dry-run", "llama1b_aug").stdout
+    site.environment |= {"HF_HOME": "/a,b", "TRANSFORMERS_CACHE": "/a", "WANDB_MODE": "offline", "KAVA_ACTIVATE": "true", "HFX": "x"}
+    shown = site.run("./hpc_run_all.sh", "--dry-run", "llama1b_aug").stdout
+    assert shown.count("--export=CONFIG=llama1b_aug,HF_HOME,KAVA_ACTIVATE,TRANSFORMERS_CACHE,WANDB_MODE submit_") == 2
+
+
+def in_a_job(site: Site, commands: str) -> str:
+    """Commands behind the functions that jobs share, as bash runs them there."""
+    done = site.run("bash", "-c", f"source scripts/slurm_common.sh; {commands}")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_job_takes_what_it_lacks_from_the_users_shell(site: Site) -> None:
+    """The guide appends its exports to ~/.bashrc, and `sbatch --export=CONFIG=x` drops them."""
+    (site.root / ".bashrc").write_text("echo welcome\nexport HF_HOME=/share/models\nexport WANDB_MODE=online OTHER=x\n")
+    site.environment |= {"HOME": str(site.root), "WANDB_MODE": "offline"}
+    site.environment.pop("OTHER", None)
+    assert in_a_job(site, 'kava_shell_exports; echo "$HF_HOME $WANDB_MODE ${OTHER:-}"') == "/share/models offline \n"
+
+
+@pytest.mark.parametrize(("own", "called"), [("kava-seeds", "update JobId=7_2 JobName=kava-x\n"), ("kava-llama1b_aug", "")])
+def test_a_job_without_a_name_of_its_own_is_called_by_its_configuration(site: Site, own: str, called: str) -> None:
+    (site.root / "scontrol").write_text('#!/bin/bash\necho "$*"\n')
+    (site.root / "scontrol").chmod(0o755)
+    site.environment |= {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2", "SLURM_JOB_NAME": own}
+    assert in_a_job(site, "PATH=$PWD:$PATH kava_call kava-x") == called
+
+
+def test_the_site_file_is_the_users(site: Site) -> None:
+    """Not tracked, and made from the example where it is missing."""
+    listed = subprocess.run(["git", "check-ignore", "configs/site.env"], cwd=REPOSITORY, capture_output=True, text=True)
+    if listed.returncode == 128:
+        pytest.skip("no git checkout")
+    assert listed.stdout == "configs/site.env\n"
+    (site.root / "configs" / "site.env").unlink()
+    (site.root / "configs" / "site.env.example").write_text("# example\n")
+    site.run("./hpc_run_all.sh", "--dry-run", "llama1b_aug")
+    assert (site.root / "configs" / "site.env").read_text() == "# example\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -110,7 +153,7 @@ def test_broken_site_settings_are_named(tmp_path: Path) -> None:
 
 def test_the_shipped_site_settings_change_nothing() -> None:
     before = subprocess.run(["bash", "-c", "set -o posix; set"], capture_output=True, text=True).stdout.splitlines()
-    command = f"source {REPOSITORY}/configs/site.env; set -o posix; set"
+    command = f"source {REPOSITORY}/configs/site.env.example; set -o posix; set"
     after = subprocess.run(["bash", "-c", command], capture_output=True, text=True).stdout.splitlines()
     names = {line.split("=")[0] for line in after} - {line.split("=")[0] for line in before}
     assert not names - {"BASH_EXECUTION_STRING", "_"}
