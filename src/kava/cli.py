@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from kava.errors import EXIT_USER_ERROR, UserError, blame_of, nearest, one_line
 from kava.runtime.hub_cache import use_shared_library
+from kava.runtime.processes import end_with_parent, refuse_half_a_launch
 
 # Command -> (module, class, one line for `kava --help`). Modules are imported only when their command is called.
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -46,6 +47,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 def main(command: str | None = None, arguments: list[str] | None = None) -> NoReturn:
     """Run a command and leave the process with its exit code: 0 done, 1 a check failed, 2 something the user can mend."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    end_with_parent()
+    refuse_half_a_launch()
     _print_any_language()
     _leave_disks_to_the_main_thread()
     use_shared_library()

@@ -103,7 +103,9 @@ def test_killed_after_the_last_checkpoint_it_takes_no_further_step(lab: Lab) -> 
     assert_same_ending(run, expected)
 
 
-@pytest.mark.parametrize(("number", "code", "step"), [(10, 85, 4), (15, 143, 7), (2, 130, 8)], ids=["SIGUSR1", "SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    ("number", "code", "step"), [(10, 85, 4), (15, 143, 7), (2, 130, 8), (1, 129, 5)], ids=["SIGUSR1", "SIGTERM", "SIGINT", "SIGHUP"]
+)
 def test_a_signal_finishes_the_step_saves_and_leaves_with_its_code(lab: Lab, number: int, code: int, step: int) -> None:
     """After steps 4 and 8 a validation is due: it waits for the resume."""
     expected, *_ = lab.reference("kava", KAVA)

@@ -39,7 +39,7 @@ class RunMultiSeed:
         from rich.console import Console
 
         from kava.errors import UserError
-        from kava.experiment.multi_seed import RUN_LOG, run_seeds
+        from kava.experiment.multi_seed import RUN_LOG, exit_code, run_seeds
 
         if self.parallel < 1:
             raise UserError(f"--parallel {self.parallel}: give the number of seeds to run side by side, at least 1")
@@ -53,9 +53,7 @@ class RunMultiSeed:
         if self.aggregate:
             _aggregate(plan, outcomes, console)
         _show(plan, outcomes, console)
-        if stopped is not None:
-            return max((outcome.returncode for outcome in outcomes if outcome.returncode > 0), default=128 + stopped)
-        return int(any(outcome.problem for outcome in outcomes))
+        return exit_code(outcomes, stopped)
 
     def _plan(self) -> "Plan":
         from kava.config import config_path, load_config

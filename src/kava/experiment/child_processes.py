@@ -14,10 +14,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType
 
+from kava.runtime.processes import PARENT, obeyed
+
 TAIL_LINES = 15
 TAIL_BYTES = 16_384
-# Slurm's warning before the time limit is USR1; TERM and INT come from scancel, a service manager or Ctrl-C.
-PASSED_ON = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+# Slurm's warning before the time limit is USR1; TERM and INT come from scancel, a service manager or Ctrl-C, HUP from a closed terminal.
+PASSED_ON = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 
 
 class StoppedError(Exception):
@@ -61,7 +63,7 @@ class Children:
                 child = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-                    env={**os.environ, **environment}, start_new_session=True, pass_fds=inherit,
+                    env={**os.environ, **environment, PARENT: str(os.getpid())}, start_new_session=True, pass_fds=inherit,
                 )  # fmt: skip
                 self._running.add(child)
             returncode = child.wait()
@@ -71,8 +73,8 @@ class Children:
 
     @contextmanager
     def passing_signals(self) -> Iterator[None]:
-        """While inside, SIGINT, SIGTERM and SIGUSR1 go to the children, which save and end, and no new one starts."""
-        before = {number: signal.signal(number, self._pass_on) for number in PASSED_ON}
+        """While inside, the signals of `PASSED_ON` go to the children, which save and end, and no new one starts."""
+        before = {number: signal.signal(number, self._pass_on) for number in obeyed(PASSED_ON)}
         try:
             yield
         finally:

@@ -19,6 +19,7 @@ from kava.config import Config
 from kava.errors import UserError
 from kava.experiment.child_processes import Children, StoppedError, environments, visible_gpus
 from kava.results import BEST_CHECKPOINT, TRAINING_DONE, Result, read_result, result_path
+from kava.runtime.atomic import verify
 from kava.runtime.lock import LOCK_FILE, locked
 
 RUN_LOG = "run.log"
@@ -83,6 +84,13 @@ def run_plans(plans: Sequence[Plan], parallel: int, say: Callable[[str], None]) 
     return outcomes, children.stop_signal
 
 
+def exit_code(outcomes: Sequence[SeedOutcome], stopped: int | None) -> int:
+    """Of a command that ran them: 0, 1 where one failed, and where a signal stopped it the code of the step that it stopped."""
+    if stopped is not None:
+        return max((outcome.returncode for outcome in outcomes if outcome.returncode > 0), default=128 + stopped)
+    return int(any(outcome.problem for outcome in outcomes))
+
+
 class _StepError(Exception):
     """A step ended with an error."""
 
@@ -117,7 +125,7 @@ class _Seed:
         return self.plan.seed_dir(self.seed)
 
     def _train(self, outcome: SeedOutcome) -> None:
-        if self._training_fingerprint() is not None:
+        if self._training_fingerprint() is not None and verify(self.directory / BEST_CHECKPOINT) is None:
             self.say(f"seed {self.seed}: training is done")
             return
         # Where a trainer has already been, it goes on from its newest checkpoint.

@@ -12,6 +12,7 @@ from rich.console import Console
 from kava.errors import UserError, nearest
 from kava.experiment.child_processes import visible_gpus
 from kava.experiment.multi_seed import RUN_LOG, Plan, SeedOutcome, run_plans
+from kava.experiment.multi_seed import exit_code as run_exit_code
 from kava.experiment.progress_view import Board
 from kava.experiment.suite import Suite, plans_of, read_suite
 from kava.experiment.suite_figure import write_figure
@@ -46,7 +47,7 @@ class Reproduced:
     Attributes:
         plans, cells, comparisons: by variant and run.
         output_dir: where the runs and tables are.
-        exit_code: 0, 1 where a run failed, or the code of the signal that stopped it.
+        exit_code: 0, 1 where a run failed, or the code of the step that a signal stopped.
     """
 
     plans: Mapping[tuple[str, str], Plan]
@@ -69,6 +70,8 @@ def reproduce(path: Path, options: Options, overrides: dict[str, Any]) -> Reprod
     console = Console(highlight=False)
     exit_code = 0 if options.tables_only else _run(plans, options.parallel, console)
     cells = read_cells(plans)
+    if not cells and exit_code:
+        return Reproduced(plans, {}, [], output_dir, exit_code)  # what went wrong has been said
     if not cells:
         raise UserError(f"no run of {path} is finished in {output_dir}, so there is no table to make")
     written, comparisons = [output_dir / SUMMARY, output_dir / TABLES], []
@@ -116,9 +119,7 @@ def _run(plans: Mapping[tuple[str, str], Plan], parallel: int, console: Console)
         outcomes, stopped = run_plans(list(plans.values())[::-1], parallel, say)
     for outcome in outcomes:
         _show_failure(outcome, console)
-    if stopped is not None:
-        return 128 + stopped
-    return int(any(outcome.problem for outcome in outcomes))
+    return run_exit_code(outcomes, stopped)
 
 
 def _show_failure(outcome: SeedOutcome, console: Console) -> None:

@@ -5,8 +5,9 @@ there are; the process group itself is opened by accelerate, as the Trainer does
 """
 
 import os
+import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -14,8 +15,27 @@ from kava.errors import UserError
 
 Item = TypeVar("Item")
 # What launchers set; a child process without them is a run of its own.
-_LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+_NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_LAUNCHER = (*_NUMBERS, "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+# Set by a runner for its children: its own number.
+PARENT = "KAVA_PARENT"
+_PR_SET_PDEATHSIG = 1
 _ACCELERATE_FSDP = "ACCELERATE_USE_FSDP"
+
+
+def refuse_half_a_launch() -> None:
+    """Variables left over from a launch are no launch: they are dropped, with a line that says so, and this is a run of one process."""
+    found = [name for name in _NUMBERS if name in os.environ]
+    words = [os.environ.get(name, "").strip() for name in _NUMBERS]
+    if not found or (all(word.isdigit() for word in words) and int(words[0]) < int(words[1])):
+        return
+    for name in _LAUNCHER:
+        os.environ.pop(name, None)
+    print(
+        f"kava: half a launch ({', '.join(found)} without a whole number in each of {', '.join(_NUMBERS)}) is none: one process;"
+        " torchrun or accelerate launch start several",
+        file=sys.stderr, flush=True,
+    )  # fmt: skip
 
 
 def rank() -> int:
@@ -57,6 +77,7 @@ def join(on_cpu: bool, split: bool = False) -> None:
     Raises:
         UserError: a model is to be split, and there is one process only.
     """
+    refuse_half_a_launch()
     if split and world_size() == 1:
         cure = "start them with torchrun or accelerate launch, or set it to false"
         raise UserError(f"system.fsdp splits a model over several processes: {cure}")
@@ -108,3 +129,21 @@ def alone() -> Iterator[None]:
         yield
     finally:
         os.environ.update(held)
+
+
+def obeyed(numbers: Iterable[int]) -> list[signal.Signals]:
+    """The signals to listen to: all, but for a SIGHUP that `nohup` has turned off for good reason."""
+    nohup = hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [signal.Signals(number) for number in numbers if not (nohup and number == signal.SIGHUP)]
+
+
+def end_with_parent() -> None:
+    """Where a runner started this process: be told to save and end (SIGTERM) when it is gone, however it went. Linux only."""
+    parent = os.environ.pop(PARENT, "")
+    if not parent.isdigit() or not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != int(parent):
+        os.kill(os.getpid(), signal.SIGTERM)

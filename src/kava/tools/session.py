@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterable
@@ -65,6 +66,8 @@ class Session:
 
     def run(self) -> None:
         """Read questions from the terminal until /quit, Ctrl-C or the end of input."""
+        # A shell starts background jobs with SIGINT ignored, and Python leaves it so.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         with contextlib.suppress(ImportError):
             import readline as _  # noqa: F401  # arrow keys and earlier lines in input(); not on Windows
         method = self.reasoner.model.method

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGUSR1 finish the step, save, and leave with a code that says which it was."""
+"""SIGTERM, SIGINT, SIGHUP and SIGUSR1 finish the step, save, and leave with a code that says which it was."""
 
 import signal
 from types import FrameType
@@ -6,10 +6,12 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from kava.runtime.processes import obeyed
+
 # SIGUSR1 is the scheduler's "time is nearly up": the job script requeues on 85.
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 if hasattr(signal, "SIGUSR1"):  # not on Windows
-    EXIT_CODES[signal.SIGUSR1] = 85
+    EXIT_CODES |= {signal.SIGUSR1: 85, signal.SIGHUP: 129}
 
 
 class StopOnSignal(TrainerCallback):
@@ -21,7 +23,7 @@ class StopOnSignal(TrainerCallback):
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopOnSignal":
-        for number in EXIT_CODES:
+        for number in obeyed(EXIT_CODES):
             self._previous[number] = signal.signal(number, self._remember)
         return self
 
