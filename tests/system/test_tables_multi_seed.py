@@ -123,7 +123,7 @@ def test_a_failed_seed_shows_its_log_and_does_not_lose_the_others(workplace):
 
 def test_a_directory_in_use_is_left_alone(workplace):
     with locked(workplace / "outputs" / "tiny_multi_seed" / "seed_1"):
-        assert "is in use by another run (started by process" in run(workplace, "--seeds", "1", code=1)
+        assert f"is in use by another run (process {os.getpid()}: " in run(workplace, "--seeds", "1", code=1)
 
 
 LONG = ("--seeds", "5", "--training.max_steps", "400", "--training.eval_steps", "400")

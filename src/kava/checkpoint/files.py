@@ -32,7 +32,7 @@ from kava.model.build import fingerprint_of, load_base, load_tokenizer, make_roo
 from kava.model.kava import KavaModel
 from kava.model.projection import build_projection
 from kava.model.quantization import compile_passes
-from kava.runtime.atomic import FORMAT, recover, verify, write_whole
+from kava.runtime.atomic import FORMAT, not_readable, recover, verify, write_whole
 
 KAVA_CONFIG = "kava_config.json"
 PROJECTION = "projection.safetensors"
@@ -138,6 +138,8 @@ def read_kava_config(directory: str | Path) -> dict[str, Any]:
         raise UserError(
             f"'{directory}' is not a checkpoint: it has no {KAVA_CONFIG}; give a directory such as outputs/RUN/best_checkpoint"
         ) from None
+    except PermissionError:
+        raise not_readable(path) from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); copy the checkpoint again") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:

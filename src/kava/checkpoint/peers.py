@@ -29,6 +29,7 @@ from kava.model.backbone import Backbone
 from kava.model.build import load_base, load_tokenizer, make_room, settings_of
 from kava.model.kava import KavaModel
 from kava.model.projection import Projection, build_projection
+from kava.runtime.atomic import refuse_foreign
 
 PCCOT_ARGS = "pccot_args.json"
 _NEW_TOKENS = ("bot", "eot", "latent")
@@ -68,6 +69,7 @@ def import_checkpoint(
     Raises:
         UserError: files are missing, or hold what our model has no place for.
     """
+    refuse_foreign(Path(directory), "choose another directory")
     source = Path(source)
     layout = layout or ("pccot" if (source / PCCOT_ARGS).exists() else "codi")
     read = _read_pccot(source, base) if layout == "pccot" else _read_codi(source, base, num_latents, lora_alpha)

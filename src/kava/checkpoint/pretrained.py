@@ -17,7 +17,7 @@ from kava.checkpoint.card import is_local, render_card
 from kava.errors import UserError
 from kava.generate import Generation, Reasoner
 from kava.results import Result, read_result
-from kava.runtime.atomic import seal
+from kava.runtime.atomic import refuse_foreign, seal
 
 
 class KavaForCausalLM:
@@ -66,8 +66,9 @@ class KavaForCausalLM:
             name: what the card calls this model.
 
         Raises:
-            UserError: the place cannot be written to.
+            UserError: the place cannot be written to, or holds something else than a checkpoint.
         """
+        refuse_foreign(Path(directory), "choose another directory")
         trained = replace(self.trained, base=base or self.trained.base)
         save_checkpoint(directory, trained)
         if base is not None:
@@ -105,6 +106,7 @@ def merge(source: str | Path, directory: str | Path) -> Trained:
     Raises:
         UserError: the source is not a checkpoint with an adapter, or the place cannot be written to.
     """
+    refuse_foreign(Path(directory), "choose another directory")
     model = KavaForCausalLM.from_pretrained(source)
     trained = model.trained
     if not trained.config.lora.enabled:

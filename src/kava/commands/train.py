@@ -28,6 +28,8 @@ class Train:
     """A few dozen steps on a few examples, then twenty test questions: does everything work?"""
     resume: bool = False
     """Go on from the newest checkpoint in output_dir."""
+    overwrite: bool = False
+    """Delete the run that output_dir holds, and start again."""
 
     overrides: ClassVar[dict[str, Any]] = {}
 
@@ -46,7 +48,8 @@ class Train:
         from kava.train.train import train
 
         trackers = [*self.report_to, *(["wandb"] if self.use_wandb else [])]
-        outcome = train(config, output_dir, resume=self.resume, name=path.stem, report_to=trackers)
+        how = {"resume": self.resume, "overwrite": self.overwrite, "quick_test": self.quick_test}
+        outcome = train(config, output_dir, name=path.stem, report_to=trackers, **how)
         leave()
         if not is_main():
             return outcome.exit_code

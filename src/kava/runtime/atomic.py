@@ -4,10 +4,12 @@ write_whole(directory, lambda staging: (staging / "weights").write_bytes(...))
 problem = verify(directory)
 """
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +26,9 @@ FOLDERS_ARE_FILES = os.name != "nt"
 # safetensors and tokenizers (Rust) and torch.save (C++, two ways) have error types of their own for a disk that is full.
 _DISK_ERRORS = ("(os error ", "inline_container", "iostream error")
 NO_ROOM = 1 << 20
+# Of `write_whole`, the training loop and `write_text` in kava.results.
+_HALF_DIRECTORY = re.compile(r"\.writing|\.(checkpoint-\d+|best_checkpoint|bad_batch-[\w-]+)\.(writing|old)")
+_HALF_FILE = re.compile(r"\.(\w+\.(json|jsonl|yaml|log)|results_.*)\.\d+\.tmp")
 
 
 def write_whole(directory: Path, write: Callable[[Path], None], what: str = CHECKPOINT, cure: str = ANOTHER_PLACE) -> None:
@@ -32,6 +37,7 @@ def write_whole(directory: Path, write: Callable[[Path], None], what: str = CHEC
     Raises:
         UserError: the disk is full or the place is read-only.
     """
+    directory = directory.absolute()
     staging = directory.with_name(f".{directory.name}.writing")
     with naming_disk_errors(directory, what, cure):
         try:
@@ -75,29 +81,85 @@ def _reason(error: Exception, directory: Path) -> str:
     return os.strerror(errno.ENOSPC) if shutil.disk_usage(place).free < NO_ROOM else str(error).splitlines()[0]
 
 
+def refuse_foreign(directory: Path, cure: str = ANOTHER_PLACE) -> None:
+    """Refuse a place whose content something else has made: what is written there replaces it.
+
+    Raises:
+        UserError: it is a file, or a directory that is not empty and has no manifest of ours.
+    """
+    if directory.is_dir() and not is_sealed(directory) and any(directory.iterdir()):
+        raise UserError(f"{directory} holds other files, which a checkpoint there would replace; {cure}")
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory} is a file; {cure}")
+
+
+def is_sealed(directory: Path) -> bool:
+    """Whether a manifest says that we wrote this directory, whole or damaged."""
+    return _listed(directory) is not None
+
+
+def _listed(directory: Path) -> list[str] | None:
+    """The files that a directory's manifest lists; None without one of ours."""
+    try:
+        content = json.loads((directory / MANIFEST).read_text())
+        return [str(name) for name in content["files"]] if content["format"] == FORMAT else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
 def seal(directory: Path) -> None:
-    """Write the manifest of a finished directory and flush everything to disk."""
+    """Write the manifest of a finished directory, give its files the user's mode, and flush everything to disk."""
     files = {
         path.relative_to(directory).as_posix(): _entry(path)
         for path in sorted(directory.rglob("*"))
         if path.is_file() and path.name != MANIFEST
     }
     (directory / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=2) + "\n")
+    follow_umask(directory)
     for path in [*(p for p in directory.rglob("*") if p.is_file()), directory]:
         _flush(path)
 
 
+def follow_umask(directory: Path) -> None:
+    """Give all files of a directory the mode that the user's umask asks for: safetensors writes for the owner alone."""
+    probe = directory / ".mode"
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for path in directory.rglob("*"):
+        if path.is_file() and path.stat().st_mode & 0o777 != mode:
+            with contextlib.suppress(OSError):  # a file system without modes
+                path.chmod(mode)
+
+
 def publish(staging: Path, directory: Path) -> None:
-    """Give a sealed directory its final name."""
+    """Give a sealed directory its final name. What someone else put into an older one stays in it."""
     old = _set_aside(directory)
     staging.rename(directory)
     _flush(directory.parent)
+    for path in _not_ours(old):
+        kept = directory / path.relative_to(old)
+        if not kept.exists():
+            with contextlib.suppress(OSError):
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                path.rename(kept)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def discard(directory: Path) -> None:
-    """Delete a checkpoint, in such a way that no half of it is ever seen under its name."""
-    shutil.rmtree(_set_aside(directory), ignore_errors=True)
+    """Delete a checkpoint, in such a way that no half of it is ever seen under its name; what is not ours in it stays."""
+    old = _set_aside(directory)
+    for path in _not_ours(old):
+        with contextlib.suppress(OSError):
+            (directory / path.relative_to(old)).parent.mkdir(parents=True, exist_ok=True)
+            path.rename(directory / path.relative_to(old))
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _not_ours(sealed: Path) -> list[Path]:
+    """Files in a directory that its manifest does not list."""
+    own = {sealed / name for name in _listed(sealed) or ()}
+    return [path for path in sealed.rglob("*") if path.is_file() and path.name != MANIFEST and path not in own]
 
 
 def _set_aside(directory: Path) -> Path:
@@ -109,12 +171,12 @@ def _set_aside(directory: Path) -> Path:
 
 
 def tidy(run: Path) -> None:
-    """Remove what a killed run left half written or half deleted."""
-    for pattern in (".*.writing", ".writing", ".*.old"):
-        for rest in run.glob(pattern):
+    """Remove what a killed run left half written or half deleted, by the names that this program gives such things."""
+    for rest in run.iterdir():
+        if _HALF_DIRECTORY.fullmatch(rest.name):
             shutil.rmtree(rest, ignore_errors=True)
-    for rest in run.glob(".*.tmp"):
-        rest.unlink(missing_ok=True)
+        elif _HALF_FILE.fullmatch(rest.name):
+            rest.unlink(missing_ok=True)
 
 
 def recover(directory: Path) -> None:
@@ -125,7 +187,11 @@ def recover(directory: Path) -> None:
 
 
 def verify(directory: str | Path) -> str | None:
-    """What is wrong with a checkpoint (a file that is missing, cut off or changed), or None if it is whole."""
+    """What is wrong with a checkpoint (a file that is missing, cut off or changed), or None if it is whole.
+
+    Raises:
+        UserError: it may not be read, which says nothing about its content.
+    """
     directory = Path(directory)
     try:
         files = json.loads((directory / MANIFEST).read_text())["files"]
@@ -139,9 +205,16 @@ def verify(directory: str | Path) -> str | None:
                 return f"{name} does not match its checksum"
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
+    except PermissionError as error:
+        raise not_readable(error.filename or directory) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"{MANIFEST} cannot be read ({error})"
     return None
+
+
+def not_readable(path: str | Path) -> UserError:
+    """For a file that belongs to someone else."""
+    return UserError(f"you have no permission to read {path}: ask its owner for it (chmod -R a+rX, on the directory)")
 
 
 def _entry(path: Path) -> dict[str, Any]:

@@ -1,13 +1,34 @@
-"""One process per run directory: a lock that also the children hold, so that an orphan of a killed parent still keeps others out."""
+"""One run per directory: a lock that the operating system gives back when its last holder ends, however that comes.
 
+A runner hands its lock on to its children (`pass_fds`): an orphan of a killed runner still keeps others out, and a child that
+locks the same directory again is let in.
+"""
+
+import contextlib
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from kava.errors import UserError
 
 LOCK_FILE = ".lock"
+LONGEST_COMMAND = 60
+# Descriptors that hold locks here: a forked data loader must not go on holding them when this process is gone.
+_held: set[int] = set()
+
+
+def _forget() -> None:
+    for descriptor in _held:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 @contextmanager
@@ -25,15 +46,77 @@ def locked(directory: Path, wait: bool = False) -> Iterator[tuple[int, ...]]:
         yield ()
         return
     with open(directory / LOCK_FILE, "a", encoding="utf-8") as file:
+        descriptor = file.fileno()
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            owner = (directory / LOCK_FILE).read_text(encoding="utf-8").strip() or "unknown"
-            raise UserError(f"{directory} is in use by another run (started by process {owner}); wait for it or stop it") from None
+            given = _given_by_parent(descriptor)
+            if given is None:
+                who = holders(directory / LOCK_FILE) or "it does not say which"
+                raise UserError(f"{directory} is in use by another run ({who}); wait for it or stop it") from None
+            descriptor = given
         except OSError:  # a file system without locks
             yield ()
             return
+        _sign(file)
+        _held.add(descriptor)
+        try:
+            yield (descriptor,)
+        finally:
+            _held.discard(descriptor)
+
+
+def holders(lock: Path) -> str:
+    """Who holds a lock: the living processes of this machine that do, else what the last one wrote into it."""
+    try:
+        inode = f":{lock.stat().st_ino} "
+    except OSError:
+        return ""
+    found = sorted(int(process.name) for process in Path("/proc").glob("[0-9]*") if _holds(process, inode))
+    if found:
+        return " and ".join(f"process {number}{_command(number)}" for number in found)
+    with contextlib.suppress(OSError):
+        return lock.read_text(encoding="utf-8", errors="replace").strip()
+    return ""
+
+
+def _holds(process: Path, inode: str) -> bool:
+    """Whether one of a process's descriptors holds a lock on that file, as Linux shows them."""
+    with contextlib.suppress(OSError):
+        for entry in (process / "fdinfo").iterdir():
+            with contextlib.suppress(OSError):
+                if any(line.startswith("lock:") and inode in line for line in entry.read_text().splitlines()):
+                    return True
+    return False
+
+
+def _command(number: int) -> str:
+    try:
+        words = Path(f"/proc/{number}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+    except OSError:
+        return ""
+    line = " ".join([Path(words[0]).name, *words[1:]]).strip()
+    return f": {line[:LONGEST_COMMAND]}" + (" ..." if len(line) > LONGEST_COMMAND else "")
+
+
+def _given_by_parent(own: int) -> int | None:
+    """The descriptor of the same lock that the process which started this one holds and has handed on."""
+    import fcntl
+
+    mine = os.fstat(own)
+    for name in os.listdir("/dev/fd") if os.path.isdir("/dev/fd") else []:
+        descriptor = int(name)
+        with contextlib.suppress(OSError):
+            # What this process opened itself is not inheritable; and only a holder's own descriptor can lock again.
+            if descriptor > 2 and os.get_inheritable(descriptor) and os.path.samestat(os.fstat(descriptor), mine):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return descriptor
+    return None
+
+
+def _sign(file: IO[str]) -> None:
+    """Who it was, for those on other machines of a shared disk; a full disk is no reason to stop."""
+    with contextlib.suppress(OSError):
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(f"process {os.getpid()} on {platform.node()}")
         file.flush()
-        yield (file.fileno(),)

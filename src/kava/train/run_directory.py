@@ -1,0 +1,255 @@
+"""A run's directory: who may use it, what in it is the run's own, and the checkpoint that a run goes on from.
+
+A checkpoint is ours by its manifest, everything else by `run.json`. Nothing else is ever removed or written over, and what is ours
+goes only when the run that takes its place is about to take its first step.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from kava.checkpoint import read_kava_config
+from kava.config import Config, load_config
+from kava.config.differences import differences
+from kava.errors import UserError
+from kava.results import BEST_CHECKPOINT, RESULT_FORMAT, TRAINING_DONE, Record, parse_record, read_mapping, rows_path, write_text
+from kava.runtime import processes
+from kava.runtime.atomic import discard, is_sealed, recover, tidy, verify, write_whole
+from kava.runtime.lock import locked
+from kava.train.progress import TRAIN_LOG
+from kava.train.resume import checkpoints, step_of
+
+RUN, CONFIG, LOGS = "run.json", "config.yaml", "logs"
+# What a resumed run may have other than the one that was begun: it changes no step that both take.
+MAY_CHANGE = ("training.max_bad_batches", "training.num_workers", "training.save_total_limit")
+# Of a checkpoint, what only going on needs; the rest is what a best checkpoint has.
+_STATE = ("*.pt", "*.pth", "*.bin", "trainer_state.json")
+_EVENTS = re.compile(r"events\.out\.tfevents\..*\.(\d+)\.\d+(\.v2)?")
+
+
+class Done(Record):
+    """`training_done.json`: the run is over, and how it ended. `seconds` are those of the last process that worked on it."""
+
+    config_fingerprint: str
+    seed: int
+    accuracy: float
+    steps: int
+    skipped_batches: int = 0
+    seconds: float
+
+
+class Begun(Record):
+    """`run.json`: a run has begun here. `tracker_id` is its own with W&B, `processes` those whose TensorBoard files are its own."""
+
+    format: Literal["kava.run/1"] = "kava.run/1"
+    quick_test: bool
+    tracker_id: str
+    processes: list[int]
+
+
+@contextmanager
+def claimed(directory: Path) -> Iterator[None]:
+    """Make the directory and keep other runs out of it; all processes of a run come here.
+
+    Raises:
+        UserError: it cannot be made, or another run is at work in it.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output directory {directory} cannot be made ({error.strerror}); choose another --output_dir") from None
+    with contextlib.ExitStack() as held:
+        problem = ""
+        if processes.is_main():
+            try:
+                held.enter_context(locked(directory))
+                recover(directory / BEST_CHECKPOINT)
+            except UserError as error:
+                problem = str(error)
+        if problem := processes.gather([problem])[0]:
+            raise UserError(problem)
+        yield
+
+
+def refuse_held(directory: Path, *, resume: bool, overwrite: bool, quick_test: bool) -> None:
+    """Refuse a directory whose content a run would write over.
+
+    Raises:
+        UserError: it holds a run that is neither gone on with nor given up, or files of something else under a run's names.
+    """
+    if resume and overwrite:
+        raise UserError("--resume goes on with a run and --overwrite deletes it: give one of them")
+    ours = _begun(directory) is not None or _trained(directory) is not None or _is_dump(directory / CONFIG)
+    foreign = [] if ours else [name for name in (CONFIG, TRAIN_LOG, TRAINING_DONE, RUN, BEST_CHECKPOINT) if _holds(directory / name)]
+    foreign += [] if ours else [path.name for path in checkpoints(directory) if _holds(path)]
+    if foreign:
+        raise UserError(
+            f"cannot write a run into {directory}: its {foreign[0]} is of something else; choose another --output_dir, or move it away"
+        )
+    trained, begun = _trained(directory), _begun(directory)
+    if trained and not (resume or overwrite or (quick_test and begun is not None and begun.quick_test)):
+        raise UserError(
+            f"{directory} holds {trained}: --resume goes on with it, --overwrite deletes it and starts again; "
+            "or choose another --output_dir"
+        )
+
+
+def begin(directory: Path, config: Config, *, resume: bool, quick_test: bool) -> Begun:
+    """Remove what the run takes the place of, and write down that it has begun. For the main process, with everything else at hand."""
+    before = _begun(directory)
+    if resume:
+        tidy(directory)
+        (directory / TRAINING_DONE).unlink(missing_ok=True)
+    else:
+        _clear(directory, before)
+        before = None
+    earlier = before.processes if before else []
+    begun = Begun(
+        quick_test=quick_test, tracker_id=before.tracker_id if before else uuid.uuid4().hex[:12], processes=[*earlier, os.getpid()]
+    )
+    write_text(directory / RUN, json.dumps(begun.model_dump(), indent=2) + "\n")
+    write_text(directory / CONFIG, _dump(config))
+    return begun
+
+
+def finished(directory: Path, config: Config) -> Done | None:
+    """How the run in this directory ended; None where it has not.
+
+    Raises:
+        UserError: it was a run of another configuration.
+    """
+    path, cure = directory / TRAINING_DONE, "remove it to go on from the newest checkpoint"
+    if not path.exists():
+        return None
+    done = parse_record(Done, read_mapping(path, "marker of a finished run", cure), str(path), cure)
+    if done.config_fingerprint != config.fingerprint() or done.seed != config.training.seed:
+        raise UserError(f"{directory} holds a finished run of another configuration; choose another --output_dir")
+    return done
+
+
+def refuse_other_settings(directory: Path, config: Config) -> None:
+    """Refuse to go on with a run that was begun under other settings.
+
+    Raises:
+        UserError: names what differs.
+    """
+    begun = directory / CONFIG
+    if checkpoints(directory) and begun.exists():
+        refuse_other(f"the unfinished run in {directory}", load_config(begun), config)
+
+
+def refuse_other(what: str, old: Config, config: Config) -> None:
+    """Refuse two configurations that differ in what shapes a step."""
+    different = [
+        f"{key} {values[0]!r}, not {values[1]!r}"
+        for key, values in differences([old.to_dict(), config.to_dict()]).items()
+        if key not in MAY_CHANGE
+    ]
+    if different:
+        more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+        raise UserError(f"{what} has {'; '.join(different[:3])}{more}: give the same settings again, or choose another --output_dir")
+
+
+def checkpoint_to_go_on_from(directory: Path) -> Path | None:
+    """The newest checkpoint that is whole, or an older one where only that can make a lost best checkpoint again; None: the beginning.
+
+    Raises:
+        UserError: the best checkpoint is lost, and nothing here can make it again.
+    """
+    whole = [path for path in checkpoints(directory) if _is_whole(path)]
+    if checkpoints(directory) and not whole:
+        _say(f"{directory} holds no checkpoint that is whole; starting from the beginning")
+    best = directory / BEST_CHECKPOINT
+    step = read_kava_config(whole[0]).get("step") if whole else None
+    problem = verify(best) if whole or (directory / TRAINING_DONE).exists() else None
+    if problem is None or (whole and step is None):
+        return whole[0] if whole else None
+    same = [path for path in whole if step_of(path) == step and read_kava_config(path).get("step") == step]
+    earlier = [path for path in whole if step is not None and step_of(path) < step]
+    if same:
+        _say(f"{best} is lost ({problem}); made again from {same[0].name}, which has the same weights")
+        if processes.is_main():
+            write_whole(best, lambda staging: _copy_weights(same[0], staging))
+        processes.wait()
+        return whole[0]
+    if not earlier:
+        cure = "copy it back, or train again with --overwrite"
+        also = f"; {whole[0]} can be evaluated as it is" if whole else ""
+        raise UserError(f"{best} is lost ({problem}), and no checkpoint from before it is left to make it again: {cure}{also}")
+    _say(f"{best} is lost ({problem}); going back to {earlier[0].name}, from before it, to make it again")
+    return earlier[0]
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    problem = verify(checkpoint)
+    if problem is not None:
+        _say(f"checkpoint {checkpoint} is damaged ({problem}); trying an older one")
+    return problem is None
+
+
+def _copy_weights(checkpoint: Path, staging: Path) -> None:
+    shutil.copytree(checkpoint, staging, ignore=shutil.ignore_patterns("manifest.json", *_STATE), dirs_exist_ok=True)
+
+
+def _say(line: str) -> None:
+    print(f"kava: {line}", file=sys.stderr, flush=True)
+
+
+def _begun(directory: Path) -> Begun | None:
+    try:
+        return Begun.model_validate(json.loads((directory / RUN).read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _trained(directory: Path) -> str | None:
+    """What is in a directory that took work, in words."""
+    with contextlib.suppress(UserError):
+        done = parse_record(Done, read_mapping(directory / TRAINING_DONE, "", ""), "", "")
+        return f"a finished run ({done.steps} steps)"
+    newest = next((path for path in [*checkpoints(directory), directory / BEST_CHECKPOINT] if is_sealed(path)), None)
+    return f"an unfinished run ({newest.name})" if newest else None
+
+
+def _holds(path: Path) -> bool:
+    return path.is_file() or (path.is_dir() and any(path.iterdir()))
+
+
+def _dump(config: Config) -> str:
+    text: str = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
+    return text
+
+
+def _is_dump(path: Path) -> bool:
+    """Whether a configuration file is what a run writes, and not one that a user keeps there."""
+    try:
+        return path.is_file() and path.read_text(encoding="utf-8") == _dump(load_config(path))
+    except (UserError, OSError, ValueError):
+        return False
+
+
+def _clear(directory: Path, begun: Begun | None) -> None:
+    """A run that does not resume starts clean, so that nothing of an older one is taken for its own."""
+    for path in [*checkpoints(directory), *directory.glob("bad_batch-*"), directory / BEST_CHECKPOINT]:
+        if is_sealed(path):
+            discard(path)
+    for events in (directory / LOGS).glob("events.out.tfevents.*") if begun else []:
+        if (found := _EVENTS.fullmatch(events.name)) and begun and int(found[1]) in begun.processes:
+            events.unlink(missing_ok=True)
+    for result in directory.glob("results_*.yaml"):
+        with contextlib.suppress(UserError):
+            if read_mapping(result, "", "").get("format") == RESULT_FORMAT:
+                result.unlink()
+                rows_path(result).unlink(missing_ok=True)
+    for name in (TRAINING_DONE, TRAIN_LOG, RUN):
+        (directory / name).unlink(missing_ok=True)
