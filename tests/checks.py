@@ -107,7 +107,7 @@ def check_importance(kind: str, attn: str, reduction: str, expected_heads: int |
 
 @dataclass
 class Observed:
-    """What one batch gives: terms [B], logits per pass [N, V] with their examples, latent states, kept entries."""
+    """What one batch gives: terms [B], logits per pass [B * S, V], latent states, kept entries."""
 
     terms: dict[str, Tensor]
     logits: list[Tensor]
@@ -153,7 +153,8 @@ def check_batching(
         for name, value in alone.terms.items():
             assert_close(together.terms[name][b : b + 1], value, what=f"{name} of example {b}")
         for suffix, all_logits, own in zip(suffixes, together.logits, alone.logits, strict=True):
-            assert_close(all_logits[suffix.example == b], own, what=f"logits of example {b}")
+            real = suffix.mask[b]
+            assert_close(all_logits.view(*suffix.ids.shape, -1)[b][real], own[: int(real.sum())], what=f"logits of example {b}")
         if alone.hidden is not None:
             assert together.hidden is not None
             assert_close(together.hidden[b : b + 1], alone.hidden, what=f"latents of example {b}")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kava.config import MethodName
-from kava.data.collate import Batch, Collator
+from kava.data.collate import IGNORED, Batch, Collator
 from kava.data.sequences import EncodedExample
 from kava.evaluate.accuracy import evaluate_accuracy
 from kava.generate import Reasoner
@@ -97,18 +97,16 @@ def test_coconut_replaces_steps_by_latents(stage: int, written: list[int]) -> No
     assert batch.num_latents == min(2 * stage, LATENTS)
 
 
-def test_every_label_is_predicted_by_the_state_before_it() -> None:
+def test_every_token_is_a_label_and_padding_none() -> None:
+    """Which state predicts which label, the naive forward passes prove (test_model_naive.py)."""
     for method in METHODS:
         batch = collate(method, 1)
         for suffix in (batch.student, batch.teacher):
             if suffix is None:
                 continue
-            width = suffix.ids.shape[1]
-            for row, label, example in zip(suffix.rows.tolist(), suffix.labels.tolist(), suffix.example.tolist(), strict=True):
-                # Laid out as [before, token 0, .., token S - 1]: state t predicts token t.
-                assert row // (width + 1) == example
-                assert suffix.ids[example, row % (width + 1)] == label
-            assert len(suffix.labels) == int(suffix.mask.sum())
+            assert torch.equal(suffix.labels[suffix.mask], suffix.ids[suffix.mask])
+            assert (suffix.labels[~suffix.mask] == IGNORED).all()
+            assert suffix.ids.shape[1] == suffix.cot_width + suffix.answer_mask.shape[1]
 
 
 def learn_by_heart(model: KavaModel, batches: list[Batch], tolerance: float, limit: int = 400) -> int:

@@ -36,7 +36,7 @@ def kept_by_a_step(attn: str) -> tuple[list[Tensor], int]:
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = model(batch)["loss"].mean()
     loss.backward()
-    return list(kept.values()), len(batch.student.labels) + len(batch.teacher.labels)
+    return list(kept.values()), batch.student.labels.numel() + batch.teacher.labels.numel()
 
 
 def attention_matrices(kept: list[Tensor]) -> list[tuple[int, ...]]:

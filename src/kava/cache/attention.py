@@ -71,7 +71,12 @@ def register_backends() -> None:
     """Make `kava_sdpa`, `kava_eager` and `kava_flash_attention_2` known to transformers (harmless to repeat)."""
     for backend in BACKENDS:
         AttentionInterface.register(PREFIX + backend, _recording_backend(backend))
-        AttentionMaskInterface.register(PREFIX + backend, ALL_MASK_ATTENTION_FUNCTIONS[backend])
+        AttentionMaskInterface.register(PREFIX + backend, _sdpa_mask if backend == "sdpa" else ALL_MASK_ATTENTION_FUNCTIONS[backend])
+
+
+def _sdpa_mask(*arguments: Any, **options: Any) -> Any:
+    """transformers' mask for SDPA, never left out: to see whether nothing is padding, the host would wait for the device in every pass."""
+    return ALL_MASK_ATTENTION_FUNCTIONS["sdpa"](*arguments, **options | {"allow_is_causal_skip": False})
 
 
 def _recording_backend(backend: str) -> Callable[..., Any]:

@@ -159,7 +159,9 @@ class TrainingConfig(Section):
     save_steps: int | None = Field(None, ge=1, description="checkpoint every so many steps; default: each epoch")
     save_total_limit: int | None = Field(None, ge=1)
     gradient_checkpointing: bool = Field(False, description="compute activations again in the backward pass: less memory, slower")
-    sort_by_length: bool = Field(True, description="batch examples of similar length: less padding, faster steps")
+    sort_by_length: bool = Field(
+        True, description="batch examples of similar length, padded to one of a few lengths: less padding, few shapes"
+    )
     num_workers: int = Field(0, ge=0)
     max_bad_batches: int = Field(
         0,

@@ -8,16 +8,19 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from kava.data.buckets import Buckets
 from kava.data.sequences import EncodedExample
 from kava.methods import Method
+
+# The label of padding: of no token, so that nothing is lost or gained there (as `torch.nn.functional.cross_entropy` has it).
+IGNORED = -100
 
 
 @dataclass(frozen=True)
 class Suffix:
     """Text that follows a prefix, right-padded: CoT tokens (if any), then the answer part.
 
-    Row `b * (S + 1) + t` of `rows` is the hidden state that predicts token t of example b, when the hidden states are
-    laid out as [prefix's last, token 0, .., token S - 1] per example.
+    Its shapes follow from the longest trace and the longest answer alone (or what they are padded to): S is the sum of the two.
     """
 
     ids: Int[Tensor, "B S"]
@@ -27,9 +30,11 @@ class Suffix:
     answer_positions: Int[Tensor, "B A"]
     answer_mask: Bool[Tensor, "B A"]
     distillation_position: Int[Tensor, " B"]
-    rows: Int[Tensor, " N"]
-    labels: Int[Tensor, " N"]
-    example: Int[Tensor, " N"]
+
+    @property
+    def labels(self) -> Int[Tensor, "B S"]:
+        """What is to be predicted: the ids, and `IGNORED` at padding."""
+        return self.ids.masked_fill(~self.mask, IGNORED)
 
 
 @dataclass(frozen=True)
@@ -64,13 +69,34 @@ class Batch:
 
         return replace(self, **{item.name: apply(getattr(self, item.name)) for item in fields(self)})
 
+    def rows(self, start: int, stop: int) -> "Batch":
+        """The examples from `start` to `stop` (exclusive), padded as they are."""
+        return replace(self.mapped(lambda tensor: tensor[start:stop]), ids=self.ids[start:stop])
+
+    def shape_key(self) -> tuple[Any, ...]:
+        """Every shape and every plain number that a step depends on: batches with equal keys run the same operations."""
+        return _shape_key(self)
+
     def __len__(self) -> int:
         return len(self.question_ids)
 
 
-def left_padded(rows: Sequence[list[int]], pad_id: int) -> tuple[Int[Tensor, "B Q"], Bool[Tensor, "B Q"]]:
-    """Ids of unequal length as one tensor whose rows end together, and which of them are real."""
-    width = max(map(len, rows))
+def _shape_key(part: Batch | Suffix) -> tuple[Any, ...]:
+    """See `Batch.shape_key`."""
+    key: list[Any] = []
+    for value in (getattr(part, item.name) for item in fields(part)):
+        if isinstance(value, Tensor):
+            key.append(tuple(value.shape))
+        elif isinstance(value, Suffix):
+            key.append(_shape_key(value))
+        elif isinstance(value, int | None):
+            key.append(value)
+    return tuple(key)
+
+
+def left_padded(rows: Sequence[list[int]], pad_id: int, width: int | None = None) -> tuple[Int[Tensor, "B Q"], Bool[Tensor, "B Q"]]:
+    """Ids of unequal length as one tensor whose rows end together, and which of them are real; `width`: the longest, or more."""
+    width = width or max(map(len, rows))
     mask = torch.arange(width) >= width - torch.tensor([len(row) for row in rows])[:, None]
     return torch.tensor([[pad_id] * (width - len(row)) + row for row in rows]), mask
 
@@ -86,6 +112,10 @@ class Collator:
         drop_last_step: leave the last CoT step out of the teacher's trace.
         tokens_per_stage: iCoT, tokens removed per stage.
         tokens_per_step: Coconut, latents that replace one step.
+
+    Attributes:
+        stage: of the curriculum.
+        buckets: lengths to pad to; None: to the longest of each batch.
     """
 
     def __init__(
@@ -107,6 +137,7 @@ class Collator:
         self.tokens_per_stage = tokens_per_stage
         self.tokens_per_step = tokens_per_step
         self.stage = 0
+        self.buckets: Buckets | None = None
 
     def __call__(self, examples: Sequence[EncodedExample]) -> dict[str, Batch]:
         """A one-entry dictionary, because the Trainer passes batches as keyword arguments."""
@@ -114,16 +145,18 @@ class Collator:
 
     def collate(self, examples: Sequence[EncodedExample]) -> Batch:
         """Build the batch."""
-        question_ids, question_mask = left_padded([example.question for example in examples], self.pad_id)
-        answers = [example.answer for example in examples]
-        teacher = None
-        if self.method.teacher:
-            teacher = self._suffix([e.cot(self.drop_last_step) for e in examples], answers)
+        questions, answers = [example.question for example in examples], [example.answer for example in examples]
+        written = [self._written(example) for example in examples]
+        read = [example.cot(self.drop_last_step) for example in examples] if self.method.teacher else None
+        question, trace, answer = (max(map(len, parts)) for parts in (questions, written + (read or []), answers))
+        if self.buckets is not None:
+            question, trace, answer = self.buckets.around(question, trace, answer)
+        question_ids, question_mask = left_padded(questions, self.pad_id, question)
         return Batch(
             question_ids=question_ids,
             question_mask=question_mask,
-            student=self._suffix([self._written(example) for example in examples], answers),
-            teacher=teacher,
+            student=self._suffix(written, answers, trace if any(written) else 0, answer),
+            teacher=None if read is None else self._suffix(read, answers, trace, answer),
             num_latents=self.latents_now,
             example_seed=torch.tensor([example.seed for example in examples]),
             ids=tuple(example.id for example in examples),
@@ -150,26 +183,18 @@ class Collator:
             return [token for step in example.steps[self.stage :] for token in step]
         return []
 
-    def _suffix(self, cots: list[list[int]], answers: list[list[int]]) -> Suffix:
+    def _suffix(self, cots: list[list[int]], answers: list[list[int]], cot_width: int, answer_width: int) -> Suffix:
         sequences = [cot + answer for cot, answer in zip(cots, answers, strict=True)]
-        width = max(map(len, sequences))
-        longest_answer = max(map(len, answers))
+        width = cot_width + answer_width
         cot_length = torch.tensor([len(cot) for cot in cots])
         lengths = torch.tensor([len(sequence) for sequence in sequences])
-        offsets = torch.arange(longest_answer)
-        answer_mask = offsets < torch.tensor([len(answer) for answer in answers])[:, None]
-        mask = torch.arange(width) < lengths[:, None]
-        example, position = mask.nonzero(as_tuple=True)
-        ids = torch.tensor([sequence + [self.pad_id] * (width - len(sequence)) for sequence in sequences])
+        offsets = torch.arange(answer_width)
         return Suffix(
-            ids=ids,
-            mask=mask,
+            ids=torch.tensor([sequence + [self.pad_id] * (width - len(sequence)) for sequence in sequences]),
+            mask=torch.arange(width) < lengths[:, None],
             cot_length=cot_length,
-            cot_width=int(cot_length.max()),
-            answer_positions=(cot_length[:, None] + offsets).clamp(max=width - 1),
-            answer_mask=answer_mask,
+            cot_width=cot_width,
+            answer_positions=cot_length[:, None] + offsets,
+            answer_mask=offsets < (lengths - cot_length)[:, None],
             distillation_position=cot_length + self.prompt_length - 1,
-            rows=example * (width + 1) + position,
-            labels=ids[mask],
-            example=example,
         )

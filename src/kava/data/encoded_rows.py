@@ -32,11 +32,11 @@ class Lengths(NamedTuple):
         return self.question + self.trace + self.answer
 
 
-def lengths_of(examples: Sequence[EncodedExample]) -> Lengths:
-    """Lengths of all parts of all examples; from disk where they lie there."""
+def lengths_of(examples: Sequence[EncodedExample], drop_last_step: bool = False) -> Lengths:
+    """Lengths of all parts of all examples, the trace perhaps without its last step; from disk where they lie there."""
     if isinstance(examples, EncodedRows):
-        return examples.lengths
-    parts = [(len(example.question), sum(map(len, example.steps)), len(example.answer)) for example in examples]
+        return examples.lengths._replace(trace=examples.teacher_traces(drop_last_step))
+    parts = [(len(example.question), len(example.cot(drop_last_step)), len(example.answer)) for example in examples]
     return Lengths(*np.array(parts, dtype=np.int64).reshape(-1, 3).T)
 
 

@@ -4,6 +4,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from kava.data.collate import IGNORED
 from kava.losses.distance import at_least_float32
 
 
@@ -16,18 +17,21 @@ def token_cross_entropy(
 
     Args:
         logits: one row per labelled token of the whole batch, in any order and float type.
-        labels: the token each row should predict, in [0, V).
+        labels: the token each row should predict, in [0, V), or `IGNORED` where there is none: no loss, a gradient of exactly 0.
         example: the row of the batch that each token belongs to, in [0, B).
         num_examples: B.
 
     Returns:
         Float32 loss of each example; 0 for an example without labelled tokens.
     """
-    return mean_by_example(cross_entropy(at_least_float32(logits), labels, reduction="none"), example, num_examples)
+    losses = cross_entropy(at_least_float32(logits), labels, reduction="none", ignore_index=IGNORED)
+    return mean_by_example(losses, labels, example, num_examples)
 
 
-def mean_by_example(losses: Float[Tensor, " N"], example: Int[Tensor, " N"], num_examples: int) -> Float[Tensor, " B"]:
-    """Mean of the token losses of each example; 0 for an example without any."""
+def mean_by_example(
+    losses: Float[Tensor, " N"], labels: Int[Tensor, " N"], example: Int[Tensor, " N"], num_examples: int
+) -> Float[Tensor, " B"]:
+    """Mean of the token losses of each example over its labelled tokens, elsewhere losses are 0; 0 for an example without any."""
     sums = losses.new_zeros(num_examples).index_add(0, example, losses)
-    counts = losses.new_zeros(num_examples).index_add(0, example, losses.new_ones(losses.shape))
+    counts = losses.new_zeros(num_examples).index_add(0, example, (labels != IGNORED).to(losses.dtype))
     return sums / counts.clamp_min(1)

@@ -38,7 +38,7 @@ def read_whole(backbone: Backbone, ids: Int[Tensor, "B Q"], mask: Bool[Tensor, "
 def read_suffix(
     backbone: Backbone, prefix: Prefix, suffix: Suffix, *, lead: Float[Tensor, "B n E"] | None = None, keep_hidden: bool = False
 ) -> Reading:
-    """Read a suffix on a prefix and score its tokens; logits are computed where there is a label, nowhere else.
+    """Read a suffix on a prefix and score its tokens; logits are computed where the suffix's tokens are predicted, nowhere else.
 
     Args:
         backbone: the language model.
@@ -59,14 +59,16 @@ def read_suffix(
 
 def _score(backbone: Backbone, run: Extension, hidden: Float[Tensor, "B S1 E"], suffix: Suffix) -> Reading:
     """The reading of the suffix that ends a pass; the first of `hidden` predicts its first token."""
-    states, batch = hidden.flatten(0, 1)[suffix.rows], len(hidden)
+    batch, width = suffix.ids.shape
+    example = torch.arange(batch, device=hidden.device)
+    # Padding is scored like a token and its label ignored: what is computed must not depend on how much of it there is.
+    states, labels, of = hidden[:, :-1].flatten(0, 1), suffix.labels.flatten(), example[:, None].expand(-1, width).flatten()
     if backbone.fused:
-        cross_entropy = mean_by_example(backbone.fused_losses(states, suffix.labels), suffix.example, batch)
+        cross_entropy = mean_by_example(backbone.fused_losses(states, labels), labels, of, batch)
     else:
-        cross_entropy = token_cross_entropy(backbone.logits(states), suffix.labels, suffix.example, batch)
+        cross_entropy = token_cross_entropy(backbone.logits(states), labels, of, batch)
     distillation = None
     if run.all_hidden is not None:
-        example = torch.arange(batch, device=states.device)
         position = run.hidden.shape[1] - suffix.ids.shape[1] + suffix.distillation_position
         distillation = torch.stack([layer[example, position] for layer in run.all_hidden])
     return Reading(cross_entropy, distillation, run.prefix)

@@ -9,7 +9,7 @@ import numpy as np
 
 from kava.config import Config
 from kava.data.collate import Collator
-from kava.data.encoded_rows import EncodedRows, lengths_of
+from kava.data.encoded_rows import EncodedRows, Lengths, lengths_of
 from kava.data.example import Example
 from kava.data.sequences import EncodedExample, SequenceBuilder
 from kava.data.sources.splits import Splits, open_training
@@ -18,6 +18,7 @@ from kava.errors import UserError
 from kava.methods import METHODS
 from kava.model.smollm2 import SMOLLM2_NAME, smollm2_directory
 from kava.train.pretrain import ensure_mini_base
+from kava.train.sampler import LengthSortedSampler
 
 MINI_NAME = "builtin:mini"
 SHOWN = 3
@@ -130,12 +131,27 @@ def build_collator(config: Config, builder: SequenceBuilder) -> Collator:
     )
 
 
+def padded_lengths(config: Config, examples: Sequence[EncodedExample]) -> Lengths:
+    """Tokens of each example's question, of the trace that the method reads or writes at first, and of its answer."""
+    method = METHODS[config.method]
+    if method.writes_cot or method.curriculum != "none":
+        return lengths_of(examples)
+    lengths = lengths_of(examples, config.dataset.drop_last_step)
+    return lengths if method.teacher else lengths._replace(trace=np.zeros_like(lengths.trace))
+
+
+def bucketed(config: Config, examples: Sequence[EncodedExample], collator: Collator, num_processes: int = 1) -> LengthSortedSampler:
+    """The order of batches that lie in one bucket of lengths each; from now on the collator pads to the bucket's."""
+    training = config.training
+    sampler = LengthSortedSampler(padded_lengths(config, examples), training.batch_size * num_processes, training.seed)
+    collator.buckets = sampler.buckets
+    return sampler
+
+
 def longest_entries(config: Config, examples: Sequence[EncodedExample]) -> int:
     """The most cache entries that a padded batch of these examples can have."""
-    lengths = lengths_of(examples)
-    question, rest = int(lengths.question.max()), int((lengths.trace + lengths.answer).max())
     thought = config.latent.num_tokens + 2 if METHODS[config.method].thinks else 0
-    return question + thought + rest
+    return sum(int(part.max()) for part in lengths_of(examples)) + thought
 
 
 def last_stage(config: Config, examples: Sequence[EncodedExample]) -> int:

@@ -1,48 +1,51 @@
-"""Batches of examples of similar length, so that little of a batch is padding; a function of seed and epoch alone."""
+"""Batches of examples from one bucket of lengths: few shapes, little padding; a function of seed and epoch alone."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch.utils.data import Sampler
 
+from kava.data.buckets import Buckets, fit_buckets
 from kava.data.encoded_rows import Lengths
 
-# Batches that are filled from one random draw: many leave little padding, few keep batches mixed.
-POOL = 512
+# Batches that the examples of a bucket fill at least. With one, many of a bucket's examples would meet again in every epoch.
+LEAST_BATCHES = 1.5
 
 
-def widths_of(lengths: Lengths) -> Int[np.ndarray, "N 2"]:
-    """Tokens of each example's question and of what follows it, which are padded apart."""
-    return np.stack([lengths.question, lengths.trace + lengths.answer], axis=1)
+def widths_of(lengths: Lengths) -> Int[np.ndarray, "N 3"]:
+    """Tokens of each example's question, trace and answer, which are padded apart."""
+    return np.stack(lengths, axis=1)
 
 
-def padding_share(lengths: Lengths, order: Sequence[int] | Int[np.ndarray, " N"], batch_size: int) -> float:
-    """Share of the positions that is padding where examples come in this order."""
+def padding_share(lengths: Lengths, order: Sequence[int] | Int[np.ndarray, " N"], batch_size: int, buckets: Buckets | None = None) -> float:
+    """Share of the positions that is padding where examples come in this order; without buckets, padded to each batch's longest parts."""
     widths = widths_of(lengths)[np.asarray(order)]
-    return 1 - int(widths.sum()) / _padded(np.split(widths, range(batch_size, len(widths), batch_size)))
-
-
-def _padded(batches: Iterable[Int[np.ndarray, "_ 2"]]) -> int:
-    """Positions that batches of these widths take."""
-    return sum(len(batch) * int(batch.max(axis=0).sum()) for batch in batches)
+    batches = np.split(widths, range(batch_size, len(widths), batch_size))
+    longest = [batch.max(axis=0).tolist() for batch in batches]
+    padded = [parts if buckets is None else buckets.around(*parts) for parts in longest]
+    return 1 - int(widths.sum()) / sum(len(batch) * sum(parts) for batch, parts in zip(batches, padded, strict=True))
 
 
 class LengthSortedSampler(Sampler[int]):
-    """Shuffles, halves pools of batches by length until a half is a batch, and shuffles the batches.
+    """Shuffles the examples of every bucket, cuts them into batches, and shuffles the batches.
 
-    A question and what follows it are padded apart, so no single order suits both: each halving sorts by the one that saves more
-    padding. A pool holds `POOL` batches and at most half of the data, so that other examples meet in every epoch.
+    What does not fill a batch goes to the next larger bucket, so that all batches but the very last are full.
 
     Args:
-        lengths: tokens of each example's parts.
+        lengths: tokens of each example's parts, as they are padded.
         batch_size: examples that are padded together.
         seed: of the shuffles.
+
+    Attributes:
+        buckets: what the batches are to be padded to.
     """
 
     def __init__(self, lengths: Lengths, batch_size: int, seed: int) -> None:
-        self.widths = widths_of(lengths)
+        widths = widths_of(lengths)
+        self.buckets = fit_buckets(widths, least=int(LEAST_BATCHES * batch_size))
+        self.bucket = self.buckets.smallest(widths)
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
@@ -52,26 +55,30 @@ class LengthSortedSampler(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.widths)
+        return len(self.bucket)
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(len(self), generator=generator).numpy()
-        full = len(self) // self.batch_size
-        pool = max(1, min(POOL, full // 2)) * self.batch_size
-        whole, rest = np.split(order, [full * self.batch_size])
-        batches = [batch for start in range(0, len(whole), pool) for batch in self._halved(whole[start : start + pool])]
-        for index in torch.randperm(full, generator=generator).tolist():
+        batches, rest = self._batches(order[np.argsort(self.bucket[order], kind="stable")])
+        for index in torch.randperm(len(batches), generator=generator).tolist():
             yield from batches[index].tolist()
         # Only the very last batch may be short.
         yield from rest.tolist()
 
-    def _halved(self, pool: Int[np.ndarray, " _"]) -> list[Int[np.ndarray, " _"]]:
-        """Batches of similar length from whole batches of examples."""
-        batches = len(pool) // self.batch_size
-        if batches == 1:
-            return [pool]
-        middle = batches // 2 * self.batch_size
-        cuts = [np.split(pool[np.argsort(width[pool], kind="stable")], [middle]) for width in self.widths.T]
-        best = min(cuts, key=lambda halves: _padded(self.widths[half] for half in halves))
-        return [batch for half in best for batch in self._halved(half)]
+    def _batches(self, examples: Int[np.ndarray, " N"]) -> tuple[list[Int[np.ndarray, " B"]], Int[np.ndarray, " _"]]:
+        """Full batches of examples that come bucket by bucket, and what is left at the end."""
+        count = len(self.buckets.edges)
+        starts = np.bincount(self.bucket, minlength=count).cumsum()[:-1]
+        held = [[part] for part in np.split(examples, starts)]
+        batches: list[Int[np.ndarray, " B"]] = []
+        rest = examples[:0]
+        for index, parts in enumerate(held):
+            together = np.concatenate(parts)
+            full = len(together) // self.batch_size * self.batch_size
+            batches += np.split(together[:full], range(self.batch_size, full, self.batch_size)) if full else []
+            rest = together[full:]
+            if index < count - 1:
+                # First in line there, so that no example is handed on further than it must be.
+                held[self.buckets.next[index]].insert(0, rest)
+        return batches, rest

@@ -16,7 +16,6 @@ from transformers import Trainer
 from transformers.trainer_callback import TrainerState
 
 from kava.checkpoint import Trained, fitting, save_checkpoint, write_weights
-from kava.data.encoded_rows import lengths_of
 from kava.errors import UserError
 from kava.evaluate.accuracy import Evaluation
 from kava.losses.total import TERM_NAMES
@@ -26,9 +25,9 @@ from kava.train.curriculum import Curriculum
 from kava.train.events import Events
 from kava.train.guard import Seen, SkippedBatches, explain, generator_states, is_sound, shown
 from kava.train.meter import LossMeter
+from kava.train.prepare import bucketed
 from kava.train.replay import save_step
 from kava.train.resume import keep_newest, load_weights
-from kava.train.sampler import LengthSortedSampler
 from kava.train.sharding import make_portable, together, whole, whole_weights
 
 STAGING = ".writing"
@@ -174,7 +173,8 @@ class KavaTrainer(Trainer):
         if not training.sort_by_length:
             sampler: torch.utils.data.Sampler[int] | None = super()._get_train_sampler(train_dataset)
             return sampler
-        return LengthSortedSampler(lengths_of(self.train_dataset), training.batch_size * self.args.world_size, training.seed)
+        collator = self.data_collator if self.curriculum is None else self.curriculum.collator
+        return bucketed(self.trained.config, self.train_dataset, collator, self.args.world_size)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Replace the Trainer's running loss by ours, and add the terms and the throughput of all processes."""

@@ -98,5 +98,8 @@ def _padding(path: Path) -> dict[str, float]:
 
     lengths = EncodedRows(path).lengths
     shuffled = torch.randperm(len(lengths.total), generator=torch.Generator().manual_seed(0)).tolist()
-    orders = {"training": list(LengthSortedSampler(lengths, BATCH, seed=0)), "shuffled": shuffled}
-    return {name: padding_share(lengths, order, BATCH) for name, order in orders.items()}
+    sampler = LengthSortedSampler(lengths, BATCH, seed=0)
+    return {
+        "training": padding_share(lengths, list(sampler), BATCH, sampler.buckets),
+        "shuffled": padding_share(lengths, shuffled, BATCH),
+    }

@@ -21,15 +21,13 @@ from torch.nn.functional import cross_entropy
 
 from kava.cache.layers import KVLayers, from_dynamic_cache, slice_layers, stack_layers, to_dynamic_cache
 from kava.cache.rope import unrotate
-from kava.data.collate import Batch, Suffix
+from kava.data.collate import IGNORED, Batch, Suffix
 from kava.eviction import Trace, compress
 from kava.losses.distance import at_least_float32
 from kava.losses.hidden import codi_loss
 from kava.losses.kv import kv_loss
 from kava.losses.total import LossTerms
 from kava.model.kava import KavaModel
-
-IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -151,8 +149,7 @@ def _read_full(model: KavaModel, batch: Batch, suffix: Suffix, between: Tensor |
 def _read(model: KavaModel, embeds: Tensor, mask: Tensor, suffix: Suffix, cache: KVLayers | None, *, attentions: bool) -> Reading:
     output = _forward(model, embeds, mask, cache, attentions=attentions)
     start = embeds.shape[1] - suffix.ids.shape[1]
-    written = suffix.ids.masked_fill(~suffix.mask, IGNORED)
-    labels = torch.cat([written.new_full((len(written), start), IGNORED), written], dim=1)[:, 1:]
+    labels = torch.cat([suffix.ids.new_full((len(suffix.ids), start), IGNORED), suffix.labels], dim=1)[:, 1:]
     logits = at_least_float32(output.logits[:, :-1])
     losses = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none").view(labels.shape)
     position = start + suffix.distillation_position

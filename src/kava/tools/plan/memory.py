@@ -27,7 +27,7 @@ class Footprint:
         gradients: of the trained ones; with several GPUs that each hold the whole model, once more in the buckets they are sent in.
         optimizer: its state.
         activations: what the forward passes keep for the backward pass: question, teacher, latents of every iteration, answer,
-            their caches, the logits at labelled positions.
+            their caches, the logits of trace and answer.
         working: what else is alive at the peak, recorded importance and losses included.
         gathered: of a sharded model, the parts that are whole at one time.
     """

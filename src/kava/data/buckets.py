@@ -1,0 +1,95 @@
+"""Buckets of padded lengths, fitted to a data set, so that its batches have few shapes and little padding.
+
+Kernels, compiled code and CUDA graphs are made per shape; without buckets nearly every batch of an epoch has a shape of its own.
+
+buckets = fit_buckets(widths, least=192)
+buckets.smallest(widths)        # which bucket each example belongs to
+buckets.around(31, 12, 8)       # the lengths that a batch with these is padded to
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+# With the last bucket and the epoch's short batch 200 shapes, which leave 5 % of GSM8k-AUG's positions as padding; 60 leave 10 %.
+MOST = 198
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """Lengths of question, trace and answer that batches are padded to.
+
+    Attributes:
+        edges: the lengths, by ascending sum; the last bucket holds every example that the buckets were fitted to.
+    """
+
+    edges: Int[np.ndarray, "n 3"]
+
+    def smallest(self, widths: Int[np.ndarray, "N 3"]) -> Int[np.ndarray, " N"]:
+        """The bucket with the fewest tokens that holds each example; n where none does."""
+        found = np.full(len(widths), len(self.edges))
+        for index in range(len(self.edges) - 1, -1, -1):
+            found[(widths <= self.edges[index]).all(axis=1)] = index
+        return found
+
+    def around(self, question: int, trace: int, answer: int) -> tuple[int, int, int]:
+        """The lengths that a batch with these longest parts is padded to; its own where no bucket holds it."""
+        holding = (self.edges >= (question, trace, answer)).all(axis=1)
+        if holding.any():
+            question, trace, answer = self.edges[holding.argmax()].tolist()
+        return question, trace, answer
+
+    @cached_property
+    def next(self) -> list[int]:
+        """For each bucket but the last, the one with the fewest tokens that holds all that it holds."""
+        after = range(len(self.edges) - 1)
+        return [index + 1 + int((self.edges[index + 1 :] >= self.edges[index]).all(axis=1).argmax()) for index in after]
+
+
+def fit_buckets(widths: Int[np.ndarray, "N 3"], least: int, most: int = MOST) -> Buckets:
+    """Split the examples again and again, each time where it saves the most padding.
+
+    Args:
+        widths: tokens of each example's question, trace and answer.
+        least: examples of every bucket.
+        most: buckets, the last one apart.
+    """
+    values, counts = np.unique(widths, axis=0, return_counts=True)
+    parts = [_Part(values, counts, least)]
+    while len(parts) < most:
+        best = max(parts, key=lambda part: part.saving)
+        if best.saving <= 0:
+            break
+        parts.remove(best)
+        parts += [_Part(best.values[side], best.counts[side], least) for side in (best.low, ~best.low)]
+    edges = np.unique([part.values.max(axis=0) for part in parts] + [values.max(axis=0)], axis=0)
+    return Buckets(edges[np.argsort(edges.sum(axis=1), kind="stable")])
+
+
+class _Part:
+    """Some of the examples, the cut that saves the most padding (`low`: which of them fall below it), and how many tokens it saves."""
+
+    def __init__(self, values: Int[np.ndarray, "u 3"], counts: Int[np.ndarray, " u"], least: int) -> None:
+        self.values, self.counts = values, counts
+        self.saving, self.low = 0, np.zeros(len(values), dtype=bool)
+        whole = int(counts.sum() * values.max(axis=0).sum())
+        for dimension in range(values.shape[1]):
+            padded, low = self._cut(dimension, least)
+            if whole - padded > self.saving:
+                self.saving, self.low = whole - padded, low
+
+    def _cut(self, dimension: int, least: int) -> tuple[int, Bool[np.ndarray, " u"]]:
+        """The best cut by one of the three lengths, and the tokens of both sides with it."""
+        order = np.argsort(self.values[:, dimension], kind="stable")
+        values, below = self.values[order], self.counts[order].cumsum()
+        low = np.maximum.accumulate(values).sum(axis=1)[:-1]
+        high = np.maximum.accumulate(values[::-1])[::-1].sum(axis=1)[1:]
+        above, below = below[-1] - below[:-1], below[:-1]
+        allowed = (values[1:, dimension] > values[:-1, dimension]) & (below >= least) & (above >= least)
+        if not allowed.any():
+            return np.iinfo(np.int64).max, np.zeros(len(values), dtype=bool)
+        padded = np.where(allowed, below * low + above * high, np.iinfo(np.int64).max)
+        best = int(padded.argmin())
+        return int(padded[best]), self.values[:, dimension] <= values[best, dimension]
