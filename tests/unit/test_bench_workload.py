@@ -7,9 +7,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from kava.errors import UserError, at_least
+from kava.runtime.device import choose_device
 from kava.tools.bench.flops import attention_flops, passes, products
 from kava.tools.bench.step import VARIANTS, _losses, _step, _values
-from kava.tools.bench.workload import SHAPES, Workload, build_workload, random_batch, random_questions, torch_device
+from kava.tools.bench.workload import SHAPES, Workload, build_workload, random_batch, random_questions
 
 SMALL = Workload(shape="mini", batch=2, question=9, cot=7, answer=6, latents=4, iterations=3, lora_r=4)
 
@@ -92,7 +93,7 @@ def test_impossible_workloads_are_named(field: str, value: int, message: str) ->
 def test_unknown_names_are_named() -> None:
     with pytest.raises(UserError, match="unknown shape 'huge'; valid shapes: smollm2-135m, small, mini, tiny"):
         build_workload(replace(SMALL, shape="huge"))
-    with pytest.raises(UserError, match="device 'tpu' is not available here"):
-        torch_device("tpu")
+    with pytest.raises(UserError, match="device 'tpu' is unknown"):
+        choose_device("tpu")
     with pytest.raises(UserError, match="repeats is 0"):
         at_least(1, repeats=0)

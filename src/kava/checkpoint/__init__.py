@@ -14,6 +14,7 @@ from kava.checkpoint.files import (
     save_checkpoint,
     write_weights,
 )
+from kava.checkpoint.open import checkpoint_directory, open_checkpoint
 
 __all__ = [
     "ADAPTER",
@@ -21,8 +22,10 @@ __all__ = [
     "KAVA_CONFIG",
     "PROJECTION",
     "Trained",
+    "checkpoint_directory",
     "fitting",
     "load_checkpoint",
+    "open_checkpoint",
     "read_kava_config",
     "recorded_prompt_ids",
     "refuse_other_base",

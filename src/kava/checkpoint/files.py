@@ -26,6 +26,7 @@ from kava.config import Config, build_config
 from kava.config.differences import flatten
 from kava.data.sequences import SPECIAL_TOKENS, SequenceBuilder, builder_of
 from kava.errors import UserError
+from kava.generate import Reasoner
 from kava.methods import METHODS
 from kava.model.backbone import Backbone
 from kava.model.build import fingerprint_of, load_base, load_tokenizer, make_room, settings_of
@@ -67,6 +68,15 @@ class Trained:
     def builder(self) -> SequenceBuilder:
         """The sequences this model reads."""
         return builder_of(self.tokenizer, self.config.dataset, self.prompt_ids)
+
+    def reasoner(self, num_latents: int | None = None, num_iterations: int | None = None) -> Reasoner:
+        """What answers questions with it; M and T as trained where none are given."""
+        latent = self.config.latent
+        m, t = (
+            latent.num_tokens if num_latents is None else num_latents,
+            latent.num_iterations if num_iterations is None else num_iterations,
+        )
+        return Reasoner(self.model, self.builder, m, t)
 
 
 def write_weights(directory: Path, trained: Trained, weights: dict[str, Tensor] | None = None) -> None:

@@ -94,9 +94,10 @@ class Bench:
     def measure(self, console: Any) -> tuple[dict[str, float], dict[str, Any]]:
         """Run the parts and show their tables; returns all ratios, and everything behind them."""
         from kava.errors import at_least
+        from kava.runtime.device import choose_device
         from kava.tools.bench import decoding, step
         from kava.tools.bench import record as report
-        from kava.tools.bench.workload import HALF, Workload, torch_device
+        from kava.tools.bench.workload import HALF, Workload
 
         counts = {
             "repeats": self.repeats,
@@ -108,7 +109,7 @@ class Bench:
         at_least(1, **counts, **growth, decoding_batches=min(self.decoding_batches, default=1))
         workload = Workload(
             self.shape, self.batch_size, self.question, self.cot, self.answer, self.latents, self.iterations,
-            self.lora_r, self.dtype, torch_device(self.device), self.threads,
+            self.lora_r, self.dtype, choose_device(self.device), self.threads,
         )  # fmt: skip
         workload.config()  # refuses what is out of range before anything is built
         ratios: dict[str, float] = {}

@@ -32,12 +32,13 @@ class BenchmarkDecoding:
         from rich.console import Console
 
         from kava.errors import at_least
+        from kava.runtime.device import choose_device
         from kava.tools.bench.decoding import NamedModel, Source, compare_decoding
         from kava.tools.bench.record import decoding_table, same_tokens_line, write_bench
-        from kava.tools.bench.workload import Workload, torch_device
+        from kava.tools.bench.workload import Workload
 
         at_least(1, max_new_tokens=self.max_new_tokens, batch_size=self.batch_size, repeats=self.repeats)
-        device = torch_device(self.device)
+        device = choose_device(self.device)
         source: Source = Workload(shape=DEFAULT_SHAPE, lora_r=0, dtype=self.dtype, device=device)
         if self.model != DEFAULT_MODEL:
             source = NamedModel(self.model, self.dtype, device, trust_remote_code=self.trust_remote_code)

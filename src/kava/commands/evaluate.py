@@ -39,7 +39,8 @@ class Evaluate:
         checkpoint, dataset = self.checkpoint_dir or self.checkpoint, self.eval_dataset or self.dataset
         if checkpoint is None or dataset is None:
             raise UserError("say what to evaluate: --checkpoint_dir RUN/best_checkpoint --eval_dataset gsm8k")
-        from kava.evaluate.evaluate import Request, checkpoint_directory, dataset_label, evaluate, print_result
+        from kava.checkpoint import checkpoint_directory
+        from kava.evaluate.evaluate import Request, dataset_label, evaluate, print_result
         from kava.runtime.processes import is_main, leave
 
         request = Request(

@@ -31,18 +31,17 @@ class Explain:
     overrides: ClassVar[dict[str, Any]] = {}
 
     def run(self) -> None:
-        from kava.checkpoint import load_checkpoint
+        from kava.checkpoint import checkpoint_directory, open_checkpoint
         from kava.errors import at_least
-        from kava.evaluate.evaluate import checkpoint_directory, device_of, load_questions
+        from kava.evaluate.evaluate import load_questions
         from kava.explain.explain import Options, explain
         from kava.explain.questions import own_example
         from kava.explain.record import EXPLANATION, write_explanation
-        from kava.generate import Reasoner
 
         at_least(1, max_samples=self.max_samples, top_k=self.top_k)
         at_least(0, details=self.details)
         directory = checkpoint_directory(self.checkpoint)
-        trained = load_checkpoint(directory, self.overrides, device_of(None))
+        trained = open_checkpoint(directory, self.overrides)
         config = trained.config
         examples = [own_example(question, number) for number, question in enumerate(self.question, 1)]
         source = None
@@ -50,7 +49,7 @@ class Explain:
             name = self.dataset or next(iter(config.evaluation.datasets))
             loaded = load_questions(config, name, None, self.max_samples, config.dataset.cot_type)
             examples, source = [*examples, *loaded.examples], loaded.source
-        reasoner = Reasoner(trained.model, trained.builder, config.latent.num_tokens, config.latent.num_iterations)
+        reasoner = trained.reasoner()
         details = max(self.details, len(self.question))
         options = Options(
             str(directory), source, details, self.top_k, config.evaluation.max_new_tokens, lambda text: print(f"kava: {text}")

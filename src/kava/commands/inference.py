@@ -30,20 +30,17 @@ class Inference:
     """Stop there where no end came (default: evaluation.max_new_tokens)."""
 
     def run(self) -> None:
-        from kava.checkpoint import load_checkpoint
+        from kava.checkpoint import open_checkpoint
         from kava.config import config_path, load_config
         from kava.errors import at_least
-        from kava.evaluate.evaluate import checkpoint_directory, device_of
-        from kava.generate import Reasoner
         from kava.tools.session import Session, answer_file, check_config, read_questions
 
         at_least(1, max_new_tokens=self.max_new_tokens)
         at_least(0, temperature=self.temperature)
-        trained = load_checkpoint(checkpoint_directory(self.checkpoint), device=device_of(None))
+        trained = open_checkpoint(self.checkpoint)
         if self.config:
             check_config(trained, load_config(config_path(self.config)))
-        latent = trained.config.latent
-        reasoner = Reasoner(trained.model, trained.builder, latent.num_tokens, latent.num_iterations)
+        reasoner = trained.reasoner()
         max_new_tokens = self.max_new_tokens or trained.config.evaluation.max_new_tokens
         use_latent = self.use_latent and not self.no_latent
         if self.mode == "interactive":

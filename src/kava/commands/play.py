@@ -22,14 +22,14 @@ class Play:
     overrides: ClassVar[dict[str, Any]] = {}
 
     def run(self) -> None:
-        from kava.checkpoint import load_checkpoint
+        from kava.checkpoint import open_checkpoint
         from kava.errors import at_least
-        from kava.evaluate.evaluate import checkpoint_directory, device_of, load_questions
+        from kava.evaluate.evaluate import load_questions
         from kava.tools.playground.page import serve
         from kava.tools.playground.player import Player
 
         at_least(1, max_samples=self.max_samples, port=self.port)
-        trained = load_checkpoint(checkpoint_directory(self.checkpoint), self.overrides, device_of(None))
+        trained = open_checkpoint(self.checkpoint, self.overrides)
         name = self.dataset or next(iter(trained.config.evaluation.datasets))
         examples = load_questions(trained.config, name, None, self.max_samples).examples
         serve(Player(trained, examples), self.port)

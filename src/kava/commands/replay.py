@@ -24,10 +24,10 @@ class Replay:
     overrides: ClassVar[dict[str, Any]] = {}
 
     def run(self) -> int:
-        from kava.evaluate.evaluate import device_of
+        from kava.runtime.device import choose_device
         from kava.train.replay import replay
 
-        replayed = replay(self.directory, self.overrides, device_of(None))
+        replayed = replay(self.directory, self.overrides, choose_device(self.overrides.get("system.device"), "system.device"))
         _show(replayed, self.all)
         return int(not replayed.sound)
 

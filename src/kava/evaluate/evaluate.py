@@ -5,20 +5,21 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from kava.checkpoint import Trained, load_checkpoint
+from kava.checkpoint import Trained, open_checkpoint
 from kava.config import Config, build_config
 from kava.data.example import CotType
 from kava.data.sources.load import load_benchmark
 from kava.data.sources.usable_rows import Loaded
 from kava.errors import UserError, at_least
 from kava.evaluate.accuracy import Evaluation, evaluate_accuracy
-from kava.generate import Reasoner
-from kava.results import BEST_CHECKPOINT, DataInfo, Metrics, Result, Row, RunInfo, refuse_unwritable, rows_path, write_result, write_rows
+from kava.results import DataInfo, Metrics, Result, Row, RunInfo, refuse_unwritable, rows_path, write_result, write_rows
 from kava.runtime import processes
+from kava.runtime.device import choose_device
 from kava.runtime.provenance import collect
 from kava.statistics import wilson_interval
 
@@ -46,7 +47,7 @@ class Request:
     batch_size: int | None = None
     max_new_tokens: int | None = None
     use_latent: bool = True
-    overrides: dict[str, object] | None = None
+    overrides: dict[str, Any] | None = None
 
 
 def evaluate(request: Request, output: str | Path | None = None) -> Result:
@@ -58,15 +59,16 @@ def evaluate(request: Request, output: str | Path | None = None) -> Result:
     if output is not None:
         # Before hours of answering, not after them.
         refuse_unwritable(output)
-    processes.join(on_cpu=not device_of(None).startswith("cuda"))
+    device = choose_device((request.overrides or {}).get("system.device"), "system.device")
+    processes.join(on_cpu=device == "cpu")
     started = time.perf_counter()
-    trained = load_checkpoint(checkpoint_directory(request.checkpoint), request.overrides, device_of(None))
+    trained = open_checkpoint(request.checkpoint, request.overrides, device)
     # As part of the configuration, so that a result on twenty questions never passes for one on all of them.
     config = trained.config = as_evaluated(trained.config, request)
     loaded = load_questions(config, request.dataset, request.data_dir)
     if not loaded.examples:
         raise UserError(f"data set '{request.dataset}' ({loaded.source}) holds no question")
-    reasoner = Reasoner(trained.model, trained.builder, config.latent.num_tokens, config.latent.num_iterations)
+    reasoner = trained.reasoner()
     evaluation = evaluate_accuracy(
         reasoner,
         loaded.examples,
@@ -141,12 +143,6 @@ def run_info(trained: Trained) -> RunInfo:
     )
 
 
-def checkpoint_directory(name: str) -> Path:
-    """A checkpoint directory, from itself or from the run that holds it."""
-    best = Path(name) / BEST_CHECKPOINT
-    return best if best.is_dir() else Path(name)
-
-
 def load_questions(config: Config, dataset: str, data_dir: str | None, limit: int | None = None, cot_type: CotType | None = None) -> Loaded:
     """The questions behind a name: in `data_dir`, else in a local directory the model was trained from, else as configured.
 
@@ -165,13 +161,6 @@ def dataset_label(dataset: str) -> str:
     """A data set's name in result files: what was asked for, or the stem of a path."""
     name = Path(dataset).stem if Path(dataset).exists() else dataset
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip(".-") or "dataset"
-
-
-def device_of(device: str | None) -> str:
-    """The device to run on: the one asked for, else a GPU where there is one."""
-    import torch
-
-    return device or (f"cuda:{processes.local_rank()}" if torch.cuda.is_available() else "cpu")
 
 
 def print_result(result: Result) -> None:

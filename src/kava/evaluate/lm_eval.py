@@ -13,11 +13,9 @@ import torch
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 
-from kava.checkpoint import load_checkpoint
+from kava.checkpoint import open_checkpoint
 from kava.data.answers import extract_answer
 from kava.errors import UserError
-from kava.evaluate.evaluate import checkpoint_directory, device_of
-from kava.generate import Reasoner
 
 TASKS = Path(__file__).parent / "tasks"
 _FRAME = ("Question:", "Answer:")
@@ -43,9 +41,9 @@ class KavaLM(LM):
         max_batch_size: int | None = None,
     ) -> None:
         super().__init__()
-        trained = load_checkpoint(checkpoint_directory(str(pretrained)), device=device_of(device if torch.cuda.is_available() else None))
-        latent, evaluation = trained.config.latent, trained.config.evaluation
-        self.reasoner = Reasoner(trained.model, trained.builder, latent.num_tokens, latent.num_iterations)
+        trained = open_checkpoint(str(pretrained), device=device if torch.cuda.is_available() else None)
+        evaluation = trained.config.evaluation
+        self.reasoner = trained.reasoner()
         self.batch = int(str(batch_size)) if str(batch_size).isdigit() else evaluation.batch_size
         self.max_new_tokens = evaluation.max_new_tokens
         self.use_latent = use_latent

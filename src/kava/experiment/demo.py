@@ -7,12 +7,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from kava.checkpoint import load_checkpoint
+from kava.checkpoint import open_checkpoint
 from kava.config import config_path, load_config
 from kava.experiment.reproduce import Options, Reproduced, reproduce
 from kava.experiment.suite import suite_path
 from kava.explain.readout import read_latents
-from kava.generate import Reasoner
 from kava.results import BEST_CHECKPOINT, read_rows, result_path, rows_path
 from kava.train.prepare import resolve_base
 
@@ -42,8 +41,8 @@ def _worked_questions(outcome: Reproduced, console: Console) -> None:
     seed = runs["kava"].seeds[0]
     dataset = next(iter(runs["kava"].datasets))
     rows = {run: {r.id: r for r in read_rows(rows_path(result_path(plan.seed_dir(seed), dataset)))} for run, plan in runs.items()}
-    trained = load_checkpoint(runs["kava"].seed_dir(seed) / BEST_CHECKPOINT)
-    reasoner = Reasoner(trained.model, trained.builder, trained.config.latent.num_tokens, trained.config.latent.num_iterations)
+    trained = open_checkpoint(runs["kava"].seed_dir(seed) / BEST_CHECKPOINT)
+    reasoner = trained.reasoner()
     console.print("\n[bold]Worked questions[/bold]")
     for identifier in list(rows["kava"])[:QUESTIONS]:
         gold = rows["kava"][identifier]
@@ -64,4 +63,4 @@ def _paths(outcome: Reproduced, console: Console) -> None:
             f"  {plan.seed_dir(plan.seeds[0])}/   {run}: {BEST_CHECKPOINT}/, results_*.yaml and .jsonl, train.log, logs/ (TensorBoard)"
         )
     best = outcome.plans["all", "kava"].seed_dir(outcome.plans["all", "kava"].seeds[0]) / BEST_CHECKPOINT
-    console.print(f"\nAsk it yourself:  .venv/bin/python inference.py --checkpoint {Path(best)} --mode interactive", soft_wrap=True)
+    console.print(f"\nAsk it yourself:  kava inference --checkpoint {Path(best)} --mode interactive", soft_wrap=True)

@@ -7,6 +7,7 @@ from typing import Any
 from kava.config import Config
 from kava.errors import UserError, nearest
 from kava.methods import METHODS
+from kava.runtime.device import choose_device
 from kava.runtime.optional_packages import require
 
 LOGS = "logs"
@@ -16,9 +17,7 @@ PROJECT = "kava"
 
 def runs_on_cpu(config: Config) -> bool:
     """Whether the configuration, or the lack of a GPU, keeps a run on the CPU."""
-    import torch
-
-    return config.system.device == "cpu" or not torch.cuda.is_available()
+    return choose_device(config.system.device, "system.device") == "cpu"
 
 
 def training_arguments(config: Config, output_dir: Path, report_to: list[str], run_name: str) -> Any:
@@ -77,14 +76,11 @@ def training_arguments(config: Config, output_dir: Path, report_to: list[str], r
 
 
 def _check(config: Config) -> None:
-    import torch
     from transformers.training_args import OptimizerNames
 
-    training, system = config.training, config.system
+    training = config.training
     optimizers = [str(name.value) for name in OptimizerNames]
     if training.optimizer not in optimizers:
         raise UserError(f"training.optimizer '{training.optimizer}' is unknown{nearest(training.optimizer, optimizers)}")
     if training.optimizer == "adamw_8bit" or any(kind in training.optimizer for kind in ("bnb", "paged", "lion", "ademamix")):
         require("bitsandbytes", f"training.optimizer {training.optimizer}", "set it to adamw_torch")
-    if system.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("system.device is cuda, but torch sees no GPU here; set it to auto or cpu")

@@ -17,12 +17,12 @@ from kava.data.sequences import SequenceBuilder, builder_of
 from kava.errors import UserError
 from kava.evaluate.accuracy import Evaluation, evaluate_accuracy
 from kava.explain.explain import mean_similarity
-from kava.generate import Reasoner
 from kava.methods import METHODS
 from kava.model.build import build_model, load_tokenizer
 from kava.results import BEST_CHECKPOINT, TRAINING_DONE, write_text
 from kava.runtime import processes
 from kava.runtime.atomic import verify
+from kava.runtime.device import choose_device
 from kava.runtime.provenance import collect
 from kava.train.arguments import runs_on_cpu, training_arguments
 from kava.train.curriculum import Curriculum, hand_on
@@ -184,7 +184,7 @@ def _split(trained: Trained, newest: Path | None) -> None:
     if newest:
         with fitting(newest):
             load_weights(newest, trained)
-    device = torch.device("cpu" if runs_on_cpu(trained.config) else f"cuda:{processes.local_rank()}")
+    device = torch.device(choose_device(trained.config.system.device, "system.device"))
     shard(trained.model, device)
 
 
@@ -192,7 +192,7 @@ def _build_trainer(trained: Trained, builder: SequenceBuilder, prepared: Prepare
     config = trained.config
     collator = build_collator(config, builder)
     curriculum = _curriculum(config, collator, prepared)
-    reasoner = Reasoner(trained.model, builder, config.latent.num_tokens, config.latent.num_iterations)
+    reasoner = trained.reasoner()
 
     def validate() -> Evaluation:
         return evaluate_accuracy(

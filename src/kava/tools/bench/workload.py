@@ -101,22 +101,6 @@ class Workload:
         return build_config({}, "the benchmark", {**lora, **latent, "model.dtype": self.dtype})
 
 
-def torch_device(name: str) -> str:
-    """What torch calls the device; "auto" is a GPU where there is one.
-
-    Raises:
-        UserError: there is no such device.
-    """
-    import torch
-
-    has_gpu = torch.cuda.is_available()
-    if name == "auto":
-        return "cuda" if has_gpu else "cpu"
-    if name != "cpu" and not (name.startswith("cuda") and has_gpu):
-        raise UserError(f"device '{name}' is not available here; take cpu or auto")
-    return name
-
-
 def build_workload(workload: Workload) -> tuple["KavaModel", "SequenceBuilder"]:
     """A KaVa model with random weights on its device, and a tokenizer whose words are single tokens; always the same."""
     import torch

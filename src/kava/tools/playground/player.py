@@ -82,7 +82,7 @@ class Player:
 
     def reasoner(self, num_latents: int, num_iterations: int) -> Reasoner:
         """The model with another M and T."""
-        return Reasoner(self.trained.model, self.builder, num_latents, num_iterations)
+        return self.trained.reasoner(num_latents, num_iterations)
 
     @torch.inference_mode()
     def ask(self, question: str, num_latents: int, num_iterations: int, *, use_latent: bool = True) -> Iterator[Progress]:

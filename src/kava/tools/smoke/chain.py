@@ -79,6 +79,6 @@ def save_and_load(lab: Lab) -> str:
 def _logits(lab: Lab, trained: Trained) -> torch.Tensor:
     """After the latents and the answer prompt."""
     builder: SequenceBuilder = trained.builder
-    reasoner = Reasoner(trained.model, builder, LATENTS, trained.config.latent.num_iterations)
+    reasoner = trained.reasoner(LATENTS)
     with torch.inference_mode():
         return reasoner.start([builder.question_ids(problem.question) for problem in lab.problems[:4]])[1]

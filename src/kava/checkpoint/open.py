@@ -1,0 +1,62 @@
+"""The one way to a trained model: by directory, by run or by hub name, on a device, with all that belongs to it.
+
+opened = open_checkpoint("outputs/mini")
+opened.reasoner().generate(["..."])
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from kava.checkpoint.files import KAVA_CONFIG, Trained, load_checkpoint
+from kava.errors import UserError
+from kava.results import BEST_CHECKPOINT
+from kava.runtime.device import choose_device
+
+# owner/name: what the hub calls a model.
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def open_checkpoint(
+    name: str | Path, overrides: dict[str, Any] | None = None, device: str | None = None, revision: str | None = None
+) -> Trained:
+    """Load a trained model, ready to answer.
+
+    Args:
+        name: a checkpoint, the directory of a run that has a best one, or a hub name.
+        overrides: dotted configuration keys to change, such as `latent.num_iterations`; `system.device` chooses where it runs.
+        device: "cpu", "cuda", "cuda:N"; default: a GPU where there is one.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        UserError: there is no such checkpoint, it is damaged, its base model cannot be found, or there is no such device.
+    """
+    chosen = choose_device(device or (overrides or {}).get("system.device"))
+    return load_checkpoint(checkpoint_directory(name, revision), overrides, chosen)
+
+
+def checkpoint_directory(name: str | Path, revision: str | None = None) -> Path:
+    """The directory of a checkpoint: itself, the best one of a run, or a download from the hub.
+
+    Raises:
+        UserError: it looks like a hub name, and the hub has no such model or cannot be reached.
+    """
+    best = Path(name) / BEST_CHECKPOINT
+    if best.is_dir():
+        return best
+    if Path(name).exists() or not _HUB_NAME.fullmatch(str(name)) or Path(name).parent.is_dir():
+        return Path(name)
+    return _download(str(name), revision)
+
+
+def _download(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"'{name}' is not a checkpoint: there is no such directory with a {KAVA_CONFIG}, and no such model on the hub ({reason})"
+        ) from None
