@@ -43,12 +43,16 @@ TERMS = ("student_ce", "teacher_ce", "codi", "kv")
 _ROPE = {
     "llama3_rope": {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                     "original_max_position_embeddings": 32},
+    "longrope": {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 4.0, 8.0],
+                 "original_max_position_embeddings": 32},
+    "dynamic": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
     "yarn": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64},
 }  # fmt: skip
 
 # What an architecture needs besides the common shape: small heads, no dropout, a mixture of its kinds of layers.
 _LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention"]
 _OWN: dict[str, dict[str, Any]] = {
+    "dynamic": {"max_position_embeddings": 32},
     "phi": {"resid_pdrop": 0.0},
     "qwen3": {"head_dim": 8},
     "gemma": {"head_dim": 8},
@@ -106,9 +110,8 @@ def tiny_model(
 ) -> KavaModel:  # fmt: skip
     """A model ready for a step, in eval mode; the same arguments give the same weights."""
     causal_lm = tiny_lm(kind, attn, tied=tied, spread=spread)
-    embeddings = causal_lm.get_input_embeddings().weight
     torch.manual_seed(1)
-    project = build_projection(projection and METHODS[method].uses_projection, HIDDEN, embeddings)
+    project = build_projection(projection and METHODS[method].uses_projection, HIDDEN, causal_lm.get_input_embeddings())
     wrapped = with_lora(causal_lm, SPECIAL_IDS) if lora else causal_lm
     return KavaModel(Backbone(wrapped, SPECIAL_IDS), project, METHODS[method], Settings(num_iterations, 10.0, 1.0, **settings)).eval()
 
@@ -196,7 +199,7 @@ def mini_model(
     special_ids = tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS)
     causal_lm = tiny_lm(kind, attn, vocabulary=len(tokenizer), spread=spread)
     torch.manual_seed(1)
-    projection = build_projection(METHODS[method].uses_projection, HIDDEN, causal_lm.get_input_embeddings().weight)
+    projection = build_projection(METHODS[method].uses_projection, HIDDEN, causal_lm.get_input_embeddings())
     wrapped = with_lora(causal_lm, special_ids) if lora else causal_lm
     return KavaModel(Backbone(wrapped, special_ids), projection, METHODS[method], Settings(num_iterations, 10.0, 1.0)).eval()
 

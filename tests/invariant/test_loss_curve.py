@@ -59,8 +59,8 @@ def make_trainer(name: str, output_dir: Path, examples: int = 64, **overrides: A
     special_ids = mini_tokenizer().convert_tokens_to_ids(SPECIAL_TOKENS)
     causal_lm = tiny_lm(kind or "llama", vocabulary=len(mini_tokenizer()))
     set_seed(config.training.seed)
-    embeddings = causal_lm.get_input_embeddings().weight
-    projection = build_projection(METHODS[method].uses_projection, embeddings.shape[1], embeddings)
+    embedding = causal_lm.get_input_embeddings()
+    projection = build_projection(METHODS[method].uses_projection, embedding.weight.shape[1], embedding)
     wrapped = add_lora(causal_lm, special_ids, config) if config.lora.enabled else causal_lm
     model = KavaModel(Backbone(wrapped, special_ids), projection, METHODS[method], settings_of(config))
     arguments = training_arguments(config, output_dir, [], "curve")

@@ -25,7 +25,19 @@ from kava.generate import Reasoner
 from kava.model.build import build_model, load_base, load_tokenizer
 from kava.model.suitability import check_architecture, check_behaviour
 from kava.train.prepare import longest_entries
-from tiny import ARCHITECTURES, EAGER_ONLY, LAYERS, lora_config, make_batch, make_examples, mini_builder, mini_model, tiny_model
+from tiny import (
+    ARCHITECTURES,
+    EAGER_ONLY,
+    HIDDEN,
+    LAYERS,
+    VOCABULARY,
+    lora_config,
+    make_batch,
+    make_examples,
+    mini_builder,
+    mini_model,
+    tiny_model,
+)
 
 
 def backend_of(kind: str) -> str:
@@ -59,6 +71,16 @@ def test_eviction_sees_the_attention_that_the_model_pays(kind: str) -> None:
 @torch.no_grad()
 def test_cached_generation_equals_reading_everything_anew(kind: str) -> None:
     check_cached_decoding(kind, backend_of(kind), "kava")
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+@torch.no_grad()
+def test_latents_enter_at_the_size_of_tokens(kind: str) -> None:
+    """What the first layer is given: Gemma's embedding multiplies by sqrt(E), so its latents are as much larger from the start."""
+    model = tiny_model(kind, backend_of(kind))
+    tokens = model.backbone.embed(torch.arange(VOCABULARY)[None])
+    latents = model.projection(torch.randn(1, 50, HIDDEN))
+    assert float(latents.square().mean().sqrt() / tokens.square().mean().sqrt()) == pytest.approx(1.0, rel=0.05)
 
 
 # Those whose output head is the embedding matrix, as published.
@@ -152,6 +174,24 @@ def test_the_reach_of_a_model(kind: str, limit: int, what: str) -> None:
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "phi", "gpt_neox"])
 def test_rotary_positions_go_on(kind: str) -> None:
     tiny_model(kind).backbone.require(10**9)
+
+
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_rotary_positions_that_change_end(kind: str) -> None:
+    """Beyond the original length all positions of a pass change, those of cached keys excepted: with and without cache differ."""
+    model = tiny_model(kind)
+    model.backbone.require(32)
+    with pytest.raises(UserError, match=rf"a sequence of 33 entries .*32, by its {kind} rotary positions"):
+        model.backbone.require(33)
+    for length, same in ((32, True), (40, False)):
+        backbone = tiny_model(kind).backbone
+        backbone._limit = None
+        ids = torch.arange(length)[None] % 50
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        whole = backbone.read(ids, mask).hidden[:, -1]
+        begun = backbone.read(ids[:, :30], mask[:, :30]).prefix
+        behind = backbone.extend(begun, backbone.embed(ids[:, 30:])).hidden[:, -1]
+        assert torch.allclose(whole, behind, atol=1e-5) is same
 
 
 @pytest.mark.parametrize("kind", ["mistral", "gpt2"])

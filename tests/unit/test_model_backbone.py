@@ -40,7 +40,7 @@ def special_lm(kind: str) -> Any:
 
 def special_model(kind: str) -> KavaModel:
     causal_lm = with_lora(special_lm(kind), SPECIAL_IDS)
-    projection = build_projection(True, 32, causal_lm.get_input_embeddings().weight)
+    projection = build_projection(True, 32, causal_lm.get_input_embeddings())
     return KavaModel(Backbone(causal_lm, SPECIAL_IDS), projection, METHODS["kava"], Settings(3, 10.0, 1.0)).eval()
 
 

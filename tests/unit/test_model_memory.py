@@ -19,8 +19,7 @@ LATENTS = 24
 def kept_by_a_step(attn: str) -> tuple[list[Tensor], int]:
     """Everything autograd saves in one step of KaVa (weights apart), and the number of labelled tokens."""
     causal_lm = with_lora(tiny_lm("llama", attn, vocabulary=WIDE), SPECIAL_IDS)
-    embeddings = causal_lm.get_input_embeddings().weight
-    projection = build_projection(True, HIDDEN, embeddings)
+    projection = build_projection(True, HIDDEN, causal_lm.get_input_embeddings())
     model = KavaModel(Backbone(causal_lm, SPECIAL_IDS), projection, METHODS["kava"], Settings(3, 10.0, 1.0))
     batch = make_batch(model, make_examples(4, steps=(8,)), num_latents=LATENTS)
     assert batch.teacher is not None

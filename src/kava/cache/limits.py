@@ -1,4 +1,8 @@
-"""How far a model can read: sliding windows and learned positions end where rotary positions go on."""
+"""How far a model can read: sliding windows and learned positions end where most rotary positions go on.
+
+Two kinds of rotary positions end too: "longrope" and "dynamic" change all frequencies of a pass that reaches beyond the original
+length, cached keys keep the ones that they were made with, and so an answer would depend on its cache and on its batch.
+"""
 
 from typing import Any
 
@@ -8,6 +12,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 # Some tables of positions start with an offset of a row or two.
 _SPARE_ROWS = 8
+_ROTARY = "rotary positions, beyond which all positions of a pass change and cached keys do not"
 
 
 def entry_limit(causal_lm: Any) -> tuple[int, str] | None:
@@ -23,7 +28,22 @@ def entry_limit(causal_lm: Any) -> tuple[int, str] | None:
     tables = [module for module in causal_lm.base_model.modules() if isinstance(module, nn.Embedding) and module is not words]
     if positions and any(positions <= table.num_embeddings <= positions + _SPARE_ROWS for table in tables):
         limits.append((int(positions), "its table of learned positions"))
-    return min(limits, default=None)
+    return min([*limits, *_rotary_limits(causal_lm)], default=None)
+
+
+def _rotary_limits(causal_lm: Any) -> list[tuple[int, str]]:
+    parameters = getattr(causal_lm.config.get_text_config(), "rope_parameters", None) or {}
+    limits = []
+    for module in causal_lm.base_model.modules():
+        kinds = getattr(module, "rope_type", None)
+        # One kind, or one for each kind of layer.
+        for layer_type, kind in kinds.items() if isinstance(kinds, dict) else [(None, kinds)]:
+            if isinstance(kind, str) and kind == "longrope":
+                own = parameters if layer_type is None else parameters[layer_type]
+                limits.append((int(own["original_max_position_embeddings"]), f"its {kind} {_ROTARY}"))
+            elif isinstance(kind, str) and "dynamic" in kind:
+                limits.append((int(module.original_max_seq_len), f"its {kind} {_ROTARY}"))
+    return limits
 
 
 def layers_without_cache(config: Any) -> list[str]:

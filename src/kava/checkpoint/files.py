@@ -214,8 +214,8 @@ def _load_model(directory: Path, content: dict[str, Any], config: Config) -> tup
         model = load_base(str(directory), config)
     backbone = Backbone(model, special_ids)
     method = METHODS[config.method]
-    embeddings = backbone.causal_lm.get_input_embeddings().weight
-    projection = build_projection(method.uses_projection and config.loss.use_projection, embeddings.shape[1], embeddings)
+    embedding = backbone.causal_lm.get_input_embeddings()
+    projection = build_projection(method.uses_projection and config.loss.use_projection, embedding.weight.shape[1], embedding)
     projection.load_state_dict(load_file(directory / PROJECTION))
     if config.system.compile:
         compile_passes(backbone)

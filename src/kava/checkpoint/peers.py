@@ -76,8 +76,8 @@ def import_checkpoint(
     config = build_config({}, str(source), {"lora.enabled": False, "loss.use_projection": bool(read.prj), **read.settings})
     special_ids: list[int] = read.tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS)
     _place_rows(read.causal_lm, read.rows, special_ids)
-    embeddings = read.causal_lm.get_input_embeddings().weight
-    projection = build_projection(bool(read.prj), embeddings.shape[1], embeddings)
+    embedding = read.causal_lm.get_input_embeddings()
+    projection = build_projection(bool(read.prj), embedding.weight.shape[1], embedding)
     if isinstance(projection, Projection):
         _fill_projection(projection, read.prj, layout, source)
     model = KavaModel(Backbone(read.causal_lm, special_ids), projection, METHODS[config.method], settings_of(config)).eval()

@@ -104,9 +104,9 @@ def build_model(base: str, tokenizer: Any, config: Config) -> KavaModel:
     causal_lm = load_base(base, config)
     fingerprint = fingerprint_of(causal_lm)
     special_ids = add_token_rows(causal_lm, tokenizer)
-    embeddings = causal_lm.get_input_embeddings().weight
+    embedding = causal_lm.get_input_embeddings()
     use_projection = method.uses_projection and config.loss.use_projection
-    projection = build_projection(use_projection, embeddings.shape[1], embeddings)
+    projection = build_projection(use_projection, embedding.weight.shape[1], embedding)
     model = add_lora(causal_lm, special_ids, config) if config.lora.enabled else causal_lm
     backbone = Backbone(model, special_ids)
     backbone.fused = config.system.fused_cross_entropy

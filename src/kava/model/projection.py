@@ -1,8 +1,12 @@
 """Latent hidden state -> input embedding of the next latent: Linear, GELU, Linear, LayerNorm (method.md, section 3)."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+_PROBED = 64
 
 
 class Projection(nn.Module):
@@ -10,7 +14,7 @@ class Projection(nn.Module):
 
     Args:
         hidden_size: E.
-        embedding_scale: root mean square of the backbone's token embeddings. LayerNorm's gain starts there, so that
+        embedding_scale: root mean square of the backbone's token embeddings, as they enter it. LayerNorm's gain starts there, so that
             latents enter the backbone at the size of the tokens it knows.
     """
 
@@ -26,9 +30,18 @@ class Projection(nn.Module):
         return projected
 
 
-def build_projection(use: bool, hidden_size: int, embeddings: Float[Tensor, "V E"]) -> nn.Module:
-    """The projection, or the identity (`loss.use_projection: false`)."""
-    if not use:
-        return nn.Identity()
-    scale = torch.linalg.vector_norm(embeddings.detach().float()) / embeddings.numel() ** 0.5
-    return Projection(hidden_size, float(scale))
+def build_projection(use: bool, hidden_size: int, embedding: nn.Module) -> nn.Module:
+    """The projection, or the identity (`loss.use_projection: false`), for a backbone with these input embeddings."""
+    return Projection(hidden_size, entering_size(embedding)) if use else nn.Identity()
+
+
+def entering_size(embedding: nn.Module) -> float:
+    """Root mean square of token embeddings as they enter the backbone: Gemma's embedding multiplies its rows by sqrt(E)."""
+    # peft's wrapper copies the whole matrix to look a row up.
+    module: Any = getattr(embedding, "original_module", embedding)
+    weight: Tensor = module.weight.detach()
+    scale = torch.linalg.vector_norm(weight.float()) / weight.numel() ** 0.5
+    with torch.no_grad():
+        rows = torch.arange(min(len(weight), _PROBED), device=weight.device)
+        entering, stored = (torch.linalg.vector_norm(part.float()) for part in (module(rows), weight[rows]))
+    return float(scale * entering / stored) if stored > 0 else float(scale)

@@ -124,8 +124,7 @@ def build_workload(workload: Workload) -> tuple["KavaModel", "SequenceBuilder"]:
     causal_lm = LlamaForCausalLM._from_config(shape, attn_implementation=backend)
     causal_lm.to(getattr(torch, workload.dtype))
     special_ids = special_ids_of(builder.tokenizer)
-    embeddings = causal_lm.get_input_embeddings().weight
-    projection = build_projection(True, embeddings.shape[1], embeddings)
+    projection = build_projection(True, shape.hidden_size, causal_lm.get_input_embeddings())
     wrapped = add_lora(causal_lm, special_ids, config) if workload.lora_r else causal_lm
     model = KavaModel(Backbone(wrapped, special_ids), projection, METHODS["kava"], settings_of(config))
     return model.to(workload.device), builder
