@@ -1,5 +1,6 @@
 """Tokenised data: the same examples from disk as from memory, made once, made again where damaged, and bounded."""
 
+import errno
 import json
 import os
 import pickle
@@ -9,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -227,5 +229,20 @@ def test_a_limit_that_is_none_is_named(text: str, rows: Path, monkeypatch: pytes
 
 def test_a_cache_that_cannot_be_written_is_one_sentence(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAVA_CACHE", str(rows))
-    with pytest.raises(UserError, match="tokens cannot be made .*set KAVA_CACHE to a directory with room"):
+    with pytest.raises(UserError, match="cannot be put into the cache .*set KAVA_CACHE to a directory that can be written to"):
         made(rows, 3)
+
+
+def test_a_cache_that_can_only_be_read_will_do_where_it_holds_the_entry(rows: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a shared one; root, as whom tests may run, may write anywhere, so that the system's refusal is played."""
+    expected = list(made(rows, 10).rows)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for name in ("mkdir", "touch"):
+        monkeypatch.setattr(Path, name, refuse)
+    monkeypatch.setattr(os, "utime", refuse)
+    assert list(made(rows, 10).rows) == expected
+    with pytest.raises(UserError, match=r"cannot be put into the cache \(Read-only file system\); set KAVA_CACHE"):
+        made(rows, 11)

