@@ -19,6 +19,7 @@ from kava.checkpoint import ADAPTER, KAVA_CONFIG, PROJECTION, Trained, load_chec
 from kava.data.mini.tokenizer import build_mini_tokenizer
 from kava.errors import UserError
 from kava.runtime.atomic import MANIFEST, naming_disk_errors, publish, recover, verify
+from kava.tools.session import check_config
 from tiny import MINI, PROMPT, tiny_lm
 
 
@@ -135,6 +136,42 @@ def test_another_base_model_or_method_is_refused_by_name(tmp_path: Path) -> None
         UserError, match=r"the base model .*base is not the one that checkpoint .*saved was trained on: its weights have changed"
     ):
         load_checkpoint(tmp_path / "saved")
+
+
+def test_the_base_may_be_moved_for_its_fingerprint_decides(tmp_path: Path) -> None:
+    """What a run is called by stays as it was trained: the place of the base is no part of its configuration."""
+    trained = make_trained(tmp_path)
+    save_checkpoint(tmp_path / "saved", trained)
+    (tmp_path / "base").rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=r"base model of checkpoint .*saved is no longer in .*base: say where it is with --model.name"):
+        load_checkpoint(tmp_path / "saved")
+    overrides = {"model.name": str(tmp_path / "moved"), "latent.num_iterations": 1}
+    again = load_checkpoint(tmp_path / "saved", overrides)
+    assert (again.base, again.config.model.name) == (str(tmp_path / "moved"), trained.config.model.name)
+    assert again.config.latent.num_iterations == 1
+    assert overrides["model.name"] == str(tmp_path / "moved")
+    vocabulary = trained.model.backbone.causal_lm.get_input_embeddings().weight.shape[0]
+    tiny_lm(vocabulary=vocabulary, tied=True, spread=0.2).save_pretrained(tmp_path / "other")
+    with pytest.raises(UserError, match="other is not the one that checkpoint .*saved was trained on"):
+        load_checkpoint(tmp_path / "saved", {"model.name": str(tmp_path / "other")})
+
+
+def test_a_built_in_base_that_is_gone_says_how_it_comes_back(tmp_path: Path) -> None:
+    trained = make_trained(tmp_path)
+    trained.config.model.name = "builtin:mini"
+    save_checkpoint(tmp_path / "saved", trained)
+    (tmp_path / "base").rename(tmp_path / "moved")
+    with pytest.raises(UserError, match="train with model.name builtin:mini and seed 42 again, or say where it is"):
+        load_checkpoint(tmp_path / "saved")
+
+
+def test_a_configuration_file_names_the_base_and_its_directory_does_not_matter(tmp_path: Path) -> None:
+    trained = make_trained(tmp_path)
+    other = trained.config.model_copy(update={"model": trained.config.model.model_copy(update={"name": "meta-llama/x"})})
+    check_config(trained, other)
+    trained.config.model.name = "builtin:mini"
+    with pytest.raises(UserError, match="was trained with model.name 'builtin:mini', but --config says 'meta-llama/x'"):
+        check_config(trained, other)
 
 
 def accuracy_of(directory: Path) -> float:

@@ -204,6 +204,17 @@ def test_a_best_checkpoint_that_cannot_be_made_again_is_said(run: Path, place: P
         checkpoint_to_go_on_from(run)
 
 
+def test_a_run_goes_on_though_its_base_was_moved(run: Path, place: Path) -> None:
+    (run / "training_done.json").unlink()
+    shutil.copytree(place / "base", place / "moved", dirs_exist_ok=True)
+    assert train(settings(place, **{"model.name": str(place / "moved")}), run, resume=True, quiet=True).steps == 4
+    tiny_lm(vocabulary=len(mini_tokenizer()), spread=0.2).save_pretrained(place / "other")
+    mini_tokenizer().save_pretrained(place / "other")
+    (run / "training_done.json").unlink()
+    with pytest.raises(UserError, match="other is not the one that checkpoint .* was trained on"):
+        train(settings(place, **{"model.name": str(place / "other")}), run, resume=True, quiet=True)
+
+
 def test_a_second_run_in_a_directory_is_refused_and_names_the_first(tmp_path: Path, place: Path) -> None:
     with claimed(tmp_path), pytest.raises(UserError, match=rf"is in use by another run \(process {os.getpid()}: "):
         train(settings(place), tmp_path, quiet=True)

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kava.checkpoint.card import render_card
+from kava.checkpoint.card import is_local, render_card
 from kava.config import Config, build_config
 from kava.config.differences import flatten
 from kava.data.sequences import SPECIAL_TOKENS, SequenceBuilder, builder_of
@@ -33,6 +33,7 @@ from kava.model.build import fingerprint_of, load_base, load_tokenizer, make_roo
 from kava.model.kava import KavaModel
 from kava.model.projection import build_projection
 from kava.model.quantization import compile_passes
+from kava.model.smollm2 import SMOLLM2_NAME, smollm2_directory
 from kava.runtime.atomic import FORMAT, not_readable, recover, verify, write_whole
 
 KAVA_CONFIG = "kava_config.json"
@@ -146,7 +147,8 @@ def read_kava_config(directory: str | Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
-            f"'{directory}' is not a checkpoint: it has no {KAVA_CONFIG}; give a directory such as outputs/RUN/best_checkpoint"
+            f"'{directory}' is not a checkpoint: it has no {KAVA_CONFIG}; train first (train.py --output_dir {directory}; a run that ended "
+            "before its first validation has none yet), or give a directory such as outputs/RUN/best_checkpoint"
         ) from None
     except PermissionError:
         raise not_readable(path) from None
@@ -166,13 +168,14 @@ def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = No
 
     Args:
         directory: what `save_checkpoint` wrote.
-        overrides: dotted configuration keys to change, such as `latent.num_iterations`.
+        overrides: dotted configuration keys to change, such as `latent.num_iterations`. `model.name` says where an adapter's base is
+            now: its weights must be those it was trained on, its name need not.
         device: where the model goes (default: stays on the CPU).
 
     Raises:
         UserError: it is missing, damaged, or its base model cannot be found.
     """
-    directory = Path(directory)
+    directory, overrides = Path(directory), dict(overrides or {})
     recover(directory)
     content = read_kava_config(directory)
     problem = verify(directory)
@@ -182,30 +185,49 @@ def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = No
     if "imported_from" in content and "question_suffix" not in content["config"].get("dataset", {}):
         reason = "was imported by an earlier version, which did not ask in its authors' words; import it again"
         print(f"kava: checkpoint {directory} {reason}", file=sys.stderr, flush=True)
+    base = _base_of(directory, content, config, overrides)
     if overrides:
         _refuse_other_weights(directory, config, overrides)
         config = build_config(content["config"], str(directory / KAVA_CONFIG), overrides)
     # A checkpoint that one was sent must not run code: only who types it now can ask for that.
-    config.model.trust_remote_code, stored = (overrides or {}).get("model.trust_remote_code") is True, config.model.trust_remote_code
+    config.model.trust_remote_code, stored = overrides.get("model.trust_remote_code") is True, config.model.trust_remote_code
     with fitting(directory):
-        kava, tokenizer = _load_model(directory, content, config)
+        kava, tokenizer = _load_model(directory, content, config, base)
     config.model.trust_remote_code = stored
     if device:
         kava.to(device)
     known = ("format", "method", "base", "base_fingerprint", "config", "prompt_ids")
     metadata = {key: value for key, value in content.items() if key not in known}
-    reworded = not {"dataset.answer_prompt", "dataset.answer_separator"}.isdisjoint(overrides or {})
+    reworded = not {"dataset.answer_prompt", "dataset.answer_separator"}.isdisjoint(overrides)
     prompt_ids = None if reworded else recorded_prompt_ids(directory, content, tokenizer, config)
-    return Trained(kava.eval(), tokenizer, config, content["base"], metadata, prompt_ids)
+    return Trained(kava.eval(), tokenizer, config, base, metadata, prompt_ids)
 
 
-def _load_model(directory: Path, content: dict[str, Any], config: Config) -> tuple[KavaModel, Any]:
+def _base_of(directory: Path, content: dict[str, Any], config: Config, overrides: dict[str, Any]) -> str:
+    """Where an adapter's base model is: where `model.name` says now (taken out of the overrides), else where it was in training.
+
+    Raises:
+        UserError: it is a directory that is gone.
+    """
+    if not (directory / ADAPTER).exists():
+        return str(content["base"])
+    base = str(overrides.pop("model.name", content["base"]))
+    if not is_local(base) or Path(base).exists():
+        return base
+    if config.model.name == SMOLLM2_NAME:
+        return str(smollm2_directory())
+    made_here = config.model.name.startswith("builtin:")
+    made = "" if not made_here else f"train with model.name {config.model.name} and seed {config.training.seed} again, or "
+    raise UserError(f"the base model of checkpoint {directory} is no longer in {base}: {made}say where it is with --model.name DIRECTORY")
+
+
+def _load_model(directory: Path, content: dict[str, Any], config: Config, base: str) -> tuple[KavaModel, Any]:
     tokenizer = load_tokenizer(str(directory))
     special_ids = tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS)
     recorded = str(content.get("base_fingerprint", ""))
     if (directory / ADAPTER).exists():
-        causal_lm = load_base(content["base"], config)
-        refuse_other_base(directory, recorded, fingerprint_of(causal_lm), content["base"])
+        causal_lm = load_base(base, config)
+        refuse_other_base(directory, recorded, fingerprint_of(causal_lm), base)
         make_room(causal_lm, special_ids)
         if not (directory / ADAPTER_WEIGHTS).is_file():
             raise UserError(f"checkpoint {directory} has no {ADAPTER_WEIGHTS}; other forms of weights are not loaded")

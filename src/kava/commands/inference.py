@@ -1,12 +1,14 @@
 """`kava inference`, `python inference.py`."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 
 @dataclass
 class Inference:
-    """Ask a trained model, in a terminal session or in batches."""
+    """Ask a trained model, in a terminal session or in batches. Any field of the configuration is an override: --model.name DIRECTORY
+    says where the base model is now.
+    """
 
     checkpoint: str
     """A checkpoint, or the directory of a run that has a best_checkpoint."""
@@ -29,6 +31,8 @@ class Inference:
     max_new_tokens: int | None = None
     """Stop there where no end came (default: evaluation.max_new_tokens)."""
 
+    overrides: ClassVar[dict[str, Any]] = {}
+
     def run(self) -> None:
         from kava.checkpoint import open_checkpoint
         from kava.config import config_path, load_config
@@ -37,7 +41,7 @@ class Inference:
 
         at_least(1, max_new_tokens=self.max_new_tokens)
         at_least(0, temperature=self.temperature)
-        trained = open_checkpoint(self.checkpoint)
+        trained = open_checkpoint(self.checkpoint, self.overrides)
         if self.config:
             check_config(trained, load_config(config_path(self.config)))
         reasoner = trained.reasoner()

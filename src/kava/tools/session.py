@@ -34,10 +34,16 @@ def check_config(trained: Trained, config: Config) -> None:
         "dataset.question_suffix",
     ):
         mine, theirs = _get(trained.config, key), _get(config, key)
-        if mine != theirs:
+        # The fingerprint has said that the base is the right one; in a directory it has no name.
+        if mine != theirs and not (key == "model.name" and any(map(is_directory, (mine, theirs)))):
             raise UserError(
                 f"the checkpoint was trained with {key} {mine!r}, but --config says {theirs!r}; leave --config out or give the right one"
             )
+
+
+def is_directory(name: object) -> bool:
+    """Whether a base model is named by its place."""
+    return str(name).startswith(("/", ".", "~")) or Path(str(name)).is_dir()
 
 
 def _get(config: Config, key: str) -> object:

@@ -145,15 +145,17 @@ def refuse_other_settings(directory: Path, config: Config) -> None:
     """
     begun = directory / CONFIG
     if checkpoints(directory) and begun.exists():
-        refuse_other(f"the unfinished run in {directory}", load_config(begun), config)
+        recorded = next((read_kava_config(path) for path in checkpoints(directory) if is_sealed(path)), {})
+        refuse_other(f"the unfinished run in {directory}", load_config(begun), config, str(recorded.get("base_fingerprint", "")))
 
 
-def refuse_other(what: str, old: Config, config: Config) -> None:
-    """Refuse two configurations that differ in what shapes a step."""
+def refuse_other(what: str, old: Config, config: Config, base_fingerprint: str) -> None:
+    """Refuse two configurations that differ in what shapes a step. A base whose fingerprint is known may have been moved."""
+    may_change = {*MAY_CHANGE, *(["model.name"] if base_fingerprint else [])}
     different = [
         f"{key} {values[0]!r}, not {values[1]!r}"
         for key, values in differences([old.to_dict(), config.to_dict()]).items()
-        if key not in MAY_CHANGE
+        if key not in may_change
     ]
     if different:
         more = f" and {len(different) - 3} more" if len(different) > 3 else ""

@@ -168,8 +168,9 @@ def _train(config: Config, output_dir: Path, newest: Path | None, how: _How) -> 
 def _refuse_foreign(newest: Path, trained: Trained) -> None:
     """A checkpoint to go on from is this run's own: the run's own file may be gone, or the checkpoint may come from elsewhere."""
     recorded = read_kava_config(newest)
-    refuse_other(f"checkpoint {newest}", build_config(recorded["config"], str(newest)), trained.config)
-    refuse_other_base(newest, str(recorded.get("base_fingerprint", "")), trained.model.base_fingerprint, trained.base)
+    fingerprint = str(recorded.get("base_fingerprint", ""))
+    refuse_other(f"checkpoint {newest}", build_config(recorded["config"], str(newest)), trained.config, fingerprint)
+    refuse_other_base(newest, fingerprint, trained.model.base_fingerprint, trained.base)
     older = recorded_prompt_ids(newest, recorded, trained.tokenizer, trained.config)
     if older != trained.builder.prompt_ids:
         texts = [trained.tokenizer.decode(ids) for ids in (older, trained.builder.prompt_ids)]
