@@ -15,7 +15,7 @@ from kava.cache.layers import cache_bytes
 from kava.data.answers import extract_answer
 from kava.data.collate import left_padded
 from kava.data.sequences import SequenceBuilder
-from kava.model.backbone import Extension, Prefix
+from kava.model.backbone import Extension, Prefix, evaluating
 from kava.model.decoding import write_on
 from kava.model.kava import KavaModel
 from kava.model.latents import Thought
@@ -100,13 +100,11 @@ class Reasoner:
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
         results: dict[int, Generation] = {}
         generator = torch.Generator(self._device).manual_seed(seed)
-        training = self.model.training
-        self.model.eval()
-        for start in range(0, len(order), batch_size):
-            chunk = order[start : start + batch_size]
-            answered = self._answer([ids[index] for index in chunk], max_new_tokens, temperature, generator, use_latent)
-            results.update(zip(chunk, answered, strict=True))
-        self.model.train(training)
+        with evaluating(self.model):
+            for start in range(0, len(order), batch_size):
+                chunk = order[start : start + batch_size]
+                answered = self._answer([ids[index] for index in chunk], max_new_tokens, temperature, generator, use_latent)
+                results.update(zip(chunk, answered, strict=True))
         return [results[index] for index in range(len(ids))]
 
     @property

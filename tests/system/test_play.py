@@ -69,6 +69,15 @@ def test_a_measurement_counts_answers(player: Player) -> None:
     assert player.measure(6, 1) is found
 
 
+@pytest.mark.parametrize(("setting", "words"), [((9999, 2), "M = 9999"), ((0, 2), "M = 0"), ((LATENTS, -1), "T = -1")])
+def test_a_setting_out_of_reach_is_one_sentence(player: Player, setting: tuple[int, int], words: str) -> None:
+    """The page's sliders end there; whoever calls its interface may send anything."""
+    with pytest.raises(UserError, match=rf"{words} is out of reach: the playground takes \d to \d+"):
+        list(player.ask("How many ?", *setting))
+    with pytest.raises(UserError, match=words):
+        player.measure(*setting)
+
+
 def test_what_cannot_be_played_with_is_refused() -> None:
     with pytest.raises(UserError, match="no_cot has no latents"):
         Player(make_trained("no_cot"), [])

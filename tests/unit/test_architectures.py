@@ -198,10 +198,14 @@ def test_rotary_positions_that_change_end(kind: str) -> None:
 def test_a_sequence_beyond_the_reach_is_refused(kind: str) -> None:
     """In a step, and before an answer is begun; one entry less is taken."""
     examples = make_examples(4)
-    config = lora_config(**{"latent.num_tokens": 4})
+    config = lora_config(**{"latent.num_tokens": 4, "dataset.drop_last_step": False})
     longest = longest_entries(config, examples)
     model = windowed(kind, longest)
     model(make_batch(model, examples, drop_last_step=False))
+    # No longer than the longest sequence there is: latents and trace are never in one.
+    model = windowed(kind, longest - 1)
+    with pytest.raises(UserError, match=f"a sequence of {longest} entries"):
+        model(make_batch(model, examples, drop_last_step=False))
     model = windowed(kind, max(len(e.question) for e in examples) + 5)
     with pytest.raises(UserError, match="longer than this model reaches"):
         model(make_batch(model, examples))

@@ -13,6 +13,20 @@ from tiny import BACKENDS, KINDS, LAYERS, mini_builder, mini_examples, mini_mode
 QUESTIONS = [example.question for example in mini_examples(6)]
 
 
+def test_an_error_leaves_the_model_in_its_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    reasoner = Reasoner(mini_model(), mini_builder(), 4, 2)
+    reasoner.model.train()
+
+    def fail(*_: Any) -> Any:
+        assert not reasoner.model.training
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(reasoner, "_answer", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        reasoner.generate(["How many ?"])
+    assert all(module.training for module in reasoner.model.modules())
+
+
 def make_reasoner(kind: str = "llama", method: str = "kava", attn: str = "sdpa", *, latents: int = 4, iterations: int = 3) -> Reasoner:
     """A random model that never ends by itself, so that lengths are known."""
     return Reasoner(mini_model(kind, method, attn=attn), mini_builder("<never>"), latents, iterations)

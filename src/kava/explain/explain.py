@@ -25,6 +25,7 @@ from kava.explain.questions import checked_question, with_trace
 from kava.explain.readout import read_latents
 from kava.explain.record import Attention, Explanation, Kept, QuestionView, Similarity
 from kava.generate import Reasoner
+from kava.model.backbone import evaluating
 from kava.runtime.provenance import collect
 
 
@@ -125,15 +126,14 @@ def mean_similarity(reasoner: Reasoner, config: Config, examples: Sequence[Examp
 
     Leaves the model's mode as it was.
     """
-    training = reasoner.model.training
     encoded = reasoner.builder.encode_all([example for example in examples if example.steps and example.answer])
     encoded = [example for example in encoded if example.cot(config.dataset.drop_last_step)]
     if not encoded:
         return None
     build, size, device = collator(reasoner, config), config.evaluation.batch_size, reasoner.model.backbone.special_ids.device
     batches = (build.collate(encoded[start : start + size]).to(device) for start in range(0, len(encoded), size))
-    keys, values = mean_cosines(reasoner.model.eval(), batches)
-    reasoner.model.train(training)
+    with evaluating(reasoner.model):
+        keys, values = mean_cosines(reasoner.model, batches)
     if not (keys.isfinite().all() and values.isfinite().all()):
         return None
     return Similarity(keys=keys.tolist(), values=values.tolist())

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from kava.generate import Reasoner
+from kava.model.backbone import evaluating
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ def read_latents(reasoner: Reasoner, question: str, top_k: int = 5) -> Readout:
         question: plain text.
         top_k: tokens per latent.
     """
-    reasoner.model.eval()
     ids, mask = reasoner.pad([reasoner.builder.question_ids(question)])
-    thought, _ = reasoner.think(ids, mask, keep_trajectory=True)
+    with evaluating(reasoner.model):
+        thought, _ = reasoner.think(ids, mask, keep_trajectory=True)
     tokens, probabilities = [], []
     for hidden in thought.trajectory or (thought.hidden,):
         top = reasoner.model.backbone.logits(hidden[0, 1:]).float().softmax(-1).topk(top_k)

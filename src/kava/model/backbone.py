@@ -4,7 +4,8 @@ Masks and position ids belong to every call here, the latent ones first; leaving
 into other implementations (method.md, section 10).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,17 @@ class Extension:
     prefix: Prefix
     hidden: Float[Tensor, "B n E"]
     all_hidden: tuple[Tensor, ...] | None = None
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; the mode from before afterwards, also after an error."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
 
 
 class Backbone(nn.Module):

@@ -14,7 +14,7 @@ from kava.cache.layers import stack_layers
 from kava.cache.limits import layers_without_cache
 from kava.cache.rope import unrotate
 from kava.errors import UserError
-from kava.model.backbone import Backbone, Prefix
+from kava.model.backbone import Backbone, Prefix, evaluating
 
 _PROBE_TOKENS = 4
 _SHIFT = 3
@@ -54,17 +54,14 @@ def check_behaviour(base: str, backbone: Backbone, *, unrotates: bool = False) -
     Raises:
         UserError: naming what is missing.
     """
-    training = backbone.training
-    backbone.eval()
-    try:
+    with evaluating(backbone):
         reason = _shown_obstacle(backbone)
-        if reason:
-            raise UserError(f"model '{base}' cannot reason in latents: {reason}; {_CURE}")
-        if unrotates and not _positions_come_off(backbone):
-            raise UserError(f"loss.kv_rope is pre, but the positions of model '{base}' cannot be taken out of its keys; set it to post")
-    finally:
-        backbone.train(training)
-        backbone.forward_passes = 0
+        unfit = unrotates and not reason and not _positions_come_off(backbone)
+    backbone.forward_passes = 0
+    if reason:
+        raise UserError(f"model '{base}' cannot reason in latents: {reason}; {_CURE}")
+    if unfit:
+        raise UserError(f"loss.kv_rope is pre, but the positions of model '{base}' cannot be taken out of its keys; set it to post")
 
 
 def _declared_obstacle(model_class: Any, config: Any) -> str | None:

@@ -150,8 +150,11 @@ def bucketed(config: Config, examples: Sequence[EncodedExample], collator: Colla
 
 def longest_entries(config: Config, examples: Sequence[EncodedExample]) -> int:
     """The most cache entries that a padded batch of these examples can have."""
-    thought = config.latent.num_tokens + 2 if METHODS[config.method].thinks else 0
-    return sum(int(part.max()) for part in lengths_of(examples)) + thought
+    question, trace, answer = (int(part.max()) for part in padded_lengths(config, examples))
+    method = METHODS[config.method]
+    thought = config.latent.num_tokens + 2 if method.thinks else 0
+    # The teacher's trace is a sequence of its own; only a curriculum has latents and (less and less of) the trace in one.
+    return question + answer + (trace + thought if method.curriculum == "replace_steps" else max(trace, thought))
 
 
 def last_stage(config: Config, examples: Sequence[EncodedExample]) -> int:

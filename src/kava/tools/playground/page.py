@@ -59,10 +59,9 @@ def build(player: Player) -> Any:
         )
         question = gradio.Textbox(label="Question", lines=2, elem_id="question", placeholder=_hint(player))
         with gradio.Row():
-            latents = gradio.Slider(1, 2 * num_latents, num_latents, step=1, label="M, latents", elem_id="latents")
-            most = max(2 * num_latents, num_iterations)
+            latents = gradio.Slider(1, player.most[0], num_latents, step=1, label="M, latents", elem_id="latents")
             words = {"label": "T, iterations", "elem_id": "iterations", "interactive": parallel}
-            iterations = gradio.Slider(0, most, num_iterations, step=1, **words)
+            iterations = gradio.Slider(0, player.most[1], num_iterations, step=1, **words)
         ask = gradio.Button("Ask", variant="primary", elem_id="ask")
         if player.examples:
             gradio.Examples([example.question for example in player.examples[:EXAMPLES]], question, label="Try one of these")
@@ -78,7 +77,7 @@ def build(player: Player) -> Any:
         if player.examples:
             gradio.Markdown(f"## M and T on {len(player.examples)} sample questions\nMove a slider to measure its setting.")
             table, history = gradio.HTML(elem_id="measured"), gradio.State([])
-            measuring = {"fn": _measuring(player), "inputs": [latents, iterations, history], "outputs": [table, history]}
+            measuring = {"fn": _measuring(player, gradio), "inputs": [latents, iterations, history], "outputs": [table, history]}
             # Of the many events of a slider that is dragged, the last one counts.
             gradio.on([latents.change, iterations.change, app.load], trigger_mode="always_last", **measuring)
     return app
@@ -129,9 +128,13 @@ def _asking(player: Player, gradio: Any) -> Any:
     return ask
 
 
-def _measuring(player: Player) -> Any:
+def _measuring(player: Player, gradio: Any) -> Any:
     def measure(num_latents: float | int, num_iterations: float | int, history: list[Measured]) -> tuple[str, list[Measured]]:
-        found = player.measure(int(num_latents), int(num_iterations))
+        try:
+            found = player.measure(int(num_latents), int(num_iterations))
+        except UserError as error:
+            gradio.Warning(str(error), duration=MESSAGE_SECONDS)
+            return measured_html(history), history
         history = [*(item for item in history if item != found), found]
         return measured_html(history), history
 

@@ -80,8 +80,21 @@ class Player:
         """M and T as trained."""
         return self.config.latent.num_tokens, self.config.latent.num_iterations
 
+    @property
+    def most(self) -> tuple[int, int]:
+        """The largest M and T that can be asked for."""
+        num_latents, num_iterations = self.trained_setting
+        return 2 * num_latents, max(2 * num_latents, num_iterations)
+
     def reasoner(self, num_latents: int, num_iterations: int) -> Reasoner:
-        """The model with another M and T."""
+        """The model with another M and T.
+
+        Raises:
+            UserError: there are none, or too many.
+        """
+        for name, value, least, most in (("M", num_latents, 1, self.most[0]), ("T", num_iterations, 0, self.most[1])):
+            if not least <= value <= most:
+                raise UserError(f"{name} = {value} is out of reach: the playground takes {least} to {most}")
         return self.trained.reasoner(num_latents, num_iterations)
 
     @torch.inference_mode()
