@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from kava.experiment.multi_seed import SeedOutcome, exit_code
+from kava.errors import UserError
+from kava.experiment.child_processes import Children
+from kava.experiment.multi_seed import SeedOutcome, exit_code, read_seeds
 from kava.runtime import processes
 
 SOURCE = str(Path(__file__).parents[2] / "src")
@@ -100,6 +102,25 @@ def await_files(*paths: Path) -> None:
     while not all(path.exists() for path in paths):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_progress_is_shown_while_a_child_runs(tmp_path: Path) -> None:
+    """Its newest line, each once; nothing of what else it says."""
+    lines = ["kava: a note", "mini seed 1: step 1/9  loss 2", "mini seed 1: step 2/9  loss 1", "other"]
+    script = f"import time; print({chr(10).join(lines)!r}, flush=True); time.sleep(0.5)"
+    shown: list[str] = []
+    log = tmp_path / "run.log"
+    log.write_text("mini seed 1: step 9/9  of an older run\n")
+    finished = Children().run([sys.executable, "-c", script], log, {}, watch=shown.append, every=0.05)
+    assert finished.returncode == 0
+    assert shown == ["mini seed 1: step 2/9  loss 1"]
+
+
+def test_seeds_are_read_as_they_are_typed() -> None:
+    assert read_seeds(["42", "123", "456"]) == read_seeds(["42,123,456"]) == read_seeds(["42, 123", "456"]) == [42, 123, 456]
+    for words in (["1", "1"], ["1,1"], ["-1"], ["x"], ["1.5"]):
+        with pytest.raises(UserError, match=rf"--seeds {' '.join(words)}: give whole numbers .* each once and not negative"):
+            read_seeds(words)
 
 
 def test_every_command_that_runs_children_ends_with_the_same_code() -> None:

@@ -17,7 +17,7 @@ class Reproduce:
     """A suite file, or its name in suites/."""
     output_dir: str | None = None
     """Where the runs and tables go (default: outputs/<suite>)."""
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[str, ...] = ()
     """Seeds in place of the suite's."""
     variants: tuple[str, ...] = ()
     """Only these of the suite's variants (default: all)."""
@@ -33,13 +33,14 @@ class Reproduce:
     overrides: ClassVar[dict[str, Any]] = {}
 
     def run(self) -> int:
+        from kava.experiment.multi_seed import read_seeds
         from kava.experiment.reproduce import Options, reproduce
         from kava.experiment.suite import suite_path
 
         path = suite_path(self.suite)
         options = Options(
             output_dir=self.output_dir or f"outputs/{path.stem}{'_quick_test' if self.quick_test else ''}",
-            seeds=list(self.seeds),
+            seeds=read_seeds(self.seeds),
             variants=list(self.variants),
             runs=list(self.runs),
             parallel=self.parallel,

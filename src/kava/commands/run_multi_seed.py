@@ -18,8 +18,8 @@ class RunMultiSeed:
 
     config: str
     """A configuration file, or its name in configs/."""
-    seeds: tuple[int, ...] = (42, 123, 456)
-    """Random seeds, such as 42 123 456."""
+    seeds: tuple[str, ...] = ("42", "123", "456")
+    """Random seeds, such as 42 123 456, or 42,123,456 as the PowerShell script takes them."""
     output_dir: str | None = None
     """Where the seeds go (default: outputs/<config>_multi_seed)."""
     datasets: tuple[str, ...] = ()
@@ -60,13 +60,14 @@ class RunMultiSeed:
         from kava.config.overrides import as_flags
         from kava.config.quick_test import quick_test
         from kava.errors import UserError
-        from kava.experiment.multi_seed import Plan, trust_flags
+        from kava.experiment.multi_seed import Plan, read_seeds, trust_flags
         from kava.results import checked_name
 
         if "training.seed" in self.overrides:
             raise UserError("--training.seed: give the seeds with --seeds")
-        if len(set(self.seeds)) != len(self.seeds) or not self.seeds or min(self.seeds) < 0:
-            raise UserError(f"--seeds {' '.join(map(str, self.seeds))}: give at least one seed, each once and not negative")
+        seeds = read_seeds(self.seeds)
+        if not seeds:
+            raise UserError("--seeds: give at least one seed")
         path = config_path(self.config)
         name = checked_name(path.stem, "configuration")
         config = load_config(path, self.overrides)
@@ -78,7 +79,7 @@ class RunMultiSeed:
             config=str(path),
             name=name,
             output_dir=Path(self.output_dir or default_dir),
-            seeds=self.seeds,
+            seeds=seeds,
             datasets=_datasets(self.datasets, config.evaluation.datasets),
             fingerprint=config.fingerprint(),
             train_flags=[*flags, *(["--use_wandb"] if self.use_wandb else []), *as_flags(self.overrides)],

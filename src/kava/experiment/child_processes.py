@@ -2,12 +2,13 @@
 
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -16,6 +17,8 @@ from types import FrameType
 
 from kava.runtime.processes import PARENT, obeyed
 
+# Of a training's report.
+PROGRESS = re.compile(r": step \d+/\d+ ")
 TAIL_LINES = 15
 TAIL_BYTES = 16_384
 # Slurm's warning before the time limit is USR1; TERM and INT come from scancel, a service manager or Ctrl-C, HUP from a closed terminal.
@@ -46,8 +49,11 @@ class Children:
         self._running: set[subprocess.Popen[bytes]] = set()
         self._guard = threading.Lock()
 
-    def run(self, command: Sequence[str], log: Path, environment: Mapping[str, str], inherit: tuple[int, ...] = ()) -> Finished:
-        """Run a command to its end with its output appended to `log`.
+    def run(
+        self, command: Sequence[str], log: Path, environment: Mapping[str, str], inherit: tuple[int, ...] = (),
+        watch: Callable[[str], None] | None = None, every: float = 60.0,
+    ) -> Finished:  # fmt: skip
+        """Run a command to its end with its output appended to `log`; `watch` is given its newest line of progress every so many seconds.
 
         Raises:
             StoppedError: a signal arrived before it could start.
@@ -66,7 +72,7 @@ class Children:
                     env={**os.environ, **environment, PARENT: str(os.getpid())}, start_new_session=True, pass_fds=inherit,
                 )  # fmt: skip
                 self._running.add(child)
-            returncode = child.wait()
+            returncode = _wait(child, log, start, watch, every)
         with self._guard:
             self._running.discard(child)
         return Finished(returncode, _tail(log, start))
@@ -109,6 +115,18 @@ def environments(parallel: int, gpus: Sequence[str], cpus: int) -> list[dict[str
     if len(gpus) < 2:
         return [dict(threads) for _ in range(parallel)]
     return [{**threads, "CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} for slot in range(parallel)]
+
+
+def _wait(child: "subprocess.Popen[bytes]", log: Path, start: int, watch: Callable[[str], None] | None, every: float) -> int:
+    last = ""
+    while True:
+        try:
+            return child.wait(None if watch is None else every)
+        except subprocess.TimeoutExpired:
+            newest = next((line for line in reversed(_tail(log, start).splitlines()) if PROGRESS.search(line)), "")
+            if watch is not None and newest and newest != last:
+                watch(newest)
+            last = newest
 
 
 def _tail(log: Path, start: int) -> str:

@@ -47,6 +47,18 @@ def trust_flags(config: Config) -> list[str]:
     return ["--model.trust_remote_code", "true"] if config.model.trust_remote_code else []
 
 
+def read_seeds(words: Sequence[str]) -> list[int]:
+    """Seeds as they are typed: with blanks or commas between.
+
+    Raises:
+        UserError: one is no seed, or is given twice.
+    """
+    seeds = [word for text in words for word in text.replace(",", " ").split()]
+    if not all(word.isascii() and word.isdigit() for word in seeds) or len({*map(int, seeds)}) != len(seeds):
+        raise UserError(f"--seeds {' '.join(words)}: give whole numbers such as 42 123 456, each once and not negative")
+    return [int(word) for word in seeds]
+
+
 @dataclass
 class SeedOutcome:
     """How one seed ended. `problem` is one line, `tail` the end of the failed step's output; `returncode` is that step's."""
@@ -149,7 +161,7 @@ class _Seed:
 
     def _step(self, outcome: SeedOutcome, command: str, flags: list[str]) -> None:
         words = [sys.executable, "-m", "kava", command, *flags]
-        finished = self.children.run(words, self.directory / RUN_LOG, self.environment, self.inherit)
+        finished = self.children.run(words, self.directory / RUN_LOG, self.environment, self.inherit, watch=self.say)
         if finished.returncode != 0:
             outcome.problem, outcome.tail, outcome.returncode = f"{command}: {finished.reason}", finished.tail, finished.returncode
             raise StoppedError if self.children.stop_signal is not None else _StepError

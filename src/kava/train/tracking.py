@@ -29,7 +29,10 @@ def checked_trackers(names: Sequence[str]) -> list[str]:
         if name not in TRACKERS:
             raise UserError(f"--report_to {name}: no such tracker{nearest(name, TRACKERS)}")
         if find_spec(TRACKERS[name]) is None:
-            raise UserError(f"--report_to {name}: it is not installed; pip install {TRACKERS[name]}")
+            option = "--use_wandb" if name == "wandb" else f"--report_to {name}"
+            raise UserError(
+                f"{option} needs the package {TRACKERS[name]}, which is not installed: pip install {TRACKERS[name]}, or leave it out"
+            )
     return list(dict.fromkeys(names))
 
 
