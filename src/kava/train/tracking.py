@@ -30,9 +30,7 @@ def checked_trackers(names: Sequence[str]) -> list[str]:
             raise UserError(f"--report_to {name}: no such tracker{nearest(name, TRACKERS)}")
         if find_spec(TRACKERS[name]) is None:
             option = "--use_wandb" if name == "wandb" else f"--report_to {name}"
-            raise UserError(
-                f"{option} needs the package {TRACKERS[name]}, which is not installed: pip install {TRACKERS[name]}, or leave it out"
-            )
+            raise UserError(f"{option}: {TRACKERS[name]} is not installed; pip install {TRACKERS[name]}")
     return list(dict.fromkeys(names))
 
 
