@@ -187,7 +187,7 @@ kava_on_nodes() {  # kava_on_nodes COMMAND...: on every node of the job its shar
             kava_run "${SLURM_GPUS_ON_NODE:-1}" "$@"' kava "$@"
 }
 
-kava_is_stop() { [[ " $KAVA_STOP_SAVED $KAVA_STOP_EARLY 130 143 " == *" $1 "* ]]; }
+kava_is_stop() { [[ " $KAVA_STOP_SAVED $KAVA_STOP_EARLY 129 130 143 " == *" $1 "* ]]; }
 
 kava_requeue() {
     local job=${SLURM_JOB_ID:-}
@@ -204,7 +204,7 @@ kava_finish() {  # kava_finish STATUS WHAT CONTINUE_COMMAND: what a status means
     case $1 in
     0) return 0 ;;
     "$KAVA_STOP_SAVED" | "$KAVA_STOP_EARLY") kava_requeue "$2" "$3" ;;
-    130 | 143) KAVA_FAIL_STATUS=$1 kava_fail "$2 was cancelled and is saved; continue with: $3" ;;
+    129 | 130 | 143) KAVA_FAIL_STATUS=$1 kava_fail "$2 was cancelled and is saved; continue with: $3" ;;
     137) KAVA_FAIL_STATUS=137 kava_fail "$2 was killed (137), most likely for memory: raise --mem, or lower training.batch_size; then continue with: $3" ;;
     *) KAVA_FAIL_STATUS=$1 kava_fail "$2 failed with status $1; the reason stands above and in the .err log; then continue with: $3" ;;
     esac
