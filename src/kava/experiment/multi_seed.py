@@ -43,8 +43,9 @@ class Plan:
 
 
 def trust_flags(config: Config) -> list[str]:
-    """A checkpoint runs no code of its own unless the command that loads it says so."""
-    return ["--model.trust_remote_code", "true"] if config.model.trust_remote_code else []
+    """What a command that loads a checkpoint is told again: that it may run code of its own, and to stay on the CPU."""
+    trust = ["--model.trust_remote_code", "true"] if config.model.trust_remote_code else []
+    return [*trust, *(["--system.device", "cpu"] if config.system.device == "cpu" else [])]
 
 
 def read_seeds(words: Sequence[str]) -> list[int]:

@@ -4,10 +4,14 @@ choose_device()           a GPU where there is one (of several processes each it
 choose_device("cuda:1")   as asked, or one sentence where there is none
 """
 
+import os
 import re
 
 from kava.errors import UserError
 from kava.runtime import processes
+
+# Numbers of GPUs, of which 0 is one; and counts.
+_SLURM_NUMBERS, _SLURM_COUNTS = ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS"), ("SLURM_GPUS_ON_NODE", "SLURM_GPUS")
 
 
 def choose_device(asked: str | None = None, setting: str = "device") -> str:
@@ -18,14 +22,17 @@ def choose_device(asked: str | None = None, setting: str = "device") -> str:
         setting: what a message calls it, such as system.device.
 
     Raises:
-        UserError: there is no such device.
+        UserError: there is no such device; or Slurm has given this job a GPU that nobody asked for and torch does not see.
     """
     import torch
 
     number = re.fullmatch(r"cuda(?::(\d+))?", asked or "")
     if asked not in (None, "auto", "cpu") and number is None:
         raise UserError(f"{setting} '{asked}' is unknown; set it to auto, cpu, cuda or cuda:N")
-    if asked == "cpu" or (number is None and not torch.cuda.is_available()):
+    if asked == "cpu":
+        return "cpu"
+    if number is None and not torch.cuda.is_available():
+        _refuse_an_idle_gpu(setting)
         return "cpu"
     if not torch.cuda.is_available():
         raise UserError(f"{setting} is {asked}, but torch sees no GPU here; set it to auto or cpu")
@@ -33,3 +40,43 @@ def choose_device(asked: str | None = None, setting: str = "device") -> str:
     if chosen >= torch.cuda.device_count():
         raise UserError(f"{setting} is cuda:{chosen}, but torch sees {torch.cuda.device_count()} GPUs here, counted from 0; set it to auto")
     return f"cuda:{chosen}"
+
+
+def check_precision(device: str, precision: str) -> None:
+    """See that a device computes in `system.mixed_precision`.
+
+    Raises:
+        UserError: a GPU from before bfloat16 (V100, T4), where it would be imitated, many times slower.
+    """
+    import torch
+
+    if precision == "bf16" and device != "cpu" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        name = torch.cuda.get_device_name(device)
+        raise UserError(f"{name} has no bfloat16: set system.mixed_precision to fp16 (--system.mixed_precision fp16)")
+
+
+def describe_device(device: str) -> str:
+    """A device in words, and what is left unused beside it."""
+    import torch
+
+    if device == "cpu":
+        return f"the CPU, {torch.get_num_threads()} threads"
+    words, gpus = f"{device} ({torch.cuda.get_device_name(device)})", torch.cuda.device_count()
+    if processes.world_size() > 1:
+        return f"{words} in each of {processes.world_size()} processes"
+    return f"{words}, one of {gpus} GPUs (torchrun --nproc-per-node {gpus} train.py ... uses all)" if gpus > 1 else words
+
+
+def _refuse_an_idle_gpu(setting: str) -> None:
+    """A job that waited for a GPU must not spend its hours on the CPU without a word."""
+    import torch
+
+    given = [name for name in _SLURM_NUMBERS if os.environ.get(name)]
+    given += [name for name in _SLURM_COUNTS if os.environ.get(name, "0") != "0"]
+    # A user who hides the GPUs means it.
+    if given and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1"):
+        what = f"{given[0]}={os.environ[given[0]]}"
+        raise UserError(
+            f"Slurm gave this job a GPU ({what}), but torch {torch.__version__} sees none: it is built for the CPU, or for "
+            f"another CUDA than the driver's (nvidia-smi); mend that, or set {setting} to cpu"
+        )
