@@ -26,6 +26,8 @@ YOUNGER = (
     ("model", "quantization", "none"),
     ("dataset", "question_suffix", "\n"),
     ("dataset", "answer_separator", " "),
+    ("model", "revision", None),
+    ("dataset", "revision", None),
     ("system", "compile", False),
     ("system", "fused_cross_entropy", False),
     ("system", "fsdp", False),
@@ -71,6 +73,7 @@ class MiniModelConfig(Section):
 
 class ModelConfig(Section):
     name: str = Field("builtin:mini", min_length=1)
+    revision: str | None = Field(None, min_length=1, description="a commit, tag or branch of the hub's model; default: main")
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     quantization: Literal["none", "4bit"] = Field("none", description="4bit: a frozen NF4 base under LoRA (QLoRA; needs bitsandbytes)")
@@ -112,6 +115,7 @@ class MiniDataConfig(Section):
 
 class DatasetConfig(Section):
     name: str = Field("builtin:mini", min_length=1)
+    revision: str | None = Field(None, min_length=1, description="a commit, tag or branch of the hub's data set; default: main")
     cot_type: Literal["equation", "natural_language"] = "equation"
     train_split: str = "train"
     validation_split: str = "validation"

@@ -2,7 +2,9 @@
 
 import hashlib
 import warnings
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -20,13 +22,11 @@ from kava.model.kava import KavaModel, Settings
 from kava.model.projection import build_projection
 from kava.model.quantization import compile_passes, four_bit, keep_gradients
 from kava.model.suitability import check_architecture, check_behaviour
+from kava.runtime.hub import cache_first, first_line, in_cache, looks_local, model_is_cached, refusal, tokenizer_is_cached
 from kava.runtime.optional_packages import require
 
+T = TypeVar("T")
 HASHED_VALUES = 16
-HUB_CURES = (
-    "set HF_ENDPOINT to a mirror (HF_ENDPOINT=https://hf-mirror.com), download it beforehand "
-    "(hf download NAME) or set model.name to a local path"
-)
 
 
 def silence_libraries() -> None:
@@ -40,7 +40,7 @@ def silence_libraries() -> None:
     warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False", module="peft")
 
 
-def load_tokenizer(base: str, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(base: str, trust_remote_code: bool = False, revision: str | None = None) -> Any:
     """The tokenizer of a base model (hub name or directory), with the three new tokens.
 
     Raises:
@@ -49,11 +49,15 @@ def load_tokenizer(base: str, trust_remote_code: bool = False) -> Any:
     from transformers import AutoTokenizer
 
     silence_libraries()
+    options = {"trust_remote_code": trust_remote_code, "revision": revision}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=trust_remote_code)
+        complete = not trust_remote_code and tokenizer_is_cached(base, revision)
+        tokenizer = _from_hub(base, complete, lambda: AutoTokenizer.from_pretrained(base, **options))
+    except UserError:
+        raise
     # tokenizers (Rust) raises bare Exceptions for a broken tokenizer.json.
     except Exception as error:
-        raise UserError(f"the tokenizer of model '{base}' cannot be loaded ({_first_line(error)}): {HUB_CURES}") from None
+        raise _not_loaded(f"the tokenizer of model '{base}'", base, error) from None
     if not isinstance(tokenizer.model_max_length, int | float):
         found = tokenizer.model_max_length
         raise UserError(f"the tokenizer of model '{base}' has model_max_length {found!r}; make it a number in its tokenizer_config.json")
@@ -77,17 +81,24 @@ def load_base(base: str, config: Config) -> Any:
         require("flash-attn", "model.attn_implementation flash_attention_2", "set it to sdpa")
     quantized = {} if config.model.quantization == "none" else {"quantization_config": four_bit(config)}
     remote = config.model.trust_remote_code
-    try:
-        check_architecture(base, AutoConfig.from_pretrained(base, trust_remote_code=remote))
-        causal_lm = AutoModelForCausalLM.from_pretrained(
+    # The revision is that of the configured name, and no other base's (a peer's checkpoint names its own).
+    revision = config.model.revision if base == config.model.name else None
+    published = {"trust_remote_code": remote, "revision": revision}
+
+    def load() -> Any:
+        check_architecture(base, AutoConfig.from_pretrained(base, **published))
+        return AutoModelForCausalLM.from_pretrained(
             base,
             dtype=getattr(torch, config.model.dtype),
             attn_implementation=PREFIX + backend,
-            trust_remote_code=remote,
             # Other forms of weights are pickles.
             use_safetensors=True,
+            **published,
             **quantized,
         )
+
+    try:
+        causal_lm = _from_hub(base, not remote and model_is_cached(base, revision), load)
         keep_gradients(causal_lm)
         return causal_lm
     except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -95,7 +106,24 @@ def load_base(base: str, config: Config) -> Any:
             raise UserError(f"model '{base}' brings code of its own; if you trust it, set model.trust_remote_code to true") from None
         if "attn_implementation" in str(error):
             raise UserError(f"model '{base}' cannot run with model.attn_implementation {backend}; set it to eager") from None
-        raise UserError(f"model '{base}' cannot be loaded ({_first_line(error)}): {HUB_CURES}") from None
+        raise _not_loaded(f"model '{base}'", base, error) from None
+
+
+def _from_hub(base: str, complete: bool, load: Callable[[], T]) -> T:
+    return load() if Path(base).is_dir() else cache_first("model", base, complete, load)
+
+
+def _not_loaded(what: str, base: str, error: Exception) -> UserError:
+    """What is wrong with a base model: with its directory, with its files in the cache, or with the name."""
+    if looks_local(base) and not Path(base).is_dir():
+        return UserError(
+            f"{what} cannot be loaded: there is no directory {base}; set model.name to one, or to a hub name such as owner/model"
+        )
+    if Path(base).is_dir():
+        return UserError(f"{what} cannot be loaded ({first_line(error)}): copy the directory again, or set model.name to another")
+    if in_cache(base, "config.json") and isinstance(error, SafetensorError):
+        return UserError(f"{what} cannot be loaded ({first_line(error)}): its files are damaged; hf download --force-download {base}")
+    return refusal("model", base, error)
 
 
 def build_model(base: str, tokenizer: Any, config: Config) -> KavaModel:
@@ -206,7 +234,7 @@ def add_lora(causal_lm: Any, special_ids: list[int], config: Config) -> Any:
             ),
         )
     except ValueError as error:
-        raise UserError(f"lora.target_modules {targets}: {_first_line(error)}") from None
+        raise UserError(f"lora.target_modules {targets}: {first_line(error)}") from None
 
 
 def attention_projections(causal_lm: Any) -> list[str]:
@@ -224,7 +252,3 @@ def attention_projections(causal_lm: Any) -> list[str]:
     if not names:
         raise UserError("no attention projections were found in this model; name them in lora.target_modules")
     return sorted(names)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -6,6 +6,7 @@ from itertools import groupby, islice
 from pathlib import Path
 
 from kava.data.example import CotType
+from kava.data.sources.configurations import NoSuchConfigurationError, chosen, configurations
 from kava.data.sources.formats import FORMATS, Format, Row, recognise
 from kava.data.sources.readers import BadRow, Placed, read_rows
 from kava.errors import UserError
@@ -66,8 +67,14 @@ def first_rows(rows: list[Placed]) -> list[Row]:
     return [row for _, row in rows if not isinstance(row, BadRow)]
 
 
-def data_files(directory: Path) -> list[DataFile]:
-    """Every file of a directory (hidden ones and deep subdirectories left out) whose first rows are of a known format."""
+def data_files(directory: Path, configuration: str | None = None) -> list[DataFile]:
+    """Every file of a directory (hidden ones and deep subdirectories left out) whose first rows are of a known format.
+
+    Where the directory holds several configurations, the files of one: the one named, else ``main``.
+
+    Raises:
+        NoSuchConfigurationError: there is no file of that one.
+    """
 
     def series(path: Path) -> tuple[str, str]:
         return _SHARD.sub("", path.relative_to(directory).with_suffix("").as_posix()), path.suffix
@@ -75,18 +82,33 @@ def data_files(directory: Path) -> list[DataFile]:
     patterns = ("/".join("*" * depth) for depth in range(1, _MAX_DEPTH + 1))
     paths = [path for pattern in patterns for path in directory.glob(pattern) if path.is_file()]
     visible = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(directory).parts)]
-    found = (_recognise_file(tuple(sorted(shards)), stem) for (stem, _), shards in groupby(sorted(visible, key=series), key=series))
-    return [data_file for data_file in found if data_file is not None]
+    wanted = chosen(directory, configuration)
+    kept = [path for path in visible if wanted is None or wanted.holds(path.relative_to(directory).as_posix())]
+    found = (_recognise_file(tuple(sorted(shards)), stem) for (stem, _), shards in groupby(sorted(kept, key=series), key=series))
+    data = [data_file for data_file in found if data_file is not None]
+    if wanted is not None and not data:
+        others = [
+            name
+            for name, other in configurations(directory).items()
+            if any(other.holds(p.relative_to(directory).as_posix()) for p in visible)
+        ]
+        cure = (
+            f"name a folder of it, such as {directory / others[0]}" if others and (directory / others[0]).is_dir() else "name a file of it"
+        )
+        raise NoSuchConfigurationError(
+            f"directory {directory} has no data of configuration '{wanted.name}', but of {', '.join(others) or 'none'}; {cure}"
+        )
+    return data
 
 
-def choose_split(directory: Path, split: str, cot_type: CotType | None) -> DataFile:
+def choose_split(directory: Path, split: str, cot_type: CotType | None, configuration: str | None = None) -> DataFile:
     """The one file for a split that can give the wanted kind of trace.
 
     Raises:
         NoSuchSplitError: there is none.
         UserError: there are several.
     """
-    files = data_files(directory)
+    files = data_files(directory, configuration)
     wanted = _ALIASES.get(canonical_split(split), frozenset({split.lower()}))
     named = [file for file in files if file.words & wanted]
     fitting = [file for file in named if file.fits(cot_type)]
@@ -101,14 +123,14 @@ def choose_split(directory: Path, split: str, cot_type: CotType | None) -> DataF
     return candidates[0]
 
 
-def choose_benchmark(directory: Path, dataset: str) -> DataFile:
+def choose_benchmark(directory: Path, dataset: str, configuration: str | None = None) -> DataFile:
     """The file that holds an evaluation set of `BENCHMARKS`, e.g. the only GSM8K test file.
 
     Raises:
         NoSuchSplitError: there is none.
         UserError: there are several.
     """
-    benchmark, files = BENCHMARKS[dataset], data_files(directory)
+    benchmark, files = BENCHMARKS[dataset], data_files(directory, configuration)
     for form in benchmark.formats:
         of_form = [file for file in files if file.format is FORMATS[form]]
         for split in (*benchmark.splits, None):

@@ -1,20 +1,28 @@
 """What goes through the `datasets` library: hub names and directories written by `save_to_disk`.
 
-The library reads HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE itself.
+The cache answers first: what `load_dataset` prepared, then what `hf download` left. The libraries read HF_HOME, HF_ENDPOINT and
+HF_HUB_OFFLINE themselves.
 """
 
 import hashlib
+import json
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from kava.data.sources.configurations import PREFERRED, preferred
 from kava.data.sources.readers import Placed
 from kava.errors import UserError
+from kava.runtime.hub import commit_of, cures, first_line, refusal, unreachable
 
 if TYPE_CHECKING:
     import datasets
 
-PREFERRED_CONFIG = "main"
+_NAME = re.compile(r"(?P<repository>[\w.-]+(?:/[\w.-]+)?)(?::(?P<configuration>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_INFO = "dataset_info.json"
 # Rows that are in memory at a time.
 BLOCK = 1000
 
@@ -35,38 +43,137 @@ def load_saved(directory: Path) -> "datasets.DatasetDict | datasets.Dataset":
     try:
         return datasets.load_from_disk(str(directory))
     except Exception as error:  # the library raises many kinds for a damaged directory
-        raise UserError(f"saved data set {directory} cannot be read ({_summary(error)}); save it again with save_to_disk") from error
-
-
-def load_from_hub(name: str) -> "datasets.DatasetDict":
-    """Load all splits of a hub data set; of several configurations the one named ``main`` is taken, as GSM8K's is.
-
-    Raises:
-        UserError: the hub, its mirror or the cache does not give it.
-    """
-    import datasets
-
-    try:
-        configurations = datasets.get_dataset_config_names(name)
-        choice = PREFERRED_CONFIG if len(configurations) > 1 and PREFERRED_CONFIG in configurations else None
-        return datasets.load_dataset(name, choice)
-    except Exception as error:  # network, cache, missing or gated data set, unknown format: the cures are the same
         raise UserError(
-            f"data set '{name}' cannot be loaded from the hub ({_summary(error)}): set HF_ENDPOINT to a mirror such as "
-            f"https://hf-mirror.com, or download it beforehand where there is a network, with the same HF_HOME "
-            f"(python -c \"from datasets import load_dataset; load_dataset('{name}')\"), or give a local file or directory in its place"
+            f"saved data set {directory} cannot be read ({type(error).__name__}: {first_line(error)}); save it again with save_to_disk"
         ) from error
 
 
-def downloaded_snapshot(name: str) -> Path | None:
-    """The directory that ``hf download --repo-type dataset <name>`` filled under HF_HOME, or None."""
+@dataclass(frozen=True)
+class HubDataset:
+    """All splits of one configuration, and where they come from: ``owner/name@commit``."""
+
+    splits: "datasets.DatasetDict"
+    source: str
+
+
+@dataclass(frozen=True)
+class HubName:
+    """``owner/name``, ``owner/name:configuration`` or either with ``@revision`` (a commit, tag or branch)."""
+
+    repository: str
+    configuration: str | None = None
+    revision: str | None = None
+
+    @staticmethod
+    def parse(name: str) -> "HubName":
+        """What a user names; a text of another form is the repository as it stands, for the hub to refuse."""
+        found = _NAME.fullmatch(name)
+        return HubName(*found.group("repository", "configuration", "revision")) if found else HubName(name)
+
+    def commit(self) -> str | None:
+        """The commit of the revision, as far as the cache knows it."""
+        if self.revision and _COMMIT.fullmatch(self.revision):
+            return self.revision
+        return commit_of(self.repository, self.revision, "dataset")
+
+
+def cached_dataset(wanted: HubName) -> HubDataset | None:
+    """What ``load_dataset`` left under HF_DATASETS_CACHE; None where that is nothing whole, or the configuration is not clear."""
+    import datasets
+
+    held = _prepared(wanted.repository)
+    choice = wanted.configuration or next((name for name in PREFERRED if name in held), None)
+    directories = [path for path in held.get(choice or "", []) if not wanted.revision or path.name == wanted.commit()]
+    if not directories:
+        return None
+    newest = max(directories, key=lambda path: path.stat().st_mtime)
+    found = {}
+    for split, rows in _splits_of(newest).items():
+        files = sorted([*newest.glob(f"*-{split}.arrow"), *newest.glob(f"*-{split}-*-of-*.arrow")])
+        parts = [datasets.Dataset.from_file(str(path)) for path in files if not path.name.startswith("cache-")]
+        if not parts or sum(map(len, parts)) != rows:
+            return None  # cut off while it was made
+        found[split] = datasets.concatenate_datasets(parts)
+    return HubDataset(datasets.DatasetDict(found), _at(wanted.repository, newest.name)) if found else None
+
+
+def _prepared(repository: str) -> dict[str, list[Path]]:
+    """Directories of prepared rows, ``OWNER___NAME/configuration/version/commit``, by configuration."""
+    import datasets
+    from datasets.naming import camelcase_to_snakecase
+
+    owner, slash, name = repository.rpartition("/")
+    root = Path(datasets.config.HF_DATASETS_CACHE).expanduser() / f"{owner}{'___' if slash else ''}{camelcase_to_snakecase(name)}"
+    held: dict[str, list[Path]] = {}
+    for path in root.glob(f"*/*/*/{_INFO}"):
+        # A directory of another name holds files that someone chose by hand.
+        if _info(path.parent).get("config_name") == path.parts[-4]:
+            held.setdefault(path.parts[-4], []).append(path.parent)
+    return held
+
+
+def _splits_of(directory: Path) -> dict[str, int]:
+    splits = _info(directory).get("splits")
+    return {split: about.get("num_examples", 0) for split, about in splits.items()} if isinstance(splits, dict) else {}
+
+
+def _info(directory: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((directory / _INFO).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _at(repository: str, commit: str | None) -> str:
+    return f"{repository}@{commit}" if commit and _COMMIT.fullmatch(commit) else repository
+
+
+def downloaded_snapshot(wanted: HubName) -> Path | None:
+    """The directory that ``hf download --repo-type dataset NAME`` filled, or None."""
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(huggingface_hub.snapshot_download(name, repo_type="dataset", local_files_only=True))
+        return Path(
+            huggingface_hub.snapshot_download(wanted.repository, repo_type="dataset", revision=wanted.revision, local_files_only=True)
+        )
     except (LocalEntryNotFoundError, HFValidationError):
         return None
+
+
+def download(wanted: HubName) -> HubDataset | Path:
+    """Ask the hub: all splits of one configuration, or the directory of a data set that comes with a program that reads it.
+
+    Raises:
+        UserError: the hub cannot be reached or does not give it, or has several configurations, none of them `PREFERRED`.
+    """
+    import datasets
+    import huggingface_hub
+
+    name = wanted.repository
+    reason = unreachable()
+    if reason is not None:
+        held = sorted(_prepared(name))
+        only = f" but for the configuration {held[0]} (name it {name}:{held[0]})" if held and wanted.configuration is None else ""
+        raise UserError(f"data set '{name}' is not in the cache{only}, and {reason}: {cures('data set', name)}")
+    try:
+        # Before the library below, whose errors do not say why.
+        revision = huggingface_hub.HfApi().dataset_info(name, revision=wanted.revision).sha
+        known = list(datasets.get_dataset_config_names(name, revision=revision))
+        choice = wanted.configuration or preferred(known)
+        if choice is None or choice not in known:
+            wrong = f"has no configuration '{choice}'" if choice else "has several configurations"
+            raise UserError(f"data set '{name}' {wrong}; name one, such as {name}:{known[0]}, of {', '.join(known)}")
+        return HubDataset(datasets.load_dataset(name, choice, revision=revision), _at(name, revision))
+    except UserError:
+        raise
+    except RuntimeError as error:
+        if "scripts are no longer supported" not in str(error):
+            raise refusal("data set", name, error) from error
+        return Path(huggingface_hub.snapshot_download(name, repo_type="dataset", revision=wanted.revision))
+    except Exception as error:  # network, gated or missing data set, unknown format
+        raise refusal("data set", name, error) from error
 
 
 def dataset_rows(dataset: "datasets.Dataset") -> Iterator[Placed]:
@@ -89,8 +196,3 @@ def dataset_content(dataset: "datasets.Dataset") -> str:
             stream.write_table(table)
         digest.update(sink.getvalue())
     return digest.hexdigest()
-
-
-def _summary(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

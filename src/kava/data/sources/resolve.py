@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from kava.data.example import CotType
 from kava.data.sources import hub
-from kava.data.sources.directory import BENCHMARKS, DataFile, NoSuchSplitError, canonical_split, choose_benchmark, choose_split, data_files
+from kava.data.sources.configurations import NoSuchConfigurationError, is_whole
+from kava.data.sources.directory import BENCHMARKS, DataFile, NoSuchSplitError, canonical_split, choose_benchmark, choose_split
 from kava.data.sources.readers import Placed, read_rows
 from kava.errors import UserError
 from kava.runtime.atomic import checksum
@@ -54,7 +55,7 @@ def open_split(name: str, split: str, cot_type: CotType | None, *, apart_from_tr
         return _open_dataset(hub.load_saved(path), (split,), str(path.resolve()), path.resolve().name, apart_from_train)
     if path.is_dir():
         return _open_data_file(choose_split(path, split, cot_type))
-    return _open_hub(name, (split,), lambda directory: choose_split(directory, split, cot_type))
+    return _open_hub(name, (split,), lambda directory, configuration: choose_split(directory, split, cot_type, configuration))
 
 
 def open_benchmark(name: str, dataset: str) -> Opened:
@@ -67,7 +68,7 @@ def open_benchmark(name: str, dataset: str) -> Opened:
         return _open_dataset(hub.load_saved(path), splits, str(path.resolve()), path.resolve().name)
     if path.is_dir():
         return _open_data_file(choose_benchmark(path, dataset))
-    return _open_hub(name, splits, lambda directory: choose_benchmark(directory, dataset))
+    return _open_hub(name, splits, lambda directory, configuration: choose_benchmark(directory, dataset, configuration))
 
 
 def _open_data_file(data_file: DataFile) -> Opened:
@@ -118,17 +119,33 @@ def _open_rows(dataset: "datasets.Dataset", source: str, label: str, stem: str) 
     return Opened(partial(hub.dataset_rows, dataset), partial(hub.dataset_content, dataset), source, label, stem)
 
 
-def _open_hub(name: str, splits: tuple[str, ...], choose: Callable[[Path], DataFile]) -> Opened:
-    """Load through the library; where that fails, use what `hf download` left under HF_HOME."""
+def _open_hub(name: str, splits: tuple[str, ...], choose: Callable[[Path, str | None], DataFile]) -> Opened:
+    """From the cache, as `load_dataset` or `hf download` filled it; where that cannot answer, from the network."""
     _refuse_missing_path(name)
+    wanted = hub.HubName.parse(name)
+    prepared = hub.cached_dataset(wanted)
+    if prepared is not None:
+        return _open_dataset(prepared.splits, splits, prepared.source, wanted.repository)
+    snapshot = hub.downloaded_snapshot(wanted)
+    missing: UserError | None = None
+    if snapshot is not None:
+        try:
+            return _open_data_file(choose(snapshot, wanted.configuration))
+        except NoSuchSplitError as error:
+            if is_whole(snapshot, wanted.configuration):
+                raise
+            missing = error
+        except NoSuchConfigurationError:
+            pass
     try:
-        dataset = hub.load_from_hub(name)
+        found = hub.download(wanted)
     except UserError:
-        snapshot = hub.downloaded_snapshot(name)
-        if snapshot is None or not data_files(snapshot):
+        if missing is None:
             raise
-        return _open_data_file(choose(snapshot))
-    return _open_dataset(dataset, splits, name, name)
+        raise missing from None
+    if isinstance(found, Path):
+        return _open_data_file(choose(found, wanted.configuration))
+    return _open_dataset(found.splits, splits, found.source, wanted.repository)
 
 
 def _refuse_missing_path(name: str) -> None:

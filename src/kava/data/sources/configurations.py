@@ -1,0 +1,94 @@
+"""The configurations of a data set's directory (``main``, ``socratic``): as its README names them, else its folders."""
+
+import fnmatch
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kava.config.strict_yaml import YAML_ERRORS, load_yaml
+from kava.errors import UserError
+from kava.runtime.text import ENCODING
+
+# Taken where a data set has several and none is asked for: GSM8K's, and the hub's word for "the only one".
+PREFERRED = ("main", "default")
+README = "README.md"
+_HEADER = re.compile(r"---\s*\n(.*?)\n---\s*(\n|$)", re.DOTALL)
+
+
+class NoSuchConfigurationError(UserError):
+    """The data set is there, but not the part of it that is meant; the message lists what there is."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A named part of a data set; `patterns` are those of its files, for each split."""
+
+    name: str
+    patterns: dict[str, tuple[str, ...]]
+
+    def holds(self, file: str) -> bool:
+        """Whether a file (relative, with "/") belongs to it; without patterns, by its folder or by a word of its name."""
+        if self.patterns:
+            return any(fnmatch.fnmatch(file, pattern) for patterns in self.patterns.values() for pattern in patterns)
+        return file.split("/")[0] == self.name or self.name.lower() in re.split(r"[^a-z0-9]+", Path(file).stem.lower())
+
+
+def configurations(directory: Path) -> dict[str, Configuration]:
+    """Those that the README of a directory lists (the hub's own convention), else one for each of its folders."""
+    listed = [found for entry in _listed(directory) if (found := _read(entry)) is not None]
+    if not listed:
+        listed = [Configuration(path.name, {}) for path in sorted(directory.glob("*/")) if not path.name.startswith(".") and path.is_dir()]
+    return {configuration.name: configuration for configuration in listed}
+
+
+def chosen(directory: Path, name: str | None) -> Configuration | None:
+    """The configuration that a directory's files are taken from: the one named, else `PREFERRED` among several; None for all files.
+
+    Raises:
+        NoSuchConfigurationError: the one named is not there.
+    """
+    known = configurations(directory)
+    name = name or (next((each for each in PREFERRED if each in known), None) if len(known) > 1 else None)
+    if name is None:
+        return None
+    # Where no README says which there are, a file may carry the name: mgsm_zh.tsv.
+    return known.get(name) or Configuration(name, {})
+
+
+def is_whole(directory: Path, name: str | None) -> bool:
+    """Whether a downloaded directory has all files that its README lists for a configuration."""
+    listed = configurations(directory)
+    found = listed.get(name or preferred(list(listed)) or "")
+    return (
+        found is not None
+        and bool(found.patterns)
+        and all(any(next(directory.glob(pattern), None) for pattern in patterns) for patterns in found.patterns.values())
+    )
+
+
+def preferred(names: list[str]) -> str | None:
+    """The configuration that is meant where none is named: main, else default, else the only one; None where that is not clear."""
+    return next((name for name in PREFERRED if name in names), names[0] if len(names) == 1 else None)
+
+
+def _listed(directory: Path) -> list[Any]:
+    try:
+        header = _HEADER.match((directory / README).read_text(encoding=ENCODING))
+        content = load_yaml(header[1]) if header else None
+    except (OSError, *YAML_ERRORS):
+        return []
+    listed = content.get("configs") if isinstance(content, dict) else None
+    return listed if isinstance(listed, list) else []
+
+
+def _read(entry: Any) -> Configuration | None:
+    if not isinstance(entry, dict) or not isinstance(entry.get("config_name"), str):
+        return None
+    files = entry.get("data_files", [])
+    listed = files if isinstance(files, list) else [files]
+    patterns: dict[str, tuple[str, ...]] = {}
+    for item in listed:
+        split, path = (str(item.get("split", "train")), item.get("path", [])) if isinstance(item, dict) else ("train", item)
+        patterns[split] = tuple(map(str, path if isinstance(path, list) else [path]))
+    return Configuration(entry["config_name"], patterns)

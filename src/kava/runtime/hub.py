@@ -1,0 +1,161 @@
+"""Hugging Face's hub: the cache first, then the network, asked once and briefly; and what is said when neither has it."""
+
+import contextlib
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from kava.errors import UserError
+
+T = TypeVar("T")
+Kind = Literal["model", "data set"]
+
+_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
+
+
+@contextlib.contextmanager
+def without_network() -> Iterator[None]:
+    """Within it Hugging Face's libraries look into their caches only, as under HF_HUB_OFFLINE=1.
+
+    They read that variable when they are imported, and ask these two flags afterwards.
+    """
+    from huggingface_hub import constants
+
+    modules: list[Any] = [constants, *filter(None, [sys.modules.get("datasets.config")])]
+    before = [module.HF_HUB_OFFLINE for module in modules]
+    for module in modules:
+        module.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        for module, value in zip(modules, before, strict=True):
+            module.HF_HUB_OFFLINE = value
+
+
+@functools.cache
+def unreachable() -> str | None:
+    """Why the hub (HF_ENDPOINT) gives no answer at all, or None if it does; asked once per process, for HF_HUB_ETAG_TIMEOUT seconds."""
+    from huggingface_hub import constants, get_session
+
+    if constants.is_offline_mode():
+        return "HF_HUB_OFFLINE is set"
+    try:
+        get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except Exception as error:  # the client's, the operating system's and the name service's; all mean the same here
+        return f"{constants.ENDPOINT} cannot be reached: {first_line(error)}"
+    return None
+
+
+def cache_first(kind: Kind, name: str, complete: bool, load: Callable[[], T]) -> T:
+    """What `load` gives: from the cache alone where that is `complete`, else from the network, else from what the cache has.
+
+    Raises:
+        UserError: the hub cannot be reached, and the cache does not hold enough.
+        Exception: `load` failed on what is there.
+    """
+    if complete:
+        with without_network():
+            return load()
+    reason = unreachable()
+    if reason is None:
+        return load()
+    try:
+        with without_network():
+            return load()
+    except Exception as error:
+        raise UserError(f"{kind} '{name}' is not in the cache, and {reason}: {cures(kind, name)}") from error
+
+
+def in_cache(name: str, file: str, revision: str | None = None, repo_type: str = "model") -> Path | None:
+    """A file of the hub's cache, or None."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(name, file, revision=revision, repo_type=repo_type)
+    except HFValidationError:
+        return None
+    return Path(found) if isinstance(found, str) else None
+
+
+def model_is_cached(name: str, revision: str | None) -> bool:
+    """Whether the cache holds a model's configuration and all its weights."""
+    if in_cache(name, "config.json", revision) is None:
+        return False
+    index = in_cache(name, "model.safetensors.index.json", revision)
+    if index is None:
+        return in_cache(name, "model.safetensors", revision) is not None
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
+    return all(in_cache(name, shard, revision) for shard in shards)
+
+
+def tokenizer_is_cached(name: str, revision: str | None) -> bool:
+    """Whether the cache holds a tokenizer; without its tokenizer_config.json another one would be made of the rest."""
+    needed = [in_cache(name, file, revision) for file in ("config.json", "tokenizer_config.json")]
+    return all(needed) and any(in_cache(name, file, revision) for file in _VOCABULARIES)
+
+
+def commit_of(name: str, revision: str | None, repo_type: str = "model") -> str | None:
+    """The commit that the cache has for a revision (default: main), or None."""
+    file = "config.json" if repo_type == "model" else "README.md"
+    found = in_cache(name, file, revision, repo_type)
+    return found.parent.name if found else None
+
+
+def refusal(kind: Kind, name: str, error: Exception) -> UserError:
+    """What to tell about a name that the hub was asked for and did not give."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    chain = list(_chain(error))
+    page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'data set' else ''}{name}"
+    if any(isinstance(link, GatedRepoError) for link in chain):
+        return UserError(
+            f"{kind} '{name}' is gated: accept its licence at {page} with your account, then log in here with `hf auth login` "
+            "(or set HF_TOKEN to your access token)"
+        )
+    if any(isinstance(link, RevisionNotFoundError) for link in chain):
+        return UserError(f"{kind} '{name}' has no such revision; {page}/commits/main lists them")
+    if any(isinstance(link, RepositoryNotFoundError) for link in chain):
+        return UserError(
+            f"{constants.ENDPOINT} has no {kind} '{name}', or it is private: correct the name, or log in here with `hf auth login`"
+        )
+    return UserError(f"{kind} '{name}' cannot be loaded ({type(error).__name__}: {first_line(error)}): {cures(kind, name)}")
+
+
+def cures(kind: Kind, name: str) -> str:
+    """The ways to a model or data set that the hub does not give here."""
+    options, local = (
+        ("", "set model.name to a local path")
+        if kind == "model"
+        else ("--repo-type dataset ", "give a local file or directory in its place")
+    )
+    offline = "unset it, " if os.environ.get("HF_HUB_OFFLINE") else ""
+    return (
+        f"{offline}set HF_ENDPOINT to a mirror (HF_ENDPOINT=https://hf-mirror.com), "
+        f"download it beforehand with the same HF_HOME (hf download {options}{name}), or {local}"
+    )
+
+
+def looks_local(name: str) -> bool:
+    """Whether a name can only be meant as a path: hub names are ``owner/name``."""
+    return Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
