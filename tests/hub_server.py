@@ -1,4 +1,4 @@
-"""A hub on this machine: what Hugging Face's own client asks for, answered from directories `models/OWNER/NAME` and `datasets/OWNER/NAME`."""
+"""A hub on this machine: what Hugging Face's own client asks for, answered from directories `models/OWNER/NAME`, `datasets/OWNER/NAME`."""
 
 import contextlib
 import hashlib

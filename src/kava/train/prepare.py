@@ -61,7 +61,7 @@ def open_data(config: Config) -> Splits:
     """
     dataset = config.dataset
     return open_training(
-        dataset.name,
+        f"{dataset.name}@{dataset.revision}" if dataset.revision else dataset.name,
         cot_type=dataset.cot_type,
         train_split=dataset.train_split,
         validation_split=dataset.validation_split,

@@ -23,6 +23,7 @@ from kava.results import BEST_CHECKPOINT, TRAINING_DONE, write_text
 from kava.runtime import processes
 from kava.runtime.atomic import verify
 from kava.runtime.device import choose_device
+from kava.runtime.hub import commit_of
 from kava.runtime.provenance import collect
 from kava.train.arguments import runs_on_cpu, training_arguments
 from kava.train.curriculum import Curriculum, hand_on
@@ -129,11 +130,11 @@ def _train(config: Config, output_dir: Path, newest: Path | None, how: _How) -> 
         torch.set_num_threads(config.system.num_threads)
     splits = open_data(config) if makes_base(config) else None  # a wrong name is found before minutes are spent on a base model
     base = resolve_base(config, how.quiet)
-    tokenizer = load_tokenizer(base, config.model.trust_remote_code)
+    tokenizer = load_tokenizer(base, config.model.trust_remote_code, config.model.revision)
     builder = builder_of(tokenizer, config.dataset)
     prepared = prepare_data(config, builder, splits)
     set_seed(config.training.seed)
-    metadata = {"name": how.name, "data": prepared.data, "provenance": collect()}
+    metadata = {"name": how.name, "data": prepared.data, "provenance": collect() | {"model_commit": commit_of(base, config.model.revision)}}
     trained = Trained(build_model(base, tokenizer, config), tokenizer, config, base, metadata)
     trained.model.backbone.require(longest_entries(config, prepared.train))
     started = time.time()
