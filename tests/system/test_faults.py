@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 KAVA: list[str] = []
 # A stage of its own every three steps, in the middle of epochs, with batches that worker processes read.
-ICOT = ["--method", "icot", "--training.tokens_per_stage", "2", "--training.epochs_per_stage", "0.6", "--training.num_workers", "2"]
+ICOT = ["--method", "icot", "--training.tokens_per_stage", "5", "--training.epochs_per_stage", "0.6", "--training.num_workers", "2"]
 BY_EPOCH = ["--training.eval_steps", "null", "--training.save_steps", "null", "--training.sort_by_length", "false"]
 KILLS = {
     "kava": (KAVA, {"disk": 6, "evaluation": 3, "clock": 4}),

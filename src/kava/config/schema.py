@@ -28,6 +28,7 @@ YOUNGER = (
     ("dataset", "answer_separator", " "),
     ("model", "revision", None),
     ("dataset", "revision", None),
+    ("training", "remove_all_beyond", None),
     ("system", "compile", False),
     ("system", "fused_cross_entropy", False),
     ("system", "fsdp", False),
@@ -174,6 +175,7 @@ class TrainingConfig(Section):
     )
     epochs_per_stage: float = Field(1, gt=0, description="iCoT and Coconut: epochs before the curriculum moves on")
     tokens_per_stage: int = Field(8, ge=1, description="iCoT: CoT tokens removed per stage")
+    remove_all_beyond: int | None = Field(None, ge=1, description="iCoT: a stage that removes more tokens than this removes all")
 
 
 class EvaluationConfig(Section):

@@ -111,6 +111,7 @@ class Collator:
         num_latents: M.
         drop_last_step: leave the last CoT step out of the teacher's trace.
         tokens_per_stage: iCoT, tokens removed per stage.
+        remove_all_beyond: iCoT, a stage that removes more tokens than this removes all.
         tokens_per_step: Coconut, latents that replace one step.
 
     Attributes:
@@ -127,6 +128,7 @@ class Collator:
         num_latents: int,
         drop_last_step: bool = True,
         tokens_per_stage: int = 8,
+        remove_all_beyond: int | None = None,
         tokens_per_step: int = 2,
     ) -> None:
         self.method = method
@@ -135,6 +137,7 @@ class Collator:
         self.num_latents = num_latents
         self.drop_last_step = drop_last_step
         self.tokens_per_stage = tokens_per_stage
+        self.remove_all_beyond = remove_all_beyond
         self.tokens_per_step = tokens_per_step
         self.stage = 0
         self.buckets: Buckets | None = None
@@ -176,7 +179,9 @@ class Collator:
         if self.method.writes_cot:
             return example.cot(drop_last_step=False)
         if self.method.curriculum == "remove_tokens":
-            return example.cot(drop_last_step=False)[self.stage * self.tokens_per_stage :]
+            removed = self.stage * self.tokens_per_stage
+            gone = self.remove_all_beyond is not None and removed > self.remove_all_beyond
+            return [] if gone else example.cot(drop_last_step=False)[removed:]
         if self.method.curriculum == "replace_steps":
             if self.stage * self.tokens_per_step >= self.num_latents:
                 return []

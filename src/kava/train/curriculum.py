@@ -1,10 +1,16 @@
-"""Stages of iCoT and Coconut: a function of the optimizer step alone, so that a resumed run is at the right one."""
+"""Stages of iCoT and Coconut: a function of the optimizer step alone, so that a resumed run is at the right one.
 
+A model is asked as the last stage trains it, without a written trace: a run that ends before that stage trained something else.
+"""
+
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kava.config import Config
 from kava.data.collate import Batch, Collator
 from kava.data.sequences import EncodedExample
+from kava.methods import METHODS
 
 
 def hand_on(examples: list[EncodedExample]) -> list[EncodedExample]:
@@ -13,20 +19,82 @@ def hand_on(examples: list[EncodedExample]) -> list[EncodedExample]:
 
 
 @dataclass(frozen=True)
-class Curriculum:
-    """Builds the batches of a step at the stage of that step.
+class Schedule:
+    """When the stages of a run begin: stage s after s x `steps_per_stage` optimizer steps, up to stage `last`, of `total_steps`."""
 
-    Attributes:
-        collator: builds the batches.
-        steps_per_stage: optimizer steps between two stages.
-        last_stage: the stage at which the written trace is gone.
-    """
+    steps_per_stage: int
+    last: int
+    total_steps: int
+
+    @property
+    def ends(self) -> bool:
+        """Whether the last stage begins before the run is over."""
+        return self.last * self.steps_per_stage < self.total_steps
+
+
+def schedule(config: Config, rows: int, longest_trace: int, num_processes: int = 1) -> Schedule | None:
+    """The schedule of a configuration on so many rows, the longest trace of so many tokens; None where the method has no curriculum."""
+    if METHODS[config.method].curriculum == "none":
+        return None
+    per_epoch = _steps_per_epoch(config, rows, num_processes)
+    training = config.training
+    total = training.max_steps if training.max_steps > 0 else math.ceil(training.epochs * per_epoch)
+    return Schedule(max(1, round(training.epochs_per_stage * per_epoch)), _last_stage(config, longest_trace), total)
+
+
+def _steps_per_epoch(config: Config, rows: int, num_processes: int) -> int:
+    return math.ceil(rows / (config.training.batch_size * config.training.gradient_accumulation_steps * num_processes))
+
+
+def _last_stage(config: Config, longest_trace: int) -> int:
+    """The stage at which nothing of the written trace is left, for the longest trace."""
+    training, latent = config.training, config.latent
+    if METHODS[config.method].curriculum == "remove_tokens":
+        stages = -(-longest_trace // training.tokens_per_stage)
+        beyond = training.remove_all_beyond
+        return stages if beyond is None else min(stages, beyond // training.tokens_per_stage + 1)
+    # The last stage has all M latents and writes nothing, which is also how the model is asked at inference.
+    return -(-latent.num_tokens // latent.tokens_per_step)
+
+
+def unending(config: Config, rows: int, longest_trace: int, num_processes: int = 1) -> str | None:
+    """One sentence with the numbers and the cures where the curriculum cannot end within the run; None where it can."""
+    stages = schedule(config, rows, longest_trace, num_processes)
+    if stages is None or stages.ends:
+        return None
+    per_epoch = _steps_per_epoch(config, rows, num_processes)
+    reached = (stages.total_steps - 1) // stages.steps_per_stage
+    cures = []
+    if METHODS[config.method].curriculum == "remove_tokens":
+        what = f"the longest trace, {longest_trace} tokens, is gone at stage {stages.last}"
+        if reached:
+            cures.append(f"training.tokens_per_stage to at least {-(-longest_trace // reached)}")
+            cures.append(f"training.remove_all_beyond to at most {reached * config.training.tokens_per_stage - 1}")
+    else:
+        what = f"all {config.latent.num_tokens} latents are there at stage {stages.last}"
+        if reached:
+            cures.append(f"latent.num_tokens to at most {reached * config.latent.tokens_per_step}")
+    if shorter := (stages.total_steps - 1) // stages.last:
+        # Rounded down, and to a whole number of steps all the same.
+        cures.append(f"training.epochs_per_stage to at most {math.floor(10_000 * shorter / per_epoch) / 10_000:g}")
+    needed = stages.last * stages.steps_per_stage + 1
+    cures.append(
+        f"training.max_steps to at least {needed}" if config.training.max_steps > 0 else f"training.epochs above {needed / per_epoch:.4g}"
+    )
+    return (
+        f"the curriculum of {config.method} cannot end within the run: {what}, {needed - 1:,} steps after the start "
+        f"({stages.steps_per_stage:,} steps a stage), and the run has {stages.total_steps:,}; set {', or '.join(cures)}"
+    )
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """Builds the batches of a step at the stage of that step."""
 
     collator: Collator
-    steps_per_stage: int
-    last_stage: int
+    schedule: Schedule
 
     def collate(self, examples: Sequence[EncodedExample], step: int) -> Batch:
         """A batch of the optimizer step that follows `step` others."""
-        self.collator.stage = min(step // self.steps_per_stage, self.last_stage)
+        self.collator.stage = min(step // self.schedule.steps_per_stage, self.schedule.last)
         return self.collator.collate(examples)

@@ -127,6 +127,7 @@ def build_collator(config: Config, builder: SequenceBuilder) -> Collator:
         num_latents=config.latent.num_tokens,
         drop_last_step=config.dataset.drop_last_step,
         tokens_per_stage=config.training.tokens_per_stage,
+        remove_all_beyond=config.training.remove_all_beyond,
         tokens_per_step=config.latent.tokens_per_step,
     )
 
@@ -155,15 +156,3 @@ def longest_entries(config: Config, examples: Sequence[EncodedExample]) -> int:
     thought = config.latent.num_tokens + 2 if method.thinks else 0
     # The teacher's trace is a sequence of its own; only a curriculum has latents and (less and less of) the trace in one.
     return question + answer + (trace + thought if method.curriculum == "replace_steps" else max(trace, thought))
-
-
-def last_stage(config: Config, examples: Sequence[EncodedExample]) -> int:
-    """The stage at which nothing of the written trace is left, for the longest example."""
-    curriculum = METHODS[config.method].curriculum
-    if curriculum == "remove_tokens":
-        longest = int(lengths_of(examples).trace.max())
-        return -(-longest // config.training.tokens_per_stage)
-    if curriculum == "replace_steps":
-        # The last stage has all M latents and writes nothing, which is also how the model is asked at inference.
-        return -(-config.latent.num_tokens // config.latent.tokens_per_step)
-    return 0

@@ -1,7 +1,7 @@
 """One training run, from a configuration to `best_checkpoint`."""
 
 import json
-import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,12 +26,11 @@ from kava.runtime.device import choose_device
 from kava.runtime.hub import commit_of
 from kava.runtime.provenance import collect
 from kava.train.arguments import runs_on_cpu, training_arguments
-from kava.train.curriculum import Curriculum, hand_on
+from kava.train.curriculum import Curriculum, hand_on, schedule, unending
 from kava.train.prepare import (
     Prepared,
     build_collator,
     eviction_note,
-    last_stage,
     longest_entries,
     makes_base,
     open_data,
@@ -133,6 +132,11 @@ def _train(config: Config, output_dir: Path, newest: Path | None, how: _How) -> 
     tokenizer = load_tokenizer(base, config.model.trust_remote_code, config.model.revision)
     builder = builder_of(tokenizer, config.dataset)
     prepared = prepare_data(config, builder, splits)
+    if problem := unending(config, *_size(prepared)):
+        if newest is None and not how.quick_test:
+            raise UserError(problem)
+        if processes.is_main():
+            print(f"kava: {problem}", file=sys.stderr, flush=True)
     set_seed(config.training.seed)
     metadata = {"name": how.name, "data": prepared.data, "provenance": collect() | {"model_commit": commit_of(base, config.model.revision)}}
     trained = Trained(build_model(base, tokenizer, config), tokenizer, config, base, metadata)
@@ -224,12 +228,13 @@ def _build_trainer(trained: Trained, builder: SequenceBuilder, prepared: Prepare
 
 
 def _curriculum(config: Config, collator: Collator, prepared: Prepared) -> Curriculum | None:
-    if METHODS[config.method].curriculum == "none":
-        return None
-    per_step = config.training.batch_size * config.training.gradient_accumulation_steps * processes.world_size()
-    per_epoch = math.ceil(len(prepared.train) / per_step)
-    steps_per_stage = max(1, round(config.training.epochs_per_stage * per_epoch))
-    return Curriculum(collator, steps_per_stage, last_stage(config, prepared.train))
+    stages = schedule(config, *_size(prepared))
+    return None if stages is None else Curriculum(collator, stages)
+
+
+def _size(prepared: Prepared) -> tuple[int, int, int]:
+    """Rows, tokens of the longest trace, processes: what a curriculum's schedule depends on beside the configuration."""
+    return len(prepared.train), int(prepared.train.lengths.trace.max()), processes.world_size()
 
 
 def _finish(trainer: KavaTrainer, config: Config, outcome: Outcome, seconds: float) -> None:
