@@ -113,7 +113,9 @@ def tiny_model(
     torch.manual_seed(1)
     project = build_projection(projection and METHODS[method].uses_projection, HIDDEN, causal_lm.get_input_embeddings())
     wrapped = with_lora(causal_lm, SPECIAL_IDS) if lora else causal_lm
-    return KavaModel(Backbone(wrapped, SPECIAL_IDS), project, METHODS[method], Settings(num_iterations, 10.0, 1.0, **settings)).eval()
+    backbone = Backbone(wrapped, SPECIAL_IDS)
+    backbone.share_adapter_inputs()
+    return KavaModel(backbone, project, METHODS[method], Settings(num_iterations, 10.0, 1.0, **settings)).eval()
 
 
 def make_examples(count: int = 5, *, steps: tuple[int, ...] = (1, 2, 3, 4), seed: int = 0) -> list[EncodedExample]:
@@ -201,7 +203,9 @@ def mini_model(
     torch.manual_seed(1)
     projection = build_projection(METHODS[method].uses_projection, HIDDEN, causal_lm.get_input_embeddings())
     wrapped = with_lora(causal_lm, special_ids) if lora else causal_lm
-    return KavaModel(Backbone(wrapped, special_ids), projection, METHODS[method], Settings(num_iterations, 10.0, 1.0)).eval()
+    backbone = Backbone(wrapped, special_ids)
+    backbone.share_adapter_inputs()
+    return KavaModel(backbone, projection, METHODS[method], Settings(num_iterations, 10.0, 1.0)).eval()
 
 
 def changed(model: KavaModel, **settings: Any) -> KavaModel:

@@ -5,11 +5,11 @@ reasoner.generate(["Tom has 7 apples . He finds 5 more . How many apples does To
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kava.cache.layers import cache_bytes
 from kava.data.answers import extract_answer
@@ -17,8 +17,12 @@ from kava.data.collate import left_padded
 from kava.data.sequences import SequenceBuilder
 from kava.model.backbone import Extension, Prefix, evaluating
 from kava.model.decoding import write_on
+from kava.model.graphs import InferenceGraphs
 from kava.model.kava import KavaModel
 from kava.model.latents import Thought
+
+PADDED_QUESTION = 16
+"""Questions are padded to a multiple of this where passes are replayed, so that few shapes occur."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +117,12 @@ class Reasoner:
 
     def start(self, questions: list[list[int]], use_latent: bool = True) -> tuple[Prefix, Tensor, int]:
         """Read questions up to the first free token: (prefix, logits of that token [B, V], forward passes so far)."""
+        return self._start(*self.pad(questions), use_latent)
+
+    def _start(self, ids: Tensor, mask: Tensor, use_latent: bool) -> tuple[Prefix, Tensor, int]:
         backbone, method = self.model.backbone, self.model.method
-        ids, mask = self.pad(questions)
         if not (method.thinks and use_latent):
-            prompt = torch.tensor(self.builder.prompt_ids, device=self._device).expand(len(questions), -1)
+            prompt = torch.tensor(self.builder.prompt_ids, device=self._device).expand(len(ids), -1)
             run = backbone.read(ids, mask, None if self.writes_trace(use_latent) else backbone.embed(prompt))
             return run.prefix, self._next_logits(run), 1
         thought, passes = self.think(ids, mask)
@@ -140,12 +146,24 @@ class Reasoner:
         self, questions: list[list[int]], max_new_tokens: int, temperature: float, generator: torch.Generator, use_latent: bool
     ) -> list[Generation]:
         prompted = not self.writes_trace(use_latent)
-        return self.write(*self.start(questions, use_latent), max_new_tokens, temperature, generator, prompted=prompted)
+        begin = self.start if self.model.backbone.graphs is None else self._replayed_start
+        return self.write(*begin(questions, use_latent), max_new_tokens, temperature, generator, prompted=prompted)
 
     def writes_trace(self, use_latent: bool = True) -> bool:
         """Whether it writes a chain of thought, answer prompt included; otherwise it writes behind the fixed text that it was given."""
         method = self.model.method
         return method.writes_cot or (method.thinks and not use_latent)
+
+    def _replayed_start(self, questions: list[list[int]], use_latent: bool) -> tuple[Prefix, Tensor, int]:
+        """`start` as one graph per shape; its outputs live until the next batch of that shape."""
+        graphs = self.model.backbone.graphs
+        assert graphs is not None
+        longest = max(map(len, questions))
+        ids, mask = self.pad(questions, -longest % PADDED_QUESTION)
+        self.model.backbone.adapters.refresh_if_changed()
+        key = ("start", *ids.shape, use_latent, self.num_latents, self.num_iterations, self.model.method.name)
+        start = graphs.get(key, lambda: _Start(lambda ids, mask: self._start(ids, mask, use_latent), ids, mask, graphs))
+        return start(ids, mask)
 
     @torch.no_grad()
     def write(
@@ -219,15 +237,36 @@ class Reasoner:
     def _next_logits(self, run: Extension) -> Tensor:
         return self.model.backbone.logits(run.hidden[:, -1])
 
-    def pad(self, questions: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """Left-padded ids and mask of tokenised questions."""
+    def pad(self, questions: list[list[int]], more: int = 0) -> tuple[Tensor, Tensor]:
+        """Left-padded ids and mask of tokenised questions, with so many columns more than the longest needs."""
         ids, mask = left_padded(questions, self.builder.tokenizer.pad_token_id)
+        ids, mask = (
+            nn.functional.pad(tensor, (more, 0), value=fill) for tensor, fill in ((ids, self.builder.tokenizer.pad_token_id), (mask, False))
+        )
         return ids.to(self._device), mask.to(self._device)
 
     def batches(self, questions: Sequence[str], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """`pad` of so many questions at a time, in the order asked."""
         for start in range(0, len(questions), batch_size):
             yield self.pad([self.builder.question_ids(question) for question in questions[start : start + batch_size]])
+
+
+_Begin = Callable[[Tensor, Tensor], tuple[Prefix, Tensor, int]]
+
+
+class _Start:
+    """Reading a batch of questions and thinking, from buffers that stay where they are."""
+
+    def __init__(
+        self, run: Callable[[Tensor, Tensor], tuple[Prefix, Tensor, int]], ids: Tensor, mask: Tensor, graphs: InferenceGraphs
+    ) -> None:
+        self.ids, self.mask = ids.clone(), mask.clone()
+        self.replay = graphs.capture(lambda: run(self.ids, self.mask))
+
+    def __call__(self, ids: Tensor, mask: Tensor) -> tuple[Prefix, Tensor, int]:
+        self.ids.copy_(ids)
+        self.mask.copy_(mask)
+        return self.replay()
 
 
 def _choose(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:

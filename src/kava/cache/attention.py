@@ -18,6 +18,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from kava.cache.grouped_attention import attend_grouped, is_grouped
 from kava.cache.masks import additive
 from kava.cache.short_attention import attend_short, is_short
 
@@ -90,6 +91,8 @@ def _recording_backend(backend: str) -> Callable[..., Any]:
                 _record(recorder, module, query, key, attention_mask, *options)
         if backend == "sdpa" and is_short(query, key, attention_mask, kwargs):
             return attend_short(query, key, value, attention_mask, kwargs.get("scaling")), None
+        if backend == "sdpa" and is_grouped(query, key, attention_mask, kwargs):
+            return attend_grouped(query, key, value, attention_mask, kwargs.get("scaling"), kwargs.get("dropout", 0.0)), None
         # Eager attention is each architecture's own function, next to its attention module.
         function = sys.modules[type(module).__module__].eager_attention_forward if backend == "eager" else ALL_ATTENTION_FUNCTIONS[backend]
         if backend == "sdpa" and attention_mask is not None and attention_mask.dtype == torch.bool:

@@ -235,6 +235,8 @@ def _load_model(directory: Path, content: dict[str, Any], config: Config, base: 
     else:
         model = load_base(str(directory), config)
     backbone = Backbone(model, special_ids)
+    if not config.system.fsdp:
+        backbone.share_adapter_inputs()
     method = METHODS[config.method]
     embedding = backbone.causal_lm.get_input_embeddings()
     projection = build_projection(method.uses_projection and config.loss.use_projection, embedding.weight.shape[1], embedding)

@@ -77,6 +77,22 @@ class Batch:
         """Every shape and every plain number that a step depends on: batches with equal keys run the same operations."""
         return _shape_key(self)
 
+    def tensors(self) -> list[Tensor]:
+        """All tensors, in an order of their own."""
+        found: list[Tensor] = []
+
+        def note(tensor: Tensor) -> Tensor:
+            found.append(tensor)
+            return tensor
+
+        self.mapped(note)
+        return found
+
+    def copy_(self, other: "Batch") -> None:
+        """Take over the tensors of a batch of the same shape."""
+        for tensor, source in zip(self.tensors(), other.tensors(), strict=True):
+            tensor.copy_(source, non_blocking=True)
+
     def __len__(self) -> int:
         return len(self.question_ids)
 

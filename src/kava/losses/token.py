@@ -24,8 +24,12 @@ def token_cross_entropy(
     Returns:
         Float32 loss of each example; 0 for an example without labelled tokens.
     """
-    losses = cross_entropy(at_least_float32(logits), labels, reduction="none", ignore_index=IGNORED)
-    return mean_by_example(losses, labels, example, num_examples)
+    return mean_by_example(token_losses(logits, labels), labels, example, num_examples)
+
+
+def token_losses(logits: Float[Tensor, "N V"], labels: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """Cross-entropy of each token in nats, float32 or wider; 0 where the label is `IGNORED`."""
+    return cross_entropy(at_least_float32(logits), labels, reduction="none", ignore_index=IGNORED)
 
 
 def mean_by_example(

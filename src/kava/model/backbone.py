@@ -14,11 +14,15 @@ from jaxtyping import Bool, Float, Int
 from peft.utils.other import TrainableTokensWrapper
 from torch import Tensor, nn
 
-from kava.cache.attention import is_recording
+from kava.cache.attention import PREFIX, is_recording
 from kava.cache.layers import KVLayers, from_dynamic_cache, slice_layers, to_dynamic_cache
 from kava.cache.limits import entry_limit
 from kava.errors import UserError
 from kava.losses.fused import fused_token_losses
+from kava.losses.sliced import sliced_token_losses
+from kava.losses.token import token_losses
+from kava.model.adapters import Adapters, share_inputs
+from kava.model.graphs import InferenceGraphs
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,8 @@ class Backbone(nn.Module):
         self.compiles = False
         self._compiled: Callable[..., tuple[Tensor, KVLayers]] = self._pass
         self._limit = entry_limit(self.causal_lm)
+        self.adapters = Adapters(())
+        self.graphs: InferenceGraphs | None = None
 
     @property
     def causal_lm(self) -> Any:
@@ -123,6 +129,18 @@ class Backbone(nn.Module):
                 f"a sequence of {entries} entries (question, thought, answer) is longer than this model reaches: {limit}, by {what}; "
                 "lower dataset.max_length, latent.num_tokens or evaluation.max_new_tokens, or choose another model"
             )
+
+    def share_adapter_inputs(self) -> None:
+        """Compute LoRA in groups of maps that read the same tensor (`kava.model.adapters`); to be called once, after LoRA is in place."""
+        if not hasattr(self.model, "peft_config"):
+            return
+        training = self.training
+        self.eval()
+        ids = torch.zeros(1, 2, dtype=torch.long, device=self.special_ids.device)
+        with torch.no_grad():
+            self.adapters = share_inputs(self.model, lambda: self.read(ids, torch.ones_like(ids, dtype=torch.bool)))
+        self.forward_passes = 0
+        self.train(training)
 
     def embed(self, ids: Int[Tensor, "B n"]) -> Float[Tensor, "B n E"]:
         """Input embeddings of ordinary text, which holds no new token."""
@@ -157,8 +175,21 @@ class Backbone(nn.Module):
         softcap = getattr(config, "final_logit_softcapping", None)
         return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
-    def fused_losses(self, hidden: Float[Tensor, "N E"], labels: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
-        """Cross-entropy of each token from its hidden state: what `logits` and a loss on them give, without the logits."""
+    def token_losses(self, hidden: Float[Tensor, "N E"], labels: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """Cross-entropy of each token from its hidden state: what `logits` and a loss on them give, on a GPU without all logits at once."""
+        if self.fused:
+            return self._fused_losses(hidden, labels)
+        head, config = self.causal_lm.get_output_embeddings(), self.causal_lm.config.get_text_config()
+        trained = isinstance(head, TrainableTokensWrapper)
+        linear = head.original_module if trained else head
+        changed = any(getattr(config, name, None) is not None for name in ("logit_scale", "logits_scaling", "final_logit_softcapping"))
+        if not hidden.is_cuda or changed or linear.bias is not None or linear.weight.requires_grad:
+            return token_losses(self.logits(hidden), labels)
+        rows, ids = (_new_rows(head), self.special_ids) if trained else (hidden.new_empty(0, hidden.shape[1]), self.special_ids[:0])
+        return sliced_token_losses(hidden, linear.weight, labels, rows, ids)
+
+    def _fused_losses(self, hidden: Float[Tensor, "N E"], labels: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """By liger-kernel (`system.fused_cross_entropy`)."""
         head = self.causal_lm.get_output_embeddings()
         config = self.causal_lm.config.get_text_config()
         scale = getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
@@ -169,6 +200,11 @@ class Backbone(nn.Module):
             linear, weight = head, head.weight
         bias = None if linear.bias is None else linear.bias * scale
         return fused_token_losses(hidden * scale, weight, bias, labels, getattr(config, "final_logit_softcapping", None))
+
+    def use_graphs(self, on: bool = True) -> None:
+        """Read and write answers through buffers of fixed size, on a GPU as CUDA graphs, where the architecture allows it."""
+        plain = getattr(self.causal_lm, "_can_compile_fullgraph", False) and self.causal_lm.config._attn_implementation == PREFIX + "sdpa"
+        self.graphs = InferenceGraphs(self.special_ids.device) if on and plain else None
 
     def compile_passes(self) -> None:
         """Let torch compile the passes that extend a prefix and show nothing of their inside: latents and decoding."""
@@ -226,19 +262,25 @@ class Backbone(nn.Module):
 
     def call(self, cache: Any, embeds: Tensor, full_mask: Tensor, position_ids: Tensor, keep_hidden: bool = False) -> Any:
         """One forward pass of the decoder, counted; `full_mask` covers cache and embeds."""
-        return self._decode(cache, self._count(embeds, full_mask), full_mask.long(), position_ids, keep_hidden)
+        return self.decode(cache, self._count(embeds, full_mask), full_mask.long(), position_ids, keep_hidden)
+
+    def count_pass(self, entries: int) -> None:
+        """Note a forward pass that ends with so many cache entries; adapters' weights are brought up to date."""
+        self.forward_passes += 1
+        self.adapters.refresh_if_changed()
+        self.require(entries)
 
     def _count(self, embeds: Tensor, full_mask: Tensor) -> Tensor:
-        self.forward_passes += 1
-        self.require(full_mask.shape[1])
+        self.count_pass(full_mask.shape[1])
         # The projection and the new tokens' rows are float32, whatever the base is stored in.
         return embeds.to(self.causal_lm.dtype)
 
     def _pass(self, embeds: Tensor, mask: Tensor, position_ids: Tensor, layers: KVLayers) -> tuple[Tensor, KVLayers]:
-        output = self._decode(to_dynamic_cache(layers), embeds, mask, position_ids, False)
+        output = self.decode(to_dynamic_cache(layers), embeds, mask, position_ids, False)
         return output.last_hidden_state, from_dynamic_cache(output.past_key_values)
 
-    def _decode(self, cache: Any, embeds: Tensor, mask: Tensor, position_ids: Tensor, keep_hidden: bool) -> Any:
+    def decode(self, cache: Any, embeds: Tensor, mask: Tensor, position_ids: Tensor, keep_hidden: bool = False) -> Any:
+        """The decoder itself, uncounted; `mask` as it takes it: [B, S], or prepared, [B, 1, n, S]."""
         return self.decoder(
             inputs_embeds=embeds,
             attention_mask=mask,

@@ -1,13 +1,17 @@
 """Writing one token after the other on a prefix, without gradients; rows that have ended leave."""
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from kava.cache.preallocated import to_growing_cache
+from kava.cache.static import static_cache
 from kava.model.backbone import Backbone, Prefix
+
+CAPACITY_STEP = 64
+"""Static caches have room for a multiple of this, so that few sizes occur."""
 
 
 @runtime_checkable
@@ -23,7 +27,11 @@ class Writing(Protocol):
 
 def write_on(backbone: Backbone, prefix: Prefix, room: int) -> Writing:
     """Start to write up to `room` tokens on a prefix, which stays as it was."""
-    return _Extending(backbone, prefix) if backbone.compiles else _InPlace(backbone, prefix, room)
+    if backbone.compiles:
+        return _Extending(backbone, prefix)
+    if backbone.graphs is not None:
+        return _Static(backbone, prefix, room)
+    return _InPlace(backbone, prefix, room)
 
 
 class _InPlace:
@@ -47,6 +55,78 @@ class _InPlace:
         for layer in self.cache.layers:
             layer.keep(rows)
         self.mask, self.position = self.mask[rows], self.position[rows]
+
+
+class _Static:
+    """Into a cache of fixed size, one graph per size of batch and cache. Rows that have ended stay, and nobody reads them."""
+
+    def __init__(self, backbone: Backbone, prefix: Prefix, room: int) -> None:
+        capacity = -(-(prefix.length + room) // CAPACITY_STEP) * CAPACITY_STEP
+        assert backbone.graphs is not None
+        key = ("decode", len(prefix.mask), capacity)
+        self.backbone = backbone
+        self.step: _DecodingStep = backbone.graphs.get(key, lambda: _DecodingStep(backbone, prefix, capacity))
+        self.step.load(prefix)
+        self.rows: Tensor | None = None
+        self.length = prefix.length
+
+    def next(self, ids: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
+        self.length += 1
+        self.backbone.count_pass(self.length)
+        if self.rows is None:
+            self.step.ids.copy_(ids)
+        else:
+            self.step.ids.index_copy_(0, self.rows, ids)
+        logits = self.step.run()
+        return logits if self.rows is None else logits.index_select(0, self.rows)
+
+    def keep(self, rows: Int[Tensor, " K"]) -> None:
+        self.rows = rows if self.rows is None else self.rows[rows]
+
+
+class _DecodingStep:
+    """One token for every row: buffers, and the pass that reads and moves them on."""
+
+    def __init__(self, backbone: Backbone, prefix: Prefix, capacity: int) -> None:
+        rows, device = len(prefix.mask), prefix.mask.device
+        self.backbone = backbone
+        self.slot = torch.zeros(1, dtype=torch.long, device=device)
+        self.ids = torch.zeros(rows, dtype=torch.long, device=device)
+        self.position = torch.zeros(rows, 1, dtype=torch.long, device=device)
+        self.mask = torch.zeros(rows, 1, 1, capacity, dtype=torch.bool, device=device)
+        self.cache: Any = static_cache(prefix.layers, capacity, self.slot)
+        self.captured: Any = None
+
+    def load(self, prefix: Prefix) -> None:
+        """Start from a prefix."""
+        self.slot.fill_(prefix.length)
+        self.position.copy_(prefix.next_position[:, None])
+        self.mask.zero_()
+        self.mask[:, 0, 0, : prefix.length] = prefix.mask
+        for layer, (keys, values) in zip(self.cache.layers, prefix.layers, strict=True):
+            layer.load(keys, values)
+
+    def run(self) -> Float[Tensor, "B V"]:
+        """Logits behind the tokens in `ids`."""
+        if self.captured is None:
+            assert self.backbone.graphs is not None
+            saved = [tensor.clone() for tensor in (self.slot, self.position, self.mask)]
+            self.captured = self.backbone.graphs.capture(self._pass)
+            # A pass that warmed up has moved them on.
+            for tensor, before in zip((self.slot, self.position, self.mask), saved, strict=True):
+                tensor.copy_(before)
+        logits: Tensor = self.captured()
+        return logits
+
+    def _pass(self) -> Tensor:
+        self.mask.index_fill_(3, self.slot, True)
+        embeds = self.backbone.embed(self.ids[:, None]).to(self.backbone.causal_lm.dtype)
+        # A tensor of its own: what attention makes of a mask lives as long as the mask.
+        output = self.backbone.decode(self.cache, embeds, self.mask.clone(), self.position)
+        logits = self.backbone.logits(output.last_hidden_state[:, -1])
+        self.slot.add_(1)
+        self.position.add_(1)
+        return logits
 
 
 class _Extending:

@@ -10,7 +10,7 @@ from kava.cache.attention import ImportanceRecorder, recording
 from kava.cache.layers import stack_layers
 from kava.data.collate import Suffix
 from kava.eviction.trace import Trace
-from kava.losses.token import mean_by_example, token_cross_entropy
+from kava.losses.token import mean_by_example
 from kava.model.backbone import Backbone, Extension, Prefix
 
 
@@ -63,10 +63,7 @@ def _score(backbone: Backbone, run: Extension, hidden: Float[Tensor, "B S1 E"], 
     example = torch.arange(batch, device=hidden.device)
     # Padding is scored like a token and its label ignored: what is computed must not depend on how much of it there is.
     states, labels, of = hidden[:, :-1].flatten(0, 1), suffix.labels.flatten(), example[:, None].expand(-1, width).flatten()
-    if backbone.fused:
-        cross_entropy = mean_by_example(backbone.fused_losses(states, labels), labels, of, batch)
-    else:
-        cross_entropy = token_cross_entropy(backbone.logits(states), labels, of, batch)
+    cross_entropy = mean_by_example(backbone.token_losses(states, labels), labels, of, batch)
     distillation = None
     if run.all_hidden is not None:
         position = run.hidden.shape[1] - suffix.ids.shape[1] + suffix.distillation_position

@@ -126,7 +126,9 @@ def build_workload(workload: Workload) -> tuple["KavaModel", "SequenceBuilder"]:
     special_ids = special_ids_of(builder.tokenizer)
     projection = build_projection(True, shape.hidden_size, causal_lm.get_input_embeddings())
     wrapped = add_lora(causal_lm, special_ids, config) if workload.lora_r else causal_lm
-    model = KavaModel(Backbone(wrapped, special_ids), projection, METHODS["kava"], settings_of(config))
+    backbone = Backbone(wrapped, special_ids)
+    backbone.share_adapter_inputs()
+    model = KavaModel(backbone, projection, METHODS["kava"], settings_of(config))
     return model.to(workload.device), builder
 
 

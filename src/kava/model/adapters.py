@@ -1,0 +1,256 @@
+"""LoRA in few operations: maps that read the same input share one dropout and one product, and weights are cast once per step.
+
+peft's own forward takes about ten operations per adapter and pass under autocast, most of them casts. Here the adapted maps of one
+input (q, k and v of an attention module) are one autograd function:
+
+    h = dropout(x) A^T,   y_i = x W_i^T + b_i + s_i h_i B_i^T        with A = [A_1; A_2; ..] and h = [h_1, h_2, ..]
+
+The modules stay peft's, and so do checkpoints. Without dropout the outputs are peft's up to rounding; with it, the maps of a group see
+the same dropped entries, where peft draws for each map anew.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from peft.tuners.lora.layer import Linear as LoraLinear
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+
+@dataclass(frozen=True)
+class AdaptedLinear:
+    """A peft module with one plain adapter on a plain linear map."""
+
+    module: Any
+    adapter: str
+
+    @property
+    def frozen(self) -> tuple[Tensor, Tensor | None]:
+        """W [out, in] and b [out]."""
+        base = self.module.base_layer
+        return base.weight, base.bias
+
+    @property
+    def trained(self) -> tuple[Tensor, Tensor]:
+        """A [r, in] and B [out, r]."""
+        return self.module.lora_A[self.adapter].weight, self.module.lora_B[self.adapter].weight
+
+    @property
+    def scaling(self) -> float:
+        """s = alpha / r."""
+        return float(self.module.scaling[self.adapter])
+
+    @property
+    def dropout(self) -> float:
+        """Probability with which an entry of the input is dropped just now."""
+        layer = self.module.lora_dropout[self.adapter]
+        return float(getattr(layer, "p", 0.0)) if layer.training else 0.0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the adapter is neither merged nor switched off."""
+        return not (self.module.disable_adapters or self.module.merged) and self.module.active_adapters == [self.adapter]
+
+
+class AdapterGroup:
+    """Adapted maps that read the same tensor; all are computed when the first is called.
+
+    Args:
+        members: in the order in which the model calls them.
+    """
+
+    def __init__(self, members: Sequence[AdaptedLinear]) -> None:
+        self.members = tuple(members)
+        self.casts: dict[tuple[torch.device, torch.dtype], _Casts] = {}
+        self._input: Tensor | None = None
+        self._outputs: list[Tensor | None] = []
+
+    def call(self, index: int, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        """The output of member `index`, [.., in] -> [.., out]."""
+        member = self.members[index]
+        if not member.is_plain or arguments or options:
+            plain: Tensor = LoraLinear.forward(member.module, x, *arguments, **options)
+            return plain
+        if self._input is not x or self._outputs[index] is None:
+            self._input, self._outputs = x, list(self._compute(x))
+        output, self._outputs[index] = self._outputs[index], None
+        if all(kept is None for kept in self._outputs):
+            self._input = None
+        assert output is not None
+        return output
+
+    def _compute(self, x: Tensor) -> tuple[Tensor, ...]:
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.members[0].frozen[0].dtype
+        if (x.device, dtype) not in self.casts:
+            # Those of another device are of no use any more; those of another type may be part of a graph.
+            self.casts = {key: casts for key, casts in self.casts.items() if key[0] == x.device}
+            with torch.inference_mode(False):
+                self.casts[x.device, dtype] = _Casts(self.members, dtype)
+        casts = self.casts[x.device, dtype]
+        scales = tuple(member.scaling for member in self.members)
+        parts = [part for member in self.members for part in (*member.frozen, *member.trained)]
+        with torch.autocast(device, enabled=False):
+            outputs: tuple[Tensor, ...] = _Adapt.apply(x.to(dtype), self.members[0].dropout, scales, casts, *parts)  # type: ignore[no-untyped-call]
+        return outputs
+
+
+class _Casts:
+    """A group's trained weights in the type that is computed in: every A in one matrix, each B by itself."""
+
+    def __init__(self, members: Sequence[AdaptedLinear], dtype: torch.dtype) -> None:
+        downs, ups = zip(*(member.trained for member in members), strict=True)
+        self.sources = [*downs, *ups]
+        self.ranks = [len(down) for down in downs]
+        self.down = torch.cat([down.detach() for down in downs]).to(dtype)
+        self.ups = [up.detach().to(dtype, copy=True) for up in ups]
+        self.copies = [*self.down.split(self.ranks), *self.ups]
+        self.seen = self.stamp()
+
+    def stamp(self) -> list[int]:
+        """Changes when anything writes to the trained weights, or puts others in their place."""
+        return [_optimizer_steps, *(number for source in self.sources for number in (source._version, source.data_ptr()))]
+
+
+# Fused optimizers write to weights without raising their version.
+_optimizer_steps = 0
+
+
+def _count_step(*_: Any) -> None:
+    global _optimizer_steps
+    _optimizer_steps += 1
+
+
+register_optimizer_step_post_hook(_count_step)
+
+
+class _Adapt(torch.autograd.Function):
+    """A group's outputs. Kept for the backward pass: the dropped input, the dropout's mask and h."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dropout: float, scales: tuple[float, ...], casts: _Casts, *parts: Tensor | None) -> tuple[Tensor, ...]:
+        rows, mask = x.reshape(-1, x.shape[-1]), None
+        dropped = rows
+        if dropout:
+            dropped, mask = torch.native_dropout(rows, dropout, True)
+        hidden = dropped @ casts.down.T
+        weights, outputs = parts[0::4], []
+        for weight, bias, up, scale, low in zip(weights, parts[1::4], casts.ups, scales, hidden.split(casts.ranks, 1), strict=True):
+            output = nn.functional.linear(rows, _as(weight, rows.dtype), _as(bias, rows.dtype))
+            outputs.append(output.addmm_(low, up.T, alpha=scale).view(*x.shape[:-1], -1))
+        ctx.save_for_backward(dropped, mask, hidden, casts.down, *casts.ups, *weights)
+        ctx.scales, ctx.ranks, ctx.keep = scales, casts.ranks, 1 / (1 - dropout) if dropout < 1 else 0.0
+        ctx.trained_dtype = casts.sources[0].dtype
+        return tuple(outputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        dropped, mask, hidden, down, *rest = ctx.saved_tensors
+        members = len(ctx.scales)
+        ups, weights = rest[:members], rest[members:]
+        rows = [gradient.reshape(-1, gradient.shape[-1]) for gradient in gradients]
+        to_hidden = torch.empty_like(hidden)
+        to_ups = []
+        for row, up, scale, low, place in zip(
+            rows, ups, ctx.scales, hidden.split(ctx.ranks, 1), to_hidden.split(ctx.ranks, 1), strict=True
+        ):
+            torch.addmm(place, row, up, beta=0, alpha=scale, out=place)
+            to_ups.append(torch.addmm(up, row.T, low, beta=0, alpha=scale).to(ctx.trained_dtype))
+        to_downs = (to_hidden.T @ dropped).to(ctx.trained_dtype).split(ctx.ranks)
+        to_input = None
+        if ctx.needs_input_grad[0]:
+            to_input = rows[0] @ _as(weights[0], dropped.dtype)
+            for row, weight in zip(rows[1:], weights[1:], strict=True):
+                to_input.addmm_(row, _as(weight, dropped.dtype))
+            if mask is None:
+                to_input.addmm_(to_hidden, down)
+            else:
+                to_input.addcmul_(to_hidden @ down, mask.to(to_input.dtype), value=ctx.keep)
+            to_input = to_input.view(*gradients[0].shape[:-1], -1)
+        trained = [part for pair in zip(to_downs, to_ups, strict=True) for part in (None, None, *pair)]
+        return to_input, None, None, None, *trained
+
+
+def _as(tensor: Tensor | None, dtype: torch.dtype) -> Any:
+    return None if tensor is None else tensor.to(dtype)
+
+
+def _plain_adapter(module: Any) -> str | None:
+    """The name of a module's only adapter, where it is plain LoRA on a plain linear map."""
+    names = list(module.lora_A)
+    plain = (
+        type(module.base_layer) is nn.Linear
+        and len(names) == 1
+        and not getattr(module, "lora_variant", None)
+        and not getattr(module, "use_dora", {}).get(names[0], False)
+        and module.lora_A[names[0]].bias is None
+        and module.lora_B[names[0]].bias is None
+        and not module.fan_in_fan_out
+    )
+    return names[0] if plain else None
+
+
+class Adapters:
+    """All adapter groups of a model.
+
+    Args:
+        groups: as `find_groups` gives them.
+    """
+
+    def __init__(self, groups: Sequence[AdapterGroup]) -> None:
+        self.groups = tuple(groups)
+
+    def refresh(self) -> None:
+        """Cast all trained weights as they are now; one call on the device."""
+        casts = self._casts()
+        if casts:
+            with torch.no_grad():
+                torch._foreach_copy_([copy for one in casts for copy in one.copies], [source for one in casts for source in one.sources])
+        for one in casts:
+            one.seen = one.stamp()
+
+    def refresh_if_changed(self) -> None:
+        """`refresh`, where anything has written to the weights since; the device is not asked."""
+        if any(one.seen != one.stamp() for one in self._casts()):
+            self.refresh()
+
+    def _casts(self) -> list[_Casts]:
+        return [casts for group in self.groups for casts in group.casts.values()]
+
+
+def share_inputs(model: nn.Module, probe: Any) -> Adapters:
+    """Put every plain adapter of a model into a group with those that read the same tensor, and let the groups compute them.
+
+    Args:
+        model: with peft's LoRA modules in place.
+        probe: runs the model on a few tokens, so that one sees which maps read the same tensor.
+    """
+    adapted = {module: name for module in model.modules() if isinstance(module, LoraLinear) and (name := _plain_adapter(module))}
+    calls: list[tuple[Any, Tensor]] = []
+    hooks = [module.register_forward_pre_hook(lambda module, inputs: calls.append((module, inputs[0]))) for module in adapted]
+    try:
+        probe()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    groups: list[list[AdaptedLinear]] = []
+    previous: Tensor | None = None
+    for module, tensor in calls:
+        if module not in adapted:
+            continue
+        member = AdaptedLinear(module, adapted.pop(module))
+        if tensor is previous:
+            groups[-1].append(member)
+        else:
+            groups.append([member])
+        previous = tensor
+    found = [AdapterGroup(members) for members in groups]
+    for group in found:
+        for index, member in enumerate(group.members):
+            member.module.forward = partial(group.call, index)
+    return Adapters(found)
