@@ -6,6 +6,7 @@ reasoner.generate(["Tom has 7 apples . He finds 5 more . How many apples does To
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -66,6 +67,7 @@ class Reasoner:
         self.builder = builder
         self.num_latents = num_latents
         self.num_iterations = num_iterations
+        self._prompts: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
 
     def generate(
         self,
@@ -112,6 +114,14 @@ class Reasoner:
         return [results[index] for index in range(len(ids))]
 
     @property
+    def _prompt(self) -> Tensor:
+        """The answer's fixed text; on the device before a graph could be captured."""
+        key = (tuple(self.builder.prompt_ids), self._device)
+        if key not in self._prompts:
+            self._prompts[key] = torch.tensor(self.builder.prompt_ids, device=self._device)
+        return self._prompts[key]
+
+    @property
     def _device(self) -> torch.device:
         return self.model.backbone.special_ids.device
 
@@ -122,7 +132,7 @@ class Reasoner:
     def _start(self, ids: Tensor, mask: Tensor, use_latent: bool) -> tuple[Prefix, Tensor, int]:
         backbone, method = self.model.backbone, self.model.method
         if not (method.thinks and use_latent):
-            prompt = torch.tensor(self.builder.prompt_ids, device=self._device).expand(len(ids), -1)
+            prompt = self._prompt.expand(len(ids), -1)
             run = backbone.read(ids, mask, None if self.writes_trace(use_latent) else backbone.embed(prompt))
             return run.prefix, self._next_logits(run), 1
         thought, passes = self.think(ids, mask)
@@ -131,7 +141,7 @@ class Reasoner:
     def conclude(self, thought: Prefix) -> tuple[Prefix, Tensor]:
         """Read `<eot>` and the answer's fixed text behind the latents: (prefix, logits of the first free token [B, V])."""
         backbone, batch = self.model.backbone, len(thought.mask)
-        prompt = torch.tensor(self.builder.prompt_ids, device=self._device).expand(batch, -1)
+        prompt = self._prompt.expand(batch, -1)
         eot = backbone.special_embeddings()[1:2].expand(batch, -1, -1)
         run = backbone.extend(thought, torch.cat([eot, backbone.embed(prompt)], dim=1))
         return run.prefix, self._next_logits(run)
@@ -240,9 +250,8 @@ class Reasoner:
     def pad(self, questions: list[list[int]], more: int = 0) -> tuple[Tensor, Tensor]:
         """Left-padded ids and mask of tokenised questions, with so many columns more than the longest needs."""
         ids, mask = left_padded(questions, self.builder.tokenizer.pad_token_id)
-        ids, mask = (
-            nn.functional.pad(tensor, (more, 0), value=fill) for tensor, fill in ((ids, self.builder.tokenizer.pad_token_id), (mask, False))
-        )
+        pad_id = self.builder.tokenizer.pad_token_id
+        ids, mask = nn.functional.pad(ids, (more, 0), value=pad_id), nn.functional.pad(mask, (more, 0))
         return ids.to(self._device), mask.to(self._device)
 
     def batches(self, questions: Sequence[str], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -251,15 +260,26 @@ class Reasoner:
             yield self.pad([self.builder.question_ids(question) for question in questions[start : start + batch_size]])
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block, and the former mode behind it, whatever happens; walking the modules costs milliseconds."""
+    if not model.training:
+        yield
+        return
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()
+
+
 _Begin = Callable[[Tensor, Tensor], tuple[Prefix, Tensor, int]]
 
 
 class _Start:
     """Reading a batch of questions and thinking, from buffers that stay where they are."""
 
-    def __init__(
-        self, run: Callable[[Tensor, Tensor], tuple[Prefix, Tensor, int]], ids: Tensor, mask: Tensor, graphs: InferenceGraphs
-    ) -> None:
+    def __init__(self, run: _Begin, ids: Tensor, mask: Tensor, graphs: InferenceGraphs) -> None:
         self.ids, self.mask = ids.clone(), mask.clone()
         self.replay = graphs.capture(lambda: run(self.ids, self.mask))
 

@@ -23,6 +23,8 @@ def unrotate(decoder: Any, keys: Float[Tensor, "L B H M D"], positions: Int[Tens
     if rotary is None:
         return keys
     rotate = sys.modules[type(decoder).__module__].apply_rotary_pos_emb
+    # A fused one would write to both of its arguments, which here are one tensor (`kava.model.fused_kernels`).
+    rotate = getattr(rotate, "plain", rotate)
     layers, batch, heads, slots, width = keys.shape
     flat = keys.reshape(-1, 1, slots, width)
     cos, sin = rotary(flat, position_ids=positions.reshape(-1, slots))

@@ -170,7 +170,7 @@ class _Adapt(torch.autograd.Function):
             if mask is None:
                 to_input.addmm_(to_hidden, down)
             else:
-                to_input.addcmul_(to_hidden @ down, mask.to(to_input.dtype), value=ctx.keep)
+                to_input += torch.ops.aten.native_dropout_backward(to_hidden @ down, mask, ctx.keep)
             to_input = to_input.view(*gradients[0].shape[:-1], -1)
         trained = [part for pair in zip(to_downs, to_ups, strict=True) for part in (None, None, *pair)]
         return to_input, None, None, None, *trained

@@ -19,7 +19,7 @@ MAX_GRAPHS = 512
 
 Values = dict[str, Tensor]
 Run = Callable[[Batch, Tensor], Values]
-"""Takes a batch and what its summed loss is divided by (a scalar on the device); adds to the gradients; returns losses by name, [B] each."""
+"""Takes a batch and what its summed loss is divided by, a scalar on the device. Adds to the gradients; gives losses by name, [B] each."""
 
 
 @dataclass

@@ -47,6 +47,7 @@ class EndlessBackbone(Backbone):
         super().__init__(backbone.model, backbone.special_ids.tolist())
         self.register_buffer("eos", torch.tensor([eos]), persistent=False)
         self.to(backbone.special_ids.device)
+        self.adapters = backbone.adapters
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The model's logits, -inf for EOS."""

@@ -44,6 +44,7 @@ class ModelShape:
 
 
 SHAPES = {
+    "llama-1b": ModelShape(2048, 8192, 16, 32, 8, 128256),
     "smollm2-135m": ModelShape(576, 1536, 30, 9, 3, 49152),
     "small": ModelShape(512, 1408, 8, 8, 4, 8192),
     "mini": ModelShape(_MINI.hidden_size, 2 * _MINI.hidden_size, _MINI.num_layers, _MINI.num_heads, _MINI.num_kv_heads, 0),
@@ -66,6 +67,7 @@ class Workload:
         question, cot, answer: Q, C and A in tokens, the same in every row; A counts the fixed text and EOS.
         latents, iterations: M and T.
         lora_r: rank of the adapters; 0 trains all weights.
+        dropout: of the adapters' input; 0, so that every variant computes the same losses.
         dtype: of the base model.
         device: of torch.
         threads: of torch on a CPU; 0 leaves its own choice.
@@ -81,6 +83,7 @@ class Workload:
     latents: int = 24
     iterations: int = 3
     lora_r: int = 128
+    dropout: float = 0.0
     dtype: str = "float32"
     device: str = "cpu"
     threads: int = 0
@@ -88,7 +91,7 @@ class Workload:
     layers: int = 0
 
     def config(self) -> Config:
-        """The configuration with these values; without dropout, so that every variant computes the same losses.
+        """The configuration with these values.
 
         Raises:
             UserError: a value is out of range.
@@ -96,7 +99,7 @@ class Workload:
         at_least(0, lora_r=self.lora_r, threads=self.threads, layers=self.layers)
         at_least(1, batch_size=self.batch, question=self.question, cot=self.cot)
         at_least(MIN_ANSWER, answer=self.answer)
-        lora = {"lora.enabled": self.lora_r > 0, "lora.r": self.lora_r or 1, "lora.dropout": 0.0}
+        lora = {"lora.enabled": self.lora_r > 0, "lora.r": self.lora_r or 1, "lora.dropout": self.dropout}
         latent = {"latent.num_tokens": self.latents, "latent.num_iterations": self.iterations}
         return build_config({}, "the benchmark", {**lora, **latent, "model.dtype": self.dtype})
 
@@ -121,12 +124,14 @@ def build_workload(workload: Workload) -> tuple["KavaModel", "SequenceBuilder"]:
     torch.manual_seed(0)
     backend = PREFIX + config.model.attn_implementation
     shape = llama_config(workload.shape, builder.tokenizer, workload.layers)
-    causal_lm = LlamaForCausalLM._from_config(shape, attn_implementation=backend)
+    # On the device at once: a large model takes long to draw on the processor.
+    with torch.device(workload.device):
+        causal_lm = LlamaForCausalLM._from_config(shape, attn_implementation=backend)
     causal_lm.to(getattr(torch, workload.dtype))
     special_ids = special_ids_of(builder.tokenizer)
     projection = build_projection(True, shape.hidden_size, causal_lm.get_input_embeddings())
     wrapped = add_lora(causal_lm, special_ids, config) if workload.lora_r else causal_lm
-    backbone = Backbone(wrapped, special_ids)
+    backbone = Backbone(wrapped, special_ids).to(workload.device)
     backbone.share_adapter_inputs()
     model = KavaModel(backbone, projection, METHODS["kava"], settings_of(config))
     return model.to(workload.device), builder

@@ -1,0 +1,266 @@
+"""One part of the GPU check; `scripts/gpu_check.sh` runs them all.  python scripts/gpu_check.py PART [OUTPUT_DIR]
+
+Every figure is a line of JSON as soon as it is known. Weights and text are random, in the shapes of real models.
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.tuners.lora.layer import Linear as LoraLinear
+from torch import Tensor
+
+import kava.cache.attention as attention
+from kava.data.collate import Batch
+from kava.losses.total import TERM_NAMES
+from kava.model.backbone import Backbone
+from kava.model.fused_kernels import fuse_kernels
+from kava.model.kava import KavaModel
+from kava.tools.bench.flops import shape_of, step_flops
+from kava.tools.bench.workload import Workload, build_workload, random_batch, random_questions
+from kava.train.captured_step import CapturedStep
+
+GIB = 2**30
+LLAMA = Workload("llama-1b", 128, 64, 32, 8, 24, 3, 128, dtype="bfloat16", device="cuda", dropout=0.1)
+SMOLLM2 = replace(LLAMA, shape="smollm2-135m")
+
+
+def say(part: str, **figures: Any) -> None:
+    """One line of JSON."""
+    rounded = {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in figures.items()}
+    print(json.dumps({"part": part, "card": torch.cuda.get_device_name(), **rounded}), flush=True)
+
+
+def product() -> None:
+    """The card's own rate."""
+    left, right = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    seconds = timed(lambda: left @ right, 20)
+    say("product", tflops=2 * 8192**3 / seconds / 1e12)
+
+
+def timed(run: Callable[[], Any], repeats: int) -> float:
+    """Median seconds on the device, after two rounds that are not counted."""
+    for _ in range(2):
+        run()
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
+    marks[0].record()
+    for mark in marks[1:]:
+        run()
+        mark.record()
+    torch.cuda.synchronize()
+    return statistics.median(start.elapsed_time(stop) / 1e3 for start, stop in pairwise(marks))
+
+
+def step_of(model: KavaModel, captured: bool) -> tuple[CapturedStep, Any]:
+    """Forward and backward pass, and the optimizer."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def run(batch: Batch, divisor: Tensor) -> dict[str, Tensor]:
+        model.backbone.adapters.refresh()
+        with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
+            output = model(batch)
+        (output["loss"].sum() / divisor).backward()
+        terms = {name: getattr(output["terms"], name) for name in TERM_NAMES if getattr(output["terms"], name) is not None}
+        return {"loss": output["loss"].detach(), **{name: term.detach() for name, term in terms.items()}}
+
+    return CapturedStep(run, trained, torch.device("cuda"), enabled=captured), torch.optim.AdamW(trained, lr=1e-5, fused=True)
+
+
+def plain_adapters(model: KavaModel) -> None:
+    """peft's own forward again."""
+    for module in model.modules():
+        if isinstance(module, LoraLinear):
+            module.__dict__.pop("forward", None)
+    model.backbone.adapters.groups = ()
+
+
+def plain_losses(backbone: Backbone) -> None:
+    """All logits at once again."""
+    from kava.losses.token import token_losses
+
+    backbone.token_losses = lambda hidden, labels: token_losses(backbone.logits(hidden), labels)  # type: ignore[method-assign]
+
+
+def whole_step(step: CapturedStep, optimizer: Any, batch: Batch) -> None:
+    """A training step with everything that belongs to it."""
+    step(batch, len(batch))
+    torch.nn.utils.clip_grad_norm_(step.parameters, 2.0, foreach=True)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=False)
+
+
+def seconds_on_host(run: Callable[[], Any]) -> tuple[float, float]:
+    """Until the last kernel has been asked for, and until it has ended."""
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    run()
+    asked = time.perf_counter() - started
+    torch.cuda.synchronize()
+    return asked, time.perf_counter() - started
+
+
+def steps(workload: Workload, names: list[str], repeats: int = 8) -> None:
+    """The training step of one batch, optimizer included, with more and more of what makes it fast."""
+    for name in names:
+        try:
+            one_variant(workload, name, repeats)
+        except torch.OutOfMemoryError as error:
+            say("step", shape=workload.shape, variant=name, batch=workload.batch, error=str(error)[:100])
+
+
+def one_variant(workload: Workload, name: str, repeats: int) -> None:
+    """Build a model, leave out what comes after `name` in the order of the variants, and measure."""
+    place = VARIANTS.index(name)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    model, builder = build_workload(workload)
+    model.train()
+    batch = random_batch(workload, model, builder)
+    if place < VARIANTS.index("adapters"):
+        plain_adapters(model)
+    if place < VARIANTS.index("losses"):
+        plain_losses(model.backbone)
+    if place >= VARIANTS.index("kernels"):
+        fuse_kernels(model.backbone)
+    step, optimizer = step_of(model, captured=name == "graph")
+    run = partial(whole_step, step, optimizer, batch)
+    grouped = attention.is_grouped
+    if place < VARIANTS.index("attention"):
+        attention.is_grouped = lambda *_: False
+    try:
+        run()
+        _, second = seconds_on_host(run)
+        seconds = timed(run, repeats)
+        host, _ = seconds_on_host(run)
+    finally:
+        attention.is_grouped = grouped
+    say(
+        "step", shape=workload.shape, variant=name, batch=workload.batch, dropout=workload.dropout, ms=1e3 * seconds, host_ms=1e3 * host,
+        second_call_ms=1e3 * second, examples_per_second=workload.batch / seconds,
+        tflops=step_flops(workload, shape_of(workload)) / seconds / 1e12,
+        peak_gib=torch.cuda.max_memory_allocated() / GIB, reserved_gib=torch.cuda.max_memory_reserved() / GIB,
+    )  # fmt: skip
+
+
+def exact() -> None:
+    """A captured step against the same step run as it is: losses and gradients; and with dropout, the same random numbers."""
+    for dropout in (0.0, 0.1):
+        workload = replace(SMOLLM2, batch=16, dropout=dropout, layers=4)
+        results = []
+        for captured in (False, True):
+            model, builder = build_workload(workload)
+            model.train()
+            fuse_kernels(model.backbone)
+            step, _ = step_of(model, captured)
+            batches = [random_batch(replace(workload, question=question), model, builder) for question in (40, 64)]
+            torch.cuda.manual_seed(0)
+            losses = [step(batch, 16.0)["loss"].clone() for batch in (*batches, *batches, *batches)]
+            results.append((torch.stack(losses), torch.cat([parameter.grad.flatten() for parameter in step.parameters])))
+        (losses, gradients), (captured_losses, captured_gradients) = results
+        say(
+            "exact", dropout=dropout, loss=float((losses - captured_losses).abs().max() / losses.abs().max()),
+            gradient=float((gradients - captured_gradients).norm() / gradients.norm()), finite=bool(gradients.isfinite().all()),
+        )  # fmt: skip
+
+
+def waits() -> None:
+    """A step in which nothing may wait for the device."""
+    workload = replace(SMOLLM2, batch=8, layers=3)
+    model, builder = build_workload(workload)
+    model.train()
+    fuse_kernels(model.backbone)
+    step, _ = step_of(model, captured=False)
+    batch = random_batch(workload, model, builder)
+    step(batch, 8.0)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(batch, 8.0)
+        say("waits", none=True)
+    except RuntimeError as error:
+        say("waits", none=False, error=str(error)[:200])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def profile(output: Path) -> None:
+    """Where the device's time goes in a step of LLaMA-1B's shape."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiler
+
+    model, builder = build_workload(LLAMA)
+    model.train()
+    fuse_kernels(model.backbone)
+    step, _ = step_of(model, captured=False)
+    batch = random_batch(LLAMA, model, builder)
+    for _ in range(2):
+        step(batch, 128.0)
+    with profiler(activities=[ProfilerActivity.CUDA]) as record:
+        step(batch, 128.0)
+        torch.cuda.synchronize()
+    table = record.key_averages().table(sort_by="cuda_time_total", row_limit=45, max_name_column_width=110)
+    (output / "profile.txt").write_text(table)
+    rows = sorted(record.key_averages(), key=lambda row: -row.device_time_total)
+    say("profile", total_ms=sum(row.device_time_total for row in rows) / 1e3, kernels=sum(row.count for row in rows))
+    for row in rows[:14]:
+        say("kernel", name=row.key[:90], ms=row.device_time_total / 1e3, calls=row.count)
+
+
+def decoding() -> None:
+    """A pass of decoding, and latents against 65 written tokens."""
+    from kava.generate import Reasoner
+    from kava.tools.bench.decoding import EndlessBackbone
+
+    for graphs in (False, True):
+        model, builder = build_workload(replace(LLAMA, dropout=0.0))
+        model.eval()
+        fuse_kernels(model.backbone)
+        model.backbone = EndlessBackbone(model.backbone, builder.tokenizer.eos_token_id)
+        model.backbone.use_graphs(graphs)
+        reasoner = Reasoner(model, builder, 24, 3)
+        for batch in (1, 32):
+            questions = random_questions(builder, batch, 64)
+            thinking = asking(reasoner, questions, 3, True)
+            writing, few = asking(reasoner, questions, 65 + 3, False), asking(reasoner, questions, 5, False)
+            say(
+                "decoding", graphs=graphs, batch=batch, latent_seconds=thinking, written_seconds=writing, ratio=writing / thinking,
+                pass_ms=1e3 * (writing - few) / 63,
+            )  # fmt: skip
+
+
+def asking(reasoner: Any, questions: list[str], tokens: int, latent: bool) -> float:
+    """Median seconds of one batch."""
+    generate = partial(reasoner.generate, questions, batch_size=len(questions), max_new_tokens=tokens, use_latent=latent)
+    return statistics.median([seconds_on_host(generate)[1] for _ in range(6)][2:])
+
+
+VARIANTS = ("before", "adapters", "attention", "losses", "kernels", "graph")
+PARTS: dict[str, Callable[[Path], None]] = {
+    "product": lambda _: product(),
+    "waits": lambda _: waits(),
+    "exact": lambda _: exact(),
+    "llama": lambda _: steps(LLAMA, list(VARIANTS)),
+    "graph": lambda _: [steps(replace(LLAMA, batch=batch), ["graph"]) for batch in (32, 64, 128)] and None,  # type: ignore[func-returns-value]
+    "smollm2": lambda _: steps(SMOLLM2, ["before", "kernels", "graph"]),
+    "graph128": lambda _: steps(LLAMA, ["graph"]),
+    "profile": profile,
+    "decoding": lambda _: decoding(),
+}
+
+
+def main() -> None:
+    """Run one part."""
+    name, output = sys.argv[1], Path(sys.argv[2] if len(sys.argv) > 2 else ".")
+    PARTS[name](output)
+
+
+if __name__ == "__main__":
+    main()
