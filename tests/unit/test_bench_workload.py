@@ -91,7 +91,7 @@ def test_impossible_workloads_are_named(field: str, value: int, message: str) ->
 
 
 def test_unknown_names_are_named() -> None:
-    with pytest.raises(UserError, match="unknown shape 'huge'; valid shapes: smollm2-135m, small, mini, tiny"):
+    with pytest.raises(UserError, match="unknown shape 'huge'; valid shapes: llama-1b, smollm2-135m, small, mini, tiny"):
         build_workload(replace(SMALL, shape="huge"))
     with pytest.raises(UserError, match="device 'tpu' is unknown"):
         choose_device("tpu")

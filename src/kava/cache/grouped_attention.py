@@ -18,8 +18,10 @@ _PLAIN = ("position_bias", "cache", "softcap", "s_aux")
 
 
 def is_grouped(query: Tensor, key: Tensor, mask: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether `attend_grouped` can take this call: grouped queries, a boolean mask that all heads share, nothing extra."""
+    """Whether `attend_grouped` can take this call: grouped queries, a boolean mask that all heads share, nothing extra, not compiled."""
     masked = isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.dim() == 4 and mask.shape[1] == 1
+    if torch.compiler.is_compiling():
+        return False
     return masked and query.shape[1] != key.shape[1] and all(kwargs.get(extra) is None for extra in _PLAIN)
 
 

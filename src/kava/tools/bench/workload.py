@@ -83,12 +83,12 @@ class Workload:
     latents: int = 24
     iterations: int = 3
     lora_r: int = 128
-    dropout: float = 0.0
     dtype: str = "float32"
     device: str = "cpu"
     threads: int = 0
     method: str = "kava"
     layers: int = 0
+    dropout: float = 0.0
 
     def config(self) -> Config:
         """The configuration with these values.
