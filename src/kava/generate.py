@@ -6,7 +6,6 @@ reasoner.generate(["Tom has 7 apples . He finds 5 more . How many apples does To
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -258,19 +257,6 @@ class Reasoner:
         """`pad` of so many questions at a time, in the order asked."""
         for start in range(0, len(questions), batch_size):
             yield self.pad([self.builder.question_ids(question) for question in questions[start : start + batch_size]])
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block, and the former mode behind it, whatever happens; walking the modules costs milliseconds."""
-    if not model.training:
-        yield
-        return
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train()
 
 
 _Begin = Callable[[Tensor, Tensor], tuple[Prefix, Tensor, int]]

@@ -18,7 +18,7 @@ def test_losses_and_gradients_are_those_of_all_logits_at_once(slice_length: int,
     hidden, weight, rows = draw(10, 8).requires_grad_(), draw(20, 8), draw(trained, 8).requires_grad_()
     ids = torch.arange(17, 17 + trained)
     labels = torch.randint(0, 20, (10,), generator=generator)
-    labels[0] = 18
+    labels[0], labels[1] = 18, -100
     upstream = torch.rand(10, generator=generator, dtype=torch.float64)
     expected = cross_entropy((hidden @ weight.T).index_copy(1, ids, hidden @ rows.T), labels, reduction="none")
     found = sliced_token_losses(hidden, weight, labels, rows, ids, slice_length)

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kava.losses.token import IGNORED
+from kava.data.collate import IGNORED
 
 SLICE = 1024
 """Tokens whose logits are held at once: 0.25 GiB in bfloat16 for 128,256 words."""
