@@ -3,6 +3,7 @@
 The properties themselves are in `checks.py`, and their finer cases in the tests of single parts.
 """
 
+import unittest.mock
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from checks import (
     make_trained,
     recorded,
 )
+from kava.cache import attention
+from kava.cache.short_attention import sdpa_alone
 from kava.errors import UserError
 from kava.generate import Reasoner
 from kava.model.build import build_model, load_base, load_tokenizer
@@ -53,6 +56,17 @@ def test_losses_and_gradients_equal_separate_full_passes(kind: str) -> None:
 @pytest.mark.parametrize("kind", [kind for kind in ARCHITECTURES if kind not in EAGER_ONLY])
 def test_sdpa_equals_eager_attention(kind: str) -> None:
     check_backends(kind, "kava")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ARCHITECTURES if kind not in EAGER_ONLY])
+def test_sdpa_itself_holds_to_the_same(kind: str) -> None:
+    """Torch's own attention, which a CPU's short sequences in float32 never reach: a kernel of ours takes them."""
+    with sdpa_alone(), unittest.mock.patch.object(attention, "attend_short", side_effect=AssertionError("the kernel is off")):
+        check_backends(kind, "kava")
+        check_batching(tiny_model(kind, lora=True))
+        with torch.no_grad():
+            check_importance(kind, "sdpa", "max")
+            check_cached_decoding(kind, "sdpa", "kava")
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)

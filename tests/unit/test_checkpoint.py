@@ -65,6 +65,18 @@ def test_overrides_reach_the_loaded_model(tmp_path: Path) -> None:
     assert loaded.model.settings.num_iterations == 1
 
 
+def test_threads_are_those_of_who_loads_it(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "saved", make_trained(tmp_path))
+    before = torch.get_num_threads()
+    try:
+        load_checkpoint(tmp_path / "saved")
+        assert torch.get_num_threads() == before
+        load_checkpoint(tmp_path / "saved", {"system.num_threads": before + 1})
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("whole")

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from kava.config import MiniDataConfig
+from kava.config import Config, MiniDataConfig
 from kava.data.sources.load import load_benchmark, load_examples, train_validation
 from kava.errors import UserError
+from kava.evaluate.evaluate import load_questions
 
 MINI = MiniDataConfig(num_train=60, num_eval=20)
 
@@ -231,3 +232,16 @@ def test_the_cache_that_load_dataset_filled_is_used_offline(tmp_path: Path) -> N
     )
     done = run_offline(tmp_path / "home", LOAD.format(call=call))
     assert done.stdout == "11 1 openai/gsm8k (test) openai/gsm8k/train/1\n", done.stdout + done.stderr
+
+
+def test_a_data_directory_is_used_or_refused(mixed: Path, tmp_path: Path) -> None:
+    """Also for names that the checkpoint's configuration does not list, and over a source of its own."""
+    write_lines(tmp_path / "elsewhere.jsonl", gsm8k_rows("test", 2))
+    listed = Config(evaluation={"datasets": {"gsm8k": str(tmp_path / "elsewhere.jsonl")}})  # type: ignore[arg-type]
+    unlisted = Config(evaluation={"datasets": {"test": "builtin:mini/test"}})  # type: ignore[arg-type]
+    assert load_questions(listed, "gsm8k", None).source == str(tmp_path / "elsewhere.jsonl")
+    for config in (listed, unlisted):
+        assert load_questions(config, "gsm8k", str(mixed)).source == str(mixed / "gsm8k_test.jsonl")
+    for config, name in ((unlisted, "test"), (unlisted, "builtin:mini/test"), (unlisted, str(tmp_path / "elsewhere.jsonl"))):
+        with pytest.raises(UserError, match="says itself where its questions are: leave --data_dir .* out"):
+            load_questions(config, name, str(mixed))

@@ -97,6 +97,12 @@ def test_replay_takes_the_same_step(stopped: tuple[Path, str]) -> None:
     assert [example.gradient_norm is None for example in replayed.examples].count(True) == 2
 
 
+def test_replay_computes_the_loss_as_the_training_did(stopped: tuple[Path, str]) -> None:
+    """With the fused kernels where the training had them: here they cannot run, and that is said."""
+    with pytest.raises(UserError, match="system.fused_cross_entropy needs .* set it to false"):
+        replay(next(stopped[0].glob("bad_batch-*")), {"system.fused_cross_entropy": True})
+
+
 def test_the_command_shows_it_and_its_exit_code_says_so(stopped: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
     directory = next(stopped[0].glob("bad_batch-*"))
     with pytest.raises(SystemExit) as end:

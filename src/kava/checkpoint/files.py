@@ -16,6 +16,7 @@ from pathlib import Path
 from pickle import PickleError
 from typing import Any
 
+import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -196,6 +197,9 @@ def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = No
     config.model.trust_remote_code = stored
     if device:
         kava.to(device)
+    # Who loads it says so; the training's own threads are another machine's.
+    if threads := overrides.get("system.num_threads"):
+        torch.set_num_threads(threads)
     known = ("format", "method", "base", "base_fingerprint", "config", "prompt_ids")
     metadata = {key: value for key, value in content.items() if key not in known}
     reworded = not {"dataset.answer_prompt", "dataset.answer_separator"}.isdisjoint(overrides)

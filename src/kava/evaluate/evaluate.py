@@ -147,11 +147,20 @@ def load_questions(config: Config, dataset: str, data_dir: str | None, limit: in
     """The questions behind a name: in `data_dir`, else in a local directory the model was trained from, else as configured.
 
     `cot_type` asks for gold steps of that kind too.
+
+    Raises:
+        UserError: the data cannot be found or read, or `data_dir` is given for what is a path or built in.
     """
     source = config.evaluation.datasets.get(dataset, dataset)
-    local = data_dir or (config.dataset.name if Path(config.dataset.name).is_dir() else None)
-    if local and dataset in config.evaluation.datasets and not Path(source).exists() and not source.startswith("builtin:"):
-        source = local
+    found = Path(source).exists() or source.startswith("builtin:")
+    if data_dir is not None:
+        if source.startswith("builtin:") or (found and source == dataset):
+            raise UserError(
+                f"'{dataset}' says itself where its questions are: leave --data_dir {data_dir} out, or give a name such as gsm8k"
+            )
+        source = data_dir
+    elif dataset in config.evaluation.datasets and not found and Path(config.dataset.name).is_dir():
+        source = config.dataset.name
     mini, on_bad_row = config.dataset.mini, config.dataset.on_bad_row
     limit = limit or config.evaluation.max_samples
     return load_benchmark(dataset, source, on_bad_row=on_bad_row, mini=mini, limit=limit, cot_type=cot_type)

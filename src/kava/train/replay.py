@@ -22,6 +22,7 @@ from kava.checkpoint import Trained, load_checkpoint, write_weights
 from kava.data.batch_file import read_batch, write_batch
 from kava.data.collate import Batch
 from kava.errors import UserError
+from kava.losses.fused import check_fused_available
 from kava.losses.total import TERM_NAMES
 from kava.results import Record, parse_record, read_mapping
 from kava.runtime.atomic import seal, verify, write_whole
@@ -130,6 +131,9 @@ def replay(directory: str | Path, overrides: dict[str, Any] | None = None, devic
         raise UserError(f"{directory} is damaged: {problem}; copy it again")
     trained = load_checkpoint(directory / CHECKPOINT, overrides, device)
     model = trained.model.train()
+    model.backbone.fused = trained.config.system.fused_cross_entropy
+    if model.backbone.fused:
+        check_fused_available()
     saved = [read_batch(directory / _BATCH.format(index)) for index in range(report.batches)]
     total = sum(len(batch) for batch, _ in saved)
     examples: list[ReplayedExample] = []
