@@ -19,12 +19,12 @@ from kava.data.mini.words import NAMES, OBJECTS, REWORDED, TRAINED
 CONFIG = MiniDataConfig(num_train=1000, num_eval=100)
 EQUATION = re.compile(r"<<(\d+)([-+*])(\d+)=(\d+)>>")
 RECORDED = {
-    "train": "9a9b7fa61c7817c9",
-    "validation": "74e802356f8e9008",
-    "test": "b46c9f6085ab14b5",
-    "larger": "104ffffc1df8555d",
-    "rephrased": "9b930715e5cbd20a",
-    "reworded": "761c0a24a6f92331",
+    "train": "68a1c4c3825f9cca",
+    "validation": "6b53e383ba4b9de5",
+    "test": "d1ccb7fe146d22b4",
+    "larger": "847e8a87f6b925c7",
+    "rephrased": "b096045c8b1fed30",
+    "reworded": "80c7132e7e02c6db",
 }
 
 
@@ -65,12 +65,26 @@ def test_answers_follow_from_the_traces(modulus: int) -> None:
 
 @pytest.mark.parametrize("split", ["validation", "test", "larger"])
 def test_the_question_tells_the_trace(splits: dict[str, list[Example]], split: str) -> None:
-    """Without distractors, the numbers of a question are the start and the operands, in order; doubles, triples, quadruples are 2, 3, 4."""
+    """Without distractors, a question's numbers are the box, the start and the operands; doubles, triples, quadruples are 2, 3, 4."""
     spoken = {"doubles": 2, "triples": 3, "quadruples": 4}
     for example in splits[split]:
         words = [word for word in example.question.split() if word.isdigit() or word in spoken]
         steps = _numbers(example)
-        assert [spoken.get(word) or int(word) for word in words] == [steps[0][0], *(operand for _, _, operand, _ in steps)]
+        told = [spoken.get(word) or int(word) for word in words]
+        start = steps[0][0]
+        assert told[:2] in ([CONFIG.modulus, start], [start, CONFIG.modulus])
+        assert told[2:] == [operand for _, _, operand, _ in steps]
+
+
+def test_every_way_of_telling_says_when_a_box_is_full_and_asks_for_the_rest() -> None:
+    """Packing by p is what makes 3 + 4 = 2: nobody should have to look that up."""
+    for style in (TRAINED, REWORDED):
+        for start in style.start:
+            words = start.format(name="Tom", p=5, n=3, o="apples").split()
+            assert {"box", "boxes"} & set(words)
+            assert {"packs", "fill", "full"} & set(words)
+            assert ("5" in words, "3" in words) == (True, True)
+        assert all("boxes" in question.split() and "outside" in question.split() for question in style.question)
 
 
 def test_a_verb_tells_the_operation() -> None:
@@ -149,7 +163,7 @@ def test_a_pronoun_never_follows_a_sentence_about_someone_else(splits: dict[str,
     seen = 0
     for example in splits["reworded"] + splits["train"]:
         sentences = [sentence.split() for sentence in re.split(r"(?<=[.?]) ", example.question)]
-        owner = next(word for sentence in sentences if sentence[-1] == "?" for word in sentence if word in everyone)
+        owner = next(word for word in sentences[0] if word in everyone)
         for sentence, after in itertools.pairwise(sentences):
             if everyone.intersection(sentence) - {owner}:
                 seen += 1
@@ -191,7 +205,7 @@ def test_both_traces_tell_the_same() -> None:
     for split in SPLITS:
         for equation, sentence in zip(generate(split, CONFIG, limit=30), generate(split, CONFIG, "natural_language", 30), strict=True):
             assert (equation.question, equation.answer, equation.id) == (sentence.question, sentence.answer, sentence.id)
-            told = [re.search(r"so (\d+) (\w+) (\d+) leaves \w+ with (\d+)", step) for step in sentence.steps]
+            told = [re.search(r"so (\d+) (\w+) (\d+) leaves (\d+) outside the boxes", step) for step in sentence.steps]
             assert [f"<<{m[1]}{words[m[2]]}{m[3]}={m[4]}>>" for m in told if m] == list(equation.steps)
 
 

@@ -104,7 +104,7 @@ class LatentConfig(Section):
 class MiniDataConfig(Section):
     """The generator of word problems behind `dataset.name: builtin:mini`."""
 
-    modulus: int = Field(10, ge=2)
+    modulus: int = Field(10, ge=2, description="how many objects fill a box; what is outside the boxes is counted")
     min_steps: int = Field(1, ge=1)
     max_steps: int = Field(5, ge=1)
     num_train: int = Field(50_000, ge=1)

@@ -62,7 +62,7 @@ def tokenise(splits: Splits, builder: SequenceBuilder) -> Tokenised:
 
 def entry_name(splits: Splits, builder: SequenceBuilder) -> str:
     """A hash of all that decides the tokens."""
-    code = [checksum(path) for path in sorted(Path(kava.data.__path__[0]).glob("*.py"))]
+    code = [checksum(path) for path in sorted(Path(kava.data.__path__[0]).rglob("*.py"))]
     libraries = [version(name) for name in ("tokenizers", "transformers")]
     content = [code, libraries, splits.content(), _tokenizer_content(builder.tokenizer), builder.wording]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

@@ -34,7 +34,7 @@ from kava.train.last_step_accuracy import in_head_accuracy
 from kava.train.progress import Report
 from kava.train.sampler import LengthSortedSampler
 
-VERSION = 3
+VERSION = 4
 
 
 def mini_base_directory(config: Config) -> Path:

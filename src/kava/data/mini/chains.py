@@ -1,4 +1,4 @@
-"""Chains of arithmetic on a counter that wraps at p, and which split a chain belongs to."""
+"""Chains of arithmetic modulo p (what is outside boxes of p), and which split a chain belongs to."""
 
 import hashlib
 import itertools
@@ -24,7 +24,7 @@ class Chain:
     steps: tuple[tuple[Operation, int], ...]
 
     def values(self, modulus: int) -> list[int]:
-        """The counter after every step, each in 0 .. modulus-1."""
+        """What is outside the boxes after every step, each in 0 .. modulus-1."""
         value, seen = self.start, []
         for operation, operand in self.steps:
             value = {"+": value + operand, "-": value - operand, "*": value * operand}[operation] % modulus
@@ -34,7 +34,7 @@ class Chain:
 
 @lru_cache
 def operands(modulus: int) -> dict[Operation, tuple[int, ...]]:
-    """The operands in 0 .. modulus-1 of each operation that change the counter; factors are coprime to the modulus, so nothing is lost."""
+    """The operands in 0 .. modulus-1 of each operation that change the rest; factors are coprime to the modulus, so nothing is lost."""
     shifts = tuple(range(1, modulus))
     factors = tuple(n for n in range(2, modulus) if math.gcd(n, modulus) == 1)
     choices: dict[Operation, tuple[int, ...]] = {"+": shifts, "-": shifts, "*": factors}

@@ -1,11 +1,14 @@
 """The built-in word problems of the mini experiment: as many as wanted, from a seed, without a download.
 
-    Tom has 7 apples . He finds 5 more . Then he gives 3 apples to a friend . How many apples does Tom have ?
-    <<7+5=2>> <<2-3=9>>                       9
+    Tom packs apples in boxes of 5 and has 4 left . He finds 2 more . Then he gives 3 apples to a friend .
+    How many apples are outside the boxes ?
 
-Arithmetic is on a counter that wraps at p (`MiniDataConfig.modulus`; 10 above): all results are in 0 .. p-1, so the answer is one token
-of a closed vocabulary and cannot be guessed from the size of the numbers. A problem chains min_steps .. max_steps operations: add,
-subtract, and multiply by a factor coprime to p.
+    <<4+2=1>> <<1-3=3>>     3
+
+p objects fill a box (`MiniDataConfig.modulus`; 5 above), and what is outside the boxes is counted: 4 and 2 are 6, which is a box and 1;
+to give 3 of 1 away a box is opened, 5 + 1 - 3 = 3. So all results are in 0 .. p-1: the answer is one token of a closed
+vocabulary and cannot be guessed from the size of the numbers. A problem chains min_steps .. max_steps operations: add, subtract, and
+multiply by a factor coprime to p.
 
 Splits share no chain of operations with train, nor validation with the others: chains, their numbers reduced modulo p, go to train
 (90 %), validation or test by a hash. `larger`, `rephrased` and `reworded` tell chains of the test group otherwise, so that a difference
@@ -19,8 +22,13 @@ from dataclasses import dataclass
 from kava.config import MiniDataConfig
 from kava.data.example import CotType, Example
 from kava.data.mini import words
-from kava.data.mini.chains import Chain, Group, lift, sample_chain
+from kava.data.mini.chains import Chain, Group, Operation, lift, sample_chain
 
+# The project's example, wherever one is printed: a chain of the test group, whose answer is 3.
+EXAMPLE = (
+    "Tom packs apples in boxes of 5 and has 4 left . He finds 2 more . Then he gives 3 apples to a friend . "
+    "How many apples are outside the boxes ?"
+)
 _PRONOUN_RATE = 0.7
 
 
@@ -99,7 +107,7 @@ def _problem(plan: _Plan, config: MiniDataConfig, cot_type: CotType, length: int
     return Example(question, _trace(scene, chain, phrases, values, cot_type), str(values[-1]), identity)
 
 
-def _choose_phrase(style: words.Style, operation: str, operand: int, rng: random.Random) -> words.Phrase:
+def _choose_phrase(style: words.Style, operation: Operation, operand: int, rng: random.Random) -> words.Phrase:
     return rng.choice([phrase for phrase in style.operations[operation] if "{m}" not in phrase.sentence or operand in words.FACTOR_VERBS])
 
 
@@ -107,7 +115,7 @@ def _tell(
     style: words.Style, scene: _Scene, chain: Chain, phrases: list[words.Phrase], distracted: bool, modulus: int, rng: random.Random
 ) -> str:
     """The whole question; a pronoun never follows a sentence about someone else."""
-    sentences = [rng.choice(style.start).format(name=scene.name, n=chain.start, o=scene.objects)]
+    sentences = [rng.choice(style.start).format(name=scene.name, p=modulus, n=chain.start, o=scene.objects)]
     someone_else = rng.randint(0, len(phrases)) if distracted else None
     for index, (phrase, (_, operand)) in enumerate(zip(phrases, chain.steps, strict=True)):
         if index == someone_else:
@@ -141,7 +149,6 @@ def _trace(scene: _Scene, chain: Chain, phrases: list[words.Phrase], values: lis
             word=words.OPERATION_WORDS[operation],
             n=operand,
             r=result,
-            o=scene.objects,
         )
         for a, (operation, operand), result, phrase in steps
     )

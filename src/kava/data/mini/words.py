@@ -1,11 +1,13 @@
 """Words of the built-in word problems: names, objects and sentence templates, every word and mark separated by spaces.
 
-Slots: {S} subject at the beginning of a sentence, {s} inside one (name or pronoun), {name} the person, {o} the objects, {n} a number,
-{m} a factor as a verb, {other} and {x} another person and other objects.
+Slots: {S} subject at the beginning of a sentence, {s} inside one (name or pronoun), {name} the person, {o} the objects, {p} how many of
+them fill a box, {n} a number, {m} a factor as a verb, {other} and {x} another person and other objects.
 `REWORDED` uses no word that the training templates do not use, in sentences that they do not have.
 """
 
 from dataclasses import dataclass
+
+from kava.data.mini.chains import Operation
 
 NAMES = {
     "He": ("Tom", "Ben", "Sam", "Max", "Leo", "Jack", "Adam", "Omar", "Ivan", "Hugo", "Liam", "Noah"),
@@ -15,7 +17,7 @@ OBJECTS = (
     "apples", "pears", "plums", "lemons", "shells", "stones", "coins", "cards", "books", "pens", "cups", "hats",
     "keys", "balls", "stamps", "marbles", "beads", "boats", "kites", "flags", "bells", "ropes", "masks", "tiles",
 )  # fmt: skip
-OPERATION_WORDS = {"+": "plus", "-": "minus", "*": "times"}
+OPERATION_WORDS: dict[Operation, str] = {"+": "plus", "-": "minus", "*": "times"}
 FACTOR_VERBS = {2: "doubles", 3: "triples", 4: "quadruples"}
 
 
@@ -32,20 +34,20 @@ class Style:
     """All templates of one way of telling problems."""
 
     start: tuple[str, ...]
-    operations: dict[str, tuple[Phrase, ...]]
+    operations: dict[Operation, tuple[Phrase, ...]]
     question: tuple[str, ...]
 
 
 DISTRACTORS = ("{other} has {n} {x} .", "{other} buys {n} {x} .", "{other} loses {n} {x} .", "Then {other} finds {n} more {x} .")
-TRACE = "{name} {verb} , so {a} {word} {n} leaves {name} with {r} {o} ."
+TRACE = "{name} {verb} , so {a} {word} {n} leaves {r} outside the boxes ."
 
 TRAINED = Style(
     start=(
-        "{name} has {n} {o} .",
-        "{name} starts with {n} {o} .",
-        "At first {name} has {n} {o} .",
-        "{name} has {n} {o} at first .",
-        "{name} finds a box of {n} {o} .",
+        "{name} packs {o} in boxes of {p} and has {n} left .",
+        "{name} packs every {p} {o} in a box and has {n} more .",
+        "Every {p} {o} fill a box , and {name} has {n} more .",
+        "At first {name} has full boxes of {p} {o} and {n} left .",
+        "{name} starts with {n} {o} left and packs every {p} in a box .",
     ),
     operations={
         "+": (
@@ -66,28 +68,28 @@ TRAINED = Style(
         "*": (
             Phrase("{S} multiplies the {o} by {n} .", "multiplies by {n}"),
             Phrase("Then {s} has {n} times as many {o} .", "has {n} times as many"),
-            Phrase("Later the number of {o} grows {n} times .", "gets {n} times as many"),
-            Phrase("After that , {s} makes it {n} times as many .", "makes it {n} times as many"),
+            Phrase("Later the {o} become {n} times as many .", "has {n} times as many"),
+            Phrase("After that , {s} makes them {n} times as many .", "makes them {n} times as many"),
             Phrase("{S} {m} the {o} .", "{m} the {o}"),
         ),
     },
     question=(
-        "How many {o} does {name} have ?",
-        "How many {o} does {name} have now ?",
-        "How many {o} does {name} have after that ?",
-        "What is the number of {o} that {name} has ?",
-        "Now what is the number of {o} that {name} has ?",
-        "How many {o} are left for {name} ?",
-        "After all of that , how many {o} does {name} have ?",
+        "How many {o} are outside the boxes ?",
+        "How many {o} are outside the boxes now ?",
+        "How many {o} are outside full boxes after that ?",
+        "What is the number of {o} outside the boxes ?",
+        "Now what is the number of {o} outside the boxes ?",
+        "How many {o} does {name} have outside full boxes ?",
+        "After all of that , how many {o} are outside full boxes ?",
     ),
 )
 
 # Trained verbs in sentences that training has for other verbs only.
 REWORDED = Style(
     start=(
-        "At first {name} starts with {n} {o} .",
-        "{name} has a box of {n} {o} .",
-        "{name} starts with a box of {n} {o} .",
+        "At first {name} packs {o} in boxes of {p} and has {n} more .",
+        "{name} starts with full boxes of {p} {o} and {n} left .",
+        "{name} has {n} {o} left and every {p} fill a box .",
     ),
     operations={
         "+": (
@@ -106,15 +108,15 @@ REWORDED = Style(
         "*": (
             Phrase("Then {s} multiplies the {o} by {n} .", "multiplies by {n}"),
             Phrase("After that , {s} has {n} times as many .", "has {n} times as many"),
-            Phrase("Then the number of {o} grows {n} times .", "gets {n} times as many"),
-            Phrase("{S} makes it {n} times as many .", "makes it {n} times as many"),
+            Phrase("Then the {o} become {n} times as many .", "has {n} times as many"),
+            Phrase("{S} makes them {n} times as many .", "makes them {n} times as many"),
             Phrase("Later {s} {m} the {o} .", "{m} the {o}"),
         ),
     },
     question=(
-        "Now how many {o} are left for {name} ?",
-        "After that , how many {o} does {name} have ?",
-        "What is the number of {o} that {name} has now ?",
+        "Now how many {o} are outside full boxes ?",
+        "After that , how many {o} does {name} have outside the boxes ?",
+        "What is the number of {o} outside full boxes now ?",
     ),
 )
 
