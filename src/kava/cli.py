@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "evaluate": ("kava.commands.evaluate", "Evaluate", "accuracy and efficiency of a checkpoint"),
     "run-multi-seed": ("kava.commands.run_multi_seed", "RunMultiSeed", "train, evaluate and aggregate several seeds of one configuration"),
     "reproduce": ("kava.commands.reproduce", "Reproduce", "a suite of methods x data sets x seeds, and its tables"),
+    "try": ("kava.commands.first_answer", "FirstAnswer", "one question to the trained model of the package, in seconds"),
     "demo": ("kava.commands.demo", "Demo", "the mini experiment in minutes: train, evaluate, look inside"),
     "aggregate": ("kava.commands.aggregate", "Aggregate", "mean and deviation over the seeds of one configuration"),
     "format-results": ("kava.commands.format_results", "FormatResults", "LaTeX and CSV tables, ours beside the reference numbers"),

@@ -1,7 +1,7 @@
 """Inference: read a question, think in latents (or in words, or not at all), write the answer; batched and cached.
 
 reasoner = Reasoner(model, builder)
-reasoner.generate(["Tom has 7 apples . He finds 5 more . How many apples does Tom have ?"])
+reasoner.generate([kava.data.mini.problems.EXAMPLE])[0].text
 """
 
 import math

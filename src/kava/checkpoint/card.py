@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from kava.config import Config
+from kava.data.mini.problems import EXAMPLE
 from kava.methods import METHODS
 from kava.results import Result
 
@@ -37,6 +38,7 @@ def render_card(config: Config, base: str, metadata: dict[str, Any], results: Se
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, autoescape=False)
     content = config.to_dict()
     thinks = METHODS[config.method].thinks
+    provenance = metadata.get("provenance") or {}
     return environment.from_string(template).render(
         header=yaml.safe_dump(_header(config, base, results, name), sort_keys=False, allow_unicode=True).strip(),
         title=f"{config.method} on {_short(base)}",
@@ -46,6 +48,10 @@ def render_card(config: Config, base: str, metadata: dict[str, Any], results: Se
         latents=config.latent.num_tokens if thinks else 0,
         step=metadata.get("step"),
         data=metadata.get("data"),
+        command=provenance.get("command_line"),
+        commit=provenance.get("commit"),
+        # The only data whose questions are known here.
+        question=EXAMPLE if config.dataset.name == "builtin:mini" else "YOUR QUESTION",
         name=name or "PATH_OR_HUB_NAME",
         results=[*_validation(metadata), *map(_row, results)],
         settings={key: _at(content, key) for key in _SHOWN if config.lora.enabled or not key.startswith("lora.")},

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kava.checkpoint.card import is_local, render_card
+from kava.checkpoint.shipped import located
 from kava.config import Config, build_config
 from kava.config.differences import flatten
 from kava.data.sequences import SPECIAL_TOKENS, SequenceBuilder, builder_of
@@ -143,7 +144,7 @@ def read_kava_config(directory: str | Path) -> dict[str, Any]:
     Raises:
         UserError: there is no such checkpoint, or its configuration cannot be read.
     """
-    path = Path(directory) / KAVA_CONFIG
+    path = located(directory) / KAVA_CONFIG
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -168,7 +169,7 @@ def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = No
     """Load a checkpoint for inference or further training.
 
     Args:
-        directory: what `save_checkpoint` wrote.
+        directory: what `save_checkpoint` wrote, or `builtin:mini`, the trained model of the package.
         overrides: dotted configuration keys to change, such as `latent.num_iterations`. `model.name` says where an adapter's base is
             now: its weights must be those it was trained on, its name need not.
         device: where the model goes (default: stays on the CPU).
@@ -176,7 +177,7 @@ def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = No
     Raises:
         UserError: it is missing, damaged, or its base model cannot be found.
     """
-    directory, overrides = Path(directory), dict(overrides or {})
+    directory, overrides = located(directory), dict(overrides or {})
     recover(directory)
     content = read_kava_config(directory)
     problem = verify(directory)

@@ -23,7 +23,7 @@ def open_checkpoint(
     """Load a trained model, ready to answer.
 
     Args:
-        name: a checkpoint, the directory of a run that has a best one, or a hub name.
+        name: a checkpoint, the directory of a run that has a best one, a hub name, or `builtin:mini`, the trained model of the package.
         overrides: dotted configuration keys to change, such as `latent.num_iterations`; `system.device` chooses where it runs.
         device: "cpu", "cuda", "cuda:N"; default: a GPU where there is one.
         revision: branch, tag or commit on the hub.

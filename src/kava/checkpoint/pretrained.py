@@ -1,7 +1,7 @@
 """Trained models the way transformers' users expect them: by path or hub name, and back to either.
 
-model = KavaForCausalLM.from_pretrained("outputs/mini/best_checkpoint")
-model.answer(["Tom has 7 apples . He finds 5 more . How many apples does Tom have ?"])[0].text
+model = KavaForCausalLM.from_pretrained("builtin:mini")
+model.answer([kava.data.mini.problems.EXAMPLE])[0].text   # 3
 model.push_to_hub("me/kava-llama-1b")
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 
 from kava.checkpoint import CARD, KAVA_CONFIG, Trained, load_checkpoint, read_kava_config, save_checkpoint
 from kava.checkpoint.card import is_local, render_card
+from kava.checkpoint.shipped import located
 from kava.errors import UserError
 from kava.generate import Generation, Reasoner
 from kava.results import Result, read_result
@@ -39,7 +40,7 @@ class KavaForCausalLM:
         """Load a checkpoint from a directory or the hub.
 
         Args:
-            name: a checkpoint's directory, or a hub name.
+            name: a checkpoint's directory, a hub name, or `builtin:mini`, the trained model of the package.
             device: where the model goes (default: stays on the CPU).
             revision: branch, tag or commit on the hub.
             overrides: dotted configuration keys to change, such as `latent.num_iterations`.
@@ -47,7 +48,8 @@ class KavaForCausalLM:
         Raises:
             UserError: there is no such checkpoint, or it is damaged, or its base model cannot be found.
         """
-        directory = Path(name) if Path(name).is_dir() else _download(str(name), revision)
+        place = located(name)
+        directory = place if place.is_dir() else _download(str(name), revision)
         return cls(load_checkpoint(directory, overrides, device), _results_beside(directory))
 
     def answer(self, questions: Sequence[str], **options: Any) -> list[Generation]:

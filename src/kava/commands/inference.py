@@ -48,9 +48,15 @@ class Inference:
         max_new_tokens = self.max_new_tokens or trained.config.evaluation.max_new_tokens
         use_latent = self.use_latent and not self.no_latent
         if self.mode == "interactive":
-            Session(reasoner, max_new_tokens, self.temperature, use_latent).run()
+            Session(reasoner, max_new_tokens, self.temperature, use_latent, trained.config).run()
             return
         questions = [*self.questions, *(read_questions(self.input_file) if self.input_file else [])]
         answer_file(
-            reasoner, questions, self.output_file, max_new_tokens=max_new_tokens, temperature=self.temperature, use_latent=use_latent
+            reasoner,
+            questions,
+            self.output_file,
+            max_new_tokens=max_new_tokens,
+            temperature=self.temperature,
+            use_latent=use_latent,
+            config=trained.config,
         )

@@ -2,6 +2,9 @@
 
 from kava.config import Config
 from kava.data.example import Example
+from kava.data.mini.problems import EXAMPLE
+from kava.data.mini.recognise import PIECE, doubt
+from kava.data.sequences import SequenceBuilder
 from kava.errors import UserError
 from kava.generate import Reasoner
 
@@ -13,14 +16,35 @@ def checked_question(reasoner: Reasoner, question: str, config: Config) -> str:
         UserError: it is empty, or longer than the model was trained for.
     """
     if not question.strip():
-        raise UserError("the question is empty; ask something such as: " + _EXAMPLE)
+        raise UserError("the question is empty; ask something such as: '" + EXAMPLE + "'")
     tokens, limit = len(reasoner.builder.question_ids(question)), config.dataset.max_length
     if tokens > limit:
         raise UserError(f"the question has {tokens} tokens, but the model was trained on at most {limit} (dataset.max_length); shorten it")
     return question
 
 
-_EXAMPLE = "'Tom has 3 apples . He finds 4 more apples . How many apples does Tom have ?'"
+_SHOWN = 4
+
+
+def why_unknowable(builder: SequenceBuilder, config: Config, question: str) -> str | None:
+    """Why an answer to this question would be a guess, as a sentence; None where nothing speaks against it.
+
+    A question can hold words that the tokenizer does not have (they are all one token), and a model of the built-in problems
+    knows no others.
+    """
+    unknown = _unknown_words(builder, question)
+    if unknown:
+        more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+        shown = ", ".join(f"'{word}'" for word in unknown[:_SHOWN])
+        return f"this model has no words for {shown}{more}"
+    return doubt(question, config.dataset.mini) if config.dataset.name == "builtin:mini" else None
+
+
+def _unknown_words(builder: SequenceBuilder, question: str) -> list[str]:
+    tokenizer = builder.tokenizer
+    if tokenizer.unk_token_id is None or tokenizer.unk_token_id not in builder.question_ids(question):
+        return []
+    return list(dict.fromkeys(piece for piece in PIECE.findall(question) if tokenizer.unk_token_id in builder.question_ids(piece)))
 
 
 def own_example(question: str, number: int) -> Example:

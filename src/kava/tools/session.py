@@ -16,6 +16,7 @@ from kava.checkpoint import Trained
 from kava.config import Config
 from kava.data.sources.readers import BadRow, read_rows
 from kava.errors import UserError
+from kava.explain.questions import why_unknowable
 from kava.explain.readout import Readout, read_latents
 from kava.generate import Generation, Reasoner
 from kava.results import write_text
@@ -60,10 +61,19 @@ class Session:
         reasoner: the model.
         max_new_tokens, temperature: of the generation.
         use_latent: think in latents; False writes the chain of thought.
+        config: what it was trained with, by which questions are told that it cannot know.
     """
 
-    def __init__(self, reasoner: Reasoner, max_new_tokens: int, temperature: float = 0.0, use_latent: bool = True) -> None:
+    def __init__(
+        self,
+        reasoner: Reasoner,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        use_latent: bool = True,
+        config: Config | None = None,
+    ) -> None:
         self.reasoner = reasoner
+        self.config = config
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
         self.use_latent = use_latent
@@ -138,6 +148,9 @@ class Session:
             self.console.print(Text(generation.text, style="dim"))
         cost = f"{generation.forward_passes} forward passes, {generation.generated_tokens} tokens, {seconds:.2f} s"
         self.console.print(Text(f"answer: {answer or '(no number)'}", style="bold").append(f"   {cost}", style="dim"))
+        reason = why_unknowable(self.reasoner.builder, self.config, question) if self.config else None
+        if reason:
+            self.console.print(Text(f"a guess: {reason}", style="yellow"))
         return generation
 
     def trace(self) -> None:
@@ -162,11 +175,18 @@ def readout_table(readout: Readout) -> Table:
 
 
 def answer_file(
-    reasoner: Reasoner, questions: Iterable[str], output: str | None, *, max_new_tokens: int, temperature: float, use_latent: bool
+    reasoner: Reasoner,
+    questions: Iterable[str],
+    output: str | None,
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    use_latent: bool,
+    config: Config | None = None,
 ) -> None:
     """Answer questions in batches; one JSON object a line, to a file or to standard output.
 
-    As many rows come out as went in: a blank question has no answer.
+    As many rows come out as went in: a blank question has no answer, and one that the model cannot know a field `guess` with the reason.
     """
     questions = list(questions)
     asked = [question for question in questions if question.strip()]
@@ -187,6 +207,8 @@ def answer_file(
             "forward_passes": generation.forward_passes,
             "generated_tokens": generation.generated_tokens,
         }
+        reason = why_unknowable(reasoner.builder, config, question) if config else None
+        row |= {"guess": reason} if reason else {}
         lines.append(json.dumps(row, ensure_ascii=False))
     text = "\n".join(lines) + "\n"
     if output is None:

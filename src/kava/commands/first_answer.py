@@ -1,0 +1,22 @@
+"""`kava try`."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+
+@dataclass
+class FirstAnswer:
+    """Ask the trained mini model of the package one question: what its latents decode to, beside the chain that it writes."""
+
+    question: Annotated[str | None, tyro.conf.Positional] = None
+    """Your own question (default: an example)."""
+    checkpoint: str = "builtin:mini"
+    """Another checkpoint of a method with latents, or the directory of a run that has a best_checkpoint."""
+
+    def run(self) -> None:
+        from kava.checkpoint import open_checkpoint
+        from kava.tools.first_answer import show
+
+        show(open_checkpoint(self.checkpoint), self.checkpoint, self.question)

@@ -1,0 +1,110 @@
+"""One question, answered in latents and in words, on one screen of 80 columns and about 20 lines: `kava try`."""
+
+import time
+from textwrap import wrap
+
+from rich.console import Console
+from rich.text import Text
+
+from kava.checkpoint import Trained
+from kava.data.answers import answers_equal
+from kava.data.mini.problems import EXAMPLE
+from kava.data.mini.recognise import read_question, worked_out
+from kava.errors import UserError
+from kava.explain.questions import checked_question, why_unknowable
+from kava.explain.readout import Readout, read_latents
+from kava.generate import Generation, Reasoner
+
+WIDTH = 80
+_SURE = 0.5
+_ITERATION = 10
+
+
+def show(trained: Trained, name: str, question: str | None = None) -> None:
+    """Ask and print.
+
+    Args:
+        trained: a model of a method with latents.
+        name: what the user called it.
+        question: None takes the example of the built-in problems.
+
+    Raises:
+        UserError: the method has no latents, or the question is empty or too long.
+    """
+    if not trained.model.method.thinks:
+        raise UserError(f"method {trained.model.method.name} has no latents to show; give a checkpoint of kava, pccot, codi or coconut")
+    config = trained.config
+    reasoner = trained.reasoner()
+    question = EXAMPLE if question is None else checked_question(reasoner, question, config)
+    console = Console(width=WIDTH, highlight=False)
+    console.print(Text("\n".join(wrap(" ".join(question.split()), WIDTH)), style="bold"))
+    console.print()
+    for line in grid(read_latents(reasoner, question, top_k=1)):
+        console.print(line)
+    console.print()
+    gold, steps = _gold(trained, question)
+    for title, use_latent in (("in latents", True), ("in words", False)):
+        generation, seconds = _timed(reasoner, question, use_latent, config.evaluation.max_new_tokens)
+        console.print(_row(title, generation, seconds, gold, trained))
+    if gold is not None:
+        console.print(Text("\n".join(wrap(f"{'by hand':<12}{gold:<6}{steps}", WIDTH, subsequent_indent=" " * 18))))
+    reason = why_unknowable(trained.builder, config, question)
+    if reason:
+        console.print(Text("\n".join(wrap(f"a guess: {reason}", WIDTH)), style="yellow"))
+    console.print()
+    console.print(Text(f'your own question: kava try "..."   a page to play with: kava play {name}', style="dim"))
+
+
+def grid(readout: Readout) -> list[Text]:
+    """What the latents decode to: a line per iteration under a title, as many latents as fit; unsure tokens dim."""
+    last = len(readout.tokens) - 1
+    shown = min(len(readout.tokens[0]), (WIDTH - _ITERATION) // 4)
+    cell = min((WIDTH - _ITERATION) // shown, 7)
+    lines = [Text(f"what the latents decode to, 1 to {shown} of {len(readout.tokens[0])} (dim: less than half sure)")]
+    for number, (latents, chances) in enumerate(zip(readout.tokens, readout.probabilities, strict=True)):
+        name = "prefill" if number == 0 and last else f"pass {number}"
+        line = Text(f"{name:<{_ITERATION}}")
+        for tokens, sure in zip(latents[:shown], chances[:shown], strict=True):
+            line.append(f"{_short(tokens[0], cell - 1):<{cell}}", style="" if sure[0] >= _SURE else "dim")
+        line.rstrip()
+        lines.append(line)
+    return lines
+
+
+def _short(token: str, width: int) -> str:
+    """A token cut to a cell; of <eos> and its like the brackets go first."""
+    return token[:width] if len(token) <= width else token.strip("<>")[:width]
+
+
+def _timed(reasoner: Reasoner, question: str, use_latent: bool, max_new_tokens: int) -> tuple[Generation, float]:
+    """The best of three after a first one, which pays for what a process does once."""
+    best = float("inf")
+    for number in range(4):
+        started = time.perf_counter()
+        generation = reasoner.generate([question], max_new_tokens=max_new_tokens, use_latent=use_latent)[0]
+        best = min(best, time.perf_counter() - started if number else best)
+    return generation, best
+
+
+def _gold(trained: Trained, question: str) -> tuple[str | None, str]:
+    """The answer of a built-in problem and how to get it; None for any other question."""
+    modulus = trained.config.dataset.mini.modulus
+    chain = read_question(question, modulus) if trained.config.dataset.name == "builtin:mini" else None
+    if chain is None:
+        return None, ""
+    return str([chain.start, *chain.values(modulus)][-1]), worked_out(chain, modulus)
+
+
+def _row(title: str, generation: Generation, seconds: float, gold: str | None, trained: Trained) -> Text:
+    answer = generation.answer
+    line = Text(f"{title:<12}")
+    line.append(f"{answer or '-':<6}", style="bold")
+    if gold is not None:
+        right = answers_equal(answer, gold)
+        line.append(f"{'right' if right else 'wrong':<7}", style="green" if right else "red")
+    line.append(f"{generation.forward_passes} passes, {1000 * seconds:.0f} ms", style="dim")
+    written = " ".join(generation.text.rpartition(trained.config.dataset.answer_prompt)[0].split())
+    if written:
+        line.append(f"   wrote {written}")
+    line.truncate(WIDTH, overflow="ellipsis")
+    return line
