@@ -1,4 +1,4 @@
-"""The same seed gives the same run: 20 steps of the Trainer against values recorded in loss_curves.json.
+"""The same seed gives the same run: 20 steps of the loop against values recorded in loss_curves.json.
 
 After a change that is meant to move them:
 
@@ -14,18 +14,20 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PrinterCallback, set_seed
+from transformers import set_seed
 
-from kava.checkpoint import Trained
 from kava.data.sequences import SPECIAL_TOKENS
+from kava.losses.total import TERM_NAMES
 from kava.methods import METHODS
 from kava.model.backbone import Backbone
 from kava.model.build import add_lora, settings_of
 from kava.model.kava import KavaModel
 from kava.model.projection import build_projection
-from kava.train.arguments import training_arguments
+from kava.train.batches import StepBatches
+from kava.train.curriculum import Curriculum
+from kava.train.loop import Loop
 from kava.train.prepare import build_collator
-from kava.train.trainer import TERM_NAMES, KavaTrainer
+from kava.train.progress import Report
 from tiny import lora_config, mini_builder, mini_examples, mini_tokenizer, tiny_lm
 
 RECORDED = Path(__file__).parent / "loss_curves.json"
@@ -53,8 +55,8 @@ COMMON = {
 Curve = list[dict[str, float]]
 
 
-def make_trainer(name: str, output_dir: Path, examples: int = 64, **overrides: Any) -> KavaTrainer:
-    """The Trainer on a tiny model and the built-in problems."""
+def make_loop(name: str, output_dir: Path, examples: int = 64, **overrides: Any) -> Loop:
+    """The loop on a tiny model and the built-in problems."""
     method, _, kind = name.partition("-")
     config = lora_config(**{**COMMON, "method": method, "model.name": str(output_dir), **RUNS[name], **overrides})
     builder = mini_builder()
@@ -65,25 +67,17 @@ def make_trainer(name: str, output_dir: Path, examples: int = 64, **overrides: A
     projection = build_projection(METHODS[method].uses_projection, embedding.weight.shape[1], embedding)
     wrapped = add_lora(causal_lm, special_ids, config) if config.lora.enabled else causal_lm
     model = KavaModel(Backbone(wrapped, special_ids), projection, METHODS[method], settings_of(config))
-    arguments = training_arguments(config, output_dir, [], "curve")
-    arguments.eval_strategy = arguments.save_strategy = "no"
-    trainer = KavaTrainer(
-        Trained(model, builder.tokenizer, config, "tiny"),
-        validate=lambda: pytest.fail("nothing is validated here"),
-        args=arguments,
-        train_dataset=[builder.encode(example) for example in mini_examples(examples)],
-        data_collator=build_collator(config, builder),
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+    encoded = [builder.encode(example) for example in mini_examples(examples)]
+    batches = StepBatches(encoded, Curriculum(build_collator(config, builder)), config.training, torch.device("cpu"))
+    return Loop(model, config, batches, Report(output_dir / "train.log", "curve", quiet=True))
 
 
 def run(name: str, output_dir: Path, seed: int = 42) -> Curve:
     """Losses, their terms, gradient norm and learning rate of every step."""
-    trainer = make_trainer(name, output_dir, **{"training.seed": seed})
-    trainer.train()
+    loop = make_loop(name, output_dir, **{"training.seed": seed})
+    loop.run()
     keys = ("loss", *TERM_NAMES, "grad_norm", "learning_rate")
-    return [{key: entry[key] for key in keys if key in entry} for entry in trainer.state.log_history if "loss" in entry]
+    return [{key: entry[key] for key in keys if key in entry} for entry in loop.state.log_history if "loss" in entry]
 
 
 def environment() -> dict[str, str]:
@@ -129,11 +123,11 @@ def test_two_batches_of_four_are_one_batch_of_eight(tmp_path: Path) -> None:
         }
         batches = {"batch_size": size, "gradient_accumulation_steps": accumulation, "weight_decay": 0.0}
         settings = {f"training.{name}": value for name, value in {**schedule, **batches}.items()}
-        trainer = make_trainer("kava", tmp_path, examples=8, **settings, **{"lora.dropout": 0.0})
-        before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
-        trainer.train()
-        moved.append({name: parameter.detach() - before[name] for name, parameter in trainer.model.named_parameters() if name in before})
-        logged.append({name: trainer.state.log_history[0][name] for name in ("loss", *TERM_NAMES, "grad_norm")})
+        loop = make_loop("kava", tmp_path, examples=8, **settings, **{"lora.dropout": 0.0})
+        before = {name: parameter.detach().clone() for name, parameter in loop.model.named_parameters() if parameter.requires_grad}
+        loop.run()
+        moved.append({name: parameter.detach() - before[name] for name, parameter in loop.model.named_parameters() if name in before})
+        logged.append({name: loop.state.log_history[0][name] for name in ("loss", *TERM_NAMES, "grad_norm")})
     scale = max(float(change.abs().max()) for change in moved[0].values())
     for other, terms in zip(moved[1:], logged[1:], strict=True):
         assert terms == pytest.approx(logged[0], rel=1e-5)

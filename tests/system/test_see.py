@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,9 +18,11 @@ from rich.console import Console
 from kava.cli import main
 from kava.config import Config, load_config
 from kava.errors import UserError
+from kava.explain.pictures import cache_pictures
 from kava.explain.record import read_explanation
 from kava.report.runs import read_scalars
 from kava.train.progress import Report, summary_table
+from kava.train.state import State
 from kava.train.tracking import checked_trackers
 from kava.train.train import train
 
@@ -42,7 +43,7 @@ def config() -> Config:
 
 
 def trackers() -> list[str]:
-    """Those that are installed; the Trainer's TensorBoard is a dependency."""
+    """Those that are installed; TensorBoard is a dependency."""
     found = ["tensorboard"]
     for name in ("wandb", "trackio"):
         try:
@@ -67,7 +68,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             patch.setattr(trackio.utils, "TRACKIO_DIR", root / "trackio")
             patch.setattr("trackio.sqlite_storage.TRACKIO_DIR", root / "trackio", raising=False)
         with (root / "said.txt").open("w") as said, redirect_stderr(said):
-            train(config(), root / "run", report_to=trackers(), name="mini")
+            train(config(), root / "run", report_to=trackers(), name="mini", pictures=cache_pictures)
     return root / "run"
 
 
@@ -140,6 +141,7 @@ def test_wandb_without_a_login_is_one_sentence(tmp_path: Path) -> None:
     script = """
 import wandb
 from kava.cli import main
+from kava.train.state import State
 from kava.train.tracking import naming_wandb_errors
 import kava.commands.train
 def run(self):
@@ -196,15 +198,15 @@ def test_a_terminal_gets_a_bar_and_a_final_table(tmp_path: Path) -> None:
     report = Report(tmp_path / "train.log", "一个 run")
     screen = io.StringIO()
     report.console = Console(file=screen, force_terminal=True, width=160)
-    state = SimpleNamespace(
-        global_step=2, max_steps=8, is_world_process_zero=True, best_metric=0.25,
+    state = State(
+        global_step=2, max_steps=8, best_metric=0.25,
         log_history=[{"loss": 2.0, "kv": 0.5, "step": 2}, {"loss": 1.5, "examples_per_second": 64.0}, {"eval_accuracy": 0.25}],
     )  # fmt: skip
-    report.on_train_begin(None, state, None)
+    report.begin(state)
     state.global_step = 4
-    report.on_step_end(None, state, None)
-    report.on_log(None, state, None, logs={"loss": 1.5, "kv": 0.5, "examples_per_second": 64.0})
-    report.on_train_end(None, state, None)
+    report.step(state)
+    report.log(state, {"loss": 1.5, "kv": 0.5, "examples_per_second": 64.0})
+    report.end(state)
     shown = screen.getvalue()
     for words in ("一个 run", "4/8", "kv 0.5", "examples/s 64", "min left", "best validation accuracy", "25.0 %"):
         assert words in shown, words

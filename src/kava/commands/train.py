@@ -45,11 +45,12 @@ class Train:
             from kava.config.quick_test import quick_test
 
             config = quick_test(config, self.overrides)
+        from kava.explain.pictures import cache_pictures
         from kava.train.train import train
 
         trackers = [*self.report_to, *(["wandb"] if self.use_wandb else [])]
         how = {"resume": self.resume, "overwrite": self.overwrite, "quick_test": self.quick_test}
-        outcome = train(config, output_dir, name=path.stem, report_to=trackers, **how)
+        outcome = train(config, output_dir, name=path.stem, report_to=trackers, pictures=cache_pictures, **how)
         leave()
         if not is_main():
             return outcome.exit_code

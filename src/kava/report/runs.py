@@ -17,7 +17,7 @@ from kava.experiment.aggregate import SeedResults, combine
 from kava.experiment.aggregate_file import Aggregate
 from kava.explain.record import EXPLANATION, Explanation, read_explanation
 from kava.results import Result, Row, read_result, read_rows, rows_path
-from kava.train.arguments import LOGS
+from kava.train.run_directory import LOGS
 
 _SEED = re.compile(r"(^|[/_-])seed[_-]?\d+$")
 # Settings that change what is logged or how fast it runs, but not what is learnt.

@@ -1,1 +1,1 @@
-"""Training: the Hugging Face Trainer, with our losses, validation by generation, and checkpoints that are whole or absent."""
+"""Training: the loop, its batches, optimizer, checkpoints that are whole or absent, and whoever follows it."""

@@ -13,11 +13,6 @@ from kava.data.sequences import EncodedExample
 from kava.methods import METHODS
 
 
-def hand_on(examples: list[EncodedExample]) -> list[EncodedExample]:
-    """The data collator of a method with a curriculum: batches are built when their step is known."""
-    return examples
-
-
 @dataclass(frozen=True)
 class Schedule:
     """When the stages of a run begin: stage s after s x `steps_per_stage` optimizer steps, up to stage `last`, of `total_steps`."""
@@ -89,12 +84,13 @@ def unending(config: Config, rows: int, longest_trace: int, num_processes: int =
 
 @dataclass(frozen=True)
 class Curriculum:
-    """Builds the batches of a step at the stage of that step."""
+    """Builds the batches of a step at the stage of that step; without a schedule there is one stage."""
 
     collator: Collator
-    schedule: Schedule
+    schedule: Schedule | None = None
 
-    def collate(self, examples: Sequence[EncodedExample], step: int) -> Batch:
+    def __call__(self, examples: Sequence[EncodedExample], step: int) -> Batch:
         """A batch of the optimizer step that follows `step` others."""
-        self.collator.stage = min(step // self.schedule.steps_per_stage, self.schedule.last)
+        if self.schedule is not None:
+            self.collator.stage = min(step // self.schedule.steps_per_stage, self.schedule.last)
         return self.collator.collate(examples)

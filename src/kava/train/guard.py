@@ -5,12 +5,9 @@ The check reads one number from the device per step. Only where that number is b
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback
-from transformers.trainer_callback import ExportableState
 
 from kava.data.collate import Batch
 
@@ -31,17 +28,6 @@ class Seen:
     batch: Batch
     generators: dict[str, Tensor]
     values: Mapping[str, Tensor]
-
-
-class SkippedBatches(TrainerCallback, ExportableState):
-    """How many bad batches were skipped so far; part of the Trainer's state, so that a resumed run counts the same."""
-
-    def __init__(self, count: int = 0) -> None:
-        self.count = count
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return {"args": {"count": self.count}, "attributes": {}}
 
 
 def generator_states() -> dict[str, Tensor]:

@@ -7,16 +7,16 @@ head: a teacher that cannot collapses when student and teacher share their weigh
 import hashlib
 import json
 import multiprocessing
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, set_seed
+from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
 from kava.cache.attention import PREFIX, register_backends
 from kava.config import Config
+from kava.config.schema import TrainingConfig
 from kava.data.collate import Collator
 from kava.data.encoded_rows import lengths_of
 from kava.data.mini.problems import generate
@@ -29,8 +29,11 @@ from kava.model.build import silence_libraries
 from kava.model.kava import KavaModel, Settings
 from kava.runtime import processes
 from kava.runtime.cache_directory import cache_dir, ensured
-from kava.train.arguments import training_arguments
+from kava.runtime.device import choose_device
+from kava.train.batches import StepBatches
+from kava.train.curriculum import Curriculum
 from kava.train.last_step_accuracy import in_head_accuracy
+from kava.train.loop import Loop
 from kava.train.progress import Report
 from kava.train.sampler import LengthSortedSampler
 
@@ -91,44 +94,30 @@ def _pretrain(config: Config, directory: Path, quiet: bool) -> None:
     full_cot = METHODS["full_cot"]
     wrapped = KavaModel(Backbone(model, [0, 0, 0]), nn.Identity(), full_cot, Settings(0, 0.0, 0.0))
     collator = DroppingCollator(mini.pretrain_drop_steps, pad_id=tokenizer.pad_token_id, prompt_length=len(builder.prompt_ids))
-    schedule = config.model_copy(
-        update={
-            "training": config.training.model_copy(
-                update={
-                    "max_steps": mini.pretrain_steps,
-                    "batch_size": mini.pretrain_batch_size,
-                    "gradient_accumulation_steps": 1,
-                    "learning_rate": mini.pretrain_learning_rate,
-                    "weight_decay": 0.01,
-                    "max_grad_norm": 1.0,
-                    "logging_steps": 100,
-                }
-            )
-        }
+    # Only what the base's name is made of: another schedule of the run's own must not find this base in the cache.
+    training = TrainingConfig(
+        seed=config.training.seed,
+        max_steps=mini.pretrain_steps,
+        batch_size=mini.pretrain_batch_size,
+        learning_rate=mini.pretrain_learning_rate,
+        weight_decay=0.01,
+        max_grad_norm=1.0,
+        logging_steps=100,
     )
-    arguments = training_arguments(schedule, directory / "run", [], "mini-base")
-    arguments.save_strategy = arguments.eval_strategy = "no"
-    trainer = _PretrainTrainer(model=wrapped, args=arguments, train_dataset=examples, data_collator=collator)
     report = Report(directory / "pretrain.log", f"pretraining the mini base (seed {config.training.seed})", quiet)
-    trainer.remove_callback(_printer())
-    trainer.add_callback(report)
     if mini.pretrain_steps:
-        trainer.train()
+        device = torch.device(choose_device(config.system.device, "system.device"))
+        sampler = LengthSortedSampler(lengths_of(examples), training.batch_size, training.seed)
+        batches = StepBatches(examples, Curriculum(collator), training, device, sampler)
+        Loop(wrapped, config.model_copy(update={"training": training}), batches, report).run()
         held_out = generate("validation", config.dataset.mini, config.dataset.cot_type, config.evaluation.validation_samples)
         encoded = builder.encode_all(held_out)
         share = in_head_accuracy(wrapped.backbone.eval(), encoded, len(builder.prompt_ids), tokenizer.pad_token_id)
         report.say(f"answers right with the last step left out of the trace: {100 * share:.1f} % of {len(encoded)} validation problems")
-    shutil.rmtree(directory / "run", ignore_errors=True)
     about = {"threads": torch.get_num_threads(), "torch": torch.__version__, "share_in_head": share if mini.pretrain_steps else None}
     (directory / "about.json").write_text(json.dumps(about, indent=2) + "\n")
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-
-
-def _printer() -> Any:
-    from transformers import PrinterCallback
-
-    return PrinterCallback
 
 
 def _new_model(config: Config, vocabulary: int, tokenizer: Any) -> LlamaForCausalLM:
@@ -160,14 +149,3 @@ class DroppingCollator(Collator):
     def _written(self, example: EncodedExample) -> list[int]:
         kept = len(example.steps) - min(example.seed % (self.most + 1), len(example.steps))
         return [token for step in example.steps[:kept] for token in step]
-
-
-class _PretrainTrainer(Trainer):
-    def _get_train_sampler(self, train_dataset: Any = None) -> LengthSortedSampler:
-        return LengthSortedSampler(lengths_of(self.train_dataset), self.args.train_batch_size, self.args.seed)
-
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> torch.Tensor:
-        loss: torch.Tensor = model(**inputs)["loss"].mean()
-        return loss

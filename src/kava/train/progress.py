@@ -10,16 +10,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
-from transformers import TrainerCallback
 
 from kava.results import write_text
+from kava.runtime import processes
+from kava.train.state import State
 
 TRAIN_LOG = "train.log"
 _STEP = re.compile(r" step (\d+)/")
 _SHORT = {"student_ce": "ce", "teacher_ce": "teacher", "grad_norm": "grad", "learning_rate": "lr", "examples_per_second": "examples/s"}
 
 
-class Report(TrainerCallback):
+class Report:
     """Logs to `train.log` and to the terminal.
 
     Args:
@@ -38,11 +39,11 @@ class Report(TrainerCallback):
         self.last = (0.0, 0)
         self.started = 0.0
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def begin(self, state: State) -> None:
         """Open the bar."""
         self.started = time.perf_counter()
         self.last = (self.started, state.global_step)
-        if self.console.is_terminal and not self.quiet and state.is_world_process_zero:
+        if self.console.is_terminal and not self.quiet and processes.is_main():
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -55,14 +56,14 @@ class Report(TrainerCallback):
             self.task = self.bar.add_task(self.title, total=state.max_steps, completed=state.global_step, note="")
             self.bar.start()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def step(self, state: State) -> None:
         """Move the bar."""
         if self.bar:
             self.bar.update(self.task, completed=state.global_step)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def log(self, state: State, logs: dict[str, Any]) -> None:
         """Write one line."""
-        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+        if not processes.is_main():
             return
         line = self.line(state, logs)
         if self.bar:
@@ -85,7 +86,7 @@ class Report(TrainerCallback):
         with self.log_file.open("a", encoding="utf-8") as stream:
             stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
-    def line(self, state: Any, logs: dict[str, Any]) -> str:
+    def line(self, state: State, logs: dict[str, Any]) -> str:
         """A log entry in one line."""
         numbers = {key: value for key, value in logs.items() if key != "epoch" and isinstance(value, (int, float))}
         parts = [f"{_SHORT.get(key, key.removeprefix('eval_'))} {value:.4g}" for key, value in numbers.items()]
@@ -98,7 +99,7 @@ class Report(TrainerCallback):
                 parts.append(f"{elapsed / steps:.3g} s/step, {left / 60:.0f} min left")
         return f"step {state.global_step}/{state.max_steps}  {'validation: ' if 'eval_accuracy' in logs else ''}{', '.join(parts)}"
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def end(self, state: State) -> None:
         """The run is over: sum up on a terminal."""
         if self.bar:
             self.close()
@@ -119,12 +120,12 @@ def cut_log(log_file: Path, step: int) -> None:
         write_text(log_file, "".join(kept))
 
 
-def summary_table(title: str, state: Any, seconds: float) -> Table:
+def summary_table(title: str, state: State, seconds: float) -> Table:
     """Steps, time, and of every logged number the last value, and the best validation accuracy.
 
     Args:
         title: of the run.
-        state: the Trainer's.
+        state: of the run.
         seconds: wall time of this process's part of the run.
     """
     table = Table(title=Text(title), title_justify="left")
@@ -136,7 +137,7 @@ def summary_table(title: str, state: Any, seconds: float) -> Table:
     table.add_row("steps", f"{state.global_step} of {state.max_steps}")
     table.add_row("minutes", f"{seconds / 60:.1f}")
     for key, value in last.items():
-        if key not in ("epoch", "step") and not key.startswith(("train_", "total_")):
+        if key not in ("epoch", "step"):
             table.add_row(_SHORT.get(key, key.removeprefix("eval_")), f"{value:.4g}")
     if state.best_metric is not None:
         table.add_row("best validation accuracy", f"{100 * state.best_metric:.1f} %")

@@ -8,7 +8,6 @@ bad_batch-17/
 """
 
 import json
-from contextlib import nullcontext
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -26,6 +25,7 @@ from kava.losses.fused import check_fused_available
 from kava.losses.total import TERM_NAMES
 from kava.results import Record, parse_record, read_mapping
 from kava.runtime.atomic import seal, verify, write_whole
+from kava.train.batch_step import autocast
 from kava.train.guard import Seen, restore_generators
 
 REPORT = "report.json"
@@ -148,7 +148,7 @@ def replay(directory: str | Path, overrides: dict[str, Any] | None = None, devic
 
 def _examples(trained: Trained, batch: Batch, recorded: dict[str, Tensor], total: int) -> list[ReplayedExample]:
     """Forward and backward of one batch; the gradients of the whole stay in the parameters."""
-    with _autocast(trained):
+    with autocast(trained.config.system.mixed_precision, batch.question_ids.device.type):
         output = trained.model(batch)
     losses: Tensor = output["loss"]
     values = {"loss": losses} | {name: value for name in TERM_NAMES if (value := getattr(output["terms"], name)) is not None}
@@ -175,10 +175,3 @@ def _own_norm(loss: Tensor, parameters: list[nn.Parameter]) -> float:
 
 def _norm(gradients: list[Tensor | None]) -> float:
     return float(torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None]))
-
-
-def _autocast(trained: Trained) -> Any:
-    """As the Trainer computes."""
-    precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(trained.config.system.mixed_precision)
-    device = trained.model.backbone.special_ids.device.type
-    return nullcontext() if precision is None else torch.autocast(device, precision)

@@ -4,8 +4,7 @@ import signal
 from types import FrameType
 from typing import Any
 
-from transformers import TrainerCallback
-
+from kava.runtime import processes
 from kava.runtime.processes import obeyed
 
 # SIGUSR1 is the scheduler's "time is nearly up": the job script requeues on 85.
@@ -14,12 +13,11 @@ if hasattr(signal, "SIGUSR1"):  # not on Windows
     EXIT_CODES |= {signal.SIGUSR1: 85, signal.SIGHUP: 129}
 
 
-class StopOnSignal(TrainerCallback):
-    """Asks the Trainer to save and stop at the end of the step in which a signal came. Use as a context manager."""
+class StopOnSignal:
+    """Remembers a signal until the step in which it came is finished. Use as a context manager."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self.stopped = False
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopOnSignal":
@@ -39,22 +37,11 @@ class StopOnSignal(TrainerCallback):
         """0 where no signal came."""
         return EXIT_CODES[self.received] if self.received else 0
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Save and stop."""
-        if args.world_size > 1:
-            self._agree(args.device)
-        if self.received:
-            self.stopped = True
-            # Whoever sent the signal waits for seconds, and a validation takes minutes: one that is due comes after the resume.
-            control.should_evaluate = False
-            control.should_save = True
-            control.should_training_stop = True
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The Trainer closes the epoch, even when it stops inside one; the step is saved already."""
-        if self.stopped:
-            control.should_evaluate = False
-            control.should_save = False
+    def requested(self, device: Any) -> bool:
+        """Whether to save and stop now; all processes ask, after each step."""
+        if processes.world_size() > 1:
+            self._agree(device)
+        return self.received is not None
 
     def _agree(self, device: Any) -> None:
         """A signal of one rank is a signal of all: ranks that stop after different steps wait for each other for ever."""

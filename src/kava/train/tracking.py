@@ -1,20 +1,24 @@
-"""Where a run is followed: TensorBoard, W&B (also offline) and trackio, through the Trainer's own `report_to`.
+"""Where a run is followed: TensorBoard, W&B (also offline) and trackio.
 
-Scalars (every loss term, learning rate, gradient norm, examples per second, validation accuracy) go there by themselves, because the
-Trainer logs them. This file adds what it cannot: a picture per epoch of how alike the student's and the teacher's caches are.
+Every log entry goes there: `train/` loss terms, learning rate, gradient norm, examples per second; `eval/` validation accuracy.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
-
+from kava.config import Config
+from kava.config.differences import flatten
 from kava.errors import UserError, nearest
-from kava.explain.figures import similarity_figure
-from kava.explain.record import Similarity
+from kava.runtime import processes
+from kava.train.run_directory import LOGS
 
+# What trackio files our runs under, and W&B without a WANDB_PROJECT.
+PROJECT = "kava"
 # Name in `report_to` -> package that it needs.
 TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
 
@@ -53,55 +57,60 @@ def naming_wandb_errors(trackers: Sequence[str]) -> Iterator[None]:
         raise UserError(f"--use_wandb: {reason}; or set WANDB_MODE=offline, which keeps the run on this machine") from error
 
 
-class CacheFigures(TrainerCallback):
-    """Sends `kv_similarity/keys` and `kv_similarity/values` to every tracker at the end of each epoch.
+class Trackers:
+    """The trackers of one run, opened; those of the main process, the others have none.
 
     Args:
-        callbacks: of the Trainer, where the trackers are; looked through when there is something to send.
-        compare: the cosines with the current weights; None where there is no trace to compare on.
+        names: as in `TRACKERS`.
+        output_dir: TensorBoard writes to its `logs/`.
+        title: what the others call the run.
+        config: of the run, for them to show.
     """
 
-    def __init__(self, callbacks: Callable[[], Sequence[TrainerCallback]], compare: Callable[[], Similarity | None]) -> None:
-        self.callbacks = callbacks
-        self.compare = compare
+    def __init__(self, names: Sequence[str], output_dir: Path, title: str, config: Config) -> None:
+        self.names = names = list(names) if processes.is_main() else []
+        settings = flatten(config.to_dict())
+        if "tensorboard" in names:
+            from torch.utils.tensorboard import SummaryWriter
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Compare, draw, send."""
-        if not state.is_world_process_zero or not args.report_to:
-            return
-        similarity = self.compare()
-        if similarity is None:
-            return
-        pictures = {
-            f"kv_similarity/{what}": _pixels(similarity_figure(layers, what))
-            for what, layers in (("keys", similarity.keys), ("values", similarity.values))
-        }
-        if "tensorboard" in args.report_to:
-            _to_tensorboard(self.callbacks(), pictures, state.global_step)
-        if "wandb" in args.report_to:
+            self.board = SummaryWriter(str(output_dir / LOGS))
+            self.board.add_text("config", "".join(f"    {key}: {value}\n" for key, value in settings.items()))
+        if "wandb" in names:
             import wandb
 
-            wandb.log({name: wandb.Image(picture) for name, picture in pictures.items()} | {"train/global_step": state.global_step})
-        if "trackio" in args.report_to:
+            wandb.init(project=os.environ.get("WANDB_PROJECT", PROJECT), name=title, config=settings)
+            wandb.define_metric("train/global_step")
+            wandb.define_metric("*", step_metric="train/global_step", step_sync=True)
+        if "trackio" in names:
             import trackio
 
-            trackio.log({name: trackio.Image(picture) for name, picture in pictures.items()} | {"train/global_step": state.global_step})
+            trackio.init(project=PROJECT, name=title, resume="allow", config=settings)
 
+    def log(self, entry: Mapping[str, float], step: int) -> None:
+        """One log entry."""
+        values = {f"eval/{key[5:]}" if key.startswith("eval_") else f"train/{key}": value for key, value in entry.items()}
+        if "tensorboard" in self.names:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
+            self.board.flush()
+        for tracker in self._services():
+            tracker.log(values | {"train/global_step": step})
 
-def _to_tensorboard(callbacks: Sequence[TrainerCallback], pictures: dict[str, Any], step: int) -> None:
-    from transformers.integrations import TensorBoardCallback
-
-    for callback in callbacks:
-        if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+    def show(self, pictures: Mapping[str, Any], step: int) -> None:
+        """Pictures by name, each [height, width, 3] bytes."""
+        if "tensorboard" in self.names:
             for name, picture in pictures.items():
-                callback.tb_writer.add_image(name, picture, step, dataformats="HWC")
+                self.board.add_image(name, picture, step, dataformats="HWC")
+        for tracker in self._services():
+            tracker.log({name: tracker.Image(picture) for name, picture in pictures.items()} | {"train/global_step": step})
 
+    def _services(self) -> list[Any]:
+        """W&B's and trackio's modules, which have the same functions."""
+        return [import_module(name) for name in ("wandb", "trackio") if name in self.names]
 
-def _pixels(figure: Any) -> Any:
-    """The figure as [height, width, 3] bytes."""
-    import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    def close(self) -> None:
+        """Send what is left."""
+        if "tensorboard" in self.names:
+            self.board.close()
+        for tracker in self._services():
+            tracker.finish()

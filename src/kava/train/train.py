@@ -3,21 +3,23 @@
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import PrinterCallback, set_seed
+from transformers import set_seed
 
 from kava.checkpoint import Trained, fitting, read_kava_config, recorded_prompt_ids, refuse_other_base
 from kava.config import Config, build_config
-from kava.data.collate import Collator
-from kava.data.sequences import SequenceBuilder, builder_of
+from kava.data.example import Example
+from kava.data.sequences import builder_of
 from kava.errors import UserError
 from kava.evaluate.accuracy import Evaluation, evaluate_accuracy
-from kava.explain.explain import mean_similarity
-from kava.methods import METHODS
+from kava.generate import Reasoner
 from kava.model.build import build_model, load_tokenizer
 from kava.results import BEST_CHECKPOINT, TRAINING_DONE, write_text
 from kava.runtime import processes
@@ -25,10 +27,14 @@ from kava.runtime.atomic import verify
 from kava.runtime.device import choose_device
 from kava.runtime.hub import commit_of
 from kava.runtime.provenance import collect
-from kava.train.arguments import runs_on_cpu, training_arguments
-from kava.train.curriculum import Curriculum, hand_on, schedule, unending
+from kava.train.batches import StepBatches
+from kava.train.checkpoints import Checkpoints
+from kava.train.curriculum import Curriculum, schedule, unending
+from kava.train.loop import Loop
+from kava.train.optimizer import check_optimizer
 from kava.train.prepare import (
     Prepared,
+    bucketed,
     build_collator,
     eviction_note,
     longest_entries,
@@ -49,10 +55,13 @@ from kava.train.run_directory import (
     refuse_other,
     refuse_other_settings,
 )
-from kava.train.sharding import shard
+from kava.train.sharding import shard, together
 from kava.train.signals import StopOnSignal
-from kava.train.tracking import CacheFigures, checked_trackers, naming_wandb_errors
-from kava.train.trainer import KavaTrainer
+from kava.train.state import State
+from kava.train.tracking import Trackers, checked_trackers, naming_wandb_errors
+
+# Name -> [height, width, 3] bytes; `kava.explain.pictures.cache_pictures` draws some.
+Pictures = Callable[[Reasoner, Config, Sequence[Example]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,7 @@ def train(
     name: str | None = None,
     report_to: Sequence[str] = ("tensorboard",),
     quiet: bool = False,
+    pictures: Pictures | None = None,
 ) -> Outcome:
     """Train one method with one seed; see `Outcome`.
 
@@ -94,13 +104,16 @@ def train(
         name: what result files call the configuration.
         report_to: trackers, see `kava.train.tracking`.
         quiet: nothing on the terminal.
+        pictures: drawn of the model at each epoch's end, for the trackers.
 
     Raises:
         UserError: whatever the user can mend: a model or data set that is missing, a full disk, an output directory in use.
     """
     output_dir = Path(output_dir)
     trackers = checked_trackers(report_to)
-    processes.join(runs_on_cpu(config), split=config.system.fsdp)
+    check_optimizer(config.training.optimizer)
+    device = torch.device(choose_device(config.system.device, "system.device"))
+    processes.join(device.type == "cpu", split=config.system.fsdp)
     with claimed(output_dir):
         refuse_held(output_dir, resume=resume, overwrite=overwrite, quick_test=quick_test)
         newest = None
@@ -110,18 +123,20 @@ def train(
             newest = checkpoint_to_go_on_from(output_dir)
             if done and verify(output_dir / BEST_CHECKPOINT) is None:
                 return Outcome(output_dir, 0, done.accuracy, done.steps)
-        return _train(config, output_dir, newest, _How(resume, quick_test, name, trackers, quiet))
+        return _train(config, output_dir, newest, _How(device, resume, quick_test, name, trackers, quiet, pictures))
 
 
 @dataclass(frozen=True)
 class _How:
-    """The arguments of `train` that are no part of the configuration."""
+    """The arguments of `train` that are no part of the configuration, and the device that was chosen."""
 
+    device: torch.device
     resume: bool
     quick_test: bool
     name: str | None
     trackers: list[str]
     quiet: bool
+    pictures: Pictures | None
 
 
 def _train(config: Config, output_dir: Path, newest: Path | None, how: _How) -> Outcome:
@@ -146,27 +161,22 @@ def _train(config: Config, output_dir: Path, newest: Path | None, how: _How) -> 
         if newest:
             _refuse_foreign(newest, trained)
         if config.system.fsdp:
-            _split(trained, newest)
+            _split(trained, newest, how.device)
         # All have looked before one writes, and it has written before any goes on.
         processes.wait()
         if processes.is_main():
             begin(output_dir, config, resume=how.resume, quick_test=how.quick_test)
             cut_log(output_dir / TRAIN_LOG, step_of(newest) if newest else 0)
         processes.wait()
-        report = Report(output_dir / TRAIN_LOG, f"{config.method} {output_dir.name}", how.quiet)
+        title = f"{config.method} {output_dir.name}"
+        report = Report(output_dir / TRAIN_LOG, title, how.quiet)
         if processes.is_main() and (note := eviction_note(prepared.data, config.latent.num_tokens)):
             report.tell(note)
-        trainer = _build_trainer(trained, builder, prepared, output_dir, how.trackers)
-        trainer.add_callback(report)
-        trainer.add_callback(stop)
-        try:
-            with naming_wandb_errors(how.trackers):
-                trainer.resume(newest)
-        finally:
-            report.close()
-    outcome = Outcome(output_dir, stop.exit_code, trainer.state.best_metric or 0.0, trainer.state.global_step)
-    if outcome.exit_code == 0:
-        _finish(trainer, config, outcome, time.time() - started)
+        with naming_wandb_errors(how.trackers), closing(report), closing(Trackers(how.trackers, output_dir, title, config)) as trackers:
+            state = _build_loop(trained, prepared, Checkpoints(output_dir, trained), how, report, trackers, stop).run(newest)
+    outcome = Outcome(output_dir, stop.exit_code, state.best_metric or 0.0, state.global_step)
+    if outcome.exit_code == 0 and processes.is_main():
+        _finish(config, state, outcome, time.time() - started)
     return outcome
 
 
@@ -185,22 +195,23 @@ def _refuse_foreign(newest: Path, trained: Trained) -> None:
         )
 
 
-def _split(trained: Trained, newest: Path | None) -> None:
+def _split(trained: Trained, newest: Path | None, device: torch.device) -> None:
     """Give each process its share of the weights, those of a checkpoint that is gone on from included."""
     if newest:
         with fitting(newest):
             load_weights(newest, trained)
-    device = torch.device(choose_device(trained.config.system.device, "system.device"))
     shard(trained.model, device)
 
 
-def _build_trainer(trained: Trained, builder: SequenceBuilder, prepared: Prepared, output_dir: Path, trackers: list[str]) -> KavaTrainer:
-    config = trained.config
-    collator = build_collator(config, builder)
-    curriculum = _curriculum(config, collator, prepared)
-    reasoner = trained.reasoner()
+def _build_loop(
+    trained: Trained, prepared: Prepared, checkpoints: Checkpoints, how: _How, report: Report, trackers: Trackers, stop: StopOnSignal
+) -> Loop:
+    config, reasoner = trained.config, trained.reasoner()
+    collator = build_collator(config, trained.builder)
+    sampler = bucketed(config, prepared.train, collator, processes.world_size()) if config.training.sort_by_length else None
+    curriculum = Curriculum(collator, schedule(config, *_size(prepared)))
 
-    def validate() -> Evaluation:
+    def answer() -> Evaluation:
         return evaluate_accuracy(
             reasoner,
             prepared.validation,
@@ -209,27 +220,22 @@ def _build_trainer(trained: Trained, builder: SequenceBuilder, prepared: Prepare
             share=not config.system.fsdp,
         )
 
-    arguments = training_arguments(config, output_dir, trackers, f"{config.method} {output_dir.name}")
-    trainer = KavaTrainer(
-        trained,
-        validate,
-        curriculum,
-        args=arguments,
-        train_dataset=prepared.train,
-        eval_dataset=prepared.validation,
-        data_collator=collator if curriculum is None else hand_on,
+    def show(step: int) -> None:
+        # One process's work, which a split model has no passes for.
+        if how.pictures and trackers.names and not config.system.fsdp:
+            trackers.show(how.pictures(reasoner, config, prepared.validation[: config.evaluation.batch_size]), step)
+
+    return Loop(
+        trained.model,
+        config,
+        StepBatches(prepared.train, curriculum, config.training, how.device, sampler),
+        report,
+        checkpoints=checkpoints,
+        validate=partial(together, trained.model, answer) if config.system.fsdp else answer,
+        trackers=trackers,
+        stop=stop,
+        on_epoch_end=show,
     )
-    trainer.remove_callback(PrinterCallback)
-    # The figures are one process's work, which a split model has no passes for.
-    if METHODS[config.method].thinks and METHODS[config.method].teacher and not config.system.fsdp:
-        sample = prepared.validation[: config.evaluation.batch_size]
-        trainer.add_callback(CacheFigures(lambda: trainer.callback_handler.callbacks, lambda: mean_similarity(reasoner, config, sample)))
-    return trainer
-
-
-def _curriculum(config: Config, collator: Collator, prepared: Prepared) -> Curriculum | None:
-    stages = schedule(config, *_size(prepared))
-    return None if stages is None else Curriculum(collator, stages)
 
 
 def _size(prepared: Prepared) -> tuple[int, int, int]:
@@ -237,19 +243,13 @@ def _size(prepared: Prepared) -> tuple[int, int, int]:
     return len(prepared.train), int(prepared.train.lengths.trace.max()), processes.world_size()
 
 
-def _finish(trainer: KavaTrainer, config: Config, outcome: Outcome, seconds: float) -> None:
-    if not trainer.args.should_save:
-        return
+def _finish(config: Config, state: State, outcome: Outcome, seconds: float) -> None:
     content = Done(
         config_fingerprint=config.fingerprint(),
         seed=config.training.seed,
         accuracy=outcome.accuracy,
         steps=outcome.steps,
-        skipped_batches=trainer.skipped.count,
+        skipped_batches=state.skipped_batches,
         seconds=round(seconds, 1),
     )
     write_text(outcome.output_dir / TRAINING_DONE, json.dumps(content.model_dump(), indent=2) + "\n")
-    if "wandb" in trainer.args.report_to:
-        import wandb
-
-        wandb.finish()

@@ -1,0 +1,52 @@
+"""A step whose numbers are not finite changes nothing: it is saved for `kava replay`, and left out or the end of the run."""
+
+import sys
+
+from torch import Tensor
+
+from kava.errors import UserError
+from kava.runtime import processes
+from kava.train.checkpoints import Checkpoints
+from kava.train.guard import Seen, explain, is_sound, shown
+from kava.train.replay import save_step
+from kava.train.state import State
+
+
+class BadSteps:
+    """Keeps them from the optimizer.
+
+    Args:
+        checkpoints: of the run: beside them the bad steps are saved.
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self.checkpoints = checkpoints
+
+    def refuses(self, seen: list[Seen], norm: Tensor, state: State, *, scaled: bool) -> bool:
+        """Whether a step is to be left out. Waits for the device: once per step, for one number.
+
+        Args:
+            seen: its batches.
+            norm: of its gradient.
+            state: of the run, before the step; counts the steps that are left out.
+            scaled: a loss scaler (fp16) meets infinite gradients by design, and leaves out those steps itself.
+
+        Raises:
+            UserError: more bad steps than `training.max_bad_batches`.
+        """
+        if is_sound([one.values["loss"] for one in seen], None if scaled else norm, processes.world_size()):
+            return False
+        trained, step = self.checkpoints.trained, state.global_step + 1
+        seen = [one for one in seen if len(one.values["loss"])]
+        problem, examples = explain(seen, float(norm))
+        rank = f"-rank{processes.rank()}" if processes.world_size() > 1 else ""
+        place = self.checkpoints.run / f"bad_batch-{step}{rank}"
+        save_step(place, trained, seen, step, problem, examples, float(norm), self.checkpoints.weights())
+        allowed = trained.config.training.max_bad_batches
+        message = f"step {step}: {problem} ({shown(examples)}); kava replay {place} takes the step again"
+        if state.skipped_batches >= allowed:
+            cure = f"go on without such batches: --resume --training.max_bad_batches {allowed + 1}"
+            raise UserError(f"{message}; lower training.learning_rate, mend the data, or {cure}")
+        state.skipped_batches += 1
+        print(f"kava: {message}; skipped, {state.skipped_batches} of at most {allowed}", file=sys.stderr, flush=True)
+        return True

@@ -1,0 +1,127 @@
+"""The micro-batches of every optimizer step: a function of seed and step alone, so that a run goes on from any step.
+
+An epoch is dealt out in rounds of one micro-batch per process; a step is so many rounds. In an epoch's last step there may be fewer.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch.utils.data import DataLoader, Dataset
+
+from kava.config.schema import TrainingConfig
+from kava.data.collate import Batch
+from kava.data.sequences import EncodedExample
+from kava.runtime import processes
+from kava.train.sampler import LengthSortedSampler
+
+
+class MicroBatch(NamedTuple):
+    """What one process computes at a time.
+
+    Attributes:
+        batch: on the run's device.
+        real: its examples that count: all, or none in a round that has examples for the other processes only, which all take the
+            same passes.
+        last: of its step.
+    """
+
+    batch: Batch
+    real: int
+    last: bool = False
+
+
+class StepBatches:
+    """Serves the steps of a run, one after the other.
+
+    Args:
+        examples: the training data.
+        collate: makes a batch of examples for the step of a number.
+        training: batch size, accumulation, number of steps, seed, worker processes.
+        device: where batches go.
+        sampler: the order of the examples in an epoch; None: shuffled.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[EncodedExample],
+        collate: Callable[[Sequence[EncodedExample], int], Batch],
+        training: TrainingConfig,
+        device: torch.device,
+        sampler: LengthSortedSampler | None = None,
+    ) -> None:
+        self.examples = examples
+        self.collate = collate
+        self.training = training
+        self.device = device
+        self.sampler = sampler
+        self.round_size = training.batch_size * processes.world_size()
+        self.rounds = math.ceil(len(examples) / self.round_size)
+        self.steps_per_epoch = math.ceil(self.rounds / training.gradient_accumulation_steps)
+        self.max_steps = training.max_steps if training.max_steps > 0 else math.ceil(training.epochs * self.steps_per_epoch)
+        self._loaded: Iterator[MicroBatch] | None = None
+
+    def of(self, step: int) -> Iterator[MicroBatch]:
+        """This process's micro-batches of a step; `step` others came before it. Asked in order, from the start or from `open`."""
+        if self._loaded is None or step % self.steps_per_epoch == 0:
+            self.open(step)
+        assert self._loaded is not None
+        first, end = self._rounds_of(step)
+        for number in range(first, end):
+            micro = next(self._loaded)
+            yield micro._replace(batch=micro.batch.to(self.device), last=number == end - 1)
+
+    def open(self, step: int) -> None:
+        """Be ready to serve a step and those after it in its epoch. Draws from torch's generator, once."""
+        epoch = _Epoch(self, step // self.steps_per_epoch)
+        self._loaded = iter(
+            DataLoader(
+                epoch,
+                batch_size=None,
+                sampler=range(self._rounds_of(step)[0], self.rounds),
+                num_workers=self.training.num_workers,
+                pin_memory=self.device.type == "cuda",
+            )
+        )
+
+    def examples_in(self, step: int) -> int:
+        """Examples of a step, over all processes."""
+        first, end = self._rounds_of(step)
+        return min(end * self.round_size, len(self.examples)) - first * self.round_size
+
+    def epochs_after(self, steps: int) -> float:
+        """Epochs that so many steps make."""
+        epoch, rest = divmod(steps, self.steps_per_epoch)
+        return epoch + rest * self.training.gradient_accumulation_steps / self.rounds
+
+    def order(self, epoch: int) -> Int[np.ndarray, " N"]:
+        """The order of the examples in an epoch."""
+        if self.sampler is None:
+            generator = torch.Generator().manual_seed(self.training.seed + epoch)
+            return torch.randperm(len(self.examples), generator=generator).numpy()
+        self.sampler.set_epoch(epoch)
+        return np.fromiter(self.sampler, dtype=np.int64, count=len(self.examples))
+
+    def _rounds_of(self, step: int) -> tuple[int, int]:
+        first = step % self.steps_per_epoch * self.training.gradient_accumulation_steps
+        return first, min(first + self.training.gradient_accumulation_steps, self.rounds)
+
+
+class _Epoch(Dataset[MicroBatch]):
+    """The rounds of an epoch, by number; what a worker process builds."""
+
+    def __init__(self, steps: StepBatches, epoch: int) -> None:
+        training = steps.training
+        self.examples, self.collate, self.size = steps.examples, steps.collate, training.batch_size
+        self.first_step, self.rounds_per_step = epoch * steps.steps_per_epoch, training.gradient_accumulation_steps
+        self.order = steps.order(epoch)
+
+    def __getitem__(self, number: int) -> MicroBatch:
+        start = (number * processes.world_size() + processes.rank()) * self.size
+        own = self.order[start : start + self.size]
+        rows = own if len(own) else self.order[:1]
+        step = self.first_step + number // self.rounds_per_step
+        return MicroBatch(self.collate([self.examples[int(row)] for row in rows], step), len(own))

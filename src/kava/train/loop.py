@@ -1,0 +1,221 @@
+"""The training loop, on a page.
+
+    Loop(model, config, batches, report).run()
+
+takes the steps, and logs them. What else a run asks for is handed in: where its checkpoints go, how it is validated, who follows it.
+"""
+
+import time
+from collections.abc import Callable
+from math import inf, isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
+from transformers import set_seed
+
+from kava.config import Config
+from kava.evaluate.accuracy import Evaluation
+from kava.losses.total import TERM_NAMES
+from kava.model.kava import KavaModel
+from kava.runtime import processes
+from kava.train.bad_steps import BadSteps
+from kava.train.batch_step import BatchStep
+from kava.train.batches import StepBatches
+from kava.train.checkpoints import Checkpoints
+from kava.train.guard import Seen, generator_states
+from kava.train.optimizer import build_optimizer, build_schedule
+from kava.train.progress import Report
+from kava.train.sharding import whole
+from kava.train.signals import StopOnSignal
+from kava.train.state import State
+from kava.train.tracking import Trackers
+
+
+class Loop:
+    """Trains a model.
+
+    Args:
+        model: goes to the device of the batches.
+        config: of the run.
+        batches: of every step.
+        report: told of every step.
+        checkpoints: where the run is saved and bad steps are kept; None: neither.
+        validate: answers the validation questions with the current weights; all processes call it. None: no validation.
+        trackers: get every log entry.
+        stop: a signal ends the run after its step.
+        on_epoch_end: called with the number of steps taken.
+
+    Raises:
+        UserError: the optimizer cannot be used here.
+    """
+
+    def __init__(
+        self,
+        model: KavaModel,
+        config: Config,
+        batches: StepBatches,
+        report: Report,
+        *,
+        checkpoints: Checkpoints | None = None,
+        validate: Callable[[], Evaluation] | None = None,
+        trackers: Trackers | None = None,
+        stop: StopOnSignal | None = None,
+        on_epoch_end: Callable[[int], None] | None = None,
+    ) -> None:
+        set_seed(config.training.seed)
+        self.training, self.device = config.training, batches.device
+        self.model, self.batches, self.report = model.to(self.device), batches, report
+        self.checkpoints, self.validate, self.trackers, self.stop, self.on_epoch_end = checkpoints, validate, trackers, stop, on_epoch_end
+        self.guard = BadSteps(checkpoints) if checkpoints else None
+        self.optimizer = build_optimizer(model, config.training, self.device, config.system.fsdp)
+        self.schedule = build_schedule(self.optimizer, config.training, batches.max_steps)
+        self.scaler = GradScaler(self.device.type, enabled=config.system.mixed_precision == "fp16")
+        self.batch_step = BatchStep(_distributed(self.model, config, self.device), config.system.mixed_precision, self.scaler)
+        self.state = State(batches.max_steps)
+        self.begun = time.perf_counter()
+
+    def run(self, checkpoint: Path | None = None) -> State:
+        """Train to the end, or until a signal comes.
+
+        Args:
+            checkpoint: to go on from; None: from the start.
+
+        Raises:
+            UserError: the checkpoint does not fit, too many steps are bad, the disk is full.
+        """
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        state, training = self.state, self.training
+        self.report.begin(state)
+        if state.global_step and self._due(training.eval_steps) and not state.evaluated():
+            # A signal that came in its last step left it out.
+            self._validate()
+        self.model.train()
+        while state.global_step < state.max_steps:
+            begun, examples = time.perf_counter(), self.batches.examples_in(state.global_step)
+            seen = self._losses_and_gradients(state.global_step, examples)
+            norm, rate = self._clip(), float(self.schedule.get_last_lr()[0])
+            if self.guard is None or not self.guard.refuses(seen, norm, state, scaled=self.scaler.is_enabled()):
+                self._count(seen, examples)
+                self.scaler.step(self.optimizer)
+            self._prepare_next()
+            state.global_step += 1
+            state.epoch = self.batches.epochs_after(state.global_step)
+            state.meter.time(examples, time.perf_counter() - begun)
+            self.report.step(state)
+            if state.global_step % training.logging_steps == 0:
+                self._log_losses(norm, rate)
+            if self.stop and self.stop.requested(self.device):
+                # Whoever sent the signal waits for seconds, and a validation takes minutes: one that is due comes after the resume.
+                self._save()
+                break
+            if self.on_epoch_end and self._due(None):
+                self.on_epoch_end(state.global_step)
+            if self._due(training.eval_steps):
+                self._validate()
+            if self._due(training.save_steps):
+                self._save()
+        self.report.end(state)
+        return state
+
+    def _losses_and_gradients(self, step: int, examples: int) -> list[Seen]:
+        """Forward and backward pass of the step's batches: its loss is the mean over the examples of all of them, on all processes."""
+        seen = []
+        for batch, real, last in self.batches.of(step):
+            generators = generator_states()
+            # Gradients are averaged over the processes: each one's loss is a mean over its share of the examples.
+            losses = self.batch_step(batch, examples / processes.world_size() if real else inf, last)
+            seen.append(Seen(batch, generators, {name: values[:real] for name, values in losses.items()}))
+        return seen
+
+    def _clip(self) -> Tensor:
+        """Clip the gradient; returns its norm before that."""
+        self.scaler.unscale_(self.optimizer)
+        return whole(clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm))
+
+    def _count(self, seen: list[Seen], examples: int) -> None:
+        """Add a step's losses to the log's, over all processes, so that each logs and saves the whole run's numbers."""
+        names = list(seen[0].values)
+        sums = torch.stack([torch.stack([one.values[name].double().sum() for one in seen]).sum() for name in names])
+        if processes.world_size() > 1:
+            torch.distributed.all_reduce(sums)
+        self.state.meter.add(dict(zip(names, sums, strict=True)), examples)
+
+    def _prepare_next(self) -> None:
+        scale = self.scaler.get_scale()
+        self.scaler.update()
+        # The scaler lowers its scale where it left a step out.
+        if self.scaler.get_scale() >= scale:
+            self.schedule.step()
+        # On a GPU gradients stay where they are, for kernels that were recorded with their addresses.
+        self.optimizer.zero_grad(set_to_none=self.device.type != "cuda")
+
+    def _due(self, every: int | None) -> bool:
+        """Whether something that happens every so many steps (None: at each epoch's end) happens now; it does after the last step."""
+        step = self.state.global_step
+        return step >= self.state.max_steps or step % (every or self.batches.steps_per_epoch) == 0
+
+    def _log_losses(self, norm: Tensor, rate: float) -> None:
+        """Means since the last log line, and the throughput of all processes. Where every step was left out, there is no loss."""
+        throughput, means = self.state.meter.take_throughput(), self.state.meter.take()
+        entry = {"loss": means["loss"]} if means else {}
+        entry |= {name: value for name, value in {"grad_norm": float(norm), "learning_rate": rate}.items() if isfinite(value)}
+        entry |= {name: means[name] for name in TERM_NAMES if name in means}
+        self._log(entry | ({"examples_per_second": throughput} if throughput else {}))
+
+    def _log(self, entry: dict[str, float]) -> None:
+        step, entry = self.state.global_step, entry | {"epoch": self.state.epoch}
+        self.state.log_history.append(entry | {"step": step})
+        self.report.log(self.state, entry)
+        if self.trackers:
+            self.trackers.log(entry, step)
+
+    def _validate(self) -> None:
+        """Answer the validation questions, and keep the weights that do so best."""
+        if self.validate is None:
+            return
+        evaluation = self.validate()
+        metrics = {
+            "eval_accuracy": evaluation.accuracy,
+            "eval_forward_passes": evaluation.mean("forward_passes"),
+            "eval_seconds_per_question": evaluation.seconds_per_question,
+        }
+        self._log(metrics)
+        state = self.state
+        if state.best_metric is not None and evaluation.accuracy <= state.best_metric:
+            return
+        state.best_metric, state.best_global_step = evaluation.accuracy, state.global_step
+        if self.checkpoints:
+            seconds = round(time.perf_counter() - self.begun, 3)
+            now = {"step": state.global_step, "validation": metrics, "wall_seconds": seconds, "skipped_batches": state.skipped_batches}
+            self.checkpoints.save_best(now)
+
+    def _parts(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer, "scheduler": self.schedule, "scaler": self.scaler}
+
+    def _save(self) -> None:
+        if self.checkpoints:
+            self.checkpoints.save(self.state, self._parts())
+
+    def _restore(self, checkpoint: Path) -> None:
+        assert self.checkpoints is not None
+        self.state = self.checkpoints.load(checkpoint, self._parts())
+        # Opening an epoch draws from torch's generator: within one that had happened before the checkpoint was written.
+        if self.state.global_step % self.batches.steps_per_epoch:
+            self.batches.open(self.state.global_step)
+        self.checkpoints.load_generators(checkpoint)
+
+
+def _distributed(model: KavaModel, config: Config, device: torch.device) -> nn.Module:
+    """The model as several processes train it; a split one does so by itself."""
+    if processes.world_size() == 1 or config.system.fsdp:
+        return model
+    # Coconut's first stage and T = 0 pass the projection by; elsewhere every trainable parameter gets a gradient.
+    unused = model.method.curriculum == "replace_steps" or config.latent.num_iterations == 0
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=unused)

@@ -1,0 +1,102 @@
+"""Optimizer and learning-rate schedule of a run, by the names that Hugging Face gives them."""
+
+import math
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from kava.config.schema import TrainingConfig
+from kava.errors import UserError, nearest
+from kava.runtime.optional_packages import require
+from kava.train.sharding import make_portable
+
+if TYPE_CHECKING:
+    from torch.optim.lr_scheduler import LRScheduler
+
+# Weights that are scales and offsets are not decayed.
+_NOT_DECAYED = ["bias", "layernorm", "rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
+# A step that is left out may be the first.
+warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+
+
+def check_optimizer(name: str) -> None:
+    """Whether `training.optimizer` can be used here, as far as its name tells.
+
+    Raises:
+        UserError: it is unknown, needs a package that is not installed, or cannot be guarded.
+    """
+    from transformers.training_args import OptimizerNames
+
+    known = [str(item.value) for item in OptimizerNames]
+    if name not in known:
+        raise UserError(f"training.optimizer '{name}' is unknown{nearest(name, known)}")
+    if name == "adamw_8bit" or any(kind in name for kind in ("bnb", "paged", "lion", "ademamix")):
+        require("bitsandbytes", f"training.optimizer {name}", "set it to adamw_torch")
+    if "lomo" in name:
+        raise UserError(f"training.optimizer {name} changes weights before a step's numbers are known to be finite; set it to adamw_torch")
+
+
+def build_optimizer(model: nn.Module, training: TrainingConfig, device: torch.device, sharded: bool = False) -> torch.optim.Optimizer:
+    """The optimizer of all parameters that are trained.
+
+    Args:
+        model: on its device.
+        training: names the optimizer.
+        device: where it runs.
+        sharded: the model is split over the processes.
+
+    Raises:
+        UserError: it needs a package or a device that is not there.
+    """
+    check_optimizer(training.optimizer)
+    from transformers.trainer_pt_utils import get_parameter_names
+
+    decayed = set(get_parameter_names(model, [nn.LayerNorm], _NOT_DECAYED))
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for name, parameter in trained if name in decayed], "weight_decay": training.weight_decay},
+        {"params": [parameter for name, parameter in trained if name not in decayed], "weight_decay": 0.0},
+    ]
+    try:
+        kind, options = _class_and_options(model, training, device)
+        optimizer: torch.optim.Optimizer = kind(groups, **options)
+    except (ImportError, ValueError, RuntimeError) as error:
+        raise UserError(f"training.optimizer {training.optimizer} cannot be used here: {' '.join(str(error).split())[:200]}") from None
+    if options.get("optim_bits") == 8:
+        _keep_embeddings_in_32_bits(model)
+    if sharded:
+        make_portable(optimizer)
+    if hasattr(optimizer, "train"):  # schedule-free ones
+        optimizer.train()
+    return optimizer
+
+
+def _class_and_options(model: nn.Module, training: TrainingConfig, device: torch.device) -> tuple[Any, dict[str, Any]]:
+    from transformers import Trainer, TrainingArguments
+
+    arguments = TrainingArguments(optim=training.optimizer, learning_rate=training.learning_rate, use_cpu=device.type == "cpu")
+    model_class: Any = model
+    kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model_class)
+    if kind is torch.optim.AdamW and device.type == "cuda":
+        options["fused"] = True
+    return kind, options
+
+
+def _keep_embeddings_in_32_bits(model: nn.Module) -> None:
+    """As bitsandbytes advises: their gradients are too uneven for 8 bits."""
+    from bitsandbytes.optim import GlobalOptimManager
+
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            GlobalOptimManager.get_instance().register_module_override(module, "weight", {"optim_bits": 32})
+
+
+def build_schedule(optimizer: torch.optim.Optimizer, training: TrainingConfig, max_steps: int) -> "LRScheduler":
+    """`training.lr_scheduler` after a warm-up of `training.warmup_ratio` of the steps."""
+    from transformers import get_scheduler
+
+    warmup = math.ceil(max_steps * training.warmup_ratio)
+    schedule: LRScheduler = get_scheduler(training.lr_scheduler, optimizer, num_warmup_steps=warmup, num_training_steps=max_steps)
+    return schedule
