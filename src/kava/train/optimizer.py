@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 # Weights that are scales and offsets are not decayed.
 _NOT_DECAYED = ["bias", "layernorm", "rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
-# A step that is left out may be the first.
-warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
 
 
 def check_optimizer(name: str) -> None:
@@ -97,6 +95,8 @@ def build_schedule(optimizer: torch.optim.Optimizer, training: TrainingConfig, m
     """`training.lr_scheduler` after a warm-up of `training.warmup_ratio` of the steps."""
     from transformers import get_scheduler
 
+    # A step that is left out may be the first.
+    warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
     warmup = math.ceil(max_steps * training.warmup_ratio)
     schedule: LRScheduler = get_scheduler(training.lr_scheduler, optimizer, num_warmup_steps=warmup, num_training_steps=max_steps)
     return schedule

@@ -1,0 +1,108 @@
+"""The loop by itself: it goes on exactly where it stopped, and a micro-batch never waits for the device."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from checks import make_trained
+from kava.checkpoint import Trained
+from kava.train.batches import StepBatches
+from kava.train.checkpoints import Checkpoints
+from kava.train.curriculum import Curriculum
+from kava.train.loop import Loop
+from kava.train.prepare import build_collator
+from kava.train.progress import Report
+from kava.train.resume import checkpoints
+from kava.train.signals import StopOnSignal
+from tiny import mini_examples
+
+# An epoch is four steps of two batches; the last one has a single batch.
+STEPS, EXAMPLES = 5, 14
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    trained = make_trained(tmp_path_factory.mktemp("loop"))
+    for module in trained.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.1
+    return trained
+
+
+def make_loop(trained: Trained, run: Path, device: str, **changes: Any) -> tuple[Loop, Trained]:
+    training = {"batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": STEPS, "save_steps": 1, "logging_steps": 2}
+    config = trained.config.model_copy(deep=True)
+    changes["training"] = training | changes.get("training", {})
+    for section, values in changes.items():
+        for name, value in values.items():
+            setattr(getattr(config, section), name, value)
+    own = Trained(copy.deepcopy(trained.model), trained.tokenizer, config, trained.base)
+    encoded = own.builder.encode_all(list(mini_examples(EXAMPLES)))
+    batches = StepBatches(encoded, Curriculum(build_collator(config, own.builder)), config.training, torch.device(device))
+    run.mkdir(exist_ok=True)
+    return Loop(own.model, config, batches, Report(run / "train.log", "loop", quiet=True), checkpoints=Checkpoints(run, own)), own
+
+
+def weights(trained: Trained) -> dict[str, Tensor]:
+    return {name: value.detach().cpu() for name, value in trained.model.named_parameters() if value.requires_grad}
+
+
+def entries(loop: Loop) -> list[dict[str, float]]:
+    return [{key: value for key, value in entry.items() if key != "examples_per_second"} for entry in loop.state.log_history]
+
+
+@pytest.mark.parametrize(
+    ("device", "precision"),
+    [("cpu", "no"), ("cpu", "fp16"), *(pytest.param("cuda", each, marks=pytest.mark.gpu) for each in ("no", "bf16", "fp16"))],
+)
+def test_it_goes_on_exactly_within_an_epoch_and_at_its_end(trained: Trained, tmp_path: Path, device: str, precision: str) -> None:
+    """Dropout, moments, schedule, half a log line and the loss scale included. An epoch is four steps."""
+    whole, model = make_loop(trained, tmp_path / "whole", device, system={"mixed_precision": precision})
+    whole.run()
+    assert [checkpoint.name for checkpoint in checkpoints(tmp_path / "whole")] == [f"checkpoint-{step}" for step in (5, 4, 3, 2, 1)]
+    moved = weights(model)
+    assert all(not torch.equal(moved[name], value) for name, value in weights(trained).items() if "lora_B" in name)
+    for start in (3, 4):
+        again, other = make_loop(trained, tmp_path / f"again-{start}", device, system={"mixed_precision": precision})
+        torch.manual_seed(start)
+        again.run(tmp_path / "whole" / f"checkpoint-{start}")
+        assert entries(again) == entries(whole)
+        assert all(torch.equal(value, moved[name]) for name, value in weights(other).items())
+
+
+class Stop(StopOnSignal):
+    """A signal in the second step."""
+
+    def requested(self, device: Any) -> bool:
+        self.steps = getattr(self, "steps", 0) + 1
+        return self.steps == 2
+
+
+def test_a_signal_saves_and_leaves_the_validation_out(trained: Trained, tmp_path: Path) -> None:
+    loop, _ = make_loop(trained, tmp_path / "run", "cpu", training={"eval_steps": 2})
+    loop.stop, loop.validate = Stop(), lambda: pytest.fail("whoever sent the signal waits")
+    assert loop.run().global_step == 2
+    assert [checkpoint.name for checkpoint in checkpoints(tmp_path / "run")] == ["checkpoint-2"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_micro_batch_never_waits_for_the_gpu_and_gradients_stay_in_place(trained: Trained, tmp_path: Path, precision: str) -> None:
+    loop, own = make_loop(trained, tmp_path / "run", "cuda", system={"mixed_precision": precision})
+    own.model.train()
+    loop.run()
+    held = {name: value.grad.data_ptr() for name, value in own.model.named_parameters() if value.grad is not None}
+    assert all(value.grad is None or not value.grad.any() for value in own.model.parameters())
+    batches = list(loop.batches.of(0))
+    loop.batch_step(batches[0].batch, 2)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loop.batch_step(batches[1].batch, 2)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert held == {name: value.grad.data_ptr() for name, value in own.model.named_parameters() if value.grad is not None}
+    assert loop.optimizer.param_groups[0]["fused"]
