@@ -7,10 +7,12 @@ import torch
 
 from kava.config.schema import TrainingConfig
 from kava.data.collate import Batch
+from kava.data.encoded_rows import lengths_of
 from kava.data.sequences import EncodedExample
-from kava.train.batches import StepBatches, order_of
+from kava.train.batches import StepBatches
 from kava.train.curriculum import Curriculum
 from kava.train.prepare import build_collator
+from kava.train.sampler import LengthSortedSampler
 from tiny import lora_config, mini_builder, mini_examples
 
 EXAMPLES = [mini_builder().encode(example) for example in mini_examples(23)]
@@ -23,7 +25,11 @@ def batches(rank: int = 0, processes: int = 1, **changes: object) -> StepBatches
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RANK", str(rank))
         patch.setenv("WORLD_SIZE", str(processes))
-        return StepBatches(EXAMPLES, COLLATE, TRAINING.model_copy(update=changes), torch.device("cpu"))
+        training = TRAINING.model_copy(update=changes)
+        sampler = (
+            LengthSortedSampler(lengths_of(EXAMPLES), training.batch_size * processes, training.seed) if training.sort_by_length else None
+        )
+        return StepBatches(EXAMPLES, COLLATE, training, torch.device("cpu"), sampler)
 
 
 def served(rank: int, processes: int, steps: range, **changes: object) -> list[list[tuple[tuple[str, ...], int, bool]]]:
@@ -74,11 +80,10 @@ def test_any_step_can_be_the_first_and_workers_change_nothing() -> None:
 
 def test_orders_differ_by_epoch_and_seed() -> None:
     orders = [
-        order_of(EXAMPLES, TRAINING.model_copy(update=changes), 3, epoch).tolist() for changes in ({}, {"seed": 6}) for epoch in (0, 1)
+        batches(sort_by_length=sort, seed=seed).order(epoch).tolist() for sort in (True, False) for seed in (5, 6) for epoch in (0, 1)
     ]
-    assert len({tuple(order) for order in orders}) == 4
-    plain = order_of(EXAMPLES, TRAINING.model_copy(update={"sort_by_length": False}), 3, 0)
-    assert plain.tolist() == torch.randperm(23, generator=torch.Generator().manual_seed(5)).tolist()
+    assert len({tuple(order) for order in orders}) == 8
+    assert all(sorted(order) == list(range(23)) for order in orders)
 
 
 def test_steps_and_epochs() -> None:

@@ -83,7 +83,7 @@ class Stop(StopOnSignal):
 
 
 def test_a_signal_saves_and_leaves_the_validation_out(trained: Trained, tmp_path: Path) -> None:
-    loop, _ = make_loop(trained, tmp_path / "run", "cpu", training={"eval_steps": 2})
+    loop, _ = make_loop(trained, tmp_path / "run", "cpu", training={"eval_steps": 2, "save_steps": 9})
     loop.stop, loop.validate = Stop(), lambda: pytest.fail("whoever sent the signal waits")
     assert loop.run().global_step == 2
     assert [checkpoint.name for checkpoint in checkpoints(tmp_path / "run")] == ["checkpoint-2"]

@@ -100,7 +100,7 @@ class StepBatches:
     def order(self, epoch: int) -> Int[np.ndarray, " N"]:
         """The order of the examples in an epoch."""
         if self.sampler is None:
-            generator = torch.Generator().manual_seed(self.training.seed + epoch)
+            generator = torch.Generator().manual_seed(self.training.seed * 1_000_003 + epoch)
             return torch.randperm(len(self.examples), generator=generator).numpy()
         self.sampler.set_epoch(epoch)
         return np.fromiter(self.sampler, dtype=np.int64, count=len(self.examples))
