@@ -26,7 +26,7 @@ from kava.model.projection import build_projection
 from kava.train.batches import StepBatches
 from kava.train.curriculum import Curriculum
 from kava.train.loop import Loop
-from kava.train.prepare import build_collator
+from kava.train.prepare import bucketed, build_collator
 from kava.train.progress import Report
 from tiny import lora_config, mini_builder, mini_examples, mini_tokenizer, tiny_lm
 
@@ -68,7 +68,8 @@ def make_loop(name: str, output_dir: Path, examples: int = 64, **overrides: Any)
     wrapped = add_lora(causal_lm, special_ids, config) if config.lora.enabled else causal_lm
     model = KavaModel(Backbone(wrapped, special_ids), projection, METHODS[method], settings_of(config))
     encoded = [builder.encode(example) for example in mini_examples(examples)]
-    batches = StepBatches(encoded, Curriculum(build_collator(config, builder)), config.training, torch.device("cpu"))
+    collator = build_collator(config, builder)
+    batches = StepBatches(encoded, Curriculum(collator), config.training, torch.device("cpu"), bucketed(config, encoded, collator))
     return Loop(model, config, batches, Report(output_dir / "train.log", "curve", quiet=True))
 
 
