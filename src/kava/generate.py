@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kava.cache.layers import cache_bytes
-from kava.data.answers import extract_answer
+from kava.data.answer_types import read_answer
 from kava.data.collate import left_padded
 from kava.data.sequences import SequenceBuilder
 from kava.model.backbone import Extension, Prefix, evaluating
@@ -233,7 +233,7 @@ class Reasoner:
             generated_tokens=len(ids),
             cache_bytes=(entries + fed) * entry_bytes,
             complete=complete,
-            answer=extract_answer(text, self.builder.answer_prompt, behind_prompt=prompted),
+            answer=read_answer(text, self.builder.answer_prompt, self.builder.answer_type, behind_prompt=prompted),
             confidence=math.exp(sum(chances[self._answer_start(ids) :])),
         )
 

@@ -180,7 +180,7 @@ def _other(key: str, value: Any) -> Any:
     choices |= {"rkv.eviction": "crop", "rkv.group_reduction": "mean", "model.dtype": "bfloat16", "model.attn_implementation": "eager"}
     choices |= {"dataset.cot_type": "natural_language", "dataset.on_bad_row": "skip", "training.lr_scheduler": "linear"}
     choices |= {"system.mixed_precision": "fp16", "system.device": "cpu", "lora.target_modules": ["q_proj"]}
-    choices |= {"model.revision": "v1", "dataset.revision": "v1"}
+    choices |= {"dataset.answer_type": "choice", "model.revision": "v1", "dataset.revision": "v1"}
     choices |= {"model.quantization": "4bit", "model.mini.hidden_size": 256, "model.mini.num_heads": 8, "model.mini.num_kv_heads": 4}
     if key in choices:
         return choices[key]

@@ -203,7 +203,7 @@ def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = No
         torch.set_num_threads(threads)
     known = ("format", "method", "base", "base_fingerprint", "config", "prompt_ids")
     metadata = {key: value for key, value in content.items() if key not in known}
-    reworded = not {"dataset.answer_prompt", "dataset.answer_separator"}.isdisjoint(overrides)
+    reworded = not {"dataset.answer_prompt", "dataset.answer_separator", "dataset.answer_type"}.isdisjoint(overrides)
     prompt_ids = None if reworded else recorded_prompt_ids(directory, content, tokenizer, config)
     return Trained(kava.eval(), tokenizer, config, base, metadata, prompt_ids)
 

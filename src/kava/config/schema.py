@@ -26,6 +26,7 @@ YOUNGER = (
     ("model", "quantization", "none"),
     ("dataset", "question_suffix", "\n"),
     ("dataset", "answer_separator", " "),
+    ("dataset", "answer_type", "number"),
     ("model", "revision", None),
     ("dataset", "revision", None),
     ("training", "remove_all_beyond", None),
@@ -123,6 +124,7 @@ class DatasetConfig(Section):
     drop_last_step: bool = True
     answer_prompt: str = Field("The answer is:", min_length=1)
     question_suffix: str = Field("\n", description="text that ends the question")
+    answer_type: Literal["number", "choice", "text"] = Field("number", description="choice: a letter, yes or no (true or false)")
     answer_separator: str = Field(" ", description="text between the answer prompt and the number")
     max_length: int = Field(512, ge=8, description="tokens of question + CoT + answer; longer rows are dropped and counted")
     max_train_samples: int | None = Field(None, ge=1)

@@ -19,6 +19,10 @@ from fractions import Fraction
 # GSM8K-Hard's authors compare so (the "PAL" repository): its answers are floats.
 TOLERANCE = Fraction(1, 1000)
 
+# Every first digit, and numbers of several: what all of them begin with is fixed text (`SequenceBuilder`). Negative ones are not
+# among them: many tokenizers join the space to the sign, so that no space could be fixed text on their account.
+NUMBERS = (*"0123456789", "42", "365", "1000", "2.5")
+
 _SPACE = "[ \u00a0\u2009\u202f]"
 # "180 180" is a number that is said again, not one of six digits.
 _SPACED = rf"(?!(?P<said>[0-9]{{3}}){_SPACE}(?P=said)(?![0-9]))[1-9][0-9]{{0,2}}(?:{_SPACE}[0-9]{{3}})+"

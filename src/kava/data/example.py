@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from kava.data.answer_types import AnswerType
+
 CotType = Literal["equation", "natural_language"]
 # JSON's escapes and Python's reading of odd file names can give these alone; no encoding and no tokenizer takes them.
 _HALF_CHARACTERS = re.compile("[\ud800-\udfff]")
@@ -21,7 +23,8 @@ class Example:
     Attributes:
         question: the problem.
         steps: chain-of-thought steps in order, either ``<<48/2=24>>`` forms or sentences; empty when there is no trace.
-        answer: canonical number text, as `kava.data.answers.canonical_number` gives it, e.g. ``72``.
+        answer: as `kava.data.answer_types.canonical_answer` gives it, e.g. ``72``.
+        answer_type: what the answer is, and so how another is compared with it.
         id: ``<file stem, directory or hub name>/<split>/<row number>``, unique within a loaded split.
     """
 
@@ -29,3 +32,4 @@ class Example:
     steps: tuple[str, ...]
     answer: str
     id: str
+    answer_type: AnswerType = "number"

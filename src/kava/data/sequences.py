@@ -14,6 +14,7 @@ from typing import Any
 from zlib import crc32
 
 from kava.config import DatasetConfig
+from kava.data.answer_types import ANSWER_TYPES, AnswerType
 from kava.data.example import Example, is_text
 from kava.errors import UserError
 
@@ -22,9 +23,6 @@ BOT, EOT, LATENT = "<bot>", "<eot>", "<latent>"
 SPECIAL_TOKENS = [BOT, EOT, LATENT]
 # Examples that the tokenizer gets at once.
 BLOCK = 1000
-# Every first digit, and numbers of several. Negative ones are not asked: many tokenizers join the space to the sign, so that no
-# space could be fixed text on their account; `SequenceBuilder` puts the sign behind it.
-NUMBERS = (*"0123456789", "42", "365", "1000", "2.5")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +61,7 @@ class SequenceBuilder:
         answer_prompt: text before the number.
         question_suffix: text that ends the question.
         answer_separator: text between the answer prompt and the number.
+        answer_type: what answers are.
         prompt_ids: the fixed text of a model that was trained with another one; default: found with this tokenizer.
 
     Attributes:
@@ -80,6 +79,7 @@ class SequenceBuilder:
         *,
         question_suffix: str = "\n",
         answer_separator: str = " ",
+        answer_type: AnswerType = "number",
         prompt_ids: list[int] | None = None,
     ) -> None:
         if tokenizer.eos_token_id is None:
@@ -88,6 +88,7 @@ class SequenceBuilder:
         self.answer_prompt = answer_prompt
         self.question_suffix = question_suffix
         self.answer_separator = answer_separator
+        self.answer_type = answer_type
         self.prompt_ids = prompt_ids or self._fixed_text()
 
     def _fixed_text(self) -> list[int]:
@@ -96,7 +97,7 @@ class SequenceBuilder:
             raise UserError(
                 f"dataset.answer_prompt {self.answer_prompt!r} is no token of this tokenizer; give it words, such as 'The answer is:'"
             )
-        written = [self._ids(self._answer_text(number)) for number in NUMBERS]
+        written = [self._ids(self._answer_text(number)) for number in ANSWER_TYPES[self.answer_type].samples]
         common = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, zip(*written, strict=False))]
         if len(common) < len(alone):
             raise UserError(
@@ -182,5 +183,6 @@ def builder_of(tokenizer: Any, dataset: DatasetConfig, prompt_ids: list[int] | N
         dataset.answer_prompt,
         question_suffix=dataset.question_suffix,
         answer_separator=dataset.answer_separator,
+        answer_type=dataset.answer_type,
         prompt_ids=prompt_ids,
     )

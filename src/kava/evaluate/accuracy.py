@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kava.data.answers import answers_close, answers_equal
+from kava.data.answer_types import same_answer
+from kava.data.answers import answers_close
 from kava.data.example import Example
 from kava.generate import Generation, Reasoner
 from kava.runtime import processes
@@ -27,7 +28,7 @@ class Answered:
     @property
     def correct(self) -> bool:
         """The prediction equals the gold answer, exactly."""
-        return answers_equal(self.prediction, self.example.answer)
+        return same_answer(self.prediction, self.example.answer, self.example.answer_type)
 
     def row(self) -> dict[str, Any]:
         """As it stands in the per-question file."""
@@ -61,7 +62,7 @@ class Evaluation:
     @property
     def correct_close(self) -> int:
         """How many predictions are within `kava.data.answers.TOLERANCE` of the gold answer."""
-        return sum(answers_close(item.prediction, item.example.answer) for item in self.answered)
+        return sum(item.correct or answers_close(item.prediction, item.example.answer) for item in self.answered)
 
     @property
     def cut_off(self) -> int:

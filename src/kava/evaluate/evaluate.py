@@ -13,6 +13,7 @@ from rich.table import Table
 from kava.checkpoint import Trained, open_checkpoint
 from kava.config import Config, build_config
 from kava.data.example import CotType
+from kava.data.sources.benchmarks import BENCHMARKS
 from kava.data.sources.load import load_benchmark
 from kava.data.sources.usable_rows import Loaded
 from kava.errors import UserError, at_least
@@ -151,19 +152,32 @@ def load_questions(config: Config, dataset: str, data_dir: str | None, limit: in
     Raises:
         UserError: the data cannot be found or read, or `data_dir` is given for what is a path or built in.
     """
-    source = config.evaluation.datasets.get(dataset, dataset)
-    found = Path(source).exists() or source.startswith("builtin:")
+    configured, known = config.evaluation.datasets.get(dataset), BENCHMARKS.get(dataset)
+    source = configured or (known.hub if known else dataset)
+    found = source is not None and (Path(source).exists() or source.startswith("builtin:"))
     if data_dir is not None:
-        if source.startswith("builtin:") or (found and source == dataset):
+        if source is not None and (source.startswith("builtin:") or (found and source == dataset)):
             raise UserError(
                 f"'{dataset}' says itself where its questions are: leave --data_dir {data_dir} out, or give a name such as gsm8k"
             )
         source = data_dir
-    elif dataset in config.evaluation.datasets and not found and Path(config.dataset.name).is_dir():
+    elif configured and not found and Path(config.dataset.name).is_dir():
         source = config.dataset.name
+    if source is None:
+        raise UserError(
+            f"data set '{dataset}' is not on the hub: give its place, --data_dir DIRECTORY or --evaluation.datasets.{dataset} FILE"
+        )
     mini, on_bad_row = config.dataset.mini, config.dataset.on_bad_row
     limit = limit or config.evaluation.max_samples
-    return load_benchmark(dataset, source, on_bad_row=on_bad_row, mini=mini, limit=limit, cot_type=cot_type)
+    answer_type = config.dataset.answer_type
+    loaded = load_benchmark(dataset, source, on_bad_row=on_bad_row, mini=mini, limit=limit, cot_type=cot_type, answer_type=answer_type)
+    asked = loaded.examples[0].answer_type if loaded.examples else answer_type
+    if asked != answer_type:
+        raise UserError(
+            f"the answers of '{dataset}' are of type {asked}, but the model was trained to give a {answer_type}; "
+            f"set --dataset.answer_type {asked} to read its answers so all the same"
+        )
+    return loaded
 
 
 def dataset_label(dataset: str) -> str:

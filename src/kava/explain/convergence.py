@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kava.data.answers import answers_equal
+from kava.data.answer_types import same_answer
 from kava.data.example import Example
 from kava.explain.record import Convergence, Iterations
 from kava.generate import Reasoner
@@ -82,4 +82,4 @@ def marks_of(predictions: Sequence[str | None], examples: Sequence[Example]) -> 
     """1 for right and 0 for wrong; None where a gold answer is unknown."""
     if not all(example.answer for example in examples):
         return None
-    return [float(answers_equal(found, example.answer)) for found, example in zip(predictions, examples, strict=True)]
+    return [float(same_answer(found, example.answer, example.answer_type)) for found, example in zip(predictions, examples, strict=True)]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from kava.config import Config
-from kava.data.answers import answers_equal
+from kava.data.answer_types import same_answer
 from kava.data.collate import Collator
 from kava.data.example import Example
 from kava.data.fingerprint import fingerprint
@@ -163,7 +163,7 @@ def _view(reasoner: Reasoner, config: Config, example: Example, options: Options
         question=example.question,
         gold=example.answer or None,
         prediction=generation.answer,
-        correct=answers_equal(generation.answer, example.answer) if example.answer else None,
+        correct=same_answer(generation.answer, example.answer, example.answer_type) if example.answer else None,
         tokens=readout.tokens,
         probabilities=readout.probabilities,
         attention=Attention(latents=attention.latents.tolist(), parts={name: part.tolist() for name, part in attention.parts.items()}),

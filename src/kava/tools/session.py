@@ -32,6 +32,7 @@ def check_config(trained: Trained, config: Config) -> None:
         "latent.num_tokens",
         "dataset.answer_prompt",
         "dataset.answer_separator",
+        "dataset.answer_type",
         "dataset.question_suffix",
     ):
         mine, theirs = _get(trained.config, key), _get(config, key)

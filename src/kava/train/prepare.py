@@ -68,6 +68,7 @@ def open_data(config: Config) -> Splits:
         on_bad_row=dataset.on_bad_row,
         mini=dataset.mini,
         limit=dataset.max_train_samples,
+        answer_type=dataset.answer_type,
     )
 
 

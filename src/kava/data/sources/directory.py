@@ -1,11 +1,12 @@
 """Which file of a directory holds a split or a benchmark: by content first, then by the words in its name."""
 
 import re
-from dataclasses import dataclass
-from itertools import groupby, islice
+from dataclasses import dataclass, replace
+from itertools import groupby, islice, product
 from pathlib import Path
 
 from kava.data.example import CotType
+from kava.data.sources.benchmarks import BENCHMARKS
 from kava.data.sources.configurations import NoSuchConfigurationError, chosen, configurations
 from kava.data.sources.formats import FORMATS, Format, Row, recognise
 from kava.data.sources.readers import BadRow, Placed, read_rows
@@ -23,22 +24,6 @@ _ALIASES = {
 
 class NoSuchSplitError(UserError):
     """The data set exists but has no such split; the message lists what there is."""
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """How an evaluation set is found: row formats and splits, each in order of preference."""
-
-    formats: tuple[str, ...]
-    splits: tuple[str, ...]
-
-
-BENCHMARKS = {
-    "gsm8k": Benchmark(("gsm8k", "steps", "icot"), ("test",)),
-    # The hub calls its only GSM-Hard split "train".
-    "gsm8k-hard": Benchmark(("gsm-hard",), ("test", "train")),
-    "svamp": Benchmark(("svamp",), ("test",)),
-}
 
 
 @dataclass(frozen=True)
@@ -123,24 +108,42 @@ def choose_split(directory: Path, split: str, cot_type: CotType | None, configur
     return candidates[0]
 
 
-def choose_benchmark(directory: Path, dataset: str, configuration: str | None = None) -> DataFile:
+def choose_benchmark(directory: Path, dataset: str, configuration: str | None = None, *, whole: bool = False) -> DataFile:
     """The file that holds an evaluation set of `BENCHMARKS`, e.g. the only GSM8K test file.
+
+    Args:
+        whole: the directory holds this set and no other, so that its files need not carry the name.
 
     Raises:
         NoSuchSplitError: there is none.
         UserError: there are several.
     """
     benchmark, files = BENCHMARKS[dataset], data_files(directory, configuration)
-    for form in benchmark.formats:
-        of_form = [file for file in files if file.format is FORMATS[form]]
-        for split in (*benchmark.splits, None):
-            candidates = [file for file in of_form if (split in file.split_names() if split else not file.split_names())]
-            if len(candidates) > 1:
-                names = ", ".join(file.stem for file in candidates)
-                raise UserError(f"directory {directory} has several files for benchmark '{dataset}': {names}; name the file itself")
-            if candidates:
-                return candidates[0]
-    raise NoSuchSplitError(f"directory {directory} has no file for benchmark '{dataset}'; it holds {listing(files)}")
+    named = [file for file in files if benchmark.is_named(dataset, f"{directory.name}/{file.stem}")]
+    unnamed = [] if benchmark.by_name and not whole else files
+    for fitting, form, split in product((named, unnamed), benchmark.formats, (*benchmark.splits, None)):
+        found = _of_split([file for file in fitting if file.format is FORMATS[form]], split)
+        if len(found) > 1:
+            names = ", ".join(file.stem for file in found)
+            raise UserError(f"directory {directory} has several files for benchmark '{dataset}': {names}; name the file itself")
+        if found:
+            return found[0]
+    name = ", in a file that carries its name" if benchmark.by_name and not whole else ""
+    raise NoSuchSplitError(f"directory {directory} has no file for benchmark '{dataset}'{name}; it holds {listing(files)}")
+
+
+def _of_split(files: list[DataFile], split: str | None) -> list[DataFile]:
+    """Files of a split, or of none; ``train+test`` gives both as one."""
+    if split is None:
+        return [file for file in files if not file.split_names()]
+    parts = [[file for file in files if part in file.split_names()] for part in split.split("+")]
+    if len(parts) == 1 or any(len(part) > 1 for part in parts):
+        return max(parts, key=len)
+    if not all(parts):
+        return []
+    joined = [part[0] for part in parts]
+    stem = "+".join(file.stem for file in joined)
+    return [replace(joined[0], paths=tuple(path for file in joined for path in file.paths), stem=stem)]
 
 
 def listing(files: list[DataFile]) -> str:

@@ -4,32 +4,33 @@ Recognition looks at what rows hold, never at a file's name. To add a format, wr
 """
 
 import re
-import reprlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from kava.data.answers import canonical_number
 from kava.data.example import CotType
 
 Row = Mapping[str, Any]
-Parsed = tuple[str, tuple[str, ...], str]
+# Question, steps, and the answer as the row has it.
+Parsed = tuple[str, tuple[str, ...], Any]
 
 _ANNOTATION = re.compile(r"<<.*?>>")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_BARE = re.compile(r"[-+−$€£¥₹]{0,2}[0-9][^\n#<>]{0,40}|[A-H]|(?i:yes|no|true|false)")
 _BOTH: frozenset[CotType] = frozenset({"equation", "natural_language"})
 _EQUATION: frozenset[CotType] = frozenset({"equation"})
 _SENTENCES: frozenset[CotType] = frozenset({"natural_language"})
 _NONE: frozenset[CotType] = frozenset()
 
 
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 60
-
-
 class RowError(ValueError):
     """What is wrong with one row, without its place."""
+
+
+class AnswerError(RowError):
+    """The row is whole, but its answer is not of the type that is asked for."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,9 @@ class Format:
         name: what errors and directory listings call it.
         description: the fields it needs, for error messages.
         matches: whether a row is of this format, by its fields.
-        parse: (row, kind of trace) -> question, steps, canonical answer; raises RowError.
+        parse: (row, kind of trace) -> question, steps, answer as it stands; raises RowError.
         trace_forms: which kinds of trace these rows can give; empty for evaluation-only rows.
+        partial: some answers of this data set are no numbers, and are left out and counted where numbers are asked for.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Format:
     matches: Callable[[Row], bool]
     parse: Callable[[Row, CotType], Parsed]
     trace_forms: Callable[[Sequence[Row]], frozenset[CotType]]
+    partial: bool = False
 
 
 def recognise(rows: Sequence[Row]) -> Format | None:
@@ -65,21 +68,21 @@ def _text(row: Row, field: str) -> str:
     return value.strip()
 
 
-def _answer(value: Any, what: str) -> str:
-    try:
-        if isinstance(value, str | int | float | Decimal):
-            return canonical_number(value)
-    except ValueError:
-        pass
-    raise RowError(f"{what} {_SHORT.repr(value)} is not a number")
-
-
 def _after_hashes(text: str) -> tuple[str, str]:
-    """Split ``reasoning #### answer`` into the reasoning and the canonical answer."""
+    """Split ``reasoning #### answer`` into the reasoning and the answer."""
     reasoning, hashes, answer = text.rpartition("####")
     if not hashes or not answer.strip():
         raise RowError("no answer after '####'")
-    return reasoning, _answer(answer.strip(), "answer")
+    return reasoning, answer.strip()
+
+
+def _steps_in(text: str, cot_type: CotType) -> tuple[str, ...]:
+    """The annotated equations of a written reasoning, or its lines, or the sentences of its only line, without them."""
+    if cot_type == "equation":
+        return tuple(_ANNOTATION.findall(text))
+    plain = _ANNOTATION.sub("", text).strip()
+    steps = plain.split("\n") if "\n" in plain else _SENTENCE_END.split(plain)
+    return tuple(step.strip() for step in steps if step.strip())
 
 
 def _parse_icot(row: Row, cot_type: CotType) -> Parsed:
@@ -87,7 +90,7 @@ def _parse_icot(row: Row, cot_type: CotType) -> Parsed:
     if not bars or not question.strip():
         raise RowError("no question before '||'")
     reasoning, answer = _after_hashes(rest)
-    return question.strip(), tuple(_ANNOTATION.findall(reasoning)), answer
+    return question.strip(), _steps_in(reasoning, "equation"), answer
 
 
 def _parse_steps(row: Row, cot_type: CotType) -> Parsed:
@@ -95,7 +98,7 @@ def _parse_steps(row: Row, cot_type: CotType) -> Parsed:
     if not isinstance(steps, list) or not all(isinstance(step, str) for step in steps):
         raise RowError("field 'steps' is not a list of texts")
     kept = tuple(step.strip() for step in steps if step.strip())
-    return _text(row, "question"), kept, _answer(row.get("answer"), "answer")
+    return _text(row, "question"), kept, row.get("answer")
 
 
 def _steps_forms(rows: Sequence[Row]) -> frozenset[CotType]:
@@ -109,20 +112,49 @@ def _steps_forms(rows: Sequence[Row]) -> frozenset[CotType]:
 
 def _parse_gsm8k(row: Row, cot_type: CotType) -> Parsed:
     reasoning, answer = _after_hashes(_text(row, "answer"))
-    if cot_type == "equation":
-        steps = _ANNOTATION.findall(reasoning)
-    else:
-        steps = [line.strip() for line in _ANNOTATION.sub("", reasoning).split("\n") if line.strip()]
-    return _text(row, "question"), tuple(steps), answer
+    lines = [line.strip() for line in _ANNOTATION.sub("", reasoning).split("\n") if line.strip()]
+    return _text(row, "question"), tuple(_ANNOTATION.findall(reasoning) if cot_type == "equation" else lines), answer
 
 
-def _parse_gsm_hard(row: Row, cot_type: CotType) -> Parsed:
-    return _text(row, "input"), (), _answer(row.get("target"), "target")
+def _plain(question: str, answer: str, reasoning: str | None = None) -> Callable[[Row, CotType], Parsed]:
+    """A parser for rows that have each part in a field of its own."""
+
+    def parse(row: Row, cot_type: CotType) -> Parsed:
+        written = row.get(reasoning or "")
+        return _text(row, question), _steps_in(written, cot_type) if isinstance(written, str) else (), row.get(answer)
+
+    return parse
 
 
 def _parse_svamp(row: Row, cot_type: CotType) -> Parsed:
     question = _text(row, "question_concat") if "question_concat" in row else f"{_text(row, 'Body')} {_text(row, 'Question')}"
-    return question, (), _answer(row.get("Answer"), "Answer")
+    return question, (), row.get("Answer")
+
+
+def _parse_mawps(row: Row, cot_type: CotType) -> Parsed:
+    solutions = row.get("lSolutions")
+    if not isinstance(solutions, list) or len(solutions) != 1:
+        raise RowError("field 'lSolutions' is not a list of one number")
+    return _text(row, "sQuestion"), (), solutions[0]
+
+
+def _parse_asdiv(row: Row, cot_type: CotType) -> Parsed:
+    # An answer comes with its unit: 9 (apples)
+    return f"{_text(row, 'body')} {_text(row, 'question')}", (), _text(row, "answer").partition("(")[0].strip()
+
+
+def _parse_choices(row: Row, cot_type: CotType) -> Parsed:
+    choices = row.get("choices")
+    labels, texts = (choices.get("label"), choices.get("text")) if isinstance(choices, dict) else (None, None)
+    if not isinstance(labels, list) or not isinstance(texts, list) or len(labels) != len(texts):
+        raise RowError("field 'choices' has no 'label' and 'text' of equal length")
+    offered = " ".join(f"{label}: {text}" for label, text in zip(labels, texts, strict=True))
+    return f"{_text(row, 'question')} Choices: {offered}", (), row.get("answerKey")
+
+
+def _parse_tabbed(row: Row, cot_type: CotType) -> Parsed:
+    question, _, answer = _text(row, "text").partition("\t")
+    return question.strip(), (), answer.strip()
 
 
 def _has(*fields: str) -> Callable[[Row], bool]:
@@ -134,17 +166,87 @@ def _is_icot(row: Row) -> bool:
     return isinstance(text, str) and "||" in text and "####" in text.partition("||")[2]
 
 
+def _is_tabbed(row: Row) -> bool:
+    text = row.get("text")
+    return row.keys() == {"text"} and isinstance(text, str) and text.count("\t") == 1
+
+
 def _is_svamp(row: Row) -> bool:
     return "Answer" in row and ("question_concat" in row or {"Body", "Question"} <= row.keys())
 
 
+def _is_bare(row: Row) -> bool:
+    """A question whose answer is written alone: a number, a truth value, a letter."""
+    answer = row.get("answer")
+    if isinstance(answer, str):
+        return "question" in row and _BARE.fullmatch(answer.strip()) is not None
+    return "question" in row and isinstance(answer, bool | int | float | Decimal)
+
+
+def _any(forms: frozenset[CotType]) -> Callable[[Sequence[Row]], frozenset[CotType]]:
+    return lambda rows: forms
+
+
+def _cot_forms(field: str) -> Callable[[Sequence[Row]], frozenset[CotType]]:
+    """Which kinds of steps a written reasoning gives: by its annotations; without any, sentences."""
+
+    def forms(rows: Sequence[Row]) -> frozenset[CotType]:
+        texts = [text for row in rows if isinstance(text := row.get(field), str) and text.strip()]
+        annotated = sum(_ANNOTATION.search(text) is not None for text in texts)
+        if 2 * annotated <= len(texts):
+            return _SENTENCES
+        return _EQUATION if all(not _ANNOTATION.sub("", text).strip() for text in texts) else _BOTH
+
+    return forms
+
+
+# The first that matches a row is its format: those with more fields stand before those with fewer.
 FORMATS: dict[str, Format] = {
     form.name: form
     for form in (
-        Format("icot", "lines 'question||<<a>> <<b>> #### answer'", _is_icot, _parse_icot, lambda rows: _EQUATION),
+        Format("icot", "lines 'question||<<a>> <<b>> #### answer'", _is_icot, _parse_icot, _any(_EQUATION)),
+        Format("tabbed", "lines 'question<TAB>answer'", _is_tabbed, _parse_tabbed, _any(_NONE)),
         Format("steps", "fields question, steps, answer", _has("question", "steps", "answer"), _parse_steps, _steps_forms),
-        Format("gsm8k", "fields question, answer", _has("question", "answer"), _parse_gsm8k, lambda rows: _BOTH),
-        Format("gsm-hard", "fields input, target", _has("input", "target"), _parse_gsm_hard, lambda rows: _NONE),
-        Format("svamp", "fields Body, Question, Answer", _is_svamp, _parse_svamp, lambda rows: _NONE),
+        Format(
+            "codi",
+            "fields question, cot, answer",
+            _has("question", "cot", "answer"),
+            _plain("question", "answer", "cot"),
+            _cot_forms("cot"),
+        ),
+        Format(
+            "gsm-plus",
+            "fields question, solution, answer, perturbation_type",
+            _has("question", "solution", "answer", "perturbation_type"),
+            _plain("question", "answer", "solution"),
+            _any(_NONE),
+            partial=True,
+        ),
+        Format(
+            "math",
+            "fields problem, solution, answer",
+            _has("problem", "solution", "answer"),
+            _plain("problem", "answer"),
+            _any(_NONE),
+            partial=True,
+        ),
+        Format(
+            "mgsm", "fields question, answer_number", _has("question", "answer_number"), _plain("question", "answer_number"), _any(_NONE)
+        ),
+        Format("asdiv", "fields body, question, answer", _has("body", "question", "answer"), _parse_asdiv, _any(_NONE), partial=True),
+        Format("choices", "fields question, choices, answerKey", _has("question", "choices", "answerKey"), _parse_choices, _any(_NONE)),
+        Format("multiarith", "fields question, final_ans", _has("question", "final_ans"), _plain("question", "final_ans"), _any(_NONE)),
+        Format("mawps", "fields sQuestion, lSolutions", _has("sQuestion", "lSolutions"), _parse_mawps, _any(_NONE)),
+        Format("bare", "fields question, answer (the answer alone)", _is_bare, _plain("question", "answer"), _any(_NONE)),
+        Format("gsm8k", "fields question, answer (ends in '#### answer')", _has("question", "answer"), _parse_gsm8k, _any(_BOTH)),
+        Format(
+            "adapters",
+            "fields instruction, output, answer",
+            _has("instruction", "output", "answer"),
+            _plain("instruction", "answer"),
+            _any(_NONE),
+        ),
+        Format("gsm-hard", "fields input, target", _has("input", "target"), _plain("input", "target"), _any(_NONE)),
+        Format("svamp", "fields Body, Question, Answer", _is_svamp, _parse_svamp, _any(_NONE)),
     )
 }

@@ -11,9 +11,11 @@ What rows mean is found from their content (`formats`), which file of a director
 from dataclasses import replace
 
 from kava.config import MiniDataConfig
+from kava.data.answer_types import AnswerType
 from kava.data.example import CotType
 from kava.data.fingerprint import fingerprint
-from kava.data.sources.directory import BENCHMARKS, canonical_split
+from kava.data.sources.benchmarks import BENCHMARKS
+from kava.data.sources.directory import canonical_split
 from kava.data.sources.resolve import open_benchmark, open_split
 from kava.data.sources.splits import open_training
 from kava.data.sources.usable_rows import BUILTIN, Loaded, OnBadRow, Rules, builtin_stream, stream
@@ -27,6 +29,7 @@ def load_examples(
     on_bad_row: OnBadRow = "error",
     mini: MiniDataConfig | None = None,
     limit: int | None = None,
+    answer_type: AnswerType = "number",
 ) -> Loaded:
     """Load one split.
 
@@ -44,7 +47,7 @@ def load_examples(
     if name.startswith(BUILTIN):
         return builtin_stream(name, split, cot_type, mini, limit).load()
     need_trace = canonical_split(split) == "train"
-    return stream(open_split(name, split, cot_type), split, Rules(cot_type, on_bad_row, limit, need_trace)).load()
+    return stream(open_split(name, split, cot_type), split, Rules(cot_type, on_bad_row, limit, need_trace, answer_type=answer_type)).load()
 
 
 def train_validation(
@@ -56,6 +59,7 @@ def train_validation(
     on_bad_row: OnBadRow = "error",
     mini: MiniDataConfig | None = None,
     limit: int | None = None,
+    answer_type: AnswerType = "number",
 ) -> tuple[Loaded, Loaded]:
     """Load what `open_training` opens: training and validation examples that share no question.
 
@@ -63,8 +67,9 @@ def train_validation(
         UserError: as `load_examples`, or fewer than 10 rows to hold a tenth out of.
     """
     splits = open_training(
-        name, cot_type=cot_type, train_split=train_split, validation_split=validation_split, on_bad_row=on_bad_row, mini=mini, limit=limit
-    )
+        name, cot_type=cot_type, train_split=train_split, validation_split=validation_split, on_bad_row=on_bad_row, mini=mini, limit=limit,
+        answer_type=answer_type,
+    )  # fmt: skip
     train, validation = splits.read()
     return train.load(), validation
 
@@ -77,22 +82,24 @@ def load_benchmark(
     mini: MiniDataConfig | None = None,
     limit: int | None = None,
     cot_type: CotType | None = None,
+    answer_type: AnswerType = "number",
 ) -> Loaded:
-    """Load an evaluation set: gsm8k, gsm8k-hard, svamp, or any other name as the test split of `source`.
+    """Load an evaluation set: one of `BENCHMARKS`, or any other name as the test split of `source`, with answers of `answer_type`.
 
     In a directory the right file is found by content and name. Only question and answer matter here, unless `cot_type` asks for steps
-    of one kind; `note` says which part of SVAMP was loaded.
+    of one kind; `note` says which part of SVAMP was loaded, and which rows were left out.
 
     Raises:
         UserError: as `load_examples`.
     """
-    rules = Rules(cot_type, on_bad_row, None)
+    benchmark = BENCHMARKS.get(dataset)
+    rules = Rules(cot_type, on_bad_row, None, answer_type=benchmark.answer_type if benchmark else answer_type)
     if source.startswith(BUILTIN):
         return builtin_stream(source, "test", cot_type or "equation", mini, limit).load()
-    if dataset not in BENCHMARKS:
+    if benchmark is None:
         return stream(open_split(source, "test", None), "test", replace(rules, limit=limit)).load()
     loaded = stream(open_benchmark(source, dataset), "test", rules).load()
-    note = _svamp_note(len(loaded.examples) + loaded.bad_rows) if dataset == "svamp" else ""
+    note = _svamp_note(len(loaded.examples) + loaded.bad_rows) if "svamp" in benchmark.formats else loaded.note
     return replace(_cut(loaded, limit), note=note)
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from kava.data.example import CotType
 from kava.data.sources import hub
+from kava.data.sources.benchmarks import BENCHMARKS
 from kava.data.sources.configurations import NoSuchConfigurationError, is_whole
-from kava.data.sources.directory import BENCHMARKS, DataFile, NoSuchSplitError, canonical_split, choose_benchmark, choose_split
+from kava.data.sources.directory import DataFile, NoSuchSplitError, canonical_split, choose_benchmark, choose_split
 from kava.data.sources.readers import Placed, read_rows
 from kava.errors import UserError
 from kava.runtime.atomic import checksum
@@ -68,7 +69,7 @@ def open_benchmark(name: str, dataset: str) -> Opened:
         return _open_dataset(hub.load_saved(path), splits, str(path.resolve()), path.resolve().name)
     if path.is_dir():
         return _open_data_file(choose_benchmark(path, dataset))
-    return _open_hub(name, splits, lambda directory, configuration: choose_benchmark(directory, dataset, configuration))
+    return _open_hub(name, splits, lambda directory, configuration: choose_benchmark(directory, dataset, configuration, whole=True))
 
 
 def _open_data_file(data_file: DataFile) -> Opened:
@@ -109,10 +110,17 @@ def _open_dataset(
             raise NoSuchSplitError(f"{source} has no splits")
         return _open_rows(dataset, source, stem, stem)
     for split in splits:
-        for found in dataset:
-            if found == split or canonical_split(str(found)) == canonical_split(split):
-                return _open_rows(dataset[found], f"{source} ({found})", f"{source} ({found})", stem)
+        names = [_found_split(dataset, part) for part in split.split("+")]
+        if all(names):
+            rows = datasets.concatenate_datasets([dataset[name] for name in names]) if len(names) > 1 else dataset[names[0]]
+            place = f"{source} ({'+'.join(map(str, names))})"
+            return _open_rows(rows, place, place, stem)
     raise NoSuchSplitError(f"data set {source} has no split '{splits[0]}'; it has {', '.join(map(str, dataset))}")
+
+
+def _found_split(dataset: "datasets.DatasetDict", split: str) -> str | None:
+    """The name that a data set has for a split."""
+    return next((str(name) for name in dataset if name == split or canonical_split(str(name)) == canonical_split(split)), None)
 
 
 def _open_rows(dataset: "datasets.Dataset", source: str, label: str, stem: str) -> Opened:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from kava.config import MiniDataConfig
+from kava.data.answer_types import AnswerType
 from kava.data.example import CotType, Example
 from kava.data.fingerprint import fingerprint
 from kava.data.sources.directory import NoSuchSplitError
@@ -41,6 +42,7 @@ def open_training(
     on_bad_row: OnBadRow = "error",
     mini: MiniDataConfig | None = None,
     limit: int | None = None,
+    answer_type: AnswerType = "number",
 ) -> Splits:
     """Open both splits of a source.
 
@@ -60,8 +62,8 @@ def open_training(
         validation = builtin_stream(name, validation_split, cot_type, mini, None)
         shape = [train.source, validation.source, cot_type, str(limit), mini.model_dump_json()]
         return Splits(train.source, lambda: shape, lambda: (train, validation.load()))
-    rules = Rules(cot_type, on_bad_row, limit, need_trace=True)
-    ruled = [train_split, validation_split, cot_type, on_bad_row, str(limit)]
+    rules = Rules(cot_type, on_bad_row, limit, need_trace=True, answer_type=answer_type)
+    ruled = [train_split, validation_split, cot_type, on_bad_row, str(limit), answer_type]
     try:
         apart = open_split(name, validation_split, cot_type, apart_from_train=True)
     except NoSuchSplitError:
@@ -73,7 +75,7 @@ def open_training(
         return [*ruled, opened.stem, opened.content(), apart.stem, apart.content()]
 
     def read() -> tuple[Stream, Loaded]:
-        validation = stream(apart, validation_split, Rules(cot_type, on_bad_row, None)).load()
+        validation = stream(apart, validation_split, Rules(cot_type, on_bad_row, None, answer_type=answer_type)).load()
         asked = frozenset(question_key(example.question) for example in validation.examples)
         return stream(opened, train_split, replace(rules, exclude=asked)), validation
 

@@ -1,21 +1,26 @@
 """From rows to the examples of a split, one at a time: what cannot be used is left out and counted on the way."""
 
+import reprlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Literal
 
 from kava.config import MiniDataConfig
+from kava.data.answer_types import ANSWER_TYPES, AnswerType, canonical_answer
 from kava.data.example import CotType, Example, is_text
 from kava.data.fingerprint import Fingerprint
 from kava.data.mini.problems import SPLITS, problems
 from kava.data.sources.directory import FIRST_ROWS, canonical_split, first_rows
-from kava.data.sources.formats import FORMATS, Format, RowError, recognise
+from kava.data.sources.formats import FORMATS, AnswerError, Format, RowError, recognise
 from kava.data.sources.readers import BadRow, Placed
 from kava.data.sources.resolve import Opened
 from kava.errors import UserError, nearest
 
 BUILTIN = "builtin:"
+_NOT: dict[AnswerType, str] = {"number": "is not a number", "choice": "is no letter, yes or no", "text": "is no text"}
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
 OnBadRow = Literal["error", "skip"]
 
 
@@ -49,13 +54,16 @@ class Rules:
     limit: int | None
     need_trace: bool = False
     exclude: frozenset[str] = frozenset()
+    answer_type: AnswerType = "number"
 
 
 @dataclass
 class Tally:
-    """Rows left out: unreadable, without a step of the wanted kind, and asking a validation question."""
+    """Rows left out: unreadable, without a step of the wanted kind, asking a validation question, and answered by no number
+    in a data set that has such answers too (`Format.partial`)."""
 
     bad: int = 0
+    unanswerable: int = 0
     untraced: int = 0
     excluded: int = 0
 
@@ -114,7 +122,8 @@ def stream(opened: Opened, split: str, rules: Rules) -> Stream:
     """The usable rows of an opened split, up to the limit of the rules."""
 
     def note(tally: Tally) -> str:
-        return f"{tally.excluded} rows left out that ask a validation question" if tally.excluded else ""
+        left_out = {"ask a validation question": tally.excluded, "are answered by no number": tally.unanswerable}
+        return "; ".join(f"{count} rows left out that {why}" for why, count in left_out.items() if count)
 
     return Stream(opened.source, lambda tally: _usable(opened, split, rules, tally), note)
 
@@ -129,13 +138,18 @@ def _usable(opened: Opened, split: str, rules: Rules, tally: Tally) -> Iterator[
     first = list(islice(rows, FIRST_ROWS))
     form = _format_of(first, opened, rules.cot_type)
     drop_untraced = rules.need_trace and bool(form.trace_forms(first_rows(first)))
+    if rules.on_bad_row == "error":
+        _refuse_unknown_layout(first, form, opened, rules)
     count = 0
     for number, (place, row) in enumerate(chain(first, rows), 1):
         if rules.limit is not None and count >= rules.limit:
             break
         try:
-            question, steps, answer = _parse(row, form, rules.cot_type)
+            question, steps, answer = _parse(row, form, rules)
         except RowError as error:
+            if form.partial and rules.answer_type == "number" and isinstance(error, AnswerError):
+                tally.unanswerable += 1
+                continue
             if rules.on_bad_row == "error":
                 raise UserError(f"{opened.label} {place}: {error}; mend the row, or set dataset.on_bad_row to skip") from None
             tally.bad += 1
@@ -146,10 +160,46 @@ def _usable(opened: Opened, split: str, rules: Rules, tally: Tally) -> Iterator[
             tally.excluded += 1
         else:
             count += 1
-            yield Example(question, steps, answer, f"{opened.stem}/{split}/{number}")
+            yield Example(question, steps, answer, f"{opened.stem}/{split}/{number}", rules.answer_type)
     if not count:
         counts = f"{tally.bad} unreadable, {tally.untraced} without steps, {tally.excluded} in validation"
         raise UserError(f"{opened.source} has no usable row for split '{split}' ({counts}); check the file, or name another one")
+
+
+def _refuse_unknown_layout(first: list[Placed], form: Format, opened: Opened, rules: Rules) -> None:
+    """Where none of the first rows can be read, no row is to blame: the layout is another one, or its answers are.
+
+    Raises:
+        UserError: so it is.
+    """
+    errors = []
+    for _, row in first:
+        try:
+            _parse(row, form, rules)
+        except RowError as error:
+            errors.append(error)
+    if len(errors) < max(2, len(first)) or (form.partial and any(isinstance(error, AnswerError) for error in errors)):
+        return
+    raise UserError(
+        f"{opened.source}: none of its first {len(first)} rows can be read as {form.name} ({form.description}); the first: {errors[0]}. "
+        f"{_other_type(first, form, rules)}Known layouts are {_known_formats()}"
+    )
+
+
+def _other_type(first: list[Placed], form: Format, rules: Rules) -> str:
+    """A hint where the answers are of another type than the configured one."""
+    for answer_type in ANSWER_TYPES:
+        try:
+            for _, row in first:
+                _parse(row, form, replace(rules, answer_type=answer_type))
+        except RowError:
+            continue
+        return f"Set dataset.answer_type to {answer_type} to read them. "
+    return ""
+
+
+def _known_formats() -> str:
+    return "; ".join(f"{known.name}: {known.description}" for known in FORMATS.values())
 
 
 def _format_of(first: list[Placed], opened: Opened, cot_type: CotType | None) -> Format:
@@ -157,8 +207,7 @@ def _format_of(first: list[Placed], opened: Opened, cot_type: CotType | None) ->
     form = recognise(rows)
     if form is None:
         found = f"the first row has {', '.join(rows[0]) or 'no fields'}" if rows else "there is no readable row"
-        known = "; ".join(f"{known.name}: {known.description}" for known in FORMATS.values())
-        raise UserError(f"{opened.source} is of no known format: {found}, known are {known}")
+        raise UserError(f"{opened.source} is of no known format: {found}, known are {_known_formats()}")
     forms = form.trace_forms([row for row in rows if form.matches(row)])
     if cot_type is not None and forms and cot_type not in forms:
         has = ", ".join(sorted(forms))
@@ -168,11 +217,15 @@ def _format_of(first: list[Placed], opened: Opened, cot_type: CotType | None) ->
     return form
 
 
-def _parse(row: object, form: Format, cot_type: CotType | None) -> tuple[str, tuple[str, ...], str]:
+def _parse(row: object, form: Format, rules: Rules) -> tuple[str, tuple[str, ...], str]:
     if isinstance(row, BadRow):
         raise RowError(row.reason)
     assert isinstance(row, dict)
-    question, steps, answer = form.parse(row, cot_type or "equation")
-    if not all(map(is_text, (question, *steps))):
+    question, steps, answer = form.parse(row, rules.cot_type or "equation")
+    try:
+        answer = canonical_answer(answer, rules.answer_type)
+    except ValueError:
+        raise AnswerError(f"answer {_SHORT.repr(answer)} {_NOT[rules.answer_type]}") from None
+    if not all(map(is_text, (question, *steps, answer))):
         raise RowError("half of a character, such as \\ud800 alone, is no text")
     return question, steps, answer

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from kava.checkpoint import Trained
-from kava.data.answers import answers_equal
+from kava.data.answer_types import same_answer
 from kava.data.example import Example
 from kava.errors import UserError
 from kava.explain.questions import checked_question
@@ -136,7 +136,9 @@ class Player:
     def _measure(self, num_latents: int, num_iterations: int) -> Measured:
         generations, found = self._answers((num_latents, num_iterations))
         trained, written = self._remembered(self.trained_setting), self._remembered(None)
-        correct = sum(answers_equal(answer, example.answer) for answer, example in zip(found, self.examples, strict=True))
+        correct = sum(
+            same_answer(answer, example.answer, example.answer_type) for answer, example in zip(found, self.examples, strict=True)
+        )
         total = len(self.examples)
         return Measured(
             num_latents,

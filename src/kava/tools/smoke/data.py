@@ -6,9 +6,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from kava.config import CONFIG_DIR, load_config
+from kava.config import CONFIG_DIR, Config, load_config
 from kava.data.mini.problems import generate
-from kava.data.sources.directory import BENCHMARKS
 from kava.data.sources.load import load_benchmark
 from kava.errors import UserError
 from kava.experiment.suite import SUITE_DIR, plans_of, read_suite
@@ -87,7 +86,7 @@ def local_data(_: Lab) -> str | Information:
     if not Path(name).is_dir():
         raise CheckFailedError(f"{DATA_DIR_VARIABLE}={name} is no directory")
     found, absent = [], []
-    for dataset in BENCHMARKS:
+    for dataset in Config().evaluation.datasets:
         try:
             found.append(f"{dataset} {len(load_benchmark(dataset, name).examples)}")
         except UserError as error:

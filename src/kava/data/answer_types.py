@@ -1,0 +1,124 @@
+"""The three kinds of answers: numbers (`kava.data.answers`), choices (a letter, yes or no) and texts; one row of `ANSWER_TYPES` each.
+
+read_answer("B. They laugh", "The answer is:", "choice", behind_prompt=True)  ->  "B"
+same_answer("True", "yes", "choice")  ->  True
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Literal
+
+from kava.data.answers import NUMBERS, answers_equal, canonical_number, extract_answer
+
+AnswerType = Literal["number", "choice", "text"]
+
+# Letters up to H: "I" begins too many sentences.
+_CHOICE = re.compile(r"\b(?:[A-H]|(?i:yes|no|true|false))\b")
+_WHOLE_CHOICE = re.compile(r"\(?([A-Z]|(?i:yes|no|true|false))\)?[.:]?")
+_TRUTH = {"true": "yes", "false": "no"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How answers of one type are handled.
+
+    Attributes:
+        canonical: a data set's answer as the model is taught to write it; raises ValueError for what is no such answer.
+        read: (text, answer prompt, whether the text follows the prompt) -> the answer in what a model wrote, or None.
+        same: whether two answers are the same.
+        samples: answers that begin differently, to find what all have in common (`SequenceBuilder`).
+    """
+
+    canonical: Callable[[Any], str]
+    read: Callable[[str, str, bool], str | None]
+    same: Callable[[str, str], bool]
+    samples: tuple[str, ...]
+
+
+def canonical_answer(value: Any, answer_type: AnswerType) -> str:
+    """Write a data set's answer as the model is to write it.
+
+    Raises:
+        ValueError: it is no answer of this type.
+    """
+    return ANSWER_TYPES[answer_type].canonical(value)
+
+
+def read_answer(text: str, answer_prompt: str, answer_type: AnswerType, *, behind_prompt: bool = False) -> str | None:
+    """The answer in what a model wrote: the first behind the last answer prompt, else the last of the text.
+
+    Args:
+        text: what the model wrote.
+        answer_prompt: text before the answer.
+        answer_type: what to look for.
+        behind_prompt: the text follows the prompt that the model was given.
+    """
+    return ANSWER_TYPES[answer_type].read(text, answer_prompt, behind_prompt)
+
+
+def same_answer(a: str | None, b: str, answer_type: AnswerType) -> bool:
+    """Whether two answers agree: by value, by letter (true is yes), or word by word whatever their case and last full stop."""
+    return a is not None and ANSWER_TYPES[answer_type].same(a, b)
+
+
+def _canonical_number(value: Any) -> str:
+    if not isinstance(value, str | int | float | Decimal):
+        raise ValueError(f"{value!r} is not a number")
+    return canonical_number(value)
+
+
+def _canonical_choice(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    found = _WHOLE_CHOICE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError(f"{value!r} is no choice")
+    return found[1]
+
+
+def _reader(find: Callable[[str], list[str]]) -> Callable[[str, str, bool], str | None]:
+    """Reads the first of what `find` finds behind the last prompt, else the last of the whole text."""
+
+    def read(text: str, answer_prompt: str, behind_prompt: bool) -> str | None:
+        pieces = re.findall(r"\w+|[^\w\s]", answer_prompt)
+        prompts = list(re.finditer(r"\s*".join(map(re.escape, pieces)), text, re.IGNORECASE)) if pieces else []
+        behind = text if behind_prompt else text[prompts[-1].end() :] if prompts else ""
+        found = find(behind)
+        if found or behind_prompt:
+            return found[0] if found else None
+        return next(reversed(find(text)), None)
+
+    return read
+
+
+def _same_choice(a: str, b: str) -> bool:
+    left, right = a.lower(), b.lower()
+    return _TRUTH.get(left, left) == _TRUTH.get(right, right)
+
+
+def _canonical_text(value: Any) -> str:
+    words = value.split() if isinstance(value, str) else []
+    if not words:
+        raise ValueError(f"{value!r} is no text")
+    return " ".join(words)
+
+
+def _lines(text: str) -> list[str]:
+    return [" ".join(line.split()) for line in text.split("\n") if line.strip()]
+
+
+def _same_text(a: str, b: str) -> bool:
+    return " ".join(a.split()).casefold().rstrip(" .") == " ".join(b.split()).casefold().rstrip(" .")
+
+
+ANSWER_TYPES: dict[AnswerType, Kind] = {
+    "number": Kind(
+        _canonical_number, lambda text, prompt, behind: extract_answer(text, prompt, behind_prompt=behind), answers_equal, NUMBERS
+    ),
+    "choice": Kind(_canonical_choice, _reader(_CHOICE.findall), _same_choice, (*"ABCDE", "yes", "no", "True", "False")),
+    "text": Kind(
+        _canonical_text, _reader(_lines), _same_text, ("Tom is a bear.", "Every cat", "yes", "no", "A", "the end", "42", "In May")
+    ),
+}

@@ -1,0 +1,61 @@
+"""The evaluation sets that have a name: what their rows look like, where the hub has them, and how answers are compared."""
+
+import re
+from dataclasses import dataclass
+
+from kava.data.answer_types import AnswerType
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """How an evaluation set is found.
+
+    Attributes:
+        formats: row formats (`kava.data.sources.formats`), in order of preference.
+        splits: in order of preference; ``train+test`` joins two.
+        hub: its name there, with the configuration where there is a choice; None where it is published as a file elsewhere.
+        answer_type: of all its answers.
+        by_name: its rows look like those of other sets, so a file of a directory must carry its name.
+    """
+
+    formats: tuple[str, ...]
+    splits: tuple[str, ...]
+    hub: str | None
+    answer_type: AnswerType = "number"
+    by_name: bool = False
+
+    def is_named(self, name: str, path: str) -> bool:
+        """Whether a path carries the name of the set, whatever its case and its dashes."""
+        return _letters(name) in _letters(path)
+
+
+_WRITTEN = ("mawps", "multiarith", "adapters", "bare")
+
+BENCHMARKS = {
+    "gsm8k": Benchmark(("gsm8k", "steps", "icot", "codi"), ("test",), "openai/gsm8k"),
+    # The hub calls its only GSM-Hard split "train".
+    "gsm8k-hard": Benchmark(("gsm-hard",), ("test", "train"), "reasoning-machines/gsm-hard"),
+    "svamp": Benchmark(("svamp",), ("test",), "ChilleD/SVAMP"),
+    # As CODI and others report it.
+    "svamp-1000": Benchmark(("svamp",), ("train+test",), "ChilleD/SVAMP"),
+    "multiarith": Benchmark(("multiarith", "mawps", "adapters"), ("test",), "ChilleD/MultiArith", by_name=True),
+    "addsub": Benchmark(_WRITTEN, ("test",), None, by_name=True),
+    "singleeq": Benchmark(_WRITTEN, ("test",), None, by_name=True),
+    "asdiv": Benchmark(("asdiv",), ("test", "validation"), "EleutherAI/asdiv"),
+    "gsm-plus": Benchmark(("gsm-plus",), ("test",), "qintongli/GSM-Plus"),
+    "gsm-symbolic": Benchmark(("gsm8k",), ("test",), "apple/GSM-Symbolic:main", by_name=True),
+    **{
+        f"mgsm-{language}": Benchmark(("mgsm", "tabbed"), ("test",), f"juletxara/mgsm:{language}", by_name=True)
+        for language in ("bn", "de", "en", "es", "fr", "ja", "ru", "sw", "te", "th", "zh")
+    },
+    "math-500": Benchmark(("math",), ("test",), "HuggingFaceH4/MATH-500", by_name=True),
+    "prosqa": Benchmark(("steps",), ("test",), None, "text", by_name=True),
+    "prontoqa": Benchmark(("steps",), ("test",), None, "choice", by_name=True),
+    # The hub's test split comes without answers.
+    "commonsenseqa": Benchmark(("choices", "codi"), ("validation", "test"), "tau/commonsense_qa", "choice", by_name=True),
+    "strategyqa": Benchmark(("bare", "codi"), ("test",), "ChilleD/StrategyQA", "choice", by_name=True),
+}
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
