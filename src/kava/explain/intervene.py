@@ -157,4 +157,4 @@ def _effect(
 
 
 def _same(a: str | None, b: str | None) -> bool:
-    return a == b if a is None or b is None else answers_equal(a, b)
+    return a == b or (a is not None and b is not None and answers_equal(a, b))
