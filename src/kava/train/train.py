@@ -21,6 +21,7 @@ from kava.errors import UserError
 from kava.evaluate.accuracy import Evaluation, evaluate_accuracy
 from kava.generate import Reasoner
 from kava.model.build import build_model, load_tokenizer
+from kava.model.ends import agree_with_model
 from kava.results import BEST_CHECKPOINT, TRAINING_DONE, write_text
 from kava.runtime import processes
 from kava.runtime.atomic import verify
@@ -145,6 +146,7 @@ def _train(config: Config, output_dir: Path, newest: Path | None, how: _How) -> 
     splits = open_data(config) if makes_base(config) else None  # a wrong name is found before minutes are spent on a base model
     base = resolve_base(config, how.quiet)
     tokenizer = load_tokenizer(base, config.model.trust_remote_code, config.model.revision)
+    agree_with_model(tokenizer, base, config.model.trust_remote_code, config.model.revision)
     builder = builder_of(tokenizer, config.dataset)
     prepared = prepare_data(config, builder, splits)
     if problem := unending(config, *_size(prepared)):

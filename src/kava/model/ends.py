@@ -1,0 +1,59 @@
+"""A tokenizer and the model that it belongs to agree on where a text begins and ends, or it is said.
+
+Conversions go wrong here without a word: transformers 5.17 gives SmolLM2's tokenizer, read from GGUF, `<|im_start|>` for its end, where
+the model's own configuration has `<|im_end|>`. A model would be taught an end that its generation does not know.
+"""
+
+import sys
+from typing import Any
+
+from kava.errors import UserError
+
+
+def agree_with_model(tokenizer: Any, base: str, trust_remote_code: bool = False, revision: str | None = None) -> None:
+    """Give the tokenizer of a base model the end of text that the model's configuration names, where it has another.
+
+    Args:
+        tokenizer: as it was loaded; changed in place.
+        base: hub name or directory.
+        trust_remote_code, revision: as for the model.
+
+    Raises:
+        UserError: the tokenizer has no such token, or begins texts with another token than the configuration says.
+    """
+    config, ends = _read(base, trust_remote_code, revision)
+    if ends and tokenizer.eos_token_id not in ends:
+        theirs = tokenizer.convert_ids_to_tokens(ends[0]) if 0 <= ends[0] < len(tokenizer) else None
+        if theirs is None:
+            raise UserError(
+                f"the configuration of model '{base}' ends a text with token {ends[0]}, which its tokenizer has not; mend its config.json"
+            )
+        said = f"ends a text with {tokenizer.eos_token!r}, its configuration with {theirs!r}: the configuration's is used"
+        print(f"kava: the tokenizer of model '{base}' {said}", file=sys.stderr, flush=True)
+        tokenizer.eos_token = theirs
+    begins, first = getattr(config, "bos_token_id", None), tokenizer("a").input_ids[0]
+    if isinstance(begins, int) and first == tokenizer.bos_token_id != begins:
+        theirs = tokenizer.convert_ids_to_tokens(begins) if 0 <= begins < len(tokenizer) else begins
+        raise UserError(
+            f"the tokenizer of model '{base}' begins a text with {tokenizer.bos_token!r}, its configuration with {theirs!r}; "
+            "set bos_token in its tokenizer_config.json, or bos_token_id in its config.json"
+        )
+
+
+def _read(base: str, trust_remote_code: bool, revision: str | None) -> tuple[Any, list[int]]:
+    """The text configuration of a model, and the ids that its two configurations end a text with."""
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code, revision=revision).get_text_config()
+    except (OSError, ValueError):
+        # Loading the model says what is wrong with it.
+        return None, []
+    try:
+        generation = GenerationConfig.from_pretrained(base, revision=revision).eos_token_id
+    except (OSError, ValueError):
+        generation = None
+    ends: list[int] = []
+    for found in (getattr(config, "eos_token_id", None), generation):
+        ends += found if isinstance(found, list) else [] if found is None else [found]
+    return config, ends
