@@ -127,7 +127,7 @@ def test_what_the_hub_refuses_comes_with_the_cure_for_it(online: dict[str, Any],
     assert online["data('some/languages:zh')"] == f"some/languages@{COMMIT} (test)"
     wrong = f"has no configuration 'gone'; name one, such as {DATA}:main, of main, socratic"
     assert online[f"data('{DATA}:gone')"].endswith(wrong)
-    assert "datasets--some--program" in online["data('some/program')"]
+    assert online["data('some/program')"] == f"some/program@{COMMIT} (main/test)"
 
 
 def test_a_half_downloaded_model_is_fetched_and_a_damaged_one_named(online: dict[str, Any], hub: Hub) -> None:
@@ -155,15 +155,11 @@ def test_a_network_that_never_answers_is_asked_once_and_briefly_and_every_cure_w
         assert command
         typed(command[1], tmp_path / "home", hub.endpoint)
     snapshot = tmp_path / "home" / "hub" / f"datasets--{DATA.replace('/', '--')}" / "snapshots" / COMMIT
-    files = {
-        (name, split): str((snapshot / name / f"{split}-00000-of-00001.jsonl").resolve())
-        for name in ("main", "socratic")
-        for split in ("train", "test")
-    }
     local = next((tmp_path / "home").glob("hub/models--*/snapshots/*"))
     cases = ("model()", "data()", f"training({DATA!r})", f"data('{DATA}:socratic')", f"data({str(snapshot)!r})", f"model({str(local)!r})")
-    train = files["main", "train"]
-    answers = [COMMIT, files["main", "test"], [train, f"{train} (last 2 rows)"], files["socratic", "test"], files["main", "test"], None]
+    test, train = (f"{DATA}@{COMMIT} (main/{split})" for split in ("test", "train"))
+    path = str((snapshot / "main" / "test-00000-of-00001.jsonl").resolve())
+    answers = [COMMIT, test, [train, f"{train} (last 2 rows)"], f"{DATA}@{COMMIT} (socratic/test)", path, None]
     assert outcomes(tmp_path / "home", DEAD, *cases) == answers
 
 

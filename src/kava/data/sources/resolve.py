@@ -1,7 +1,7 @@
 """From what a user names to the rows of one split: a local file, a directory, a saved data set, or a hub name."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -138,7 +138,7 @@ def _open_hub(name: str, splits: tuple[str, ...], choose: Callable[[Path, str | 
     missing: UserError | None = None
     if snapshot is not None:
         try:
-            return _open_data_file(choose(snapshot, wanted.configuration))
+            return _of_snapshot(choose(snapshot, wanted.configuration), snapshot, wanted)
         except NoSuchSplitError as error:
             if is_whole(snapshot, wanted.configuration):
                 raise
@@ -152,8 +152,14 @@ def _open_hub(name: str, splits: tuple[str, ...], choose: Callable[[Path, str | 
             raise
         raise missing from None
     if isinstance(found, Path):
-        return _open_data_file(choose(found, wanted.configuration))
+        return _of_snapshot(choose(found, wanted.configuration), found, wanted)
     return _open_dataset(found.splits, splits, found.source, wanted.repository)
+
+
+def _of_snapshot(data_file: DataFile, snapshot: Path, wanted: hub.HubName) -> Opened:
+    """Named as the library's own cache is: a result must not depend on how, or below whose home, the files came here."""
+    source = f"{wanted.repository}@{snapshot.name} ({data_file.stem})"
+    return replace(_open_data_file(data_file), source=source, stem=wanted.repository)
 
 
 def _refuse_missing_path(name: str) -> None:
