@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from kava.errors import EXIT_USER_ERROR, UserError, blame_of, nearest, one_line
+from kava.errors import EXIT_USER_ERROR, UserError, blame_of, naming_out_of_memory, nearest, one_line
 from kava.runtime.hub_cache import use_shared_library
 from kava.runtime.processes import end_with_parent, refuse_half_a_launch
 
@@ -44,6 +44,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "inspect": ("kava.commands.inspect", "Inspect", "where the numbers of a file come from"),
 }
 
+LESS_MEMORY = "ask for less at once, such as a batch size of 8 (evaluate: --batch_size 8), or choose a smaller model or another device"
+
 
 def main(command: str | None = None, arguments: list[str] | None = None) -> NoReturn:
     """Run a command and leave the process with its exit code: 0 done, 1 a check failed, 2 something the user can mend."""
@@ -58,7 +60,9 @@ def main(command: str | None = None, arguments: list[str] | None = None) -> NoRe
         _refuse_other_encodings(arguments)
         if command is None:
             command, arguments = _choose(arguments)
-        sys.exit(_run(command, arguments))
+        with naming_out_of_memory(f"kava {command}", LESS_MEMORY):
+            status = _run(command, arguments)
+        sys.exit(status)
     except UserError as error:
         _refuse(str(error))
     except KeyboardInterrupt:

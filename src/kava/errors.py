@@ -5,7 +5,8 @@
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 EXIT_USER_ERROR = 2
 LONGEST_LINE = 2_000
@@ -16,6 +17,7 @@ _CURES = {
     errno.EACCES: "choose a place that you have access to",
     errno.EPERM: "choose a place that you have access to",
     errno.EIO: "the disk or its connection fails; choose another one",
+    errno.ENOMEM: "end what else takes memory, or ask for less at once",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR), "give another path"),
 }
@@ -60,3 +62,27 @@ def blame_of(error: OSError) -> str | None:
         return None
     where = f": {error.filename}" if error.filename else ""
     return f"{error.strerror}{where}; {cure}"
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the machine had no memory left: torch has a class of error for GPUs, and for the rest only a text."""
+    if not isinstance(error, RuntimeError):
+        return isinstance(error, MemoryError)
+    return any(sign in str(error) for sign in ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED"))
+
+
+@contextmanager
+def naming_out_of_memory(what: str, cure: str) -> Iterator[None]:
+    """Say in one sentence what ran out of memory inside the block, and what takes less.
+
+    Raises:
+        UserError: it did.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        text = str(error).partition("DefaultCPUAllocator: ")[2] or str(error) or type(error).__name__
+        reason = text.partition("\n")[0].partition(". ")[0]
+        raise UserError(f"{what} ran out of memory ({reason}); {cure}") from None

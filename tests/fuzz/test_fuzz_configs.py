@@ -84,7 +84,8 @@ SENSIBLE: dict[str, st.SearchStrategy[Any]] = {
     "training.eval_steps": st.sampled_from([None, 1, 9]),
     "training.save_steps": st.sampled_from([None, 1, 9]), "training.save_total_limit": st.sampled_from([None, 1]),
     "evaluation.max_new_tokens": st.sampled_from([1, 4, 500]), "evaluation.validation_samples": st.integers(1, 3),
-    "system.mixed_precision": st.sampled_from(["no", "bf16", "fp16"]), "model.dtype": st.sampled_from(["float32", "bfloat16", "float16"]),
+    "system.mixed_precision": st.sampled_from(["no", "bf16", "fp16"]),
+    "model.dtype": st.sampled_from(["auto", "float32", "bfloat16", "float16"]),
     "model.attn_implementation": st.sampled_from(["sdpa", "eager", "flash_attention_2"]), "system.device": st.sampled_from(["cpu", "cuda"]),
 }  # fmt: skip
 

@@ -160,3 +160,34 @@ def test_stray_words_are_refused_in_one_line(capsys: pytest.CaptureFixture[str])
 def test_a_misspelt_option_is_no_key_of_a_file(option: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(["probe", option, "4"], capsys)
     assert (code, out, err) == (2, "", f"kava: unknown option {hint}\n")
+
+
+def _gpu() -> None:
+    import torch
+
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB")
+
+
+def _cpu() -> None:
+    import torch
+
+    torch.empty(2**58)
+
+
+def _python() -> None:
+    raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("allocate", "reason"),
+    [(_gpu, "CUDA out of memory"), (_cpu, "(can't allocate memory: you tried"), (_python, "MemoryError")],
+)
+def test_out_of_memory_is_one_sentence_with_a_cure(
+    probe: Any, allocate: Any, reason: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "run", lambda self: allocate())
+    code, _, err = run([], capsys, command="probe")
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith("kava: kava probe ran out of memory (")
+    assert reason in err
+    assert err.endswith(f"; {cli.LESS_MEMORY}\n")

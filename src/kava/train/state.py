@@ -21,6 +21,7 @@ class State:
         best_metric: best validation accuracy, a fraction.
         best_global_step: where that was.
         skipped_batches: steps left out because their numbers were not finite.
+        position_limit: positions that are computed at once, where the device has run out of memory with more.
         log_history: every log entry, with its step.
         meter: losses since the last log entry.
     """
@@ -31,6 +32,7 @@ class State:
     best_metric: float | None = None
     best_global_step: int | None = None
     skipped_batches: int = 0
+    position_limit: int | None = None
     log_history: list[dict[str, float]] = field(default_factory=list)
     meter: LossMeter = field(default_factory=LossMeter)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from kava.checkpoint import Trained, fitting, read_kava_config, recorded_prompt_
 from kava.config import Config, build_config
 from kava.data.example import Example
 from kava.data.sequences import builder_of
-from kava.errors import UserError
+from kava.errors import UserError, naming_out_of_memory
 from kava.evaluate.accuracy import Evaluation, evaluate_accuracy
 from kava.generate import Reasoner
 from kava.model.build import build_model, load_tokenizer
@@ -32,6 +33,7 @@ from kava.train.batches import StepBatches
 from kava.train.checkpoints import Checkpoints
 from kava.train.curriculum import Curriculum, schedule, unending
 from kava.train.loop import Loop
+from kava.train.micro_batches import CURE, described, fitted, memory_of
 from kava.train.optimizer import check_optimizer
 from kava.train.prepare import (
     Prepared,
@@ -124,7 +126,8 @@ def train(
             newest = checkpoint_to_go_on_from(output_dir)
             if done and verify(output_dir / BEST_CHECKPOINT) is None:
                 return Outcome(output_dir, 0, done.accuracy, done.steps)
-        return _train(config, output_dir, newest, _How(device, resume, quick_test, name, trackers, quiet, pictures))
+        with naming_out_of_memory("training", CURE):
+            return _train(config, output_dir, newest, _How(device, resume, quick_test, name, trackers, quiet, pictures))
 
 
 @dataclass(frozen=True)
@@ -227,10 +230,14 @@ def _build_loop(
         if how.pictures and trackers.names and not config.system.fsdp:
             trackers.show(how.pictures(reasoner, config, prepared.validation[: config.evaluation.batch_size]), step)
 
+    buckets = sampler.buckets if sampler else None
+    micro = fitted(config, trained.model.backbone.causal_lm.config, buckets, memory_of(how.device))
+    if buckets and processes.is_main() and micro.limit < inf:
+        report.tell(described(micro, config, buckets))
     return Loop(
         trained.model,
         config,
-        StepBatches(prepared.train, curriculum, config.training, how.device, sampler),
+        StepBatches(prepared.train, curriculum, config.training, how.device, sampler, micro),
         report,
         checkpoints=checkpoints,
         validate=partial(together, trained.model, answer) if config.system.fsdp else answer,

@@ -11,9 +11,8 @@ import torch
 from kava.config import Config, build_config
 from kava.losses.total import combine
 from kava.tools.bench.timing import Run, peak_memory
-from kava.tools.plan.memory import Profile
-from kava.tools.plan.shapes import Lengths
-from kava.tools.plan.trace import longest_batch, random_model
+from kava.train.footprint import Profile
+from kava.train.step_trace import Lengths, longest_batch, random_model
 
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 _TINY = {

@@ -4,9 +4,7 @@ The three base models of the shipped configurations are known by their published
 model's is read by transformers from its directory or the hub.
 """
 
-import copy
-import math
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -23,21 +21,9 @@ from kava.model.build import load_tokenizer
 from kava.model.smollm2 import SMOLLM2_DIRECTORY, SMOLLM2_NAME
 from kava.runtime.cache_directory import cache_dir
 from kava.tools.bench.workload import ModelShape
+from kava.train.footprint import of_depth
 from kava.train.prepare import MINI_NAME, prepare_data
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """Tokens of a row: question, written trace (its last step also apart), answer with its prompt and EOS."""
-
-    question: int
-    cot: int
-    last_step: int
-    answer: int
-
-    def scaled(self, factor: float) -> "Lengths":
-        """Shorter rows of the same proportions."""
-        return Lengths(*(math.ceil(factor * part) for part in astuple(self)))
+from kava.train.step_trace import Lengths
 
 
 @dataclass(frozen=True)
@@ -112,16 +98,6 @@ def _mlp_matrices(shape: Any, hidden: int, inner: int) -> int:
         layers = AutoModelForCausalLM.from_config(of_depth(shape, 1)).base_model.named_parameters()
     found = [weight for name, weight in layers if weight.dim() == 2 and inner in (weight.shape[0], weight.shape[1], weight.shape[0] // 2)]
     return max(2, round(sum(weight.numel() for weight in found if hidden in weight.shape) / (hidden * inner)))
-
-
-def of_depth(shape: Any, layers: int) -> Any:
-    """The same model with so many layers."""
-    changed = copy.deepcopy(shape)
-    text = changed.get_text_config()
-    if getattr(text, "layer_types", None):
-        text.layer_types = (list(text.layer_types) * layers)[:layers]
-    text.num_hidden_layers = layers
-    return changed
 
 
 def data_shape(config: Config) -> DataShape:

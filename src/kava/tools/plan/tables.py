@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from kava.results import Record
-from kava.tools.plan.choose import HELD_BACK, Card, Way, proposed
-from kava.tools.plan.memory import GIB
-from kava.tools.plan.shapes import DataShape, Lengths
+from kava.tools.plan.choose import Card, Planner, Way, proposed
+from kava.tools.plan.shapes import DataShape
+from kava.train.footprint import GIB, HELD_BACK
+from kava.train.step_trace import Lengths
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,15 +38,15 @@ class Planned(Record):
     fsdp: bool
     effective_batch: int
     tflops: float
-    utilisation: float
+    speed: str
     rows: int
     ways: list[PlannedWay]
 
 
 class PlanFile(Record):
-    """What `kava plan` writes. Everything in it is computed; nothing was measured."""
+    """What `kava plan` writes. Memory is computed; hours are too where `speed` does not say that it was measured."""
 
-    format: Literal["kava.plan/1"] = "kava.plan/1"
+    format: Literal["kava.plan/2"] = "kava.plan/2"
     held_back: float = HELD_BACK
     plans: list[Planned]
 
@@ -69,8 +70,9 @@ class CheckFile(Record):
     provenance: dict[str, Any]
 
 
-def planned(name: str, model: str, card: Card, effective_batch: int, data: DataShape, ways: Sequence[Way]) -> Planned:
+def planned(name: str, planner: Planner, card: Card, ways: Sequence[Way]) -> Planned:
     """The record of a plan."""
+    speed = card.speed(planner.measured)
     chosen = proposed(ways)
     entries = [
         PlannedWay(
@@ -85,16 +87,16 @@ def planned(name: str, model: str, card: Card, effective_batch: int, data: DataS
         for way in ways
     ]
     return Planned(
-        config=name, model=model, gpu_memory=card.gigabytes, gpus=card.gpus, fsdp=card.sharded, effective_batch=effective_batch,
-        tflops=card.peak_tflops, utilisation=card.utilisation, rows=data.rows, ways=entries,
+        config=name, model=planner.config.model.name, gpu_memory=card.gigabytes, gpus=card.gpus, fsdp=card.sharded,
+        effective_batch=planner.effective_batch, tflops=round(speed.tflops, 1), speed=speed.source, rows=planner.data.rows, ways=entries,
     )  # fmt: skip
 
 
 def plan_table(plan: Planned) -> "Table":
     """Every way on one card; the proposed one is marked."""
     cards = f"{plan.gpus} x {plan.gpu_memory:g} GB" if plan.gpus > 1 else f"{plan.gpu_memory:g} GB"
-    title = f"{plan.config} on {cards}{', split (FSDP)' if plan.fsdp else ''}; effective batch {plan.effective_batch}"
-    table = _table(title, "settings", "batch", "GiB per GPU", "weights", "trained", "kept", "peak", "hours")
+    title = f"{plan.config} on {cards}{', split (FSDP)' if plan.fsdp else ''}; effective batch {plan.effective_batch}; hours {plan.speed}"
+    table = _table(title, "settings", "at once", "GiB per GPU", "weights", "trained", "kept", "peak", "hours")
     for way in plan.ways:
         parts = way.gib
         trained = parts["trained"] + parts["gradients"] + parts["optimizer"]
@@ -139,9 +141,9 @@ def _short(key: str) -> str:
 def assumptions(plan: Planned, data: DataShape) -> str:
     """What the figures rest on."""
     memory = f"memory for the batch with the longest rows ({_parts(data.longest)}), {100 * HELD_BACK:.0f} % of the card held back"
-    speed = f"an assumed {100 * plan.utilisation:.0f} % of {plan.tflops:g} TFLOP/s in bf16, validation left out"
+    speed = f"{plan.tflops:g} TFLOP/s ({'assumed' if plan.speed == 'computed' else plan.speed}), validation left out"
     return (
-        f"Computed, not measured: {memory}; hours for {data.rows:,} rows of {_parts(data.mean)} at {speed}. Rows: {data.source}. "
+        f"Computed: {memory}; hours for {data.rows:,} rows of {_parts(data.mean)} at {speed}. Rows: {data.source}. "
         "kept: activations, caches and logits for the backward pass; peak: what comes on top."
     )
 

@@ -3,15 +3,17 @@
 Every layer is like the others, so the bytes of a step are a straight line in the number of layers, and two depths give it.
 """
 
+import copy
 from dataclasses import dataclass, fields
 from typing import Any
 
 from kava.config import Config
 from kava.errors import UserError
-from kava.tools.plan.shapes import Lengths, of_depth
-from kava.tools.plan.trace import Traced, trace_step
+from kava.train.step_trace import Lengths, Traced, trace_step
 
 GIB = 2**30
+# Of a card's memory, for the CUDA context, kernels' workspaces and what the allocator cannot use. Assumed, not measured.
+HELD_BACK = 0.1
 # Bytes that an optimizer keeps: per byte of the trained weights, and per trained number (8-bit states).
 _STATES = {"sgd": (0.0, 0.0), "adafactor": (0.0, 0.0), "lion_32bit": (1.0, 0.0)}
 _ADAM, _EIGHT_BIT = (2.0, 0.0), (0.0, 2.0)
@@ -66,7 +68,7 @@ class Profile:
         self.optimizer = config.training.optimizer
         try:
             self._shallow, self._deep = (trace_step(of_depth(shape, depth), config, lengths) for depth in (low, high))
-        except (RuntimeError, TypeError, NotImplementedError) as error:
+        except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
             reason = " ".join(str(error).split())[:160]
             raise UserError(f"the step of model '{config.model.name}' cannot be traced in shapes ({reason})") from None
         self._share = (layers - low) / (high - low)
@@ -104,3 +106,13 @@ def _combine(a: Traced, weight_a: float, b: Traced, weight_b: float) -> Traced:
 def _state_of(optimizer: str) -> tuple[float, float]:
     """Two moments per weight for what is not known, as AdamW keeps."""
     return _STATES.get(optimizer, _EIGHT_BIT if "8bit" in optimizer else _ADAM)
+
+
+def of_depth(shape: Any, layers: int) -> Any:
+    """The same model with so many layers."""
+    changed = copy.deepcopy(shape)
+    text = changed.get_text_config()
+    if getattr(text, "layer_types", None):
+        text.layer_types = (list(text.layer_types) * layers)[:layers]
+    text.num_hidden_layers = layers
+    return changed

@@ -5,10 +5,11 @@ autocast); PyTorch's fake tensors carry it out in shapes, and a ledger adds up t
 whatever the step comes to keep, in any architecture, is counted.
 """
 
+import math
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
@@ -26,15 +27,28 @@ from kava.data.sequences import EncodedExample
 from kava.losses.total import combine
 from kava.methods import METHODS, Method
 from kava.model.backbone import Backbone
-from kava.model.build import add_lora, settings_of, silence_libraries
+from kava.model.build import add_lora, settings_of, silence_libraries, stored_dtype
 from kava.model.kava import KavaModel
 from kava.model.projection import Projection
-from kava.tools.plan.shapes import Lengths
 
 PROMPT_TOKENS = 4
 # Rows of the traced batch. A prime that divides no size of a model, so that whatever is a multiple of it belongs to the rows.
 ROWS = 1009
 _MODES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of a row: question, written trace (its last step also apart), answer with its prompt and EOS."""
+
+    question: int
+    cot: int
+    last_step: int
+    answer: int
+
+    def scaled(self, factor: float) -> "Lengths":
+        """Shorter rows of the same proportions."""
+        return Lengths(*(math.ceil(factor * part) for part in astuple(self)))
 
 
 @dataclass(frozen=True)
@@ -187,7 +201,7 @@ def random_model(shape: Any, config: Config, device: str) -> KavaModel:
     special_ids = [text.vocab_size - 3 + row for row in range(3)]
     backend = PREFIX + ("eager" if config.model.attn_implementation == "eager" else "sdpa")
     with torch.device(device):
-        causal_lm = AutoModelForCausalLM.from_config(shape, dtype=getattr(torch, config.model.dtype), attn_implementation=backend)
+        causal_lm = AutoModelForCausalLM.from_config(shape, dtype=stored_dtype(config, on_gpu=True), attn_implementation=backend)
         projects = method.uses_projection and config.loss.use_projection
         projection = Projection(causal_lm.get_input_embeddings().weight.shape[1]) if projects else nn.Identity()
         wrapped = add_lora(causal_lm, special_ids, config) if config.lora.enabled else causal_lm
