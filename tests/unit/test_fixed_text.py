@@ -84,6 +84,7 @@ def test_the_distillation_token_predicts_the_number(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama3"])
+@torch.no_grad()
 def test_the_fixed_text_is_read_in_one_pass(kind: str) -> None:
     """Question, iterations, fixed text, then a pass per token fed: a space of its own costs none."""
     model = model_for(kind)
