@@ -10,7 +10,7 @@ The weights stay as they are (fp32); what goes is this machine's name for the ba
 import sys
 from pathlib import Path
 
-from kava.checkpoint.pretrained import KavaForCausalLM
+from kava.api import Model
 from kava.checkpoint.shipped import SHIPPED
 from kava.results import BEST_CHECKPOINT
 
@@ -19,7 +19,7 @@ MOST_BYTES = 1_000_000
 
 
 def main(run: str) -> None:
-    model = KavaForCausalLM.from_pretrained(Path(run) / BEST_CHECKPOINT)
+    model = Model.from_pretrained(Path(run) / BEST_CHECKPOINT)
     model.save_pretrained(SHIPPED[NAME], base=NAME, name=NAME)
     size = sum(path.stat().st_size for path in SHIPPED[NAME].iterdir())
     if size > MOST_BYTES:

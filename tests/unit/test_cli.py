@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from kava import cli
+from kava import __version__, cli
 from kava.errors import UserError
 
 SOURCE = Path(cli.__file__).parents[1]
@@ -48,6 +48,59 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(["--help"], capsys)
     assert code == 0
     assert all(f"  {name} " in out and summary in out for name, (_, _, summary) in cli.COMMANDS.items())
+
+
+def test_commands_stand_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(cli.GROUPS) <= set(cli.COMMANDS)
+    assert next(iter(cli.COMMANDS)) in cli.GROUPS
+    _, out, _ = run(["--help"], capsys)
+    assert all(f"\n\n{title}\n  {name}" in out for name, title in cli.GROUPS.items())
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"], capsys) == (0, f"kava {__version__}\n", "")
+
+
+def test_help_of_train_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(["train", "--help"], capsys)
+    assert code == 0
+    assert "--training.batch_size  integer, at least 1 (default: 128)\n      examples per device and step" in out
+    assert run(["evaluate", "--help"], capsys)[1].count("--training.") == 0
+
+
+def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
+    script = tmp_path / "completion.bash"
+    script.write_text(python("-m", "kava", "completion", "bash").stdout)
+    code = f"""
+source {script}
+complete_with() {{
+  COMPREPLY=(); COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_LINE="$*"; COMP_POINT=${{#COMP_LINE}}
+  _tyro_kava; echo ${{COMPREPLY[@]}}
+}}
+complete_with kava rep
+complete_with kava train --conf
+"""
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    commands, options = done.stdout.splitlines()
+    assert set(commands.split()) == {name for name in cli.COMMANDS if name.startswith("rep")}, done.stderr
+    assert options.split() == ["--config"]
+
+
+def test_configurations_are_listed_shown_and_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, out, _ = run(["configs"], capsys)
+    assert "llama1b_aug" in out
+    assert "kv_mse" in out
+    assert "mini-table1" in out
+    copied = run(["configs", "--copy", "ablations/kv_mse"], capsys)[1]
+    assert copied == "copied: configs/ablations/kv_mse.yaml\ncopied: configs/llama1b_aug.yaml\n"
+    Path("configs/llama1b_aug.yaml").write_text("training: {learning_rate: 0.5}\n")
+    assert run(["configs", "--copy", "llama1b_aug"], capsys)[1] == "kept: configs/llama1b_aug.yaml\n"
+    assert "learning_rate: 0.5" in run(["configs", "llama1b_aug"], capsys)[1]
+    code, _, err = run(["configs", "--copy"], capsys)
+    assert (code, err) == (2, "kava: say which configurations to copy: kava configs --copy llama1b_aug\n")
 
 
 @pytest.mark.parametrize(("own", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])

@@ -15,7 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from checks import QUESTIONS
 from kava.cache.attention import PREFIX, ImportanceRecorder, recording, register_backends
 from kava.checkpoint import Trained, load_checkpoint, save_checkpoint
-from kava.checkpoint.pretrained import merge
+from kava.checkpoint.publish import merge
 from kava.config import build_config
 from kava.data.mini.tokenizer import build_mini_tokenizer
 from kava.errors import UserError

@@ -13,8 +13,9 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from checks import make_trained, outputs
+from kava.api import Model
 from kava.checkpoint import ADAPTER, KAVA_CONFIG, PROJECTION, load_checkpoint, save_checkpoint
-from kava.checkpoint.pretrained import KavaForCausalLM, merge
+from kava.checkpoint.publish import merge
 from kava.errors import UserError
 from kava.results import DataInfo, Metrics, Result, RunInfo, write_result
 from kava.runtime.atomic import verify
@@ -40,11 +41,11 @@ def a_result(trained: Any) -> Result:
 def test_from_pretrained_and_back(tmp_path: Path, kind: str) -> None:
     trained = make_trained(tmp_path, kind)
     save_checkpoint(tmp_path / "run" / "saved", trained)
-    model = KavaForCausalLM.from_pretrained(tmp_path / "run" / "saved", overrides={"evaluation.max_new_tokens": 5})
+    model = Model.from_pretrained(tmp_path / "run" / "saved", overrides={"evaluation.max_new_tokens": 5})
     answers = model.answer(QUESTIONS)
     assert [answer.generated_tokens <= 5 for answer in answers] == [True] * 3
     model.save_pretrained(tmp_path / "again", name="me/kava")
-    again = KavaForCausalLM.from_pretrained(tmp_path / "again")
+    again = Model.from_pretrained(tmp_path / "again")
     assert again.answer(QUESTIONS, max_new_tokens=5) == answers
     for value, before in zip(outputs(again.trained), outputs(trained), strict=True):
         assert torch.equal(value, before)
@@ -89,10 +90,10 @@ def test_every_checkpoint_has_a_card_that_is_filled_in(tmp_path: Path) -> None:
     assert "| validation, which chose this checkpoint | 25.0 % |" in card
     write_result(run / "results_gsm8k.yaml", a_result(trained))
     base = "meta-llama/Llama-3.2-1B-Instruct"
-    KavaForCausalLM.from_pretrained(run / "saved").save_pretrained(tmp_path / "out", base=base, name="me/kava")
+    Model.from_pretrained(run / "saved").save_pretrained(tmp_path / "out", base=base, name="me/kava")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| gsm8k | 75.0 % | 70.0 to 80.0 | 4 | 6.5 |" in card
-    assert 'KavaForCausalLM.from_pretrained("me/kava")' in card
+    assert 'kava.load("me/kava")' in card
     assert "| `latent.num_tokens` | 4 |" in card
     found = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
     assert found is not None
@@ -106,7 +107,7 @@ def test_every_checkpoint_has_a_card_that_is_filled_in(tmp_path: Path) -> None:
 
 def test_the_card_s_code_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_checkpoint(tmp_path / "saved", make_trained(tmp_path))
-    model = KavaForCausalLM.from_pretrained(tmp_path / "saved", overrides={"evaluation.max_new_tokens": 3})
+    model = Model.from_pretrained(tmp_path / "saved", overrides={"evaluation.max_new_tokens": 3})
     model.save_pretrained(tmp_path / "out", name=str(tmp_path / "out"))
     found = re.search(r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.DOTALL)
     assert found is not None
@@ -122,14 +123,14 @@ def test_pushing_uploads_that_directory(tmp_path: Path, monkeypatch: pytest.Monk
     def create_repo(self: HfApi, name: str, **options: Any) -> None:
         sent["repo"] = (name, options)
 
-    def upload_folder(self: HfApi, *, repo_id: str, folder_path: str) -> str:
+    def upload_folder(self: HfApi, *, repo_id: str, folder_path: str, **commit: Any) -> str:
         sent["files"] = {path.name for path in Path(folder_path).iterdir()}
         assert verify(folder_path) is None
         return f"https://huggingface.co/{repo_id}"
 
     monkeypatch.setattr(HfApi, "create_repo", create_repo)
     monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
-    model = KavaForCausalLM.from_pretrained(tmp_path / "saved")
+    model = Model.from_pretrained(tmp_path / "saved")
     with pytest.raises(UserError, match="on this machine alone"):
         model.push_to_hub("me/kava")
     assert model.push_to_hub("me/kava", base="org/base", private=True) == "https://huggingface.co/me/kava"
@@ -140,5 +141,5 @@ def test_pushing_uploads_that_directory(tmp_path: Path, monkeypatch: pytest.Monk
 def test_what_is_nowhere_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for name in ("nobody/nothing", "not/a/name"):
-        with pytest.raises(UserError, match=f"'{name}' is neither a directory nor a model on the hub"):
-            KavaForCausalLM.from_pretrained(name)
+        with pytest.raises(UserError, match=f"'{name}' is not a checkpoint: "):
+            Model.from_pretrained(name)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from kava.api import Model
 from kava.checkpoint import KAVA_CONFIG, Trained, load_checkpoint
-from kava.checkpoint.pretrained import KavaForCausalLM
 from kava.checkpoint.shipped import SHIPPED
 from kava.cli import main
 from kava.data.mini.problems import EXAMPLE, generate
@@ -86,7 +86,7 @@ def test_it_is_small_and_says_how_it_was_made(trained: Trained) -> None:
 
 
 def test_loaded_by_name_it_is_the_same(reasoner: Reasoner) -> None:
-    assert KavaForCausalLM.from_pretrained(NAME).answer([EXAMPLE]) == reasoner.generate([EXAMPLE], max_new_tokens=64)
+    assert Model.from_pretrained(NAME).answer([EXAMPLE]) == reasoner.generate([EXAMPLE], max_new_tokens=64)
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:

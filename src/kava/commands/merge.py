@@ -16,8 +16,7 @@ class Merge:
     """Where the merged model goes."""
 
     def run(self) -> None:
-        from kava.checkpoint import checkpoint_directory
-        from kava.checkpoint.pretrained import merge
+        from kava.checkpoint.publish import merge
 
-        merge(checkpoint_directory(self.checkpoint), self.output_dir)
+        merge(self.checkpoint, self.output_dir)
         print(f"merged: {self.output_dir} (AutoModelForCausalLM.from_pretrained, or any kava command)")

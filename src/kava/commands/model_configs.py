@@ -31,7 +31,7 @@ class ModelConfigs:
         if not (self.list_ or self.compare or self.export):
             raise UserError("nothing to do: give --list, --compare A B or --export DIR")
         if self.list_:
-            _list(self.verbose)
+            list_configs(self.verbose)
         if self.compare:
             _compare(self.compare)
         if self.export:
@@ -46,7 +46,8 @@ def _shipped() -> "dict[str, Config]":
     return {path.stem: load_config(path) for path in paths}
 
 
-def _list(verbose: bool) -> None:
+def list_configs(verbose: bool) -> None:
+    """Print the configurations with what sets them apart; `verbose`: every setting that they state."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table

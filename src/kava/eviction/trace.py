@@ -1,11 +1,14 @@
 """What a scorer sees: one cached chain of thought per example, and the knobs of the eviction."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from kava.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +28,51 @@ class Trace:
     """True at real CoT tokens."""
     example_seed: Int[Tensor, " B"]
     """A hash of each example's content, so that `random` does not depend on the batch."""
+
+    @classmethod
+    def from_cache(
+        cls,
+        cache: Any,
+        attentions: Sequence[Tensor],
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        mask: Tensor | None = None,
+        group_reduction: str = "max",
+    ) -> "Trace":
+        """The trace in a transformers cache, as any causal language model leaves it.
+
+        output = model(input_ids=ids, use_cache=True, output_attentions=True)
+        trace = Trace.from_cache(output.past_key_values, output.attentions, start=question_length, stop=trace_end)
+
+        Args:
+            cache: a `DynamicCache`, or (keys, values) per layer, each [B, H, S, D].
+            attentions: probabilities per layer, [B, Nh, S', S]; the rows of what comes after the trace say how important its entries
+                are (all S' rows where they belong to another pass than the trace, or nothing comes after it).
+            start, stop: entries of the trace within the cache; default: all.
+            mask: true at real entries of the trace, which come first, [B, C]; default: all are.
+            group_reduction: "max" or "mean" over the query heads that share a key/value head.
+
+        Raises:
+            UserError: the shapes do not fit each other.
+        """
+        layers = [(layer.keys, layer.values) for layer in cache.layers] if hasattr(cache, "layers") else list(cache)
+        keys, values = (torch.stack([pair[part] for pair in layers]).detach() for part in (0, 1))
+        _, batch, heads, length, _ = keys.shape
+        stop = length if stop is None else stop
+        probabilities = torch.stack([layer.detach().float() for layer in attentions])
+        if len(attentions) != len(layers) or probabilities.shape[1] != batch or probabilities.shape[2] % heads:
+            raise UserError(f"attentions {tuple(probabilities.shape)} do not fit a cache of {tuple(keys.shape)}: take both from one pass")
+        if not 0 <= start < stop <= min(length, probabilities.shape[-1]):
+            raise UserError(f"the trace cannot be entries {start} to {stop} of a cache of {length}; give start and stop within it")
+        rows = probabilities.shape[3]
+        answer = probabilities[..., stop:, :] if rows == probabilities.shape[4] and stop < rows else probabilities
+        by_head = answer[..., start:stop].mean(3).unflatten(2, (heads, -1))
+        importance = by_head.amax(3) if group_reduction == "max" else by_head.mean(3)
+        mask = torch.ones(batch, stop - start, dtype=torch.bool, device=keys.device) if mask is None else mask.bool()
+        importance = importance * mask[None, :, None]
+        seeds = torch.zeros(batch, dtype=torch.long, device=keys.device)
+        return cls(keys[..., start:stop, :], values[..., start:stop, :], importance, mask, seeds)
 
     def hide_padding(self, scores: Float[Tensor, "L B H C"]) -> Float[Tensor, "L B H C"]:
         """Give padding the score -inf."""

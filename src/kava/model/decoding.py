@@ -1,5 +1,6 @@
 """Writing one token after the other on a prefix, without gradients; rows that have ended leave."""
 
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -12,6 +13,9 @@ from kava.model.backbone import Backbone, Prefix
 
 CAPACITY_STEP = 64
 """Static caches have room for a multiple of this, so that few sizes occur."""
+
+
+Choose = Callable[[Tensor], Tensor]
 
 
 @runtime_checkable
@@ -145,3 +149,10 @@ class _Extending:
         prefix = self.prefix
         layers = tuple((keys[rows], values[rows]) for keys, values in prefix.layers)
         self.prefix = Prefix(layers, prefix.mask[rows], prefix.next_position[rows], prefix.last_hidden[rows])
+
+
+def choose_token(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+    """The likeliest token of each row, or one drawn at a temperature above 0."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    return torch.multinomial((logits.float() / temperature).softmax(-1), 1, generator=generator)[:, 0]

@@ -109,17 +109,12 @@ class Player:
         started = time.perf_counter()
         prefix, logits, passes = reasoner.start([self.builder.question_ids(question)], use_latent)
         written: list[int] = []
-        for left in range(self.config.evaluation.max_new_tokens, 0, -1):
-            token = int(logits.argmax(-1))
-            if token == self.builder.tokenizer.eos_token_id:
-                break
-            written.append(token)
-            yield Progress(self._text(written), passes, time.perf_counter() - started, done=False)
-            if left == 1:
-                break
-            run = reasoner.model.backbone.extend(prefix, reasoner.model.backbone.embed(torch.tensor([[token]], device=logits.device)))
-            prefix, logits, passes = run.prefix, reasoner.model.backbone.logits(run.hidden[:, -1]), passes + 1
-        yield Progress(self._text(written), passes, time.perf_counter() - started, done=True)
+        for _, tokens, _ in reasoner.tokens(prefix, logits, self.config.evaluation.max_new_tokens):
+            written.append(int(tokens))
+            read = passes + len(written) - 1
+            if written[-1] != self.builder.tokenizer.eos_token_id:
+                yield Progress(self._text(written), read, time.perf_counter() - started, done=False)
+        yield Progress(self._text(written), passes + max(len(written) - 1, 0), time.perf_counter() - started, done=True)
 
     def trace(self, question: str, num_latents: int, num_iterations: int, top_k: int = 3) -> Readout:
         """What the latents decode to at every iteration."""

@@ -1,0 +1,96 @@
+"""The functions of the public API: what a command does, as one call."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kava import eviction
+from kava.api.model import Model
+from kava.checkpoint import Trained, open_checkpoint
+from kava.config import Config, build_config, config_path, load_config
+from kava.errors import UserError, at_least, nearest
+from kava.evaluate.evaluate import Request
+from kava.evaluate.evaluate import evaluate as evaluate_checkpoint
+from kava.eviction import SCORERS, Compressed, Trace
+from kava.results import Result
+from kava.train.train import Outcome
+from kava.train.train import train as train_run
+
+
+def load(name: str | Path, *, device: str | None = None, revision: str | None = None, overrides: dict[str, Any] | None = None) -> Model:
+    """Load a trained model with its tokenizer and configuration.
+
+    Args:
+        name: a checkpoint's directory, the directory of a run, or a hub name.
+        device: "cpu", "cuda" or "cuda:N"; default: a GPU where there is one.
+        revision: branch, tag or commit on the hub.
+        overrides: dotted configuration keys to change, such as `{"latent.num_iterations": 6}`.
+
+    Raises:
+        UserError: there is no such checkpoint or device, or the checkpoint is damaged or its base model absent.
+    """
+    return Model.from_pretrained(name, device=device, revision=revision, overrides=overrides)
+
+
+def compress(trace: Trace, scorer: str = "rkv", slots: int = 24, *, lam: float = 0.1, seed: int = 0) -> Compressed:
+    """Keep the `slots` entries of a trace that score highest, per layer and KV head, in time order.
+
+    Args:
+        trace: a cached chain of thought, such as `Trace.from_cache(cache, attentions)`.
+        scorer: a name in `SCORERS`.
+        slots: M, entries to keep.
+        lam: weight of importance against redundancy, 0 to 1 (`rkv` only).
+        seed: of the scorer `random`.
+
+    Raises:
+        UserError: there is no such scorer, or a value is out of range.
+    """
+    if scorer not in SCORERS:
+        raise UserError(f"there is no scorer '{scorer}'{nearest(scorer, SCORERS)}")
+    at_least(0, slots=slots, lam=lam)
+    return eviction.compress(trace, scorer, slots, lam, seed)
+
+
+def train(
+    config: Config | Mapping[str, Any] | str | Path, output_dir: str | Path, *, overrides: dict[str, Any] | None = None, **options: Any
+) -> Outcome:
+    """Train one method with one seed.
+
+    Args:
+        config: a configuration, its sections as a mapping, a file, or a name in `configs/`.
+        output_dir: the run's own directory; the model is its `best_checkpoint`.
+        overrides: dotted configuration keys to change, such as `{"training.max_steps": 100}`.
+        options: of `kava.train.train.train`: resume, overwrite, report_to, quiet, name.
+
+    Raises:
+        UserError: whatever the user can mend: a wrong setting, a missing model or data set, an output directory in use.
+    """
+    if isinstance(config, str | Path):
+        path = config_path(str(config))
+        built, name = load_config(path, overrides), path.stem
+    else:
+        sections = config.to_dict() if isinstance(config, Config) else dict(config)
+        built, name = build_config(sections, "the configuration", overrides), "run"
+    return train_run(built, output_dir, **{"name": name, **options})
+
+
+def evaluate(
+    model: Model | Trained | str | Path, dataset: str, *, output: str | Path | None = None, device: str | None = None, **limits: Any
+) -> Result:
+    """Accuracy, forward passes, tokens and seconds per question of a model on a data set.
+
+    Args:
+        model: what `load` returns, or what it takes.
+        dataset: a name in `evaluation.datasets` (gsm8k, gsm8k-hard, svamp), a file, a directory or a hub name.
+        output: result file to write, with the answered questions beside it as JSON lines.
+        device: where a model that is loaded here runs.
+        limits: max_samples, batch_size, max_new_tokens, use_latent, data_dir, quick_test.
+
+    Raises:
+        UserError: there is no such model or data set, or a value is out of range.
+    """
+    unknown = next((name for name in limits if name not in Request.__dataclass_fields__), None)
+    if unknown:
+        raise UserError(f"evaluate has no option '{unknown}'{nearest(unknown, Request.__dataclass_fields__)}")
+    trained = model.trained if isinstance(model, Model) else model if isinstance(model, Trained) else open_checkpoint(model, device=device)
+    return evaluate_checkpoint(Request("", dataset, **limits), output, trained)

@@ -1,0 +1,104 @@
+"""transformers' `generate` on the latent cache: a GenerationConfig, a streamer, token ids."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from kava.errors import UserError
+from kava.generate import Reasoner
+
+# What says how tokens are chosen, and what says nothing about it.
+CHOOSING = ("max_new_tokens", "do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p")
+IGNORED = (
+    "pad_token_id",
+    "eos_token_id",
+    "bos_token_id",
+    "transformers_version",
+    "use_cache",
+    "return_dict_in_generate",
+    "_from_model_config",
+)
+
+
+@torch.no_grad()
+def generate(
+    reasoner: Reasoner,
+    inputs: list[str] | Tensor,
+    generation_config: Any,
+    defaults: dict[str, Any],
+    settings: dict[str, Any],
+    attention_mask: Tensor | None,
+    streamer: Any,
+    use_latent: bool,
+) -> Tensor:
+    """See `kava.Model.generate`."""
+    asked = defaults | _stated(generation_config) | settings
+    unknown = [name for name in asked if name not in CHOOSING + IGNORED]
+    if unknown:
+        raise UserError(f"generate: {unknown[0]} does not apply to decoding after latents; leave it out ({', '.join(CHOOSING)} do)")
+    questions = _rows(inputs, attention_mask) if isinstance(inputs, Tensor) else [reasoner.builder.question_ids(text) for text in inputs]
+    if streamer is not None and len(questions) != 1:
+        raise UserError(f"generate: a streamer shows one answer, and {len(questions)} questions were given")
+    limit = int(asked["max_new_tokens"])
+    reasoner.require_room(questions, limit, use_latent)
+    prefix, logits, _ = reasoner.start(questions, use_latent)
+    written: list[list[int]] = [[] for _ in questions]
+    if streamer is not None:
+        streamer.put(torch.tensor(questions))
+    for rows, tokens, _ in reasoner.tokens(prefix, logits, limit, _sampler(asked)):
+        for row, token in zip(rows, tokens.tolist(), strict=True):
+            written[row].append(token)
+        if streamer is not None:
+            streamer.put(tokens.cpu())
+    if streamer is not None:
+        streamer.end()
+    pad = reasoner.builder.tokenizer.pad_token_id
+    return pad_sequence([torch.tensor(ids, dtype=torch.long) for ids in written], batch_first=True, padding_value=pad).to(logits.device)
+
+
+def _stated(generation_config: Any) -> dict[str, Any]:
+    """What a GenerationConfig says that is not its default."""
+    if generation_config is None:
+        return {}
+    return {name: value for name, value in generation_config.to_diff_dict().items() if value is not None}
+
+
+def _rows(ids: Tensor, mask: Tensor | None) -> list[list[int]]:
+    real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+    return [row[kept].tolist() for row, kept in zip(ids, real, strict=True)]
+
+
+def _sampler(asked: dict[str, Any]) -> Any:
+    """logits [B, V] -> tokens [B], by transformers' own processors; None for greedy."""
+    if not asked.get("do_sample"):
+        return None
+    from transformers import GenerationConfig
+    from transformers.generation import logits_process
+
+    # transformers' own check of ranges.
+    config = GenerationConfig(**{name: asked[name] for name in CHOOSING if name in asked})
+    made = []
+    for name, kind, neutral in (
+        ("temperature", "TemperatureLogitsWarper", 1),
+        ("top_k", "TopKLogitsWarper", 0),
+        ("top_p", "TopPLogitsWarper", 1),
+        ("min_p", "MinPLogitsWarper", 0),
+        ("typical_p", "TypicalLogitsWarper", 1),
+    ):
+        value = getattr(config, name)
+        # What changes nothing is refused by some of the classes.
+        if value is not None and value != neutral:
+            try:
+                made.append(getattr(logits_process, kind)(value))
+            except ValueError as error:
+                raise UserError(f"generate: {name} {value}: {error}") from None
+
+    def choose(logits: Tensor) -> Tensor:
+        scores = logits.float()
+        for processor in made:
+            scores = processor(None, scores)
+        return torch.multinomial(scores.softmax(-1), 1)[:, 0]
+
+    return choose

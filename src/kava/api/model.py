@@ -1,0 +1,204 @@
+"""A trained model with everything that belongs to it: ask it, look inside, save it, push it.
+
+model = kava.load("outputs/run/best_checkpoint")
+model.answer("...")
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from kava.api.generation import generate
+from kava.checkpoint import Trained, checkpoint_directory, load_checkpoint
+from kava.checkpoint.publish import push, results_beside, save_with_card
+from kava.config import Config
+from kava.errors import UserError
+from kava.explain.thoughts import Thoughts, think
+from kava.generate import Generation
+from kava.results import Result
+from kava.runtime.device import choose_device
+
+
+class Model:
+    """A trained model. `from_pretrained`, `save_pretrained` and `push_to_hub` keep to Hugging Face's conventions.
+
+    Attributes:
+        trained: the model itself (`trained.model`), tokenizer, configuration and metadata.
+        results: evaluations that go into its model card.
+    """
+
+    def __init__(self, trained: Trained, results: Sequence[Result] = ()) -> None:
+        self.trained = trained
+        self.results = list(results)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        device: str | None = None,
+        revision: str | None = None,
+        overrides: dict[str, Any] | None = None,
+    ) -> "Model":
+        """As `kava.load`."""
+        chosen = choose_device(device or (overrides or {}).get("system.device"))
+        directory = checkpoint_directory(pretrained_model_name_or_path, revision)
+        return cls(load_checkpoint(directory, overrides, chosen), results_beside(directory))
+
+    @property
+    def config(self) -> Config:
+        """Every setting of the run."""
+        return self.trained.config
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer, with `<bot>`, `<eot>` and `<latent>`."""
+        return self.trained.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.trained.model.backbone.special_ids.device
+
+    def to(self, device: str) -> "Model":
+        """Move it to a device.
+
+        Raises:
+            UserError: there is no such device.
+        """
+        self.trained.model.to(choose_device(device))
+        return self
+
+    @overload
+    def answer(self, questions: str, **options: Any) -> Generation: ...
+    @overload
+    def answer(self, questions: Sequence[str], **options: Any) -> list[Generation]: ...
+    def answer(self, questions: str | Sequence[str], **options: Any) -> Generation | list[Generation]:
+        """Answer a question, or several in batches.
+
+        Args:
+            questions: one question, or a list of them.
+            options: of `kava.generate.Reasoner.generate`: batch_size, max_new_tokens, temperature, seed, use_latent.
+
+        Returns:
+            One `Generation` for one question, a list for a list: `.answer` is the number, `.text` what was written.
+
+        Raises:
+            UserError: a question is empty, or too long for the model.
+        """
+        asked = _questions(questions)
+        evaluation = self.config.evaluation
+        defaults = {"max_new_tokens": evaluation.max_new_tokens, "batch_size": evaluation.batch_size}
+        answers = self.trained.reasoner().generate(asked, **defaults | options)
+        return answers[0] if isinstance(questions, str) else answers
+
+    def stream(self, question: str, *, max_new_tokens: int | None = None, use_latent: bool = True) -> Iterator[str]:
+        """Answer one question greedily, piece by piece; the pieces together are the answer's text.
+
+        Raises:
+            UserError: the question is empty, or too long for the model.
+        """
+        asked = _questions(question)
+        reasoner, limit = self.trained.reasoner(), max_new_tokens or self.config.evaluation.max_new_tokens
+        reasoner.require_room([reasoner.builder.question_ids(asked[0])], limit, use_latent)
+        self.trained.model.eval()
+        return self._pieces(reasoner, asked[0], limit, use_latent)
+
+    @torch.no_grad()
+    def _pieces(self, reasoner: Any, question: str, max_new_tokens: int, use_latent: bool) -> Iterator[str]:
+        prefix, logits, _ = reasoner.start([reasoner.builder.question_ids(question)], use_latent)
+        ids: list[int] = []
+        shown = text = ""
+        for _, tokens, _ in reasoner.tokens(prefix, logits, max_new_tokens):
+            ids.append(int(tokens))
+            before, text = text, self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+            # The end may still change: a letter of several tokens is U+FFFD until its last one, and some tokenizers close up spaces.
+            settled = text[: sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, text, strict=False)))]
+            if len(settled) > len(shown):
+                yield settled[len(shown) :]
+                shown = settled
+        if text != shown:
+            yield text[len(shown) :]
+
+    def think(self, questions: str | Sequence[str], top_k: int = 1) -> Thoughts:
+        """Think without answering: hidden states, keys, values and decoded tokens of every latent after every iteration.
+
+        Raises:
+            UserError: the method has no latents.
+        """
+        return think(self.trained.reasoner(), _questions(questions), top_k)
+
+    def generate(
+        self,
+        inputs: str | Sequence[str] | Tensor,
+        generation_config: Any = None,
+        *,
+        attention_mask: Tensor | None = None,
+        streamer: Any = None,
+        use_latent: bool = True,
+        **settings: Any,
+    ) -> Tensor:
+        """transformers' `generate` on the latent cache.
+
+        Args:
+            inputs: questions, or their token ids [B, S], left-padded, with `attention_mask`.
+            generation_config: a `GenerationConfig`; max_new_tokens, do_sample, temperature, top_k, top_p, min_p and typical_p count.
+            attention_mask: true at real tokens of `inputs`.
+            streamer: such as `TextStreamer(model.tokenizer)`, for one question.
+            use_latent: False writes the chain of thought.
+            settings: fields of a `GenerationConfig`, as keywords.
+
+        Returns:
+            The ids that were written, [B, N], padded on the right; the question is not repeated, and latents have no ids.
+
+        Raises:
+            UserError: a setting that decoding after latents does not have, such as num_beams.
+        """
+        asked = inputs if isinstance(inputs, Tensor) else _questions(inputs)
+        defaults = {"max_new_tokens": self.config.evaluation.max_new_tokens}
+        self.trained.model.eval()
+        return generate(self.trained.reasoner(), asked, generation_config, defaults, settings, attention_mask, streamer, use_latent)
+
+    def save_pretrained(self, save_directory: str | Path, *, base: str | None = None, name: str | None = None) -> None:
+        """Write a checkpoint: a peft adapter (or full weights), projection, tokenizer, configuration and model card.
+
+        Args:
+            save_directory: where to; an older checkpoint there is replaced.
+            base: what to call the base model, where others know it by another name than this machine.
+            name: what the card calls this model.
+
+        Raises:
+            UserError: the place cannot be written to.
+        """
+        save_with_card(self.trained, self.results, Path(save_directory), base=base, name=name)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        base: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = "Push model with kava",
+        branch: str | None = None,
+        create_pr: bool | None = None,
+    ) -> str:
+        """Upload to the hub; returns the address. Arguments as those of Hugging Face's `push_to_hub`, and `base` as in `save_pretrained`.
+
+        Raises:
+            UserError: the base model is known to this machine alone, or the hub refuses.
+        """
+        commit = {"commit_message": commit_message, "revision": branch, "create_pr": create_pr}
+        return push(self.trained, self.results, repo_id, base=base, private=private, token=token, commit=commit)
+
+
+def _questions(questions: str | Sequence[str]) -> list[str]:
+    asked = [questions] if isinstance(questions, str) else list(questions)
+    for number, question in enumerate(asked, 1):
+        if not isinstance(question, str) or not question.strip():
+            raise UserError(f"question {number} is {question!r}; ask with a text that is not empty")
+    return asked

@@ -1,0 +1,100 @@
+"""Checkpoints for others: written with a card that says what they score, pushed to the hub, folded into plain models."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kava.checkpoint.card import is_local, render_card
+from kava.checkpoint.files import CARD, KAVA_CONFIG, Trained, load_checkpoint, read_kava_config, save_checkpoint
+from kava.checkpoint.open import checkpoint_directory
+from kava.errors import UserError
+from kava.results import Result, read_result
+from kava.runtime.atomic import refuse_foreign, seal
+
+
+def save_with_card(
+    trained: Trained, results: Sequence[Result], directory: Path, *, base: str | None = None, name: str | None = None
+) -> None:
+    """Write a checkpoint with its results in the card; see `kava.Model.save_pretrained`.
+
+    Raises:
+        UserError: the place cannot be written to, or holds something else than a checkpoint.
+    """
+    refuse_foreign(directory, "choose another directory")
+    trained = replace(trained, base=base or trained.base)
+    save_checkpoint(directory, trained)
+    if base is not None:
+        _rename_base(directory, base)
+    card = render_card(trained.config, trained.base, trained.metadata, results, name)
+    (directory / CARD).write_text(card, encoding="utf-8")
+    seal(directory)
+
+
+def push(
+    trained: Trained,
+    results: Sequence[Result],
+    name: str,
+    *,
+    base: str | None,
+    private: bool | None,
+    token: str | None,
+    commit: dict[str, Any],
+) -> str:
+    """Upload a checkpoint to the hub under `name`; see `kava.Model.push_to_hub`.
+
+    Raises:
+        UserError: the base model is known to this machine alone, or the hub refuses.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    needed = base or trained.base
+    if trained.config.lora.enabled and is_local(needed):
+        raise UserError(f"base model '{needed}' is on this machine alone: give base='HUB_NAME', or merge the adapter (kava merge)")
+    with tempfile.TemporaryDirectory() as work:
+        save_with_card(trained, results, Path(work) / "model", base=base, name=name)
+        api = HfApi(token=token)
+        try:
+            api.create_repo(name, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=name, folder_path=str(Path(work) / "model"), **commit))
+        except (HfHubHTTPError, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"'{name}' could not be pushed to the hub ({reason}); log in (hf auth login)") from None
+
+
+def merge(source: str | Path, directory: str | Path) -> Trained:
+    """Fold a checkpoint's adapter into its base: a plain transformers model, and at the same time a checkpoint with full weights.
+
+    Raises:
+        UserError: the source is not a checkpoint with an adapter, or the place cannot be written to.
+    """
+    refuse_foreign(Path(directory), "choose another directory")
+    place = checkpoint_directory(source)
+    trained = load_checkpoint(place)
+    if not trained.config.lora.enabled:
+        raise UserError(f"checkpoint {source} has full weights already; there is no adapter to merge")
+    if trained.config.model.quantization != "none":
+        raise UserError(f"checkpoint {source} stands on a 4-bit base, which merging would round once more; use the adapter as it is")
+    trained.model.backbone.model = trained.model.backbone.model.merge_and_unload()
+    config = trained.config.model_copy(update={"lora": trained.config.lora.model_copy(update={"enabled": False})})
+    merged = replace(trained, config=config)
+    save_with_card(merged, results_beside(place), Path(directory))
+    return merged
+
+
+def results_beside(directory: Path) -> list[Result]:
+    """What `kava evaluate` has written for this checkpoint, in the directory of its run."""
+    return [read_result(path) for path in sorted(directory.parent.glob("results_*.yaml"))] if (directory / KAVA_CONFIG).exists() else []
+
+
+def _rename_base(directory: Path, base: str) -> None:
+    """Call the base model by another name in both files that say it."""
+    content = read_kava_config(directory) | {"base": base}
+    content["config"]["model"]["name"] = base
+    (directory / KAVA_CONFIG).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    adapter = directory / "adapter_config.json"
+    if adapter.exists():
+        adapter.write_text(json.dumps(json.loads(adapter.read_text()) | {"base_model_name_or_path": base}, indent=2) + "\n")

@@ -1,0 +1,63 @@
+"""`kava configs`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass
+class Configs:
+    """List the configurations and suites that are at hand, show one, or copy some here to change them."""
+
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Configurations to show or copy (names or files); none: list all."""
+    copy: bool = False
+    """Copy them, and what they extend, to configs/ of the working directory; a file that is there stays."""
+
+    def run(self) -> None:
+        from kava.config import config_path
+
+        paths = [config_path(name) for name in self.names]
+        if self.copy:
+            _copy(paths)
+        elif paths:
+            for path in paths:
+                print(f"# {path}\n{path.read_text(encoding='utf-8')}", end="")
+        else:
+            _list()
+
+
+def _list() -> None:
+    from kava.commands.model_configs import list_configs
+    from kava.config import CONFIG_DIR
+    from kava.runtime.shipped import listed
+
+    list_configs(verbose=False)
+    print(f"ablations: {', '.join(path.stem for path in listed(f'{CONFIG_DIR}/ablations'))}   (--config ablations/NAME)")
+    print(f"suites: {', '.join(path.stem for path in listed('suites'))}   (kava reproduce NAME)")
+    print("kava configs NAME shows one, --copy NAME puts a copy here; every setting: docs/configuration.md, kava train --help")
+
+
+def _copy(paths: list[Path]) -> None:
+    from kava.config import CONFIG_DIR
+    from kava.config.files import EXTENDS
+    from kava.config.strict_yaml import load_yaml
+    from kava.errors import UserError
+    from kava.results import write_text
+    from kava.runtime.shipped import shipped
+
+    if not paths:
+        raise UserError("say which configurations to copy: kava configs --copy llama1b_aug")
+    source, left = shipped(CONFIG_DIR), [path.resolve() for path in paths]
+    while left:
+        path = left.pop(0)
+        target = Path(CONFIG_DIR) / (path.relative_to(source) if path.is_relative_to(source) else path.name)
+        if isinstance(base := (load_yaml(path.read_text(encoding="utf-8")) or {}).get(EXTENDS), str):
+            left.append((path.parent / base).resolve())
+        if target.exists():
+            print(f"kept: {target}")
+            continue
+        write_text(target, path.read_text(encoding="utf-8"))
+        print(f"copied: {target}")
