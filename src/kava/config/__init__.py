@@ -1,7 +1,7 @@
 """Every setting of a run: schema, YAML files, overrides, and what is said when something is wrong."""
 
+from kava.config.load import CONFIG_DIR, build_config, config_path, load_config
 from kava.config.schema import (
-    CONFIG_DIR,
     Config,
     DatasetConfig,
     LossConfig,
@@ -9,9 +9,6 @@ from kava.config.schema import (
     MiniDataConfig,
     MiniModelConfig,
     RkvConfig,
-    build_config,
-    config_path,
-    load_config,
 )
 
 __all__ = [

@@ -1,26 +1,19 @@
 """Every setting of a run, in strict models: the YAML sections of the guide, one home for each default.
 
-    config = load_config("configs/llama1b_aug.yaml", overrides={"training.batch_size": 64})
-
-Unknown keys, wrong types, values out of range and contradictions raise `UserError` with the file, the key and the cure.
+Files are read and errors are put into words in load.py.
 """
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from kava.config.contradictions import contradictions
-from kava.config.files import WITHOUT_LATENTS, read_sections, refuse_unused_latents
-from kava.config.messages import explain
-from kava.config.overrides import apply_overrides, is_safe_name
-from kava.errors import UserError, nearest
-from kava.runtime import shipped
+from kava.config.files import WITHOUT_LATENTS
+from kava.config.overrides import is_safe_name
 
 MethodName = Literal["full_cot", "no_cot", "icot", "coconut", "codi", "pccot", "kava"]
-CONFIG_DIR = "configs"
 # Settings that came after the first runs, and the value that changes nothing: finished runs keep their fingerprints.
 YOUNGER = (
     ("model", "quantization", "none"),
@@ -264,36 +257,3 @@ class Config(Section):
             if content[section][key] == unused:
                 del content[section][key]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def config_path(name: str) -> Path:
-    """The file that a user means by a path or a bare name in `configs/`: of the working directory, else of the package.
-
-    Raises:
-        UserError: there is no such file.
-    """
-    if path := shipped.find(CONFIG_DIR, name):
-        return path
-    known = [path.stem for path in shipped.listed(CONFIG_DIR)]
-    raise UserError(f"configuration '{name}' is neither a file nor a name in {CONFIG_DIR}/{nearest(Path(name).stem, known)}")
-
-
-def load_config(path: str | Path | None = None, overrides: dict[str, Any] | None = None) -> Config:
-    """Read a YAML file (none: all defaults) and what it extends, apply dotted overrides, validate.
-
-    Raises:
-        UserError: naming the file, the key and the cure.
-    """
-    config = build_config({} if path is None else read_sections(path), "the defaults" if path is None else str(path), overrides)
-    refuse_unused_latents("the command line", config.method, (overrides or {}).get("latent.num_tokens"))
-    return config
-
-
-def build_config(content: dict[Any, Any], source: str, overrides: dict[str, Any] | None = None) -> Config:
-    """Validate a dictionary of sections; `source` is what errors call it."""
-    if overrides:
-        content = apply_overrides(content, overrides, Config().to_dict())
-    try:
-        return Config.model_validate(content)
-    except ValidationError as error:
-        raise UserError(f"{source}: " + "; ".join(dict.fromkeys(explain(problem, Config) for problem in error.errors()))) from None
