@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stderr
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from kava.explain.pictures import cache_pictures
 from kava.explain.record import read_explanation
 from kava.report.runs import read_scalars
 from kava.train.progress import Report, summary_table
+from kava.train.run_directory import identify
 from kava.train.state import State
-from kava.train.tracking import checked_trackers
+from kava.train.tracking import Trackers, checked_trackers
 from kava.train.train import train
 
 pytestmark = pytest.mark.slow
@@ -67,7 +68,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
             patch.setattr(trackio.utils, "TRACKIO_DIR", root / "trackio")
             patch.setattr("trackio.sqlite_storage.TRACKIO_DIR", root / "trackio", raising=False)
-        with (root / "said.txt").open("w") as said, redirect_stderr(said):
+        with (root / "said.txt").open("w") as said, redirect_stdout(said):
             train(config(), root / "run", report_to=trackers(), name="mini", pictures=cache_pictures)
     return root / "run"
 
@@ -126,12 +127,28 @@ def test_wandb_offline_writes_a_run(run: Path) -> None:
     for data in wandb_records(path):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
+        if record.HasField("run"):
+            assert (record.run.project, record.run.display_name) == ("kava-reproduction", "mini seed 42")
+            assert record.run.run_id == json.loads((run / "run.json").read_text())["tracker_id"]
         for item in record.history.item:
             logged.setdefault(item.key or "/".join(item.nested_key), []).append(item.value_json)
     scalars = read_scalars(run / "logs")
     for name in ("train/kv", "train/codi", "train/grad_norm", "eval/accuracy"):
         assert [float(value) for value in logged[name]] == pytest.approx([value for _, value in scalars[name]], rel=1e-5), name
     assert any(key.startswith("kv_similarity/keys") for key in logged)
+
+
+def test_a_run_that_goes_on_is_the_same_with_wandb(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    for name, word in {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_DIR": str(run.parent / "again")}.items():
+        monkeypatch.setenv(name, word)
+    (run.parent / "again").mkdir()
+    own = identify(run, resume=True, quick_test=False).tracker_id
+    for _ in range(2):
+        Trackers(["wandb"], run, "mini seed 42", config(), own).close()
+    found = {path.name.rpartition("-")[2] for path in (run.parent / "again" / "wandb").glob("offline-run-*")}
+    assert found == {own}
+    assert identify(run, resume=False, quick_test=False).tracker_id != own
 
 
 def test_wandb_without_a_login_is_one_sentence(tmp_path: Path) -> None:
@@ -189,9 +206,13 @@ def test_log_lines_hold_terms_throughput_and_time_left(run: Path) -> None:
 
 def test_what_eviction_leaves_out_is_said_before_the_first_step(run: Path) -> None:
     """Traces of two steps have 7 entries, of three steps 14: M = 4 holds none."""
-    said = [line for line in run.with_name("said.txt").read_text().splitlines() if line.startswith("kava run: ")]
-    assert said[0].startswith(f"kava run: 100% of the teacher's traces have more entries than latent.num_tokens {LATENTS}; eviction leaves")
-    assert "step 2/8" in said[1]
+    said = [line for line in run.with_name("said.txt").read_text().splitlines() if line.startswith("mini seed 42: ")]
+    assert said[0].startswith("mini seed 42: the CPU, ")
+    assert said[0].endswith("8 steps")
+    assert said[1].startswith(
+        f"mini seed 42: 100% of the teacher's traces have more entries than latent.num_tokens {LATENTS}; eviction leaves"
+    )
+    assert "step 2/8" in said[2]
 
 
 def test_a_terminal_gets_a_bar_and_a_final_table(tmp_path: Path) -> None:

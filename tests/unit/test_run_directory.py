@@ -17,7 +17,7 @@ from kava.errors import UserError
 from kava.results import result_path, write_result
 from kava.runtime.atomic import verify, write_whole
 from kava.runtime.lock import locked
-from kava.train.run_directory import Begun, begin, checkpoint_to_go_on_from, claimed, refuse_held
+from kava.train.run_directory import Begun, begin, checkpoint_to_go_on_from, claimed, identify, refuse_held
 from kava.train.train import train
 from result_files import make_result
 from tiny import lora_config, mini_examples, mini_tokenizer, tiny_lm
@@ -72,6 +72,13 @@ def contents(directory: Path) -> dict[str, bytes]:
         for path in sorted(directory.rglob("*"))
         if path.is_file() and path.name != ".lock"
     }
+
+
+def begun(directory: Path, resume: bool = False, quick_test: bool = False) -> Begun:
+    """What a run does with its directory before its first step."""
+    run = identify(directory, resume=resume, quick_test=quick_test)
+    begin(directory, lora_config(), run, resume=resume)
+    return run
 
 
 def test_a_finished_run_is_not_trained_over(run: Path, place: Path) -> None:
@@ -137,7 +144,7 @@ def test_a_directory_with_other_files_may_hold_a_run_too(tmp_path: Path) -> None
         (tmp_path / name).write_text("x")
     before = contents(tmp_path)
     refuse_held(tmp_path, resume=False, overwrite=False, quick_test=False)
-    begin(tmp_path, lora_config(), resume=False, quick_test=False)
+    begun(tmp_path)
     assert contents(tmp_path).items() >= before.items()
 
 
@@ -148,7 +155,7 @@ def test_a_quick_test_may_replace_a_quick_test_only(tmp_path: Path) -> None:
     for was_quick in (True, False):
         directory = tmp_path / str(was_quick)
         directory.mkdir()
-        begin(directory, lora_config(), resume=False, quick_test=was_quick)
+        begun(directory, quick_test=was_quick)
         held(directory, quick_test=False)  # nothing of worth is in it yet
         write_whole(directory / "checkpoint-1", lambda staging: (staging / "weights").write_bytes(b"x") and None)
         with pytest.raises(UserError, match="an unfinished run"):
@@ -161,9 +168,7 @@ def test_a_quick_test_may_replace_a_quick_test_only(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_keeps_its_identity(tmp_path: Path) -> None:
-    first = begin(tmp_path, lora_config(), resume=False, quick_test=False)
-    again = begin(tmp_path, lora_config(), resume=True, quick_test=False)
-    other = begin(tmp_path, lora_config(), resume=False, quick_test=False)
+    first, again, other = begun(tmp_path), begun(tmp_path, resume=True), begun(tmp_path)
     assert first.tracker_id == again.tracker_id != other.tracker_id
     assert Begun.model_validate_json((tmp_path / "run.json").read_text()) == other
 

@@ -7,6 +7,7 @@ head: a teacher that cannot collapses when student and teacher share their weigh
 import hashlib
 import json
 import multiprocessing
+import os
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +77,18 @@ def _pretrain_alone(config: Config, directory: Path, quiet: bool) -> None:
         _pretrain(config, directory, quiet)
         return
     with processes.alone():
-        child = multiprocessing.get_context("spawn").Process(target=_pretrain, args=(config, directory, quiet))
+        os.environ[processes.PARENT] = str(os.getpid())
+        child = multiprocessing.get_context("spawn").Process(target=_pretrain_as_child, args=(config, directory, quiet))
         child.start()
+        del os.environ[processes.PARENT]
     child.join()
     if child.exitcode:
         raise UserError(f"pretraining the mini base failed (exit code {child.exitcode}); run the same command in one process first")
+
+
+def _pretrain_as_child(config: Config, directory: Path, quiet: bool) -> None:
+    processes.end_with_parent()
+    _pretrain(config, directory, quiet)
 
 
 def _pretrain(config: Config, directory: Path, quiet: bool) -> None:

@@ -16,6 +16,8 @@ from kava.runtime import processes
 from kava.train.state import State
 
 TRAIN_LOG = "train.log"
+# Steps that are slow because they are the first, and those that the estimate of a run's hours rests on.
+WARM_UP, TIMED = 2, 3
 _STEP = re.compile(r" step (\d+)/")
 _SHORT = {"student_ce": "ce", "teacher_ce": "teacher", "grad_norm": "grad", "learning_rate": "lr", "examples_per_second": "examples/s"}
 
@@ -38,6 +40,7 @@ class Report:
         self.task: Any = None
         self.last = (0.0, 0)
         self.started = 0.0
+        self.steps, self.warm = 0, 0.0
 
     def begin(self, state: State) -> None:
         """Open the bar."""
@@ -57,7 +60,13 @@ class Report:
             self.bar.start()
 
     def step(self, state: State) -> None:
-        """Move the bar."""
+        """Move the bar; after a few steps say how long the run will take."""
+        self.steps += 1
+        if self.steps == WARM_UP:
+            self.warm = time.perf_counter()
+        elif self.steps == WARM_UP + TIMED and not self.bar and processes.is_main():
+            seconds, left = (time.perf_counter() - self.warm) / TIMED, state.max_steps - state.global_step
+            self.tell(f"{seconds:.2g} s/step: about {_duration(left * seconds)} for the {left} steps left, validations apart")
         if self.bar:
             self.bar.update(self.task, completed=state.global_step)
 
@@ -80,7 +89,8 @@ class Report:
     def tell(self, line: str) -> None:
         """Write one line to the terminal alone."""
         if not self.quiet:
-            print(f"{self.title}: {line}", file=sys.stderr, flush=True)
+            # Standard output, which is the log that people follow; standard error is for what went wrong.
+            print(f"{self.title}: {line}", flush=True)
 
     def _write(self, line: str) -> None:
         with self.log_file.open("a", encoding="utf-8") as stream:
@@ -110,6 +120,10 @@ class Report:
         if self.bar:
             self.bar.stop()
             self.bar = None
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{max(1, round(seconds / 60))} minutes"
 
 
 def cut_log(log_file: Path, step: int) -> None:

@@ -104,22 +104,23 @@ def refuse_held(directory: Path, *, resume: bool, overwrite: bool, quick_test: b
         )
 
 
-def begin(directory: Path, config: Config, *, resume: bool, quick_test: bool) -> Begun:
+def identify(directory: Path, *, resume: bool, quick_test: bool) -> Begun:
+    """The run that is about to begin, or to go on as the one that it was."""
+    before = _begun(directory) if resume else None
+    if before is None:
+        return Begun(quick_test=quick_test, tracker_id=uuid.uuid4().hex[:12], processes=[os.getpid()])
+    return before.model_copy(update={"quick_test": quick_test, "processes": [*before.processes, os.getpid()]})
+
+
+def begin(directory: Path, config: Config, run: Begun, *, resume: bool) -> None:
     """Remove what the run takes the place of, and write down that it has begun. For the main process, with everything else at hand."""
-    before = _begun(directory)
     if resume:
         tidy(directory)
         (directory / TRAINING_DONE).unlink(missing_ok=True)
     else:
-        _clear(directory, before)
-        before = None
-    earlier = before.processes if before else []
-    begun = Begun(
-        quick_test=quick_test, tracker_id=before.tracker_id if before else uuid.uuid4().hex[:12], processes=[*earlier, os.getpid()]
-    )
-    write_text(directory / RUN, json.dumps(begun.model_dump(), indent=2) + "\n")
+        _clear(directory, _begun(directory))
+    write_text(directory / RUN, json.dumps(run.model_dump(), indent=2) + "\n")
     write_text(directory / CONFIG, _dump(config))
-    return begun
 
 
 def finished(directory: Path, config: Config) -> Done | None:

@@ -17,8 +17,8 @@ from kava.errors import UserError, nearest
 from kava.runtime import processes
 from kava.train.run_directory import LOGS
 
-# What trackio files our runs under, and W&B without a WANDB_PROJECT.
-PROJECT = "kava"
+# What trackio files our runs under, and W&B without a WANDB_PROJECT: the guide's name for it.
+PROJECT = "kava-reproduction"
 # Name in `report_to` -> package that it needs.
 TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
 
@@ -65,9 +65,10 @@ class Trackers:
         output_dir: TensorBoard writes to its `logs/`.
         title: what the others call the run.
         config: of the run, for them to show.
+        run_id: what W&B knows the run by, so that one that goes on is the same there.
     """
 
-    def __init__(self, names: Sequence[str], output_dir: Path, title: str, config: Config) -> None:
+    def __init__(self, names: Sequence[str], output_dir: Path, title: str, config: Config, run_id: str) -> None:
         self.names = names = list(names) if processes.is_main() else []
         settings = flatten(config.to_dict())
         if "tensorboard" in names:
@@ -78,7 +79,7 @@ class Trackers:
         if "wandb" in names:
             import wandb
 
-            wandb.init(project=os.environ.get("WANDB_PROJECT", PROJECT), name=title, config=settings)
+            wandb.init(project=os.environ.get("WANDB_PROJECT", PROJECT), name=title, id=run_id, resume="allow", config=settings)
             wandb.define_metric("train/global_step")
             wandb.define_metric("*", step_metric="train/global_step", step_sync=True)
         if "trackio" in names:

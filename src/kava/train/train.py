@@ -26,7 +26,7 @@ from kava.model.ends import agree_with_model
 from kava.results import BEST_CHECKPOINT, TRAINING_DONE, write_text
 from kava.runtime import processes
 from kava.runtime.atomic import verify
-from kava.runtime.device import choose_device
+from kava.runtime.device import check_precision, choose_device, describe_device
 from kava.runtime.hub import commit_of
 from kava.runtime.provenance import collect
 from kava.train.batches import StepBatches
@@ -54,6 +54,7 @@ from kava.train.run_directory import (
     checkpoint_to_go_on_from,
     claimed,
     finished,
+    identify,
     refuse_held,
     refuse_other,
     refuse_other_settings,
@@ -115,7 +116,9 @@ def train(
     output_dir = Path(output_dir)
     trackers = checked_trackers(report_to)
     check_optimizer(config.training.optimizer)
+    processes.refuse_half_a_launch()
     device = torch.device(choose_device(config.system.device, "system.device"))
+    check_precision(str(device), config.system.mixed_precision)
     processes.join(device.type == "cpu", split=config.system.fsdp)
     with claimed(output_dir):
         refuse_held(output_dir, resume=resume, overwrite=overwrite, quick_test=quick_test)
@@ -167,22 +170,38 @@ def _train(config: Config, output_dir: Path, newest: Path | None, how: _How) -> 
             _refuse_foreign(newest, trained)
         if config.system.fsdp:
             _split(trained, newest, how.device)
-        # All have looked before one writes, and it has written before any goes on.
-        processes.wait()
-        if processes.is_main():
-            begin(output_dir, config, resume=how.resume, quick_test=how.quick_test)
-            cut_log(output_dir / TRAIN_LOG, step_of(newest) if newest else 0)
-        processes.wait()
-        title = f"{config.method} {output_dir.name}"
+        title = f"{how.name or config.method} seed {config.training.seed}"
         report = Report(output_dir / TRAIN_LOG, title, how.quiet)
-        if processes.is_main() and (note := eviction_note(prepared.data, config.latent.num_tokens)):
-            report.tell(note)
-        with naming_wandb_errors(how.trackers), closing(report), closing(Trackers(how.trackers, output_dir, title, config)) as trackers:
-            state = _build_loop(trained, prepared, Checkpoints(output_dir, trained), how, report, trackers, stop).run(newest)
+        run = identify(output_dir, resume=how.resume, quick_test=how.quick_test)
+        with (
+            naming_wandb_errors(how.trackers),
+            closing(report),
+            closing(Trackers(how.trackers, output_dir, title, config, run.tracker_id)) as trackers,
+        ):
+            loop = _build_loop(trained, prepared, Checkpoints(output_dir, trained), how, report, trackers, stop)
+            # All have looked before one writes, and it has written before any goes on.
+            processes.wait()
+            if processes.is_main():
+                begin(output_dir, config, run, resume=how.resume)
+                cut_log(output_dir / TRAIN_LOG, step_of(newest) if newest else 0)
+                report.tell(start_line(config, how.device, loop.batches))
+                if note := eviction_note(prepared.data, config.latent.num_tokens):
+                    report.tell(note)
+            processes.wait()
+            state = loop.run(newest)
     outcome = Outcome(output_dir, stop.exit_code, state.best_metric or 0.0, state.global_step)
     if outcome.exit_code == 0 and processes.is_main():
         _finish(config, state, outcome, time.time() - started)
     return outcome
+
+
+def start_line(config: Config, device: torch.device, batches: StepBatches) -> str:
+    """Where and how a run computes, in one line."""
+    training, precision = config.training, config.system.mixed_precision
+    counts = [training.batch_size, training.gradient_accumulation_steps, processes.world_size()]
+    words = f"{math.prod(counts)} examples a step ({' x '.join(map(str, counts))}: batch, accumulation, processes)"
+    mixed = "no mixed precision" if precision == "no" else precision
+    return f"{describe_device(str(device))}; {mixed}; {words}; {batches.max_steps} steps"
 
 
 def _refuse_foreign(newest: Path, trained: Trained) -> None:
