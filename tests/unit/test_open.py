@@ -54,6 +54,17 @@ def test_a_run_stands_for_its_best_checkpoint(tmp_path: Path) -> None:
     assert reasoner.builder.prompt_ids == trained.builder.prompt_ids
 
 
+@pytest.mark.parametrize("name", ["checkpoints/test", "outputs/llama1b_aug_seed_42"])
+def test_where_nothing_was_trained_yet_it_says_train_first(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a quick test that failed, or before the first; with the folder and without, and no hub is asked."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", None)
+    for _ in range(2):
+        with pytest.raises(UserError, match=rf"'{name}' is not a checkpoint: .* train first \(train.py --output_dir {name}"):
+            open_checkpoint(name)
+        Path(name).mkdir(parents=True, exist_ok=True)
+
+
 def test_a_typing_error_is_no_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`outputs/rnu` looks like owner/name, but `outputs` is here."""
     monkeypatch.chdir(tmp_path)

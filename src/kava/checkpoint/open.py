@@ -13,6 +13,8 @@ from kava.errors import UserError
 from kava.results import BEST_CHECKPOINT
 from kava.runtime.device import choose_device
 
+# Where runs go by themselves; before the first one they are not there, and are no owners on the hub.
+OWN_DIRECTORIES = (("checkpoints",), ("outputs",))
 # owner/name: what the hub calls a model.
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -44,7 +46,8 @@ def checkpoint_directory(name: str | Path, revision: str | None = None) -> Path:
     best = Path(name) / BEST_CHECKPOINT
     if best.is_dir():
         return best
-    if Path(name).exists() or not _HUB_NAME.fullmatch(str(name)) or Path(name).parent.is_dir():
+    own = Path(name).parts[:1] in OWN_DIRECTORIES
+    if own or Path(name).exists() or not _HUB_NAME.fullmatch(str(name)) or Path(name).parent.is_dir():
         return Path(name)
     return _download(str(name), revision)
 
