@@ -24,7 +24,7 @@ from kava.report.runs import read_scalars
 from kava.train.progress import Report, summary_table
 from kava.train.run_directory import identify
 from kava.train.state import State
-from kava.train.tracking import Trackers, checked_trackers
+from kava.train.tracking import PROJECT, Trackers, checked_trackers
 from kava.train.train import train
 
 pytestmark = pytest.mark.slow
@@ -140,14 +140,15 @@ def test_wandb_offline_writes_a_run(run: Path) -> None:
 
 def test_a_run_that_goes_on_is_the_same_with_wandb(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
-    for name, word in {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_DIR": str(run.parent / "again")}.items():
+    for name, word in {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}.items():
         monkeypatch.setenv(name, word)
-    (run.parent / "again").mkdir()
     own = identify(run, resume=True, quick_test=False).tracker_id
-    for _ in range(2):
-        Trackers(["wandb"], run, "mini seed 42", config(), own).close()
-    found = {path.name.rpartition("-")[2] for path in (run.parent / "again" / "wandb").glob("offline-run-*")}
-    assert found == {own}
+    # W&B stays where the process began with it.
+    before = {*run.parent.glob("wandb/offline-run-*")}
+    Trackers(["wandb"], run, "mini seed 42", config(), own).close()
+    after = {*run.parent.glob("wandb/offline-run-*")}
+    assert len(after) == len(before) + 1
+    assert {path.name.rpartition("-")[2] for path in after} == {own}
     assert identify(run, resume=False, quick_test=False).tracker_id != own
 
 
@@ -182,8 +183,9 @@ def test_trackio_keeps_a_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr("trackio.utils.TRACKIO_DIR", run.parent / "trackio")
     monkeypatch.setattr("trackio.sqlite_storage.TRACKIO_DIR", run.parent / "trackio", raising=False)
-    (name,) = SQLiteStorage.get_runs("kava")
-    logs = SQLiteStorage.get_logs("kava", name)
+    (name,) = SQLiteStorage.get_runs(PROJECT)
+    assert name == "mini seed 42"
+    logs = SQLiteStorage.get_logs(PROJECT, name)
     kv = [entry["train/kv"] for entry in logs if "train/kv" in entry]
     scalars = read_scalars(run / "logs")
     assert kv == pytest.approx([value for _, value in scalars["train/kv"]], rel=1e-5)

@@ -103,7 +103,7 @@ def test_an_unfinished_run_is_not_trained_over_either(run: Path, place: Path) ->
 def test_nothing_is_removed_before_the_new_run_can_start(run: Path, place: Path) -> None:
     """The model that is to be trained is not there: what would have been overwritten stays."""
     before = contents(run)
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="nowhere"):
         train(settings(place, **{"model.name": str(place / "nowhere")}), run, overwrite=True, quiet=True)
     assert contents(run) == before
 
