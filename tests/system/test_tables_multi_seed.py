@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,6 +100,16 @@ def test_what_is_done_is_skipped_and_what_is_broken_is_done_again(workplace):
     text = run(workplace, "--seeds", "1", "2")
     assert text.count("evaluating") == 1
     assert read_result(broken).metrics.total == 16
+
+
+def test_a_lost_best_checkpoint_is_made_again_and_nothing_is_evaluated_anew(workplace):
+    best = workplace / "outputs" / "tiny_multi_seed" / "seed_1" / "best_checkpoint"
+    manifest = (best / "manifest.json").read_bytes()
+    shutil.rmtree(best)
+    text = run(workplace, "--seeds", "1", "2")
+    assert text.count("training goes on") == 1
+    assert "evaluating" not in text
+    assert (best / "manifest.json").read_bytes() == manifest
 
 
 def test_another_configuration_in_the_same_place_is_refused_and_nothing_is_lost(workplace):
