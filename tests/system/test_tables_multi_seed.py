@@ -198,7 +198,7 @@ def test_killed_with_its_trainer_the_same_command_ends_in_the_same_weights(workp
         (["--datasets", "x; rm -rf ~"], "neither in the configuration's evaluation.datasets nor a path"),
         (["--parallel", "0"], "at least 1"),
         (["--training.seed", "3"], "--seeds"),
-        (["--training.batch_sise", "3"], "did you mean 'batch_size'"),
+        (["--training.batch_sise", "3"], "did you mean '--training.batch_size'"),
     ],
 )
 def test_bad_input_is_one_line(workplace, flags, message):

@@ -15,8 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from checks import make_trained, outputs
 from kava.api import Model
 from kava.checkpoint import ADAPTER, KAVA_CONFIG, PROJECTION, load_checkpoint, save_checkpoint
+from kava.checkpoint.peers import import_checkpoint
 from kava.checkpoint.publish import merge
 from kava.errors import UserError
+from kava.model.smollm2 import smollm2_directory
 from kava.results import DataInfo, Metrics, Result, RunInfo, write_result
 from kava.runtime.atomic import verify
 from tiny import assert_close, mini_examples
@@ -143,3 +145,24 @@ def test_what_is_nowhere_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("nobody/nothing", "not/a/name"):
         with pytest.raises(UserError, match=f"'{name}' is not a checkpoint: "):
             Model.from_pretrained(name)
+
+
+def test_a_directory_of_other_files_is_not_replaced(tmp_path: Path) -> None:
+    """`kava merge X .` once deleted whatever lay there; refused before anything is loaded. An older checkpoint is replaced."""
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / "thesis.txt").write_text("mine")
+    for write in (merge, import_checkpoint):
+        with pytest.raises(UserError, match=r"place holds other files, which a checkpoint there would replace; choose another directory"):
+            write(tmp_path / "nowhere", place)
+        with pytest.raises(UserError, match="thesis.txt is a file; choose another directory"):
+            write(tmp_path / "nowhere", place / "thesis.txt")
+    with pytest.raises(UserError, match="place holds other files"):
+        smollm2_directory(place)
+    model = Model(make_trained(tmp_path))
+    with pytest.raises(UserError, match="place holds other files"):
+        model.save_pretrained(place)
+    assert {path.name: path.read_text() for path in place.iterdir()} == {"thesis.txt": "mine"}
+    for _ in range(2):
+        model.save_pretrained(tmp_path / "new")
+    assert verify(tmp_path / "new") is None
