@@ -157,7 +157,7 @@ def test_a_checkpoint_is_not_read_with_another_configuration(environment: dict[s
     [
         (["evaluate.py", "--checkpoint", "nowhere", "--dataset", "test"], "is not a checkpoint"),
         (["train.py", "--config", "llama1b_agu"], "did you mean 'llama1b_aug'"),
-        (["train.py", "--config", "mini", "--training.bach_size", "3"], "did you mean 'batch_size'"),
+        (["train.py", "--config", "mini", "--training.bach_size", "3"], "did you mean '--training.batch_size'"),
     ],
 )
 def test_a_mistake_is_one_line(environment: dict[str, str], words: list[str], message: str) -> None:
