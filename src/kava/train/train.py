@@ -1,6 +1,7 @@
 """One training run, from a configuration to `best_checkpoint`."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
