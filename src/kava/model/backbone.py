@@ -137,13 +137,12 @@ class Backbone(nn.Module):
         """Compute LoRA in groups of maps that read the same tensor (`kava.model.adapters`); to be called once, after LoRA is in place."""
         if not hasattr(self.model, "peft_config"):
             return
-        training = self.training
-        self.eval()
         ids = torch.zeros(1, 2, dtype=torch.long, device=self.special_ids.device)
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(self):
             self.adapters = share_inputs(self.model, lambda: self.read(ids, torch.ones_like(ids, dtype=torch.bool)))
         self.forward_passes = 0
-        self.train(training)
+        # Whoever calls the language model itself passes `count_pass` by.
+        self.model.register_forward_pre_hook(lambda *_: self.adapters.refresh_if_changed())
 
     def embed(self, ids: Int[Tensor, "B n"]) -> Float[Tensor, "B n E"]:
         """Input embeddings of ordinary text, which holds no new token."""
