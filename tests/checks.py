@@ -10,7 +10,7 @@ from pytest import MonkeyPatch
 from torch import Tensor
 
 from kava.checkpoint import Trained, load_checkpoint, save_checkpoint
-from kava.data.collate import Batch
+from kava.data.collate import Batch, build_collator
 from kava.data.mini.tokenizer import build_mini_tokenizer
 from kava.eviction import Compressed, compress
 from kava.generate import Reasoner
@@ -19,7 +19,6 @@ from kava.model.build import build_model, load_tokenizer
 from kava.model.kava import KavaModel
 from kava.model.passes import read_trace
 from kava.tools.bench.naive import attention, naive_losses
-from kava.train.prepare import build_collator
 from tiny import (
     BACKENDS,
     LAYERS,

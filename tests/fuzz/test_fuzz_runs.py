@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from checks import make_trained
 from fuzz.command import half_written, kava
 from fuzz.inputs import INPUTS, damage, edited, fuzz
+from kava.data.collate import build_collator
 from kava.runtime.atomic import MANIFEST, seal
 from kava.train.guard import Seen, generator_states
-from kava.train.prepare import build_collator
 from kava.train.replay import save_step
 from tiny import mini_builder, mini_examples
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from transformers import set_seed
 
+from kava.data.collate import build_collator
 from kava.data.sequences import SPECIAL_TOKENS
 from kava.losses.total import TERM_NAMES
 from kava.methods import METHODS
@@ -26,7 +27,7 @@ from kava.model.projection import build_projection
 from kava.train.batches import StepBatches
 from kava.train.curriculum import Curriculum
 from kava.train.loop import Loop
-from kava.train.prepare import bucketed, build_collator
+from kava.train.prepare import bucketed
 from kava.train.progress import Report
 from tiny import lora_config, mini_builder, mini_examples, mini_tokenizer, tiny_lm
 

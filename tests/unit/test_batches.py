@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from kava.config.schema import TrainingConfig
-from kava.data.collate import Batch
+from kava.data.collate import Batch, build_collator
 from kava.data.encoded_rows import lengths_of
 from kava.data.sequences import EncodedExample
 from kava.train.batches import StepBatches
 from kava.train.curriculum import Curriculum
-from kava.train.prepare import build_collator
 from kava.train.sampler import LengthSortedSampler
 from tiny import lora_config, mini_builder, mini_examples
 

@@ -11,11 +11,12 @@ from kava.cache.layers import slice_layers
 from kava.cache.rope import moved, unrotate
 from kava.config import Config
 from kava.data.answers import extract_answer
+from kava.data.collate import build_collator
 from kava.errors import UserError
 from kava.explain.answer_attention import answer_attention
 from kava.explain.caches import compare_caches, cosines, mean_cosines
 from kava.explain.convergence import convergence, settling
-from kava.explain.explain import Options, collator, explain
+from kava.explain.explain import Options, explain
 from kava.explain.figures import figures
 from kava.explain.intermediate import intermediate_results
 from kava.explain.intervene import interventions
@@ -57,7 +58,7 @@ def test_mean_cosines_count_filled_slots_only() -> None:
     # This random model multiplies rounding by a thousand: in double precision what is left is the means.
     reasoner.model.double()
     encoded = reasoner.builder.encode_all([example for example in EXAMPLES if len(example.steps) > 1])
-    build = collator(reasoner, config())
+    build = build_collator(config(), reasoner.builder, reasoner.num_latents)
     alone = [compare_caches(reasoner.model, build.collate([example])) for example in encoded]
     keys, values = mean_cosines(reasoner.model, [build.collate(encoded[:2]), build.collate(encoded[2:])])
     widest = max(min(len(example.cot(True)), 12) for example in encoded)
@@ -72,7 +73,7 @@ def test_caches_of_a_batch_are_those_of_each_example_alone(kv_rope: str) -> None
     reasoner = make()
     reasoner.model.settings = type(reasoner.model.settings)(2, 10.0, 1.0, kv_rope=kv_rope)
     encoded = reasoner.builder.encode_all([example for example in EXAMPLES if len(example.steps) > 1])
-    build = collator(reasoner, config())
+    build = build_collator(config(), reasoner.builder, reasoner.num_latents)
     together = compare_caches(reasoner.model, build.collate(encoded))
     for index, example in enumerate(encoded):
         alone = compare_caches(reasoner.model, build.collate([example]))

@@ -17,13 +17,13 @@ from kava.cache.attention import PREFIX, ImportanceRecorder, recording, register
 from kava.checkpoint import Trained, load_checkpoint, save_checkpoint
 from kava.checkpoint.publish import merge
 from kava.config import build_config
+from kava.data.collate import build_collator
 from kava.data.mini.tokenizer import build_mini_tokenizer
 from kava.errors import UserError
 from kava.generate import Reasoner
 from kava.losses.fused import check_fused_available
 from kava.model.build import build_model, load_base, load_tokenizer, stored_dtype
 from kava.train.optimizer import check_optimizer
-from kava.train.prepare import build_collator
 from tiny import (
     HAS_FLASH,
     KINDS,

@@ -13,10 +13,10 @@ from transformers import LlamaForCausalLM
 from kava import cli
 from kava.config import Config
 from kava.data.batch_file import read_batch, write_batch
+from kava.data.collate import build_collator
 from kava.data.mini.tokenizer import build_mini_tokenizer
 from kava.errors import UserError
 from kava.train.guard import Seen, explain, is_sound
-from kava.train.prepare import build_collator
 from kava.train.replay import replay
 from kava.train.train import train
 from tiny import MINI, PROMPT, lora_config, make_batch, make_examples, mini_builder, mini_examples, tiny_lm, tiny_model

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from checks import make_trained
 from kava.checkpoint import Trained
+from kava.data.collate import build_collator
 from kava.train.batches import StepBatches
 from kava.train.checkpoints import Checkpoints
 from kava.train.curriculum import Curriculum
 from kava.train.loop import Loop
-from kava.train.prepare import build_collator
 from kava.train.progress import Report
 from kava.train.resume import checkpoints
 from kava.train.signals import StopOnSignal

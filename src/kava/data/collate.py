@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from kava.config import Config
 from kava.data.buckets import Buckets
-from kava.data.sequences import EncodedExample
-from kava.methods import Method
+from kava.data.sequences import EncodedExample, SequenceBuilder
+from kava.methods import METHODS, Method
 
 # The label of padding: of no token, so that nothing is lost or gained there (as `torch.nn.functional.cross_entropy` has it).
 IGNORED = -100
@@ -158,10 +159,6 @@ class Collator:
         self.stage = 0
         self.buckets: Buckets | None = None
 
-    def __call__(self, examples: Sequence[EncodedExample]) -> dict[str, Batch]:
-        """A one-entry dictionary, because the Trainer passes batches as keyword arguments."""
-        return {"batch": self.collate(examples)}
-
     def collate(self, examples: Sequence[EncodedExample]) -> Batch:
         """Build the batch."""
         questions, answers = [example.question for example in examples], [example.answer for example in examples]
@@ -219,3 +216,23 @@ class Collator:
             answer_mask=offsets < (lengths - cot_length)[:, None],
             distillation_position=cot_length + self.prompt_length - 1,
         )
+
+
+def build_collator(config: Config, builder: SequenceBuilder, num_latents: int | None = None) -> Collator:
+    """The collator of the configured method, at stage 0 of its curriculum.
+
+    Args:
+        config: of the run.
+        builder: of its sequences.
+        num_latents: M, where it is another than the configured one.
+    """
+    return Collator(
+        METHODS[config.method],
+        builder.tokenizer.pad_token_id,
+        len(builder.prompt_ids),
+        num_latents=config.latent.num_tokens if num_latents is None else num_latents,
+        drop_last_step=config.dataset.drop_last_step,
+        tokens_per_stage=config.training.tokens_per_stage,
+        remove_all_beyond=config.training.remove_all_beyond,
+        tokens_per_step=config.latent.tokens_per_step,
+    )

@@ -12,7 +12,7 @@ import torch
 
 from kava.config import Config
 from kava.data.answer_types import same_answer
-from kava.data.collate import Collator
+from kava.data.collate import build_collator
 from kava.data.example import Example
 from kava.data.fingerprint import fingerprint
 from kava.errors import UserError
@@ -130,25 +130,17 @@ def mean_similarity(reasoner: Reasoner, config: Config, examples: Sequence[Examp
     encoded = [example for example in encoded if example.cot(config.dataset.drop_last_step)]
     if not encoded:
         return None
-    build, size, device = collator(reasoner, config), config.evaluation.batch_size, reasoner.model.backbone.special_ids.device
+    build, size, device = (
+        build_collator(config, reasoner.builder, reasoner.num_latents),
+        config.evaluation.batch_size,
+        reasoner.model.backbone.special_ids.device,
+    )
     batches = (build.collate(encoded[start : start + size]).to(device) for start in range(0, len(encoded), size))
     with evaluating(reasoner.model):
         keys, values = mean_cosines(reasoner.model, batches)
     if not (keys.isfinite().all() and values.isfinite().all()):
         return None
     return Similarity(keys=keys.tolist(), values=values.tolist())
-
-
-def collator(reasoner: Reasoner, config: Config) -> Collator:
-    """Batches with this reasoner's number of latents."""
-    builder = reasoner.builder
-    return Collator(
-        reasoner.model.method,
-        builder.tokenizer.pad_token_id,
-        len(builder.prompt_ids),
-        num_latents=reasoner.num_latents,
-        drop_last_step=config.dataset.drop_last_step,
-    )
 
 
 @torch.inference_mode()
@@ -181,7 +173,7 @@ def _caches(reasoner: Reasoner, config: Config, example: Example, options: Optio
     trace = encoded.cot(config.dataset.drop_last_step)
     if not trace:
         return None, None
-    batch = collator(reasoner, config).collate([encoded]).to(reasoner.model.backbone.special_ids.device)
+    batch = build_collator(config, reasoner.builder, reasoner.num_latents).collate([encoded]).to(reasoner.model.backbone.special_ids.device)
     view = compare_caches(reasoner.model, batch)
     filled = int(view.slot_mask.sum())
     whole = encoded.cot(drop_last_step=False)

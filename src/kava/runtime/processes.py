@@ -1,7 +1,7 @@
 """One run in several processes (torchrun, accelerate launch, srun): who am I, wait for the others, put our shares together.
 
 Everything here is right in a single process too, where it does nothing. The launcher's environment is what says how many
-there are; the process group itself is opened by accelerate, as the Trainer does.
+there are; the process group itself is opened by accelerate.
 """
 
 import os
@@ -72,7 +72,7 @@ def launched_to_split() -> bool:
 
 
 def join(on_cpu: bool, split: bool = False) -> None:
-    """Open the process group of a launched run; the Trainer's arguments then find it as they would have made it.
+    """Open the process group of a launched run.
 
     Raises:
         UserError: a model is to be split, and there is one process only.

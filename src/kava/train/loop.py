@@ -101,10 +101,10 @@ class Loop:
             begun, examples = time.perf_counter(), self.batches.examples_in(state.global_step)
             seen = self._losses_and_gradients(state.global_step, examples)
             norm, rate = self._clip(), float(self.schedule.get_last_lr()[0])
-            if self.guard is None or not self.guard.refuses(seen, norm, state, scaled=self.scaler.is_enabled()):
+            sound = self.guard is None or not self.guard.refuses(seen, norm, state, scaled=self.scaler.is_enabled())
+            if sound:
                 self._count(seen, examples)
-                self.scaler.step(self.optimizer)
-            self._prepare_next()
+            self._update(sound)
             state.global_step += 1
             state.epoch = self.batches.epochs_after(state.global_step)
             state.meter.time(examples, time.perf_counter() - begun)
@@ -177,7 +177,10 @@ class Loop:
             torch.distributed.all_reduce(sums)
         self.state.meter.add(dict(zip(names, sums, strict=True)), examples)
 
-    def _prepare_next(self) -> None:
+    def _update(self, sound: bool) -> None:
+        """Move the weights (not where the step is left out) and the learning rate, and start the next step's gradients at zero."""
+        if sound:
+            self.scaler.step(self.optimizer)
         scale = self.scaler.get_scale()
         self.scaler.update()
         # The scaler lowers its scale where it left a step out.

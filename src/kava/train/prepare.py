@@ -119,20 +119,6 @@ def eviction_note(data: dict[str, Any], num_latents: int) -> str | None:
     )
 
 
-def build_collator(config: Config, builder: SequenceBuilder) -> Collator:
-    """The collator of the configured method, at stage 0 of its curriculum."""
-    return Collator(
-        METHODS[config.method],
-        builder.tokenizer.pad_token_id,
-        len(builder.prompt_ids),
-        num_latents=config.latent.num_tokens,
-        drop_last_step=config.dataset.drop_last_step,
-        tokens_per_stage=config.training.tokens_per_stage,
-        remove_all_beyond=config.training.remove_all_beyond,
-        tokens_per_step=config.latent.tokens_per_step,
-    )
-
-
 def padded_lengths(config: Config, examples: Sequence[EncodedExample]) -> Lengths:
     """Tokens of each example's question, of the trace that the method reads or writes at first, and of its answer."""
     method = METHODS[config.method]

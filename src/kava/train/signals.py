@@ -50,4 +50,5 @@ class StopOnSignal:
 
         number = torch.tensor(self.received or 0, device=device)
         distributed.all_reduce(number, op=distributed.ReduceOp.MAX)
-        self.received = signal.Signals(int(number)) if number else None
+        found = int(number)
+        self.received = signal.Signals(found) if found else None

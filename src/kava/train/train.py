@@ -17,6 +17,7 @@ from transformers import set_seed
 
 from kava.checkpoint import Trained, fitting, read_kava_config, recorded_prompt_ids, refuse_other_base
 from kava.config import Config, build_config
+from kava.data.collate import build_collator
 from kava.data.example import Example
 from kava.data.sequences import builder_of
 from kava.errors import UserError, naming_out_of_memory
@@ -39,7 +40,6 @@ from kava.train.optimizer import check_optimizer
 from kava.train.prepare import (
     Prepared,
     bucketed,
-    build_collator,
     eviction_note,
     longest_entries,
     makes_base,
