@@ -219,6 +219,13 @@ class Adapters:
         if any(one.seen != one.stamp() for one in self._casts()):
             self.refresh()
 
+    def part(self) -> None:
+        """Leave every map to peft again."""
+        for group in self.groups:
+            for member in group.members:
+                del member.module.forward
+        self.groups = ()
+
     def _casts(self) -> list[_Casts]:
         return [casts for group in self.groups for casts in group.casts.values()]
 

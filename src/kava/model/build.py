@@ -144,8 +144,7 @@ def build_model(base: str, tokenizer: Any, config: Config) -> KavaModel:
     projection = build_projection(use_projection, embedding.weight.shape[1], embedding)
     model = add_lora(causal_lm, special_ids, config) if config.lora.enabled else causal_lm
     backbone = Backbone(model, special_ids)
-    if config.lora.enabled and not config.system.fsdp:
-        # FSDP gathers each weight in peft's own forward.
+    if config.lora.enabled:
         backbone.share_adapter_inputs()
     backbone.fused = config.system.fused_cross_entropy
     if backbone.fused:

@@ -28,6 +28,8 @@ def shard(model: KavaModel, device: torch.device) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
+    # A weight is whole in its own module's forward pass alone, which a group of adapters does not go through.
+    model.backbone.adapters.part()
     mesh = init_device_mesh(device.type, (world_size(),))
     for layer, index in _layers(model):
         fully_shard(layer, mesh=mesh)
