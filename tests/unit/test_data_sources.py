@@ -245,3 +245,28 @@ def test_a_data_directory_is_used_or_refused(mixed: Path, tmp_path: Path) -> Non
     for config, name in ((unlisted, "test"), (unlisted, "builtin:mini/test"), (unlisted, str(tmp_path / "elsewhere.jsonl"))):
         with pytest.raises(UserError, match="says itself where its questions are: leave --data_dir .* out"):
             load_questions(config, name, str(mixed))
+
+
+def test_main_is_meant_where_a_directory_holds_several_configurations(tmp_path: Path) -> None:
+    """A clone of openai/gsm8k, with the README of the hub and without, beside a file of another set."""
+    for configuration in ("main", "socratic"):
+        for split, count in (("train", 20), ("test", 3)):
+            write_lines(tmp_path / configuration / f"{split}-00000-of-00001.jsonl", gsm8k_rows(f"{configuration} {split}", count))
+    hard = write_lines(tmp_path / "gsm8k_hard.jsonl", [{"input": "hard?", "code": "", "target": 1.5}])
+    listed = "".join(
+        f"- config_name: {name}\n  data_files:\n  - split: train\n    path: {name}/train-*\n  - split: test\n    path: {name}/test-*\n"
+        for name in ("main", "socratic")
+    )
+    assert load_benchmark("gsm8k-hard", str(tmp_path)).source == str(hard)
+    for readme in ("# no header", f"---\nconfigs:\n{listed}---\n", "---\nconfigs: [\n---\n"):
+        (tmp_path / "README.md").write_text(readme, encoding="utf-8")
+        assert load_benchmark("gsm8k", str(tmp_path)).examples[0].question == "main test 0?"
+        train, validation = train_validation(str(tmp_path), cot_type="equation")
+        assert {example.question.split()[0] for example in (*train.examples, *validation.examples)} == {"main"}
+    assert load_benchmark("gsm8k", str(tmp_path / "socratic")).examples[0].question == "socratic test 0?"
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{listed}---\n", encoding="utf-8")
+    (tmp_path / "main").rename(tmp_path / ".hidden")
+    with pytest.raises(
+        UserError, match=r"has no data of configuration 'main', but of socratic; name a folder of it, such as (\S+)/socratic"
+    ):
+        load_benchmark("gsm8k", str(tmp_path))

@@ -13,7 +13,9 @@ class Evaluate:
     checkpoint: str | None = None
     """The same, in the guide's other spelling."""
     eval_dataset: str | None = None
-    """A name in evaluation.datasets (gsm8k, gsm8k-hard, svamp), a file, a directory or a hub name."""
+    """gsm8k, gsm8k-hard, svamp, svamp-1000, multiarith, addsub, singleeq, asdiv, gsm-plus, gsm-symbolic, mgsm-zh (and other languages),
+    math-500, prosqa, prontoqa, commonsenseqa, strategyqa; a name in evaluation.datasets, a file, a directory or a hub name
+    (openai/gsm8k, openai/gsm8k:socratic, openai/gsm8k@COMMIT)."""
     dataset: str | None = None
     """The same, in the guide's other spelling."""
     output: str | None = None

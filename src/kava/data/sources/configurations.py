@@ -22,15 +22,18 @@ class NoSuchConfigurationError(UserError):
 
 @dataclass(frozen=True)
 class Configuration:
-    """A named part of a data set; `patterns` are those of its files, for each split."""
+    """A named part of a data set; `patterns` are those of its files, for each split; else it is a `folder`, or a word of files' names."""
 
     name: str
     patterns: dict[str, tuple[str, ...]]
+    folder: bool = False
 
     def holds(self, file: str) -> bool:
-        """Whether a file (relative, with "/") belongs to it; without patterns, by its folder or by a word of its name."""
+        """Whether a file (relative, with "/") belongs to it; one beside the folders belongs to all of them."""
         if self.patterns:
             return any(fnmatch.fnmatch(file, pattern) for patterns in self.patterns.values() for pattern in patterns)
+        if self.folder and "/" not in file:
+            return True
         return file.split("/")[0] == self.name or self.name.lower() in re.split(r"[^a-z0-9]+", Path(file).stem.lower())
 
 
@@ -38,7 +41,11 @@ def configurations(directory: Path) -> dict[str, Configuration]:
     """Those that the README of a directory lists (the hub's own convention), else one for each of its folders."""
     listed = [found for entry in _listed(directory) if (found := _read(entry)) is not None]
     if not listed:
-        listed = [Configuration(path.name, {}) for path in sorted(directory.glob("*/")) if not path.name.startswith(".") and path.is_dir()]
+        listed = [
+            Configuration(path.name, {}, folder=True)
+            for path in sorted(directory.glob("*/"))
+            if not path.name.startswith(".") and path.is_dir()
+        ]
     return {configuration.name: configuration for configuration in listed}
 
 
