@@ -15,7 +15,7 @@ from fuzz.inputs import INPUTS, damage, edited, fuzz
 from kava.explain.explain import Options, explain
 from kava.explain.record import EXPLANATION, write_explanation
 from kava.generate import Reasoner
-from kava.results import rows_path, write_rows
+from kava.results import read_result, rows_path, write_result, write_rows
 from result_files import make_row, write_seed_dirs
 from tiny import lora_config, mini_builder, mini_examples, mini_model
 
@@ -32,7 +32,8 @@ class Place:
         self.seeds = write_seed_dirs(self.outputs / "tiny", {"gsm8k": [3, 2], "svamp": [1, 2]}, seeds=(1, 2))
         for seed in self.seeds:
             for result in seed.glob("results_*.yaml"):
-                write_rows(rows_path(result), [make_row(number, steps=1 + number % 2) for number in range(4)])
+                answers = write_rows(rows_path(result), [make_row(number, steps=1 + number % 2) for number in range(4)])
+                write_result(result, read_result(result).model_copy(update={"answers": answers}))
             writer = SummaryWriter(str(seed / "logs"))
             writer.add_scalar("train/loss", 1.0, 1)
             writer.close()

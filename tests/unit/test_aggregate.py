@@ -10,7 +10,7 @@ from kava.config.differences import ABSENT, differences
 from kava.errors import UserError
 from kava.experiment.aggregate import SeedResults, combine, entry_name, read_run
 from kava.experiment.aggregate_file import find_aggregates, read_aggregates, write_aggregates
-from kava.results import result_path, write_result
+from kava.results import CheckpointInfo, result_path, write_result
 from result_files import make_result, write_seed_dirs
 
 
@@ -87,6 +87,30 @@ def test_a_seed_twice_is_refused():
 def test_other_questions_are_refused(change):
     with pytest.raises(UserError, match=r"'gsm8k' is not the same data in run0 \(1319 questions, d41d.*and run1"):
         combine(runs(make_result(42), make_result(123, **change)))
+
+
+def trained_on(seed, fingerprint):
+    result = make_result(seed)
+    return result.model_copy(update={"provenance": {"training": {"data": {"fingerprint": fingerprint}}}})
+
+
+def test_seeds_trained_on_different_data_under_one_name_are_refused():
+    assert combine(runs(trained_on(42, "a"), trained_on(123, "a"))).num_seeds == 2
+    with pytest.raises(UserError, match=r"run0 and run1 were trained on different data under one name, 'whynlp/gsm8k-aug' \(a and b\)"):
+        combine(runs(trained_on(42, "a"), trained_on(123, "b")))
+
+
+def test_an_interval_over_seeds_stays_within_what_an_accuracy_can_be():
+    summary = combine(runs(make_result(42, correct=900, total=1000), make_result(123, correct=990, total=1000))).datasets["gsm8k"]
+    assert summary.accuracy_ci95 == [pytest.approx(0.945 - 12.706204736 * 0.0636396103 / 2**0.5), 1.0]
+
+
+def test_a_directory_with_results_of_two_checkpoints_is_refused(tmp_path):
+    for name, manifest in (("gsm8k", "a"), ("svamp", "b")):
+        result = make_result(42, name).model_copy(update={"checkpoint": CheckpointInfo(path=f"run/{manifest}", manifest=manifest)})
+        write_result(result_path(tmp_path, name), result)
+    with pytest.raises(UserError, match=r"mixes results of two checkpoints \(run/a and run/b\)"):
+        read_run(tmp_path, ["gsm8k", "svamp"])
 
 
 def test_a_directory_holds_one_run(tmp_path):

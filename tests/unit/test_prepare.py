@@ -10,10 +10,12 @@ from checks import make_trained
 from kava.checkpoint import save_checkpoint
 from kava.config import Config, build_config
 from kava.errors import UserError
-from kava.evaluate.evaluate import Request, evaluate
-from kava.results import read_result
+from kava.evaluate.evaluate import Request, default_output, evaluate
+from kava.experiment.aggregate import SeedResults, combine
+from kava.results import CheckpointInfo, checkpoint_hash, own_rows, read_result, write_result
 from kava.train.prepare import eviction_note, prepare_data
 from kava.train.train import train
+from result_files import make_result
 from tiny import mini_builder, mini_examples
 
 # Alternately short and too long; the last tenth is held out for validation.
@@ -116,8 +118,48 @@ def test_an_evaluation_writes_how_many_rows_it_left_out(tmp_path: Path) -> None:
         evaluate(request, tmp_path / "result.yaml")
     assert not (tmp_path / "result.yaml").exists()
     evaluate(replace(request, overrides={"dataset.on_bad_row": "skip"}), tmp_path / "result.yaml")
-    data = read_result(tmp_path / "result.yaml").data
-    assert (data.rows, data.bad_rows) == (3, 2)
+    result = read_result(tmp_path / "result.yaml")
+    assert (result.data.rows, result.data.bad_rows) == (3, 2)
+    assert result.data.asked == str(tmp_path / "questions.jsonl")
+    assert result.checkpoint == CheckpointInfo(path=(tmp_path / "saved").as_posix(), manifest=checkpoint_hash(tmp_path / "saved"))
+    assert len(own_rows(tmp_path / "result.yaml", result)) == 3
+
+
+def test_a_file_that_changed_between_two_seeds_is_noticed(tmp_path: Path) -> None:
+    runs = []
+    for seed, rows in ((1, 12), (2, 16)):
+        write_rows(tmp_path / "train.jsonl", rows, bad=0)
+        write_rows(tmp_path / "validation.jsonl", 4, bad=0)
+        data = prepare_data(config_over(tmp_path, 40), mini_builder()).data
+        result = make_result(seed).model_copy(update={"provenance": {"training": {"data": data}}})
+        runs.append(SeedResults(f"seed_{seed}", {"gsm8k": result}))
+    with pytest.raises(UserError, match="seed_1 and seed_2 were trained on different data under one name"):
+        combine(runs)
+
+
+def test_a_seed_given_to_the_evaluation_is_no_second_seed(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--training.seed is a setting of the training, which is over: leave it out"):
+        evaluate(Request(str(tmp_path), "gsm8k", overrides={"training.seed": 43}))
+
+
+def test_a_result_on_another_file_is_not_overwritten(tmp_path: Path) -> None:
+    trained = make_trained(tmp_path)
+    trained.config.evaluation.datasets = {"test": "builtin:mini/test"}
+    save_checkpoint(tmp_path / "run" / "best_checkpoint", trained)
+    run = str(tmp_path / "run")
+    for folder in ("a", "b"):
+        for name in ("test", "mine"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / f"{name}.jsonl").write_text("")
+    assert default_output(run, "test") == tmp_path / "run" / "results_test.yaml"
+    assert default_output(run, str(tmp_path / "a" / "test.jsonl")) == tmp_path / "run" / "results_a-test.yaml"
+    mine = str(tmp_path / "a" / "mine.jsonl")
+    path = default_output(run, mine)
+    result = make_result(dataset="mine")
+    write_result(path, result.model_copy(update={"data": result.data.model_copy(update={"asked": mine})}))
+    assert default_output(run, mine) == path
+    with pytest.raises(UserError, match=r"results_mine.yaml holds the result on '.*a/mine.jsonl'; name another file with --output"):
+        default_output(run, str(tmp_path / "b" / "mine.jsonl"))
 
 
 @pytest.mark.parametrize("output", ["", ".", "x.jsonl", "saved", "questions.jsonl/x.yaml"])

@@ -19,7 +19,7 @@ from kava.checkpoint.peers import import_checkpoint
 from kava.checkpoint.publish import merge
 from kava.errors import UserError
 from kava.model.smollm2 import smollm2_directory
-from kava.results import DataInfo, Metrics, Result, RunInfo, write_result
+from kava.results import CheckpointInfo, DataInfo, Metrics, Result, RunInfo, checkpoint_hash, write_result
 from kava.runtime.atomic import verify
 from tiny import assert_close, mini_examples
 
@@ -83,18 +83,23 @@ def test_a_merged_model_is_a_plain_one_and_a_checkpoint(tmp_path: Path, kind: st
         merge(tmp_path / "merged", tmp_path / "twice")
 
 
-def test_every_checkpoint_has_a_card_that_is_filled_in(tmp_path: Path) -> None:
+def test_every_checkpoint_has_a_card_that_is_filled_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trained = make_trained(tmp_path)
     run = tmp_path / "run"
     save_checkpoint(run / "saved", trained)
     card = (run / "saved" / "README.md").read_text()
     assert "More Information Needed" not in card
     assert "| validation, which chose this checkpoint | 25.0 % |" in card
-    write_result(run / "results_gsm8k.yaml", a_result(trained))
+    mine = CheckpointInfo(path="run/saved", manifest=checkpoint_hash(run / "saved"))
+    other = CheckpointInfo(path="run/other", manifest="0123456789abcdef")
+    write_result(run / "results_gsm8k.yaml", a_result(trained).model_copy(update={"checkpoint": mine}))
+    write_result(run / "results_svamp.yaml", a_result(trained).model_copy(update={"checkpoint": other, "dataset": "svamp"}))
     base = "meta-llama/Llama-3.2-1B-Instruct"
     Model.from_pretrained(run / "saved").save_pretrained(tmp_path / "out", base=base, name="me/kava")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| gsm8k | 75.0 % | 70.0 to 80.0 | 4 | 6.5 |" in card
+    assert "svamp |" not in card
+    assert "results_svamp.yaml was measured on another checkpoint (run/other)" in capsys.readouterr().err
     assert 'kava.load("me/kava")' in card
     assert "| `latent.num_tokens` | 4 |" in card
     found = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)

@@ -1,5 +1,6 @@
 """Result files: what is written is read back; what is broken is named in one line; nothing is left half written."""
 
+import json
 import os
 
 import pytest
@@ -7,9 +8,26 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kava.config import load_config
+from kava.config.quick_test import quick_test
 from kava.errors import UserError
-from kava.results import read_result, read_rows, result_path, rows_path, write_result, write_rows, write_text
-from result_files import make_result, make_row
+from kava.results import (
+    CheckpointInfo,
+    checkpoint_hash,
+    dataset_label,
+    own_result,
+    own_results,
+    own_rows,
+    read_result,
+    read_rows,
+    result_path,
+    rows_path,
+    write_result,
+    write_rows,
+    write_text,
+)
+from kava.runtime.atomic import seal
+from result_files import GUIDE_CONFIG, make_result, make_row
 
 
 def test_round_trip_and_layout(tmp_path):
@@ -21,7 +39,7 @@ def test_round_trip_and_layout(tmp_path):
     assert rows_path(path).name == "results_gsm8k-hard.jsonl"
     assert os.listdir(path.parent) == ["results_gsm8k-hard.yaml"]
     content = yaml.safe_load(path.read_text())
-    assert list(content) == ["format", "dataset", "metrics", "run", "data", "provenance"]
+    assert list(content) == ["format", "dataset", "metrics", "run", "data", "checkpoint", "answers", "provenance"]
     assert content["format"] == "kava.results/1"
     assert content["metrics"]["accuracy"] == 745 / 1319
     assert content["run"]["config"]["rkv"]["lambda"] == 0.1
@@ -139,3 +157,83 @@ def test_writing_below_a_file_is_one_sentence(tmp_path):
 def test_names_that_reach_a_path_are_checked(name):
     with pytest.raises(UserError, match="not a valid name"):
         result_path("outputs", name)
+
+
+def checkpoint(directory, weights="w", **about):
+    """A sealed directory like a checkpoint's; returns its hash."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "weights").write_text(weights)
+    (directory / "kava_config.json").write_text(json.dumps({"format": "kava.checkpoint/1", "config": {}, **about}))
+    seal(directory)
+    return checkpoint_hash(directory)
+
+
+def test_a_result_belongs_to_the_checkpoint_beside_it(tmp_path):
+    path, best = result_path(tmp_path, "gsm8k"), tmp_path / "best_checkpoint"
+    result = make_result().model_copy(update={"checkpoint": CheckpointInfo(path="run/best_checkpoint", manifest=checkpoint(best))})
+    write_result(path, result)
+    assert own_result(path) == result
+    (best / "README.md").write_text("a card that was written later")
+    seal(best)
+    assert own_result(path) == result
+    checkpoint(best, "weights of another training")
+    with pytest.raises(UserError, match=r"results_gsm8k.yaml was measured on another checkpoint \(run/best_checkpoint\).*evaluate again"):
+        own_result(path)
+    found, (problem,) = own_results([path])
+    assert (found, "another checkpoint" in problem) == ([], True)
+
+
+def test_results_of_earlier_versions_are_known_by_the_training_they_recorded(tmp_path):
+    path, best = result_path(tmp_path, "gsm8k"), tmp_path / "best_checkpoint"
+    training = {"name": "x", "provenance": {"time_utc": "2026-11-24T10:00:00"}}
+    write_result(path, make_result().model_copy(update={"provenance": {"training": training}}))
+    assert own_result(path).checkpoint is None  # nothing beside it to contradict it
+    checkpoint(best, **training)
+    assert own_result(path).checkpoint is None
+    checkpoint(best, **(training | {"provenance": {"time_utc": "2026-11-25T10:00:00"}}))
+    with pytest.raises(UserError, match="measured on another checkpoint than"):
+        own_result(path)
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["hash", "counts"])
+def test_rows_that_are_cut_or_gone_are_noticed(tmp_path, recorded):
+    path = result_path(tmp_path, "gsm8k")
+    answers = write_rows(rows_path(path), [make_row(0), make_row(1, correct=False)])
+    result = make_result(correct=1, total=2).model_copy(update={"answers": answers if recorded else None})
+    write_result(path, result)
+    assert [row.id for row in own_rows(path, own_result(path))] == ["0", "1"]
+    whole = rows_path(path).read_text()
+    rows_path(path).write_text(whole.splitlines(keepends=True)[0])
+    with pytest.raises(UserError, match=r"results_gsm8k.jsonl is not the one that was written with results_gsm8k.yaml"):
+        own_result(path)
+    rows_path(path).unlink()
+    assert own_result(path) == result
+    with pytest.raises(UserError, match=r"results_gsm8k.jsonl does not exist; evaluate again"):
+        own_rows(path, result)
+
+
+def test_quick_tests_and_parts_of_a_test_set_are_known(tmp_path):
+    config = load_config(GUIDE_CONFIG)
+    part = make_result(config=load_config(GUIDE_CONFIG, {"evaluation.max_samples": 20}), correct=4, total=20)
+    quick = make_result(config=quick_test(config, {}), correct=4, total=20)
+    covered = make_result(config=load_config(GUIDE_CONFIG, {"evaluation.max_samples": 2000}))
+    assert [result.partial for result in (make_result(), covered, part, quick)] == [
+        "",
+        "",
+        "first 20 questions",
+        "quick test, first 20 questions",
+    ]
+    for name, result in (("part", part), ("whole", make_result())):
+        write_result(result_path(tmp_path, name), result)
+    found, (problem,) = own_results(sorted(tmp_path.glob("results_*.yaml")))
+    assert found == [make_result()]
+    assert "results_part.yaml is no full evaluation (first 20 questions)" in problem
+
+
+def test_another_file_of_the_same_name_is_another_data_set(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    path = tmp_path / "elsewhere" / "test.jsonl"
+    path.write_text("{}\n")
+    assert dataset_label("test", {"test": "builtin:mini/test"}) == "test"
+    assert dataset_label(str(path), {"test": "builtin:mini/test"}) == "elsewhere-test"
+    assert dataset_label(str(path), {"test": str(path)}) == dataset_label(str(path), {}) == "test"

@@ -1,6 +1,7 @@
 """Checkpoints for others: written with a card that says what they score, pushed to the hub, folded into plain models."""
 
 import json
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ from kava.checkpoint.card import is_local, render_card
 from kava.checkpoint.files import CARD, KAVA_CONFIG, Trained, load_checkpoint, read_kava_config, save_checkpoint
 from kava.checkpoint.open import checkpoint_directory
 from kava.errors import UserError
-from kava.results import Result, read_result
+from kava.results import Result, own_results
 from kava.runtime.atomic import refuse_foreign, seal
 
 
@@ -86,8 +87,13 @@ def merge(source: str | Path, directory: str | Path) -> Trained:
 
 
 def results_beside(directory: Path) -> list[Result]:
-    """What `kava evaluate` has written for this checkpoint, in the directory of its run."""
-    return [read_result(path) for path in sorted(directory.parent.glob("results_*.yaml"))] if (directory / KAVA_CONFIG).exists() else []
+    """What `kava evaluate` has written for this very checkpoint on whole test sets, in the directory of its run."""
+    if not (directory / KAVA_CONFIG).exists():
+        return []
+    found, problems = own_results(sorted(directory.parent.glob("results_*.yaml")), directory)
+    for problem in problems:
+        print(f"kava: not on the model card: {problem}", file=sys.stderr)
+    return found
 
 
 def _rename_base(directory: Path, base: str) -> None:

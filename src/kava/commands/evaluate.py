@@ -41,8 +41,7 @@ class Evaluate:
         checkpoint, dataset = self.checkpoint_dir or self.checkpoint, self.eval_dataset or self.dataset
         if checkpoint is None or dataset is None:
             raise UserError("say what to evaluate: --checkpoint_dir RUN/best_checkpoint --eval_dataset gsm8k")
-        from kava.checkpoint import checkpoint_directory
-        from kava.evaluate.evaluate import Request, dataset_label, evaluate, print_result
+        from kava.evaluate.evaluate import Request, default_output, evaluate, print_result
         from kava.runtime.processes import is_main, leave
 
         request = Request(
@@ -55,7 +54,7 @@ class Evaluate:
             use_latent=not self.no_latent,
             overrides=self.overrides,
         )
-        output = self.output or checkpoint_directory(checkpoint).parent / f"results_{dataset_label(dataset)}.yaml"
+        output = self.output or default_output(checkpoint, dataset)
         result = evaluate(request, output)
         leave()
         if is_main():

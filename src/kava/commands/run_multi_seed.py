@@ -89,13 +89,13 @@ class RunMultiSeed:
 
 def _datasets(asked: tuple[str, ...], known: dict[str, str]) -> dict[str, str]:
     from kava.errors import UserError, nearest
-    from kava.results import checked_name
+    from kava.results import checked_name, dataset_label
 
     chosen: dict[str, str] = {}
     for text in asked or tuple(known):
         if text not in known and not Path(text).exists():
             raise UserError(f"data set '{text}' is neither in the configuration's evaluation.datasets nor a path{nearest(text, known)}")
-        name = checked_name(text if text in known else Path(text).stem, "data set")
+        name = checked_name(dataset_label(text, known), "data set")
         if name in chosen:
             raise UserError(f"data set '{name}' is given twice; give each once")
         chosen[name] = text

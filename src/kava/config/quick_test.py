@@ -1,5 +1,6 @@
 """`--quick_test`: any configuration cut down to a few dozen steps, so that a newcomer sees the whole chain work."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from kava.config import Config, build_config
@@ -26,3 +27,10 @@ def quick_test(config: Config, overrides: dict[str, Any]) -> Config:
     """The same configuration with small limits, where the user did not set them."""
     limits = {key: value for key, value in _LIMITS.items() if key not in overrides}
     return build_config(config.to_dict(), "--quick_test", limits)
+
+
+def is_quick_test(config: Mapping[str, Any]) -> bool:
+    """Whether a run's full configuration is one of a quick test: trained for so few steps on so few rows."""
+    training, dataset = (section if isinstance(section := config.get(name), Mapping) else {} for name in ("training", "dataset"))
+    found = training.get("max_steps"), dataset.get("max_train_samples")
+    return found == (_LIMITS["training.max_steps"], _LIMITS["dataset.max_train_samples"])

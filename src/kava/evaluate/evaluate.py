@@ -1,6 +1,5 @@
 """Evaluate one checkpoint on one data set and write its result files."""
 
-import re
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from kava.checkpoint import Trained, open_checkpoint
+from kava.checkpoint import Trained, checkpoint_directory, open_checkpoint, read_kava_config
 from kava.config import Config, build_config
 from kava.data.example import CotType
 from kava.data.sources.benchmarks import BENCHMARKS
@@ -18,7 +17,22 @@ from kava.data.sources.load import load_benchmark
 from kava.data.sources.usable_rows import Loaded
 from kava.errors import UserError, at_least
 from kava.evaluate.accuracy import Evaluation, evaluate_accuracy
-from kava.results import DataInfo, Metrics, Result, Row, RunInfo, refuse_unwritable, rows_path, write_result, write_rows
+from kava.results import (
+    CheckpointInfo,
+    DataInfo,
+    Metrics,
+    Result,
+    Row,
+    RunInfo,
+    checkpoint_hash,
+    dataset_label,
+    read_result,
+    refuse_unwritable,
+    result_path,
+    rows_path,
+    write_result,
+    write_rows,
+)
 from kava.runtime import processes
 from kava.runtime.device import choose_device
 from kava.runtime.provenance import collect
@@ -64,6 +78,8 @@ def evaluate(request: Request, output: str | Path | None = None, opened: Trained
     device = choose_device((request.overrides or {}).get("system.device"), "system.device")
     processes.join(on_cpu=device == "cpu")
     started = time.perf_counter()
+    _refuse_training_settings(request.overrides or {})
+    directory = None if opened else checkpoint_directory(request.checkpoint)
     trained = replace(opened or open_checkpoint(request.checkpoint, request.overrides, device))
     # As part of the configuration, so that a result on twenty questions never passes for one on all of them.
     config = trained.config = as_evaluated(trained.config, request)
@@ -80,9 +96,8 @@ def evaluate(request: Request, output: str | Path | None = None, opened: Trained
         seed=config.training.seed,
         use_latent=config.evaluation.use_latent,
     )
-    label = dataset_label(request.dataset)
     result = Result(
-        dataset=label,
+        dataset=dataset_label(request.dataset, config.evaluation.datasets),
         metrics=metrics_of(evaluation),
         run=run_info(trained),
         data=DataInfo(
@@ -91,13 +106,42 @@ def evaluate(request: Request, output: str | Path | None = None, opened: Trained
             fingerprint=loaded.fingerprint,
             rows=len(loaded.examples),
             bad_rows=loaded.bad_rows,
+            asked=request.dataset,
         ),
+        checkpoint=CheckpointInfo(path=request.checkpoint, manifest=checkpoint_hash(directory)) if directory else None,
         provenance=collect(wall_seconds=time.perf_counter() - started) | {"training": trained.metadata},
     )
     if output is not None and processes.is_main():
-        write_rows(rows_path(output), [Row(**item.row()) for item in evaluation.answered])
+        answers = write_rows(rows_path(output), [Row(**item.row()) for item in evaluation.answered])
+        result = result.model_copy(update={"answers": answers})
         write_result(output, result)
     return result
+
+
+def default_output(checkpoint: str, dataset: str) -> Path:
+    """`results_<dataset>.yaml` in the directory of the run.
+
+    Raises:
+        UserError: there is no such checkpoint, or the file there holds a result on another data set of the same name.
+    """
+    directory = checkpoint_directory(checkpoint)
+    evaluation = read_kava_config(directory)["config"].get("evaluation")
+    configured = evaluation.get("datasets") if isinstance(evaluation, dict) else None
+    path = result_path(directory.parent, dataset_label(dataset, configured if isinstance(configured, dict) else {}))
+    try:
+        asked = read_result(path).data.asked
+    except UserError:
+        return path  # there is none yet, or one that is broken and may be replaced
+    if asked is not None and Path(asked).absolute() != Path(dataset).absolute():
+        raise UserError(f"{path} holds the result on '{asked}'; name another file with --output, or remove that one")
+    return path
+
+
+def _refuse_training_settings(overrides: dict[str, object]) -> None:
+    """A seed or a learning rate given now would name another run than the one whose weights are measured."""
+    for key in overrides:
+        if key.startswith("training."):
+            raise UserError(f"--{key} is a setting of the training, which is over: leave it out, or train with it")
 
 
 def as_evaluated(config: Config, request: Request) -> Config:
@@ -179,12 +223,6 @@ def load_questions(config: Config, dataset: str, data_dir: str | None, limit: in
             f"set --dataset.answer_type {asked} to read its answers so all the same"
         )
     return loaded
-
-
-def dataset_label(dataset: str) -> str:
-    """A data set's name in result files: what was asked for, or the stem of a path."""
-    name = Path(dataset).stem if Path(dataset).exists() else dataset
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip(".-") or "dataset"
 
 
 def print_result(result: Result) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from kava.config.differences import differences
 from kava.errors import UserError
 from kava.experiment.aggregate_file import Aggregate, DatasetSummary, SeedRun, SeedValues
-from kava.results import Result, read_result, result_path
+from kava.results import Result, own_result, result_path
 from kava.statistics import summarise
 
 DEFAULT_DATASETS = ("gsm8k", "gsm8k-hard", "svamp")
@@ -42,18 +42,21 @@ def read_run(directory: str | Path, datasets: Sequence[str]) -> SeedResults:
     """Read the result files of one seed.
 
     Raises:
-        UserError: a file is missing, broken, of another data set, or of another run than the directory's first file.
+        UserError: a file is missing, broken, of another data set or checkpoint, or of another run than the directory's first file.
     """
     results: dict[str, Result] = {}
     for dataset in datasets:
         path = result_path(directory, dataset)
-        result = results[dataset] = read_result(path)
+        result = results[dataset] = own_result(path)
         if result.dataset != dataset:
             raise UserError(f"result file {path} holds data set '{result.dataset}', not '{dataset}'; evaluate again")
         first = next(iter(results.values()))
         _refuse_different_configs([(str(directory), first), (str(path), result)])
         if result.run.seed != first.run.seed:
             raise UserError(f"{directory} mixes seeds {first.run.seed} and {result.run.seed} ({path.name}); give each seed a directory")
+        if result.checkpoint and first.checkpoint and result.checkpoint.manifest != first.checkpoint.manifest:
+            at = f"{first.checkpoint.path} and {result.checkpoint.path}"
+            raise UserError(f"{directory} mixes results of two checkpoints ({at}); evaluate again those that are not of the best one")
     return SeedResults(str(directory), results)
 
 
@@ -61,10 +64,11 @@ def combine(runs: Sequence[SeedResults], model_name: str | None = None) -> Aggre
     """Mean, sample deviation and t interval per data set over the seeds.
 
     Raises:
-        UserError: a seed twice, configurations that differ in more than the seed, or different questions.
+        UserError: a seed twice, configurations that differ in more than the seed, different training data or different questions.
     """
     _refuse_repeated_seeds(runs)
     _refuse_different_configs([(run.directory, run.first) for run in runs])
+    _refuse_different_training_data(runs)
     runs = sorted(runs, key=lambda run: run.seed)
     first = runs[0].first
     return Aggregate(
@@ -117,7 +121,7 @@ def _summary(dataset: str, runs: Sequence[SeedResults]) -> DatasetSummary:
         means
         | deviations
         | {
-            "accuracy_ci95": None if interval is None else [_tidy(bound) for bound in interval],
+            "accuracy_ci95": None if interval is None else [_tidy(min(max(bound, 0.0), 1.0)) for bound in interval],
             "cache_bytes_per_question_mean": summarise(cache).mean if len(cache) == len(metrics) else None,
             "n": len(runs),
             "questions": first.metrics.total,
@@ -161,6 +165,18 @@ def _refuse_different_configs(named: Sequence[tuple[str, Result]]) -> None:
             shown = "; ".join(f"{key}: {values[0]!r} against {values[1]!r}" for key, values in list(found.items())[:_SHOWN_DIFFERENCES])
             more = f"; and {len(found) - _SHOWN_DIFFERENCES} more" if len(found) > _SHOWN_DIFFERENCES else ""
             raise UserError(f"{name_a} and {name_b} are runs of different configurations and cannot be aggregated: {shown}{more}")
+
+
+def _refuse_different_training_data(runs: Sequence[SeedResults]) -> None:
+    """A file may change under its name while the configuration stays the same."""
+    known = [(run.directory, content) for run in runs if (content := run.first.trained_on) is not None]
+    for directory, content in known[1:]:
+        if content != known[0][1]:
+            name = runs[0].first.run.config.get("dataset", {}).get("name")
+            raise UserError(
+                f"{known[0][0]} and {directory} were trained on different data under one name, '{name}' ({known[0][1]} and {content}): "
+                "they cannot be aggregated; train both on the same rows"
+            )
 
 
 def _identity(result: Result) -> dict[str, Any]:

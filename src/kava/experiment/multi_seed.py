@@ -18,7 +18,7 @@ from typing import Any
 from kava.config import Config
 from kava.errors import UserError
 from kava.experiment.child_processes import Children, StoppedError, environments, visible_gpus
-from kava.results import BEST_CHECKPOINT, TRAINING_DONE, Result, read_result, result_path
+from kava.results import BEST_CHECKPOINT, TRAINING_DONE, Result, own_result, own_rows, read_result, result_path
 from kava.runtime.atomic import verify
 from kava.runtime.lock import LOCK_FILE, locked
 
@@ -151,8 +151,8 @@ class _Seed:
 
     def _evaluate(self, outcome: SeedOutcome, dataset: str) -> None:
         path = result_path(self.directory, dataset)
-        result = self._finished_result(path)
-        if result is None or result.dataset != dataset:
+        result = self._finished_result(path, dataset)
+        if result is None:
             self.say(f"seed {self.seed}: evaluating on {dataset}")
             flags = ["--checkpoint_dir", str(self.directory / BEST_CHECKPOINT), "--eval_dataset", self.plan.datasets[dataset]]
             self._step(outcome, "evaluate", [*flags, "--output", str(path), *self.plan.evaluate_flags])
@@ -184,12 +184,12 @@ class _Seed:
             raise UserError(f"{self.directory} holds a finished run of another configuration; choose another --output_dir, or move it away")
         return str(fingerprint)
 
-    def _finished_result(self, path: Path) -> Result | None:
-        """The result at `path` if it is whole, of this run, and made after training ended."""
+    def _finished_result(self, path: Path, dataset: str) -> Result | None:
+        """The result at `path` if it is whole, with its rows, of this run's checkpoint, and on what the plan asks for."""
         try:
-            result = read_result(path)
-            older = path.stat().st_mtime < (self.directory / TRAINING_DONE).stat().st_mtime
-        except (UserError, OSError):
+            result = own_result(path)
+            own_rows(path, result)
+        except UserError:
             return None
-        same = (result.run.config_fingerprint, result.run.seed) == (self._training_fingerprint(), self.seed)
-        return result if same and not older else None
+        same = (result.dataset, result.run.config_fingerprint, result.run.seed) == (dataset, self._training_fingerprint(), self.seed)
+        return result if same and result.data.asked in (None, self.plan.datasets[dataset]) else None

@@ -1,0 +1,118 @@
+"""The files of a run: names that are safe as part of a path, whole or not there when written, checked when read."""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kava.config.overrides import is_safe_name
+from kava.config.strict_yaml import YAML_ERRORS, load_yaml
+from kava.errors import UserError
+from kava.runtime.text import read_text
+
+# Of a file with a mapping: far above what any of ours needs.
+MAX_DEPTH, MAX_VALUES = 50, 1_000_000
+
+
+class Record(BaseModel):
+    """A strict part of a file: no unknown keys, no silent conversion, finite numbers only."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+T = TypeVar("T", bound=Record)
+
+
+def checked_name(name: str, what: str) -> str:
+    """Return `name` if it is safe as part of a path or a command.
+
+    Raises:
+        UserError: it holds anything but letters, digits, '_', '.' and '-', begins with '-', or is only dots.
+    """
+    if not is_safe_name(name):
+        raise UserError(f"{what} {name!r} is not a valid name: use letters, digits, '_', '.' and '-' only")
+    return name
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file as a whole or not at all: beside it, flushed to disk, renamed.
+
+    Raises:
+        UserError: the place cannot be written to.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror or error}; free some space or choose another output path") from None
+
+
+def read_mapping(path: str | Path, what: str, cure: str) -> dict[str, Any]:
+    """Read a YAML or JSON file that must hold a mapping.
+
+    Raises:
+        UserError: missing, unreadable, not YAML, or something else than a mapping.
+    """
+    text = read_text(path, what, cure)
+    # YAML 1.1 takes 1e-09, which JSON writers write, for a text.
+    kind, load = ("JSON", json.loads) if Path(path).suffix == ".json" else ("YAML", load_yaml)
+    try:
+        content = load(text)
+        _refuse_odd(content)
+    except YAML_ERRORS as error:
+        raise UserError(f"{what} {path} is not valid {kind} ({_one_line(error)}); {cure}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{what} {path} holds no mapping (truncated or another kind of file); {cure}")
+    return content
+
+
+def parse_record(model: type[T], content: Any, where: str, cure: str) -> T:
+    """Check content against a record's fields.
+
+    Raises:
+        UserError: names the first wrong fields.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, p['loc'])) or 'content'}: {_one_line(p['msg'])}" for p in error.errors()[:3]]
+    except RecursionError:
+        problems = ["nested too deeply"]
+    raise UserError(f"{where} is broken: {'; '.join(problems)}; {cure}")
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _refuse_odd(content: Any) -> None:
+    """YAML can make a structure contain itself, a few lines mean more values than a machine can hold, and anything be a key.
+
+    Raises:
+        ValueError: nested too deeply, too many values, or a key that is no text.
+    """
+    level, count = [content], 0
+    for _ in range(MAX_DEPTH):
+        mappings = [part for part in level if isinstance(part, dict)]
+        for key in (key for mapping in mappings for key in mapping if not isinstance(key, str)):
+            raise ValueError(f"the key {key!r} is no text")
+        level = [value for mapping in mappings for value in mapping.values()] + [
+            value for part in level if isinstance(part, list) for value in part
+        ]
+        count += len(level)
+        if not level:
+            return
+        if count > MAX_VALUES:
+            raise ValueError(f"more than {MAX_VALUES:,} values")
+    raise ValueError(f"nested more than {MAX_DEPTH} levels deep")

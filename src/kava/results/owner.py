@@ -1,0 +1,97 @@
+"""The one way to read results that will be shown: a result belongs to the checkpoint that lies beside it, and its rows belong to it.
+
+result = own_result(run / "results_gsm8k.yaml")
+rows = own_rows(run / "results_gsm8k.yaml", result)
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from kava.errors import UserError
+from kava.results.result import BEST_CHECKPOINT, CURE, Result, Row, read_result, read_rows, rows_path
+
+_MANIFEST, _CARD, _ABOUT = "manifest.json", "README.md", "kava_config.json"
+# What kava_config.json says beside the metadata that results carry as `provenance.training`.
+_OF_THE_MODEL = ("format", "method", "base", "base_fingerprint", "config")
+
+
+def checkpoint_hash(directory: str | Path) -> str | None:
+    """Hash of a checkpoint's manifest, which lists the checksum of every file; None where there is no manifest.
+
+    The model card is left out: it may be written again with the results of the checkpoint.
+    """
+    content = _json(Path(directory) / _MANIFEST)
+    files = content.get("files") if isinstance(content, dict) else None
+    if not isinstance(files, dict):
+        return None
+    listed = {name: entry for name, entry in files.items() if name != _CARD}
+    return hashlib.sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def own_result(path: str | Path, checkpoint: str | Path | None = None) -> Result:
+    """Read a result and see that it was measured on `checkpoint` (default: the best one of its run), if that is there.
+
+    A per-question file that is there must be the one that was written with the result.
+
+    Raises:
+        UserError: as `read_result`; it was measured on another checkpoint, or its rows are not its own.
+    """
+    result = read_result(path)
+    checkpoint = Path(checkpoint or Path(path).parent / BEST_CHECKPOINT)
+    if checkpoint.is_dir() and not _measured_on(result, checkpoint):
+        at = f" ({result.checkpoint.path})" if result.checkpoint else ""
+        raise UserError(f"result file {path} was measured on another checkpoint{at} than {checkpoint}; {CURE}")
+    if rows_path(path).exists():
+        own_rows(path, result)
+    return result
+
+
+def own_results(paths: list[Path], checkpoint: str | Path | None = None) -> tuple[list[Result], list[str]]:
+    """The results that belong to their checkpoint and are of a whole run on a whole test set, and why the others are left out."""
+    found, problems = [], []
+    for path in paths:
+        try:
+            result = own_result(path, checkpoint)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        if result.partial:
+            problems.append(f"result file {path} is no full evaluation ({result.partial})")
+        else:
+            found.append(result)
+    return found, problems
+
+
+def own_rows(path: str | Path, result: Result) -> list[Row]:
+    """The per-question rows of a result.
+
+    Raises:
+        UserError: they are missing, broken, or not those that were written with it.
+    """
+    beside = rows_path(path)
+    rows = read_rows(beside)
+    if result.answers is not None:
+        same = hashlib.sha256(beside.read_bytes()).hexdigest() == result.answers
+    else:
+        same = (len(rows), sum(row.correct for row in rows)) == (result.metrics.total, result.metrics.correct)
+    if not same:
+        raise UserError(f"per-question file {beside} is not the one that was written with {Path(path).name} (cut or changed); {CURE}")
+    return rows
+
+
+def _measured_on(result: Result, checkpoint: Path) -> bool:
+    if result.checkpoint is not None:
+        return result.checkpoint.manifest in (None, checkpoint_hash(checkpoint))
+    # Earlier versions recorded what the checkpoint says of its training, down to the second.
+    content = _json(checkpoint / _ABOUT)
+    said = {key: value for key, value in content.items() if key not in _OF_THE_MODEL} if isinstance(content, dict) else None
+    return bool(said) and result.provenance.get("training") == said
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None

@@ -1,0 +1,231 @@
+"""One evaluation as a record: what was measured, on which questions, with which checkpoint; and a row for each question."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from kava.config.quick_test import is_quick_test
+from kava.errors import UserError
+from kava.results.files import Record, checked_name, parse_record, read_mapping, write_text
+from kava.runtime.text import read_text
+
+RESULT_FORMAT: Literal["kava.results/1"] = "kava.results/1"
+BEST_CHECKPOINT = "best_checkpoint"
+TRAINING_DONE = "training_done.json"
+CURE = "evaluate again to write a new one"
+
+
+class Metrics(Record):
+    """What an evaluation measured. `accuracy` is a fraction; the per-question figures are means over the `total` questions."""
+
+    accuracy: float = Field(ge=0, le=1)
+    accuracy_ci95: list[float] = Field(min_length=2, max_length=2, description="Wilson interval, fractions")
+    correct: int = Field(ge=0)
+    total: int = Field(ge=1)
+    forward_passes: float = Field(ge=0, description="backbone calls per question")
+    generated_tokens: float = Field(ge=0)
+    seconds_per_question: float = Field(ge=0)
+    cache_bytes_per_question: float | None = Field(None, ge=0)
+    correct_close: int | None = Field(None, ge=0, description="within 0.001 of the answer, as GSM8K-Hard's authors compare")
+    cut_off: int | None = Field(None, ge=0, description="answers that had not ended when max_new_tokens ran out")
+    without_number: int | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _agree(self) -> "Metrics":
+        if abs(self.accuracy - self.correct / self.total) > 1e-6:
+            raise ValueError(f"accuracy {self.accuracy} is not correct / total = {self.correct} / {self.total}")
+        low, high = self.accuracy_ci95
+        if not low - 1e-9 <= self.accuracy <= high + 1e-9:
+            raise ValueError(f"accuracy {self.accuracy} lies outside its interval [{low}, {high}]")
+        return self
+
+
+class RunInfo(Record):
+    """Which run was measured. `name` is the configuration's name (its file without the ending), `config` the full configuration."""
+
+    name: str | None = None
+    method: str
+    seed: int = Field(ge=0)
+    config: dict[str, Any]
+    config_fingerprint: str
+    model: str
+
+
+class DataInfo(Record):
+    """Which questions: where they came from, which part of them (`split`, in words) and a hash of their content.
+
+    `asked` is the name or path that the user gave; null in results of earlier versions.
+    """
+
+    source: str
+    split: str
+    fingerprint: str
+    rows: int = Field(ge=1)
+    bad_rows: int = Field(0, ge=0)
+    asked: str | None = None
+
+
+class CheckpointInfo(Record):
+    """Which weights: the directory that was named, and the hash of its manifest (`checkpoint_hash`; null where it has none)."""
+
+    path: str
+    manifest: str | None
+
+
+class Result(Record):
+    """One evaluation of one checkpoint on one data set.
+
+    `answers` is the SHA-256 of the per-question file beside it. It and `checkpoint` are null in results of earlier versions.
+    """
+
+    format: Literal["kava.results/1"] = RESULT_FORMAT
+    dataset: str = Field(min_length=1)
+    metrics: Metrics
+    run: RunInfo
+    data: DataInfo
+    checkpoint: CheckpointInfo | None = None
+    answers: str | None = None
+    provenance: dict[str, Any]
+
+    @property
+    def partial(self) -> str:
+        """See `left_out_of`."""
+        return left_out_of(self.run.config, self.data.rows)
+
+    @property
+    def trained_on(self) -> str | None:
+        """Hash of the training data's content, where the checkpoint says it."""
+        training = self.provenance.get("training")
+        data = training.get("data") if isinstance(training, dict) else None
+        found = data.get("fingerprint") if isinstance(data, dict) else None
+        return found if isinstance(found, str) else None
+
+
+class Row(Record):
+    """One question with its answer; `prediction` is null when the text holds no number.
+
+    `steps` is the length of the gold chain of thought (null where the data set has none), `confidence` the probability that the
+    model gave to its answer.
+    """
+
+    id: str
+    question: str
+    gold: str
+    prediction: str | None
+    text: str
+    correct: bool
+    forward_passes: int = Field(ge=0)
+    generated_tokens: int = Field(ge=0)
+    steps: int | None = Field(None, ge=1)
+    cut_off: bool | None = None
+    confidence: float | None = Field(None, ge=0, le=1)
+
+
+def left_out_of(config: Mapping[str, Any], rows: int) -> str:
+    """Why a number is not one of a whole run on a whole test set, such as `first 20 questions`; empty where it is."""
+    evaluation = config.get("evaluation")
+    limit = evaluation.get("max_samples") if isinstance(evaluation, Mapping) else None
+    parts = ["quick test"] if is_quick_test(config) else []
+    if isinstance(limit, int) and rows >= limit:
+        parts.append(f"first {rows} question{'s' if rows > 1 else ''}")
+    return ", ".join(parts)
+
+
+def dataset_label(asked: str, configured: Mapping[str, str]) -> str:
+    """A data set's name in result files: what was asked for, or the stem of a path.
+
+    A file that only shares its stem with one of the `configured` data sets (name -> source) is named with its folder: what was measured
+    on `elsewhere/test.jsonl` is no result on `test`.
+    """
+    name = asked
+    if asked not in configured and Path(asked).exists():
+        path = Path(asked).resolve()
+        name = path.stem
+        if name in configured and configured[name] not in (asked, str(path)):
+            name = f"{path.parent.name or 'file'}-{name}"
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip(".-") or "dataset"
+
+
+def result_path(run_dir: str | Path, dataset: str) -> Path:
+    """`results_<dataset>.yaml` in the directory of a run."""
+    return Path(run_dir) / f"results_{checked_name(dataset, 'data set')}.yaml"
+
+
+def rows_path(result: str | Path) -> Path:
+    """The per-question file beside a result file."""
+    return Path(result).with_suffix(".jsonl")
+
+
+def refuse_unwritable(result: str | Path) -> None:
+    """See that a result and its rows have a place to be written to.
+
+    Raises:
+        UserError: the path names no file of its own, is a directory, or lies below a file.
+    """
+    path = Path(result)
+    if not path.name or path.suffix == ".jsonl":
+        raise UserError(f"cannot write the result to '{result}': give a file such as results_gsm8k.yaml; its rows go beside it as .jsonl")
+    for place in (path, rows_path(path)):
+        if place.is_dir():
+            raise UserError(f"cannot write {place}: it is a directory; choose another output path")
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise UserError(f"cannot write {path}: {above} is a file; choose another output path")
+
+
+def write_result(path: str | Path, result: Result) -> None:
+    """Write a result file atomically.
+
+    Raises:
+        UserError: the place cannot be written to.
+    """
+    write_text(path, yaml.safe_dump(result.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=140))
+
+
+def read_result(path: str | Path) -> Result:
+    """Read and check a result file.
+
+    Raises:
+        UserError: missing, truncated, not YAML or of another shape; names the file, the field and the cure.
+    """
+    return parse_record(Result, read_mapping(path, "result file", CURE), f"result file {path}", CURE)
+
+
+def write_rows(path: str | Path, rows: Iterable[Row]) -> str:
+    """Write per-question rows atomically, one JSON object a line; returns the SHA-256 that goes into `Result.answers`."""
+    text = "".join(json.dumps(row.model_dump(), ensure_ascii=False) + "\n" for row in rows)
+    write_text(path, text)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """Read per-question rows.
+
+    Raises:
+        UserError: missing or broken; names the file, the line and the cure.
+    """
+    rows = []
+    # Only "\n" ends a row: a generated text may hold other characters that str.splitlines takes for a line's end.
+    for number, line in enumerate(read_text(path, "per-question file", CURE).split("\n"), start=1):
+        if line.strip():
+            try:
+                content = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"per-question file {path}, line {number}: not JSON ({error}); {CURE}") from None
+            rows.append(parse_record(Row, content, f"per-question file {path}, line {number}", CURE))
+    return rows
+
+
+def by_steps(rows: Iterable[Row]) -> dict[int, list[Row]]:
+    """Rows by the number of steps of their gold chain of thought, fewest first; without those that have none."""
+    found: dict[int, list[Row]] = {}
+    for row in rows:
+        if row.steps is not None:
+            found.setdefault(row.steps, []).append(row)
+    return dict(sorted(found.items()))
