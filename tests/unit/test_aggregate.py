@@ -8,9 +8,10 @@ import yaml
 
 from kava.config.differences import ABSENT, differences
 from kava.errors import UserError
-from kava.experiment.aggregate import SeedResults, combine, entry_name, read_run
-from kava.experiment.aggregate_file import find_aggregates, read_aggregates, write_aggregates
-from kava.results import CheckpointInfo, result_path, write_result
+from kava.report.aggregate import SeedResults, combine, entry_name, read_run
+from kava.report.aggregate_file import find_aggregates, read_aggregates, write_aggregates
+from kava.results import CheckpointInfo, checkpoint_hash, result_path, write_result
+from kava.runtime.atomic import seal
 from result_files import make_result, write_seed_dirs
 
 
@@ -54,7 +55,7 @@ def test_the_file_has_the_guides_layout_and_reads_back(tmp_path):
     assert entry["datasets"]["gsm8k-hard"]["accuracy_mean"] == pytest.approx(0.342)
     assert entry["model_name"] == "KAVA-LLaMA-3.2-1B"
     assert read_aggregates(tmp_path / "aggregated_results.yaml") == aggregates == read_aggregates(tmp_path / "a.json")
-    assert [(path.name, name) for path, name, _ in find_aggregates(tmp_path)] == [("aggregated_results.yaml", "llama1b_aug")]
+    assert [(path.name, name) for path, name, _ in find_aggregates(tmp_path)[0]] == [("aggregated_results.yaml", "llama1b_aug")]
 
 
 def test_entry_is_named_by_the_run_else_by_the_user():
@@ -128,6 +129,41 @@ def test_differences_are_dotted_and_keep_absent_keys():
     b = {"x": {"y": 2, "z": [1, 2]}, "same": 3, "new": {"k": 0}}
     assert differences([a, b, a]) == {"x.y": [1, 2, 1], "new.k": [ABSENT, 0, ABSENT]}
     assert differences([a]) == {}
+
+
+def test_aggregates_of_results_that_are_older_than_the_checkpoint_are_refused(tmp_path):
+    best = tmp_path / "seed_42" / "best_checkpoint"
+    best.mkdir(parents=True)
+    (best / "weights").write_text("old")
+    seal(best)
+    measured = CheckpointInfo(path="x", manifest=checkpoint_hash(best))
+    run = SeedResults(str(tmp_path / "seed_42"), {"gsm8k": make_result(42).model_copy(update={"checkpoint": measured})})
+    write_aggregates({"llama1b_aug": combine([run])}, None, tmp_path / "aggregated_results.yaml")
+    assert len(find_aggregates(tmp_path)[0]) == 1
+    (best / "weights").write_text("trained again")
+    seal(best)
+    with pytest.raises(UserError, match=r"seed_42 was trained again since; evaluate it and aggregate the seeds again"):
+        find_aggregates(tmp_path)
+
+
+def test_quick_tests_and_cut_evaluations_are_left_out_and_said(tmp_path):
+    part = make_result(42, correct=4, total=20, overrides={"evaluation.max_samples": 20})
+    write_aggregates({"part": combine(runs(part))}, None, tmp_path / "part" / "aggregated_results.yaml")
+    with pytest.raises(UserError, match="no full evaluation below .*part on gsm8k: first 20 questions; --include_partial shows it, marked"):
+        find_aggregates(tmp_path)
+    write_aggregates({"whole": combine(runs(make_result()))}, None, tmp_path / "whole" / "aggregated_results.yaml")
+    found, (problem,) = find_aggregates(tmp_path)
+    assert [name for _, name, _ in found] == ["whole"]
+    assert "part on gsm8k: first 20 questions" in problem
+    found, problems = find_aggregates(tmp_path, include_partial=True)
+    assert ([name for _, name, _ in found], problems) == (["part", "whole"], [])
+
+
+def test_aggregates_of_earlier_versions_are_read(tmp_path):
+    content = combine(runs(make_result())).model_dump(mode="json", exclude={"trained_on": True, "runs": {"__all__": {"checkpoint"}}})
+    (tmp_path / "aggregated_results.yaml").write_text(yaml.safe_dump({"llama1b_aug": content}))
+    ((_, name, aggregate),) = find_aggregates(tmp_path)[0]
+    assert (name, aggregate.trained_on, aggregate.runs[0].checkpoint) == ("llama1b_aug", None, None)
 
 
 def test_broken_aggregates_are_named(tmp_path):

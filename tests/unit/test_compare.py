@@ -2,8 +2,8 @@
 
 import pytest
 
-from kava.experiment.aggregate import SeedResults, combine
-from kava.report.compare import compare
+from kava.report.aggregate import SeedResults, combine
+from kava.report.compare import compare, reference_table
 from kava.report.reference import last_part, load_reference
 from result_files import make_result
 
@@ -23,6 +23,15 @@ def test_difference_and_tolerance_per_cell():
     assert paper["accuracy"].within is True  # the edge belongs to it
     assert cells("paper", 544)["accuracy"].within is False
     assert cells("paper", 586)["accuracy"].within is False
+
+
+def test_a_part_of_a_test_set_is_marked_and_passes_no_judgement():
+    part = combine([SeedResults("run", {"gsm8k": make_result(correct=11, total=20, overrides={"evaluation.max_samples": 20})})])
+    found = compare([("llama1b_aug", part)], load_reference(), "paper")
+    assert [(cell.within, cell.partial) for cell in found] == [(None, "first 20 questions")] * 2
+    table = reference_table(found, "paper", 2.0)
+    assert table.rows[0][3].text == "55.0‡"
+    assert table.notes[0] == "‡ no full evaluation: first 20 questions"
 
 
 def test_paper_and_guide_differ_in_forward_passes():

@@ -11,7 +11,7 @@ from kava.checkpoint import save_checkpoint
 from kava.config import Config, build_config
 from kava.errors import UserError
 from kava.evaluate.evaluate import Request, default_output, evaluate
-from kava.experiment.aggregate import SeedResults, combine
+from kava.report.aggregate import SeedResults, combine
 from kava.results import CheckpointInfo, checkpoint_hash, own_rows, read_result, write_result
 from kava.train.prepare import eviction_note, prepare_data
 from kava.train.train import train

@@ -4,28 +4,28 @@ from pathlib import Path
 from typing import Any
 
 from kava.experiment.suite_figure import accuracy_figure, write_figure
-from kava.experiment.summary import Cell, Key
-from kava.statistics import summarise
-
-NOTHING = summarise([1.0, 1.0])
-
-
-def cell(*accuracies: float) -> Cell:
-    summary = summarise(list(accuracies))
-    interval = summary.ci95 or (accuracies[0] - 0.1, accuracies[0] + 0.1)
-    return Cell(summary, interval, NOTHING, NOTHING, NOTHING, None, dict(enumerate(accuracies)))
+from kava.report.aggregate import SeedResults, combine
+from kava.report.group import Group
+from result_files import make_result
 
 
-CELLS: dict[Key, Cell] = {
-    (variant, run, dataset): cell(0.2 + shift, 0.3 + shift, 0.25 + shift)
+def group(*accuracies: float, datasets: tuple[str, ...] = ("test",)) -> Group:
+    runs = [
+        SeedResults(str(seed), {name: make_result(seed, name, round(1000 * accuracy), 1000) for name in datasets})
+        for seed, accuracy in enumerate(accuracies)
+    ]
+    return Group("suite", combine(runs))
+
+
+GROUPS = {
+    (variant, run): group(0.2 + shift, 0.3 + shift, 0.25 + shift, datasets=("test", "larger"))
     for variant, shift in (("equation", 0.0), ("natural_language", 0.1))
     for run in ("no_cot", "kava")
-    for dataset in ("test", "larger")
 }
 
 
 def test_a_panel_per_data_set_and_a_point_per_run_and_variant() -> None:
-    panels = accuracy_figure(CELLS).axes
+    panels = accuracy_figure(GROUPS).axes
     assert [panel.get_title() for panel in panels] == ["test", "larger"]
     assert [label.get_text() for label in panels[0].get_yticklabels()] == ["no_cot", "kava"]
     for panel in panels:
@@ -35,7 +35,7 @@ def test_a_panel_per_data_set_and_a_point_per_run_and_variant() -> None:
 
 
 def test_an_interval_beyond_what_an_accuracy_can_be_is_cut() -> None:
-    (panel,) = accuracy_figure({("all", "kava", "test"): cell(0.9, 0.99, 0.8)}).axes
+    (panel,) = accuracy_figure({("all", "kava"): group(0.9, 0.99, 0.8)}).axes
     bars: Any = panel.containers[0]
     (lines,) = bars.lines[2]
     low, high = lines.get_segments()[0][:, 0]
@@ -45,5 +45,5 @@ def test_an_interval_beyond_what_an_accuracy_can_be_is_cut() -> None:
 
 def test_the_same_numbers_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.svg", "b.svg"):
-        write_figure(tmp_path / name, CELLS)
+        write_figure(tmp_path / name, GROUPS)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()

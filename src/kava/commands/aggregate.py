@@ -22,18 +22,21 @@ class Aggregate:
         from rich.console import Console
 
         from kava.errors import UserError
-        from kava.experiment.aggregate import combine, entry_name, read_run
-        from kava.experiment.aggregate_file import to_yaml, write_aggregates
-        from kava.report.summary import aggregate_table
+        from kava.report.aggregate import combine, entry_name, read_run
+        from kava.report.aggregate_file import to_yaml, write_aggregates
+        from kava.report.group import Group
+        from kava.report.reference import load_reference
+        from kava.report.table import show
+        from kava.report.tables import result_tables
 
         if not self.seed_dirs or not self.datasets:
             raise UserError("give at least one directory with --seed_dirs and one data set with --datasets")
         runs = [read_run(directory, self.datasets) for directory in self.seed_dirs]
-        aggregates = {entry_name(runs, self.model_name): combine(runs, self.model_name)}
+        name, aggregate = entry_name(runs, self.model_name), combine(runs, self.model_name)
         if self.output_json is None and self.output_yaml is None:
-            print(to_yaml(aggregates), end="")
+            print(to_yaml({name: aggregate}), end="")
             return
-        write_aggregates(aggregates, self.output_json, self.output_yaml)
-        console = Console(highlight=False)
-        for name, aggregate in aggregates.items():
-            console.print(aggregate_table(name, aggregate))
+        write_aggregates({name: aggregate}, self.output_json, self.output_yaml)
+        reference = load_reference()
+        labelled = [(Group(aggregate.model_name, aggregate), reference.method_label(aggregate.method))]
+        show(result_tables(labelled, reference, title=name), Console(highlight=False))

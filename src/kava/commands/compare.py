@@ -14,23 +14,27 @@ class Compare:
     """Directory with the runs; every aggregated_results.yaml below it is read."""
     reference: Literal["paper", "guide"] = "paper"
     """Which numbers to compare with; the two differ in places."""
+    include_partial: bool = False
+    """Quick tests and evaluations cut by max_samples too, marked in every format (default: they are left out, and named)."""
 
     def run(self) -> None:
+        import sys
+
         from rich.console import Console
 
-        from kava.experiment.aggregate_file import find_aggregates
-        from kava.report.compare import compare
+        from kava.report.aggregate_file import find_aggregates
+        from kava.report.compare import compare, reference_table
         from kava.report.reference import load_reference
-        from kava.report.summary import comparison_table
+        from kava.report.table import show
 
         reference = load_reference()
-        found = find_aggregates(self.input_dir)
+        found, problems = find_aggregates(self.input_dir, self.include_partial)
+        for problem in problems:
+            print(f"kava: left out: {problem}", file=sys.stderr)
         cells = compare([(name, aggregate) for _, name, aggregate in found], reference, self.reference)
         console = Console(highlight=False)
         if cells:
-            console.print(comparison_table(cells, self.reference, reference.tolerance_points))
-            for where in dict.fromkeys(cell.where for cell in cells):
-                console.print(f"source: {where}", markup=False, soft_wrap=True)
+            show([reference_table(cells, self.reference, reference.tolerance_points)], console)
         compared = {cell.config for cell in cells}
         for name in dict.fromkeys(name for _, name, _ in found if name not in compared):
             console.print(f"{name}: the {self.reference} has no number for it", markup=False, soft_wrap=True)

@@ -15,20 +15,28 @@ class FormatResults:
     """CSV file to write, for a spreadsheet."""
     standalone: bool = False
     """Make the LaTeX file a document that compiles by itself."""
+    include_partial: bool = False
+    """Quick tests and evaluations cut by max_samples too, marked in every format (default: they are left out, and named)."""
 
     def run(self) -> None:
+        import sys
+
         from kava.errors import UserError
-        from kava.experiment.aggregate_file import find_aggregates
-        from kava.report.csv_table import render_csv
+        from kava.report.aggregate_file import find_aggregates
+        from kava.report.group import Group
         from kava.report.latex import render_latex
         from kava.report.reference import load_reference
+        from kava.report.table import as_csv
+        from kava.report.tables import numbers_table
         from kava.results import write_text
 
         if self.output_latex is None and self.output_csv is None:
             raise UserError("nothing to write: give --output_latex FILE, --output_csv FILE or both")
-        found = find_aggregates(self.input_dir)
-        latex = render_latex([aggregate for _, _, aggregate in found], load_reference(), self.standalone)
-        table = render_csv((file.as_posix(), name, aggregate) for file, name, aggregate in found)
+        found, problems = find_aggregates(self.input_dir, self.include_partial)
+        for problem in problems:
+            print(f"kava: left out: {problem}", file=sys.stderr)
+        latex = render_latex([Group(aggregate.model_name, aggregate) for _, _, aggregate in found], load_reference(), self.standalone)
+        table = as_csv(numbers_table((file.as_posix(), name, aggregate) for file, name, aggregate in found))
         for path, text in ((self.output_latex, latex), (self.output_csv, table)):
             if path is not None:
                 write_text(path, text)

@@ -14,12 +14,14 @@ class Inspect:
     file: Annotated[str, tyro.conf.Positional]
     """results_<dataset>.yaml, aggregated_results.{yaml,json}, explanation.json, a benchmark's file, or the directory of a checkpoint
     or of a run."""
+    settings: bool = False
+    """Of an aggregate: all settings of the runs too."""
 
     def run(self) -> None:
         from rich.console import Console
 
         from kava.config.differences import flatten
-        from kava.report.summary import settings_table
+        from kava.report.table import settings_table, show
         from kava.results import BEST_CHECKPOINT, read_mapping
 
         path = Path(self.file)
@@ -30,9 +32,9 @@ class Inspect:
             path = (best if best.is_dir() else path) / KAVA_CONFIG
         content = read_mapping(path, "file", "give a result, an aggregate, an explanation, a benchmark or a checkpoint")
         content = _checked(path, content)
-        console = Console(highlight=False)
-        for title, part in _parts(content).items():
-            console.print(settings_table(title, {key: [value] for key, value in flatten(part).items()}, ["value"]))
+        parts = _aggregated(content, self.settings) if _is_aggregate(content) else _parts(content)
+        tables = [settings_table(title, {key: [value] for key, value in flatten(part).items()}, ["value"]) for title, part in parts.items()]
+        show(tables, Console(highlight=False))
 
 
 def _checked(path: Path, content: dict[str, Any]) -> dict[str, Any]:
@@ -42,8 +44,8 @@ def _checked(path: Path, content: dict[str, Any]) -> dict[str, Any]:
         UserError: the file is broken or of another kind.
     """
     from kava.errors import UserError
-    from kava.experiment.aggregate_file import AGGREGATE_FORMAT, read_aggregates
     from kava.explain.record import EXPLANATION_FORMAT, read_explanation
+    from kava.report.aggregate_file import read_aggregates
     from kava.results import RESULT_FORMAT, read_result
     from kava.runtime.atomic import FORMAT
     from kava.tools.bench.record import FORMAT as BENCH_FORMAT
@@ -52,7 +54,7 @@ def _checked(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     kind = content.get("format")
     if kind == RESULT_FORMAT:
         read_result(path)
-    elif any(isinstance(entry, dict) and entry.get("format") == AGGREGATE_FORMAT for entry in content.values()):
+    elif _is_aggregate(content):
         read_aggregates(path)
     elif kind == EXPLANATION_FORMAT:
         read_explanation(path)
@@ -72,13 +74,36 @@ def _without(content: dict[str, Any], *measured: str) -> dict[str, Any]:
     return {key: value for key, value in content.items() if key not in measured}
 
 
+def _is_aggregate(content: dict[str, Any]) -> bool:
+    from kava.report.aggregate_file import AGGREGATE_FORMAT
+
+    return any(isinstance(entry, dict) and entry.get("format") == AGGREGATE_FORMAT for entry in content.values())
+
+
 def _parts(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Title -> settings, one part per mapping at the top; an aggregate's runs apart, so that each seed's provenance can be read."""
+    """Title -> settings, one part per mapping at the top."""
     single = {key: value for key, value in content.items() if not isinstance(value, dict)}
-    parts = {"file": single} if single else {}
-    for name, value in content.items():
-        if isinstance(value, dict):
-            runs = value.get("runs", []) if isinstance(value.get("runs"), list) else []
-            parts[name] = {key: entry for key, entry in value.items() if not (key == "runs" and runs)}
-            parts |= {f"{name}, seed {run.get('seed')}": run for run in runs if isinstance(run, dict)}
+    return ({"file": single} if single else {}) | {name: value for name, value in content.items() if isinstance(value, dict)}
+
+
+def _aggregated(content: dict[str, Any], settings: bool) -> dict[str, dict[str, Any]]:
+    """Title -> what is said of a configuration, of all its seeds, and of each seed alone; the settings fill pages."""
+    from kava.config.differences import ABSENT, flatten
+
+    parts: dict[str, dict[str, Any]] = {}
+    for name, entry in content.items():
+        seeds = [flatten(run) for run in entry["runs"]]
+        same = {key: value for key, value in seeds[0].items() if all(seed.get(key, ABSENT) == value for seed in seeds)}
+        left_out = ("runs",) if settings else ("runs", "config")
+        parts[name] = {key: value for key, value in entry.items() if key not in left_out} | {"datasets": _without_seeds(entry["datasets"])}
+        parts[f"{name}, every seed"] = same
+        parts |= {f"{name}, seed {seed['seed']}": {k: v for k, v in seed.items() if k not in same} for seed in seeds if len(seeds) > 1}
     return parts
+
+
+def _without_seeds(datasets: dict[str, Any]) -> dict[str, Any]:
+    """The means, and of each seed its accuracy."""
+    return {
+        name: _without(summary, "per_seed", "data") | {"per_seed_accuracy": [seed["accuracy"] for seed in summary["per_seed"]]}
+        for name, summary in datasets.items()
+    }

@@ -48,35 +48,27 @@ def _shipped() -> "dict[str, Config]":
 
 def list_configs(verbose: bool) -> None:
     """Print the configurations with what sets them apart; `verbose`: every setting that they state."""
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
     from kava.config.differences import flatten
     from kava.report.reference import load_reference
-    from kava.report.summary import settings_table
+    from kava.report.table import Cell, Table, settings_table, show
 
     console = Console(highlight=False)
     configs = _shipped()
     if not verbose:
         reference = load_reference()
-        table = Table(
-            "config", "method", "model", "data", "lr", "α1", "α2", "KV loss", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
-        )
-        for column in table.columns[1:]:
-            column.overflow = "fold"
-        table.columns[0].no_wrap = True
+        rows = []
         for name, config in configs.items():
             loss = config.loss
             model, data = reference.model_label(config.model.name), reference.dataset_label(config.dataset.name)
             figures = (f"{config.training.learning_rate:g}", f"{loss.alpha1_codi:g}", f"{loss.alpha2_kv:g}")
-            table.add_row(*map(Text, (name, config.method, model, data, *figures, loss.kv_loss_type)))
-        console.print(table)
+            rows.append([Cell(text) for text in (name, config.method, model, data, *figures, loss.kv_loss_type)])
+        show([Table("configs", "", "", ["config", "method", "model", "data", "lr", "α1", "α2", "KV loss"], rows)], console)
         return
     for name, config in configs.items():
         stated = flatten(config.model_dump(mode="json", by_alias=True, exclude_unset=True))
-        console.print(settings_table(name, {key: [value] for key, value in stated.items()}, ["value"]))
+        show([settings_table(name, {key: [value] for key, value in stated.items()}, ["value"])], console)
 
 
 def _compare(names: tuple[str, ...]) -> None:
@@ -85,7 +77,7 @@ def _compare(names: tuple[str, ...]) -> None:
     from kava.config import config_path, load_config
     from kava.config.differences import differences
     from kava.errors import UserError
-    from kava.report.summary import settings_table
+    from kava.report.table import settings_table, show
 
     if len(names) < 2:
         raise UserError("--compare needs at least two configurations, such as --compare llama1b_aug llama3b_aug")
@@ -94,7 +86,7 @@ def _compare(names: tuple[str, ...]) -> None:
     if not found:
         print(f"{' and '.join(names)} do not differ")
         return
-    Console(highlight=False).print(settings_table("what differs", found, names))
+    show([settings_table("what differs", found, names)], Console(highlight=False))
 
 
 def _export(directory: Path, kind: str) -> None:

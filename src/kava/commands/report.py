@@ -16,6 +16,8 @@ class Report:
     """Page to write (default: report.html in that directory)."""
     title: str | None = None
     """Its title (default: the directory's name)."""
+    include_partial: bool = False
+    """Quick tests and evaluations cut by max_samples too, marked in every format (default: they are left out, and named)."""
 
     def run(self) -> None:
         import sys
@@ -25,7 +27,7 @@ class Report:
         from kava.report.runs import find_runs
         from kava.results import write_text
 
-        found = find_runs(self.input_dir)
+        found = find_runs(self.input_dir, self.include_partial)
         for problem in found.problems:
             print(f"kava: left out: {problem}", file=sys.stderr)
         path = Path(self.output or Path(self.input_dir) / "report.html")

@@ -39,13 +39,13 @@ class RunMultiSeed:
         from rich.console import Console
 
         from kava.errors import UserError
-        from kava.experiment.multi_seed import RUN_LOG, exit_code, run_seeds
+        from kava.experiment.multi_seed import RUN_LOG, exit_code, run_plans
 
         if self.parallel < 1:
             raise UserError(f"--parallel {self.parallel}: give the number of seeds to run side by side, at least 1")
         plan = self._plan()
         console = Console(highlight=False, markup=False)
-        outcomes, stopped = run_seeds(plan, min(self.parallel, len(plan.seeds)), lambda line: console.print(line, soft_wrap=True))
+        outcomes, stopped = run_plans([plan], min(self.parallel, len(plan.seeds)), lambda line: console.print(line, soft_wrap=True))
         for outcome in outcomes:
             if outcome.tail:
                 log = plan.seed_dir(outcome.seed) / RUN_LOG
@@ -103,24 +103,28 @@ def _datasets(asked: tuple[str, ...], known: dict[str, str]) -> dict[str, str]:
 
 
 def _aggregate(plan: "Plan", outcomes: "list[SeedOutcome]", console: Any) -> None:
-    from kava.experiment.aggregate import SeedResults, combine
-    from kava.experiment.aggregate_file import AGGREGATE_JSON, AGGREGATE_YAML, write_aggregates
+    from kava.experiment.collect import collect, write_aggregate
+    from kava.report.reference import load_reference
+    from kava.report.table import show
+    from kava.report.tables import result_tables
 
     if any(outcome.problem for outcome in outcomes):
         # A mean over two of three seeds must not pass for the number that was asked for.
         console.print("not aggregated, for not every seed is done: the same command again goes on where this one ended", soft_wrap=True)
         return
-    runs = [SeedResults(str(plan.seed_dir(outcome.seed)), outcome.results) for outcome in outcomes]
-    yaml_path = plan.output_dir / AGGREGATE_YAML
-    write_aggregates({plan.name: combine(runs, plan.name)}, plan.output_dir / AGGREGATE_JSON, yaml_path)
-    console.print(f"aggregated: {yaml_path}", soft_wrap=True)
+    group, problems = collect(plan, plan.name, plan.name)
+    for problem in problems:
+        console.print(f"left out: {problem}", soft_wrap=True)
+    if group is not None:
+        show(result_tables([(group, plan.name)], load_reference()), console)
+        console.print(f"aggregated: {write_aggregate(plan, group)}", soft_wrap=True)
 
 
 def _show(plan: "Plan", outcomes: "list[SeedOutcome]", console: Any) -> None:
-    from rich.table import Table
+    from kava.report.table import Cell, Table, show
 
-    table = Table("seed", *plan.datasets, "state", title=f"{plan.name}: accuracy in percent")
+    rows = []
     for outcome in outcomes:
         cells = [f"{100 * outcome.results[name].metrics.accuracy:.1f}" if name in outcome.results else "-" for name in plan.datasets]
-        table.add_row(str(outcome.seed), *cells, outcome.problem or "done")
-    console.print(table)
+        rows.append([Cell(text) for text in (str(outcome.seed), *cells, outcome.problem or "done")])
+    show([Table("seeds", f"{plan.name}: accuracy in percent, each seed", "", ["seed", *plan.datasets, "state"], rows)], console)

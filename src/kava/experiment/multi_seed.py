@@ -1,6 +1,6 @@
 """One configuration, several seeds: train, evaluate, aggregate; done steps are skipped and unfinished ones go on.
 
-    run_seeds(plan, parallel=2, say=print)
+    run_plans([plan], parallel=2, say=print)
 
 Every step is a command of its own (`python -m kava train ...`), so that a crash, an out-of-memory kill or a failed seed stays its own.
 """
@@ -60,6 +60,28 @@ def read_seeds(words: Sequence[str]) -> list[int]:
     return [int(word) for word in seeds]
 
 
+def result_of(plan: Plan, seed: int, dataset: str, fingerprint: str | None) -> Result:
+    """Read a result of a plan.
+
+    Args:
+        fingerprint: of the configuration that it must have been measured with; None accepts any.
+
+    Raises:
+        UserError: missing or broken; of another checkpoint, configuration, seed or data set; or its rows are not its own.
+    """
+    path = result_path(plan.seed_dir(seed), dataset)
+    result = own_result(path)
+    own_rows(path, result)
+    if result.dataset != dataset or result.data.asked not in (None, plan.datasets[dataset]):
+        raise UserError(f"result file {path} was measured on {result.data.asked or result.dataset}, not on {dataset}; evaluate again")
+    if result.run.seed != seed:
+        raise UserError(f"result file {path} is of seed {result.run.seed}, not {seed}; evaluate again")
+    if fingerprint not in (None, result.run.config_fingerprint):
+        cure = f"run it again in another directory, or give the settings that {plan.seed_dir(seed)} was run with"
+        raise UserError(f"result file {path} is of another configuration than {plan.name}'s; {cure}")
+    return result
+
+
 @dataclass
 class SeedOutcome:
     """How one seed ended. `problem` is one line, `tail` the end of the failed step's output; `returncode` is that step's."""
@@ -70,11 +92,6 @@ class SeedOutcome:
     problem: str | None = None
     tail: str = ""
     returncode: int = 0
-
-
-def run_seeds(plan: Plan, parallel: int, say: Callable[[str], None]) -> tuple[list[SeedOutcome], int | None]:
-    """Run all seeds of one plan; see `run_plans`."""
-    return run_plans([plan], parallel, say)
 
 
 def run_plans(plans: Sequence[Plan], parallel: int, say: Callable[[str], None]) -> tuple[list[SeedOutcome], int | None]:
@@ -151,7 +168,7 @@ class _Seed:
 
     def _evaluate(self, outcome: SeedOutcome, dataset: str) -> None:
         path = result_path(self.directory, dataset)
-        result = self._finished_result(path, dataset)
+        result = self._finished_result(dataset)
         if result is None:
             self.say(f"seed {self.seed}: evaluating on {dataset}")
             flags = ["--checkpoint_dir", str(self.directory / BEST_CHECKPOINT), "--eval_dataset", self.plan.datasets[dataset]]
@@ -184,12 +201,9 @@ class _Seed:
             raise UserError(f"{self.directory} holds a finished run of another configuration; choose another --output_dir, or move it away")
         return str(fingerprint)
 
-    def _finished_result(self, path: Path, dataset: str) -> Result | None:
-        """The result at `path` if it is whole, with its rows, of this run's checkpoint, and on what the plan asks for."""
+    def _finished_result(self, dataset: str) -> Result | None:
+        """The result on a data set if it is whole, with its rows, of this run's checkpoint, and on what the plan asks for."""
         try:
-            result = own_result(path)
-            own_rows(path, result)
+            return result_of(self.plan, self.seed, dataset, self._training_fingerprint())
         except UserError:
             return None
-        same = (result.dataset, result.run.config_fingerprint, result.run.seed) == (dataset, self._training_fingerprint(), self.seed)
-        return result if same and result.data.asked in (None, self.plan.datasets[dataset]) else None

@@ -6,33 +6,33 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kava.experiment.summary import Key
 from kava.explain.figures import COLOURS, new_figure
+from kava.report.group import Group
+from kava.report.tables import interval_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from kava.experiment.summary import Cell
 
 _PANEL, _ROW = 2.2, 0.32
 # How far apart the variants of a run lie, in rows.
 _SPREAD = 0.5
 
 
-def accuracy_figure(cells: Mapping[Key, Cell]) -> Figure:
-    """Mean accuracy with its 95 % interval, and each seed's own, in percent."""
-    variants, runs, datasets = (list(dict.fromkeys(key[part] for key in cells)) for part in range(3))
+def accuracy_figure(groups: Mapping[tuple[str, str], Group]) -> Figure:
+    """Mean accuracy with its 95 % interval, and each seed's own, in percent; groups by variant and run."""
+    variants, runs = (list(dict.fromkeys(key[part] for key in groups)) for part in range(2))
+    datasets = list(dict.fromkeys(name for group in groups.values() for name in group.aggregate.datasets))
     figure = new_figure(_PANEL * len(datasets) + 1, _ROW * len(runs) + 1.2)
     panels = figure.subplots(1, len(datasets), squeeze=False, sharey=True)[0]
-    for (variant, run, dataset), cell in cells.items():
+    for variant, run, dataset, data in ((*key, *item) for key, group in groups.items() for item in group.aggregate.datasets.items()):
         panel, index = panels[datasets.index(dataset)], variants.index(variant)
         row = runs.index(run) + _SPREAD * (index - (len(variants) - 1) / 2) / max(len(variants) - 1, 1)
-        low, high = (100 * bound for bound in cell.bounds)
-        mean, colour = 100 * cell.accuracy.mean, COLOURS[index % len(COLOURS)]
+        low, high = interval_of(data)
+        mean, colour = 100 * data.accuracy_mean, COLOURS[index % len(COLOURS)]
         label = variant if (run, dataset) == (runs[0], datasets[0]) else None
         panel.errorbar(mean, row, xerr=[[mean - low], [high - mean]], color=colour, marker="o", capsize=2, linestyle="none", label=label)
-        if len(cell.per_seed) > 1:
-            seeds = [100 * accuracy for accuracy in cell.per_seed.values()]
+        if data.n > 1:
+            seeds = [100 * seed.accuracy for seed in data.per_seed]
             panel.plot(seeds, [row] * len(seeds), color=colour, marker="|", linestyle="none", alpha=0.6)
     for panel, dataset in zip(panels, datasets, strict=True):
         panel.set(title=dataset, xlim=(0, 100), xlabel="accuracy, percent")
@@ -43,9 +43,9 @@ def accuracy_figure(cells: Mapping[Key, Cell]) -> Figure:
     return figure
 
 
-def write_figure(path: Path, cells: Mapping[Key, Cell]) -> None:
+def write_figure(path: Path, groups: Mapping[tuple[str, str], Group]) -> None:
     """Draw `accuracy_figure` into a file; the same numbers give the same bytes."""
     import matplotlib as mpl
 
     with mpl.rc_context({"svg.hashsalt": "kava", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        accuracy_figure(cells).savefig(path, metadata={"Date": None})
+        accuracy_figure(groups).savefig(path, metadata={"Date": None})

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kava.report.html_tables import NOTHING, Cell, Table, changes, interval_of
+from kava.report.group import Group
+from kava.report.paired import DIFFERENCE, difference_cells, paired
 from kava.report.reference import Reference
-from kava.report.rows import number
-from kava.report.runs import Group
-from kava.statistics import paired_bootstrap
+from kava.report.table import NOTHING, Cell, Table, number
+from kava.report.tables import accuracy_cell, changes, interval_of
 
 Variants = Sequence[tuple[Group, dict[str, Any]]]
 
@@ -77,48 +77,25 @@ def bars(family: Family, reference: Reference) -> list[tuple[str, float, tuple[f
 
 def ablation_table(family: Family, name: str, reference: Reference) -> Table:
     """A row per run: accuracy, and its difference to the centre on the same questions."""
-    centre = _marks(family.members[0][0], family.dataset)
+    centre = family.members[0][0]
     rows = []
     for index, (group, label) in enumerate(family.named(reference)):
         data = group.aggregate.datasets[family.dataset]
-        low, high = interval_of(data)
-        std = None if data.accuracy_std is None else 100 * data.accuracy_std
         rows.append(
             [
                 Cell(label),
-                Cell(number(100 * data.accuracy_mean, std), 100 * data.accuracy_mean, f"[{low:.1f}, {high:.1f}]"),
-                *(_difference(_marks(group, family.dataset), centre) if index else [Cell(NOTHING)] * 2),
+                accuracy_cell(data),
+                *(difference_cells(paired(group, centre, family.dataset)) if index else [Cell(NOTHING)] * 2),
                 Cell(number(data.forward_passes_mean, data.forward_passes_std), data.forward_passes_mean),
                 Cell(group.path.rpartition("/")[2] if _folder(group) == family.folder else group.path),
             ]
         )
     caption = (
         f"{family.title(reference)}: mean (sample deviation over seeds) and 95 % interval; differences to the first row on the same"
-        f" questions (bootstrap over questions, means over seeds){f'. Runs in {family.folder}' if family.folder else ''}"
+        f" questions, {DIFFERENCE}{f'. Runs in {family.folder}' if family.folder else ''}"
     )
     columns = ["Changed setting", "Accuracy, %", "Difference, points", "p", "Forward passes", "Run"]
-    return Table(name, caption, columns, rows, [True] * len(rows))
-
-
-def _difference(own: dict[str, float], centre: dict[str, float]) -> list[Cell]:
-    """Difference with its interval, and p; nothing where the questions are unknown or others."""
-    if not own or own.keys() != centre.keys():
-        return [Cell(NOTHING)] * 2
-    test = paired_bootstrap([own[key] for key in centre], list(centre.values()))
-    low, high = (100 * bound for bound in test.ci95)
-    return [
-        Cell(f"{100 * test.difference:+.1f}", 100 * test.difference, f"[{low:+.1f}, {high:+.1f}]"),
-        Cell(f"{test.p_value:.2g}", test.p_value),
-    ]
-
-
-def _marks(group: Group, dataset: str) -> dict[str, float]:
-    """Question id -> share of the seeds that answered it right."""
-    right, asked = Counter[str](), Counter[str]()
-    for row in group.rows.get(dataset, []):
-        right[row.id] += row.correct
-        asked[row.id] += 1
-    return {key: right[key] / asked[key] for key in asked}
+    return Table(name, "", caption, columns, rows)
 
 
 def _folder(group: Group) -> str:

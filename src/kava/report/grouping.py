@@ -3,15 +3,13 @@
 for scope, runs in by_scope(labelled, reference): points(runs, "gsm8k", styles, reference)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from kava.report import html_tables as tables
-from kava.report.html_figures import Point, StepRow
+from kava.report import tables
+from kava.report.group import Group
+from kava.report.html_figures import Point
 from kava.report.reference import Reference
-from kava.report.runs import Group
-from kava.results import Row
-from kava.results import by_steps as rows_by_steps
-from kava.statistics import wilson_interval
+from kava.report.steps import StepRow, step_rows
 
 
 def by_scope(labelled: tables.Labelled, reference: Reference) -> list[tuple[str, tables.Labelled]]:
@@ -22,7 +20,7 @@ def by_scope(labelled: tables.Labelled, reference: Reference) -> list[tuple[str,
     varying = [len(set(values)) > 1 for values in zip(*scopes, strict=True)]
     named = []
     for (model, data, form), own in scopes.items():
-        parts = (reference.model_label(model), reference.dataset_label(data), form.replace("_", " "))
+        parts = (reference.model_label(model), reference.dataset_label(data), form)
         named.append((", ".join(part for part, varies in zip(parts, varying, strict=True) if varies), _told_apart(own)))
     return named
 
@@ -74,16 +72,5 @@ def with_other_cost(labelled: tables.Labelled, methods: tables.Labelled) -> tabl
 
 def by_steps(labelled: tables.Labelled, dataset: str) -> dict[str, list[StepRow]]:
     """Label -> a row per number of steps, where the per-question files know it."""
-    series = {label: step_rows(group.rows.get(dataset, [])) for group, label in labelled}
+    series = {label: step_rows(group.rows.get(dataset, {})) for group, label in labelled}
     return {label: rows for label, rows in series.items() if rows}
-
-
-def step_rows(rows: Sequence[Row]) -> list[StepRow]:
-    """Accuracy and mean confidence by number of steps."""
-    found = []
-    for steps, own in rows_by_steps(rows).items():
-        correct = sum(row.correct for row in own)
-        known = [row.confidence for row in own if row.confidence is not None]
-        confidence = sum(known) / len(known) if known else None
-        found.append(StepRow(steps, len(own), correct, wilson_interval(correct, len(own)), confidence))
-    return found

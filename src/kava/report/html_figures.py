@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from kava.explain.figures import COLOURS, new_figure, text_colour
 from kava.report.runs import Curve
+from kava.report.steps import StepRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,21 +40,6 @@ class Point:
     accuracy: float
     interval: tuple[float, float] | None
     ours: bool = True
-
-
-@dataclass(frozen=True)
-class StepRow:
-    """Questions of one length: how many, how many right, the accuracy's interval and the mean confidence (fractions)."""
-
-    steps: int
-    questions: int
-    correct: int
-    interval: tuple[float, float]
-    confidence: float | None
-
-    @property
-    def accuracy(self) -> float:
-        return self.correct / self.questions
 
 
 def passes_figure(points: Sequence[Point], dataset: str) -> Figure:

@@ -1,65 +1,79 @@
 """The paper's Tables 1 and 2 as LaTeX (booktabs), from `data/tables.tex.j2`.
 
-text = render_latex(aggregates, load_reference(), standalone=False)
+text = render_latex(groups, load_reference(), standalone=False)
 """
 
 import unicodedata
 from collections.abc import Sequence
-from importlib import resources
+from dataclasses import dataclass
+from itertools import groupby
 
-from kava.experiment.aggregate_file import Aggregate
+from kava.report.group import Group
 from kava.report.reference import Reference
-from kava.report.rows import UNCONFIRMED, AccuracyRow, EfficiencyRow, accuracy_rows, dataset_columns, efficiency_rows, number
+from kava.report.table import PARTIAL, SOURCE, UNCONFIRMED, Cell, Table, numbered_sources
+from kava.report.tables import DATA, MODEL, accuracy_table, efficiency_table
 
 _ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
-    UNCONFIRMED: r"\textsuperscript{\textdagger}", "±": r"$\pm$", "α": r"$\alpha$", "λ": r"$\lambda$",
+    UNCONFIRMED: r"\textsuperscript{\textdagger}", PARTIAL: r"\textsuperscript{\textdaggerdbl}", "±": r"$\pm$", "α": r"$\alpha$",
+    "λ": r"$\lambda$",
 }  # fmt: skip
+# A page is narrow: the guide's heading, and short ones.
+_HEADINGS = {DATA: "Dataset", "Forward passes": "Passes", "Milliseconds": "ms", "Cache, KiB": "KiB"}
 
 
-def render_latex(aggregates: Sequence[Aggregate], reference: Reference, standalone: bool = False) -> str:
+@dataclass(frozen=True)
+class _Printed:
+    """A table for the template: rows in groups of one model and training data, texts escaped."""
+
+    label: str
+    caption: str
+    columns: list[str]
+    alignment: str
+    groups: list[list[list[str]]]
+    notes: list[str]
+
+
+def render_latex(groups: Sequence[Group], reference: Reference, standalone: bool = False) -> str:
     """Both tables, ours beside the reference rows with their source.
 
     Args:
-        aggregates: what was measured, in the order of the rows.
+        groups: what was measured, in the order of the rows.
         reference: the numbers to set beside.
         standalone: a whole document in place of tables to \\input.
     """
     import jinja2
 
-    template_dir = resources.files("kava.report") / "data"
     environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("kava.report", "data"),
         block_start_string="<%", block_end_string="%>", variable_start_string="<<", variable_end_string=">>",
         comment_start_string="<#", comment_end_string="#>", trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False,
     )  # fmt: skip
-    environment.filters["tex"] = escape
-    names = dataset_columns(aggregates)
-    labels = [reference.dataset_label(name) for name in names]
-    accuracy, efficiency = accuracy_rows(aggregates, reference), efficiency_rows(aggregates, reference)
+    labelled = [(group, reference.method_label(group.aggregate.method)) for group in groups]
+    tables = [table(labelled, reference, reference.rows) for table in (accuracy_table, efficiency_table)]
+    return environment.get_template("tables.tex.j2").render(standalone=standalone, tables=[_printed(table) for table in tables])
 
-    def cells(row: AccuracyRow) -> list[str]:
-        return [row.cells.get(name, number(None)) for name in names]
 
-    return environment.from_string((template_dir / "tables.tex.j2").read_text(encoding="utf-8")).render(
-        standalone=standalone,
-        columns=labels,
-        listed=", ".join(labels[:-1]) + f", and {labels[-1]}",
-        accuracy=accuracy,
-        efficiency=efficiency,
-        accuracy_sources=numbered_sources(accuracy),
-        efficiency_sources=numbered_sources(efficiency),
-        cells=cells,
-        legend=lambda sources: "; ".join(f"[{number}] {escape(source)}" for source, number in sources.items()),
-        note=r"\textsuperscript{\textdagger}\,no second source gives this figure.",
+def _printed(table: Table) -> _Printed:
+    middle = [name for name in table.columns if name not in ("Method", MODEL, DATA, SOURCE)]
+    table = numbered_sources(table.only([MODEL, DATA, *middle, "Method", SOURCE]))
+    notes = [note for note in table.notes if not note.startswith("[")]
+    sources = "; ".join(note for note in table.notes if note.startswith("["))
+    return _Printed(
+        table.name,
+        escape(f"{table.caption}."),
+        [escape(_HEADINGS.get(name, name)) for name in table.columns],
+        "".join("c" if numeric else "l" for numeric in table.numeric),
+        [[[escape(cell.text) for cell in row] for row in own] for _, own in groupby(table.rows, key=_whose)],
+        [escape(note) for note in [sources, *notes]],
     )
 
 
-def numbered_sources(groups: Sequence[Sequence[AccuracyRow | EfficiencyRow]]) -> dict[str, int]:
-    """The sources of a table in the order of its rows, numbered from 1: written out in every row they would not fit on a page."""
-    return {source: number for number, source in enumerate(dict.fromkeys(row.source for group in groups for row in group), 1)}
+def _whose(row: Sequence[Cell]) -> tuple[str, str]:
+    return row[0].text, row[1].text
 
 
 def escape(text: str) -> str:

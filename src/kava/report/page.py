@@ -14,13 +14,15 @@ import yaml
 from kava import __version__
 from kava.explain import figures as drawn
 from kava.explain.record import Explanation, QuestionView
-from kava.report import ablations
+from kava.report import ablations, tables
 from kava.report import grouping as scopes
 from kava.report import html_figures as compared
-from kava.report import html_tables as tables
+from kava.report.group import variants
+from kava.report.html_tables import interventions_table, provenance_table
 from kava.report.reference import Reference, load_reference
-from kava.report.runs import Curve, Found, variants
+from kava.report.runs import Curve, Found
 from kava.report.svg import inline_svg
+from kava.report.table import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,7 +64,7 @@ class _Explained:
     explanation: Explanation
     questions: list[_Question]
     pictures: list[Picture]
-    effects: tables.Table | None
+    effects: Table | None
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class _Ablated:
     """One family of ablations."""
 
     picture: Picture
-    table: tables.Table
+    table: Table
 
 
 @dataclass(frozen=True)
@@ -86,17 +88,17 @@ class _Content:
     title: str
     found: Found
     version: str = __version__
-    accuracy: tables.Table | None = None
-    published: tables.Table | None = None
-    efficiency: tables.Table | None = None
+    accuracy: Table | None = None
+    published: Table | None = None
+    efficiency: Table | None = None
     passes: list[Picture] = field(default_factory=list)
     losses: list[_Curves] = field(default_factory=list)
     ablations: list[_Ablated] = field(default_factory=list)
-    ablated: list[tables.Table] = field(default_factory=list)
+    ablated: list[Table] = field(default_factory=list)
     steps: list[Picture] = field(default_factory=list)
-    steps_table: tables.Table | None = None
+    steps_table: Table | None = None
     explained: list[_Explained] = field(default_factory=list)
-    provenance: tables.Table | None = None
+    provenance: Table | None = None
     settings: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -117,17 +119,15 @@ def _fill_results(content: _Content, found: Found, reference: Reference, paint: 
     labelled = [(group, tables.label_of(group, changed, reference)) for group, changed in ranked]
     methods = [item for item, (_, changed) in zip(labelled, ranked, strict=True) if not changed]
     departing = [item for item in labelled if item not in methods]
-    content.accuracy = tables.accuracy_table(methods, reference)
+    content.accuracy, content.efficiency = tables.result_tables(methods, reference, tables.relevant(methods, reference))
     content.published = None if tables.relevant(labelled, reference) else tables.published_table(reference)
-    content.efficiency = tables.efficiency_table(methods, reference)
     content.passes = _passes(scopes.with_other_cost(labelled, methods), reference, paint)
     for number, family in enumerate(ablations.families(ranked), 1):
         draw = partial(compared.bars_figure, ablations.bars(family, reference), family.title(reference))
         picture = paint(draw, f"Ablations: {family.title(reference)}", "Bars with 95 % intervals; the table has the numbers")
         content.ablations.append(_Ablated(picture, ablations.ablation_table(family, f"ablations{number}", reference)))
     if departing:
-        own = tables.accuracy_table(departing, reference, published=False), tables.efficiency_table(departing, reference, published=False)
-        content.ablated = [replace(table, name=f"ablated-{table.name}") for table in own]
+        content.ablated = [replace(table, name=f"ablated-{table.name}") for table in tables.result_tables(departing, reference)]
     series = {
         (dataset, scope): rows
         for scope, own in scopes.by_scope(methods, reference)
@@ -138,7 +138,7 @@ def _fill_results(content: _Content, found: Found, reference: Reference, paint: 
         name, styles = _named(dataset, scope, reference), _styles(rows, reference)
         content.steps.append(paint(partial(compared.steps_figure, rows, styles, name), f"Number of steps: {name}", _STEPS))
     content.steps_table = tables.steps_table(series, reference) if series else None
-    content.provenance = tables.provenance_table([group for group, _ in labelled])
+    content.provenance = provenance_table([group for group, _ in labelled])
     content.settings = [(group.path, yaml.safe_dump(group.aggregate.config, sort_keys=False)) for group, _ in labelled]
 
 
@@ -191,7 +191,7 @@ def _explained(path: str, item: Explanation, paint: _Painter, number: int) -> _E
         for what, layers in (("keys", item.mean_similarity.keys), ("values", item.mean_similarity.values)):
             pictures.append(paint(partial(drawn.similarity_figure, layers, what), f"Similarity of {what}, mean", _SIMILARITY))
     questions = [_Question(view, _question_pictures(view, paint), index == 0) for index, view in enumerate(item.questions)]
-    effects = None if item.interventions is None else tables.interventions_table(item.interventions, f"effects{number}")
+    effects = None if item.interventions is None else interventions_table(item.interventions, f"effects{number}")
     return _Explained(path, item, questions, pictures, effects)
 
 

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from kava.config.differences import flatten
 from kava.config.strict_yaml import load_yaml
-from kava.experiment.aggregate_file import Aggregate
+from kava.report.aggregate_file import Aggregate
 from kava.results import Record
 
 Source = Literal["paper", "guide"]

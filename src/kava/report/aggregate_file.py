@@ -16,11 +16,12 @@ import yaml
 from pydantic import Field
 
 from kava.errors import UserError
-from kava.results import DataInfo, Record, parse_record, read_mapping, write_text
+from kava.results import BEST_CHECKPOINT, DataInfo, Record, checkpoint_hash, left_out_of, parse_record, read_mapping, write_text
 
 AGGREGATE_FORMAT: Literal["kava.aggregate/1"] = "kava.aggregate/1"
 AGGREGATE_YAML = "aggregated_results.yaml"
 AGGREGATE_JSON = "aggregated_results.json"
+INCLUDE_PARTIAL = "--include_partial shows it, marked"
 _CURE = "aggregate the seeds again"
 
 
@@ -61,6 +62,7 @@ class SeedRun(Record):
     seed: int
     directory: str
     provenance: dict[str, Any]
+    checkpoint: str | None = None
 
 
 class Aggregate(Record):
@@ -72,11 +74,16 @@ class Aggregate(Record):
     method: str
     model: str
     train_dataset: str
+    trained_on: str | None = None
     seeds: list[int] = Field(min_length=1)
     config_fingerprint: str
     config: dict[str, Any]
     runs: list[SeedRun]
     format: Literal["kava.aggregate/1"] = AGGREGATE_FORMAT
+
+    def partial(self, dataset: str) -> str:
+        """See `left_out_of`."""
+        return left_out_of(self.config, self.datasets[dataset].questions)
 
 
 def write_aggregates(aggregates: Mapping[str, Aggregate], json_path: str | Path | None, yaml_path: str | Path | None) -> None:
@@ -110,15 +117,39 @@ def read_aggregates(path: str | Path) -> dict[str, Aggregate]:
     return {str(name): parse_record(Aggregate, entry, f"aggregate {path}, entry '{name}'", _CURE) for name, entry in content.items()}
 
 
-def find_aggregates(input_dir: str | Path) -> list[tuple[Path, str, Aggregate]]:
+def find_aggregates(input_dir: str | Path, include_partial: bool = False) -> tuple[list[tuple[Path, str, Aggregate]], list[str]]:
     """Every entry of every `aggregated_results.yaml` at or below a directory, by path: (file, configuration name, aggregate).
 
+    Quick tests and cut evaluations are left out unless they are asked for; the second list says so.
+
     Raises:
-        UserError: no such directory, no such file in it, or a broken one.
+        UserError: no such directory, no such file in it, a broken one, one whose checkpoints were trained again, or nothing that is whole.
     """
     if not Path(input_dir).is_dir():
         raise UserError(f"{input_dir} is not a directory; give the one that holds the runs, such as outputs/")
     files = sorted(Path(input_dir).rglob(AGGREGATE_YAML))
     if not files:
         raise UserError(f"no {AGGREGATE_YAML} below {input_dir}; run run_multi_seed.py or aggregate_multi_seed.py first")
-    return [(file, name, aggregate) for file in files for name, aggregate in read_aggregates(file).items()]
+    found, problems = [], []
+    for file in files:
+        for name, aggregate in read_aggregates(file).items():
+            _refuse_outdated(file, aggregate)
+            whole = {dataset: data for dataset, data in aggregate.datasets.items() if include_partial or not aggregate.partial(dataset)}
+            problems += [
+                f"{file}, {name} on {dataset}: {aggregate.partial(dataset)}; {INCLUDE_PARTIAL}"
+                for dataset in aggregate.datasets
+                if dataset not in whole
+            ]
+            if whole:
+                found.append((file, name, aggregate.model_copy(update={"datasets": whole})))
+    if not found:
+        raise UserError(f"no full evaluation below {input_dir}: {problems[0]}")
+    return found, problems
+
+
+def _refuse_outdated(file: Path, aggregate: Aggregate) -> None:
+    """A seed that was trained again since has other numbers than these."""
+    for run in aggregate.runs:
+        found = checkpoint_hash(Path(run.directory) / BEST_CHECKPOINT)
+        if None not in (run.checkpoint, found) and found != run.checkpoint:
+            raise UserError(f"aggregate {file}: {run.directory} was trained again since; evaluate it and {_CURE}")

@@ -14,7 +14,7 @@ from typing import Any
 
 from kava.config.differences import differences
 from kava.errors import UserError
-from kava.experiment.aggregate_file import Aggregate, DatasetSummary, SeedRun, SeedValues
+from kava.report.aggregate_file import Aggregate, DatasetSummary, SeedRun, SeedValues
 from kava.results import Result, own_result, result_path
 from kava.statistics import summarise
 
@@ -78,10 +78,11 @@ def combine(runs: Sequence[SeedResults], model_name: str | None = None) -> Aggre
         method=first.run.method,
         model=first.run.model,
         train_dataset=str(first.run.config.get("dataset", {}).get("name", "unknown")),
+        trained_on=first.trained_on,
         seeds=[run.seed for run in runs],
         config_fingerprint=first.run.config_fingerprint,
         config=_without_seed(first.run.config),
-        runs=[SeedRun(seed=run.seed, directory=Path(run.directory).as_posix(), provenance=run.first.provenance) for run in runs],
+        runs=[_seed_run(run) for run in runs],
     )
 
 
@@ -95,6 +96,16 @@ def entry_name(runs: Sequence[SeedResults], model_name: str | None) -> str:
     if not name:
         raise UserError("the results carry no configuration name; give one with --model_name")
     return name
+
+
+def _seed_run(run: SeedResults) -> SeedRun:
+    checkpoint = run.first.checkpoint
+    return SeedRun(
+        seed=run.seed,
+        directory=Path(run.directory).as_posix(),
+        provenance=run.first.provenance,
+        checkpoint=checkpoint.manifest if checkpoint else None,
+    )
 
 
 def _summary(dataset: str, runs: Sequence[SeedResults]) -> DatasetSummary:

@@ -1,0 +1,53 @@
+"""What runs gave: one reader for a suite and for several seeds (a suite of one run), and the aggregate beside the runs.
+
+group, problems = collect(plan, "equation/kava")
+write_aggregate(plan, group)      # what format_results, compare and aggregate_multi_seed read and write
+"""
+
+from pathlib import Path
+
+from kava.errors import UserError
+from kava.experiment.multi_seed import Plan, result_of
+from kava.report.aggregate import SeedResults
+from kava.report.aggregate_file import AGGREGATE_JSON, AGGREGATE_YAML, write_aggregates
+from kava.report.group import Group, group_of
+from kava.results import Result, result_path
+
+
+def collect(plan: Plan, path: str, model_name: str | None = None) -> tuple[Group | None, list[str]]:
+    """The seeds of a plan on the data sets that all of them have, and what is left out and why.
+
+    Args:
+        plan: what was run; results of another configuration, seed, data set or checkpoint are refused.
+        path: how the group is called in tables.
+        model_name: as in `combine`.
+    """
+    results: dict[int, dict[str, Result]] = {seed: {} for seed in plan.seeds}
+    problems, unfinished = [], []
+    for dataset in plan.datasets:
+        if not all(result_path(plan.seed_dir(seed), dataset).exists() for seed in plan.seeds):
+            unfinished.append(dataset)
+            continue
+        try:
+            found = {seed: result_of(plan, seed, dataset, plan.fingerprint) for seed in plan.seeds}
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        for seed, result in found.items():
+            results[seed][dataset] = result
+    if unfinished:
+        problems.append(f"{plan.output_dir}: not every seed is done on {', '.join(unfinished)}")
+    if not any(results.values()):
+        return None, problems
+    try:
+        group, more = group_of(path, [SeedResults(str(plan.seed_dir(seed)), own) for seed, own in results.items()], model_name)
+    except UserError as error:
+        return None, [*problems, str(error)]
+    return group, problems + more
+
+
+def write_aggregate(plan: Plan, group: Group) -> Path:
+    """`aggregated_results.{yaml,json}` in the directory of the seeds; returns the former."""
+    path = plan.output_dir / AGGREGATE_YAML
+    write_aggregates({plan.name: group.aggregate}, plan.output_dir / AGGREGATE_JSON, path)
+    return path

@@ -1,0 +1,212 @@
+"""One table, whatever made it and wherever it is shown: rows of cells with intervals, notes below, and where each row comes from.
+
+show(table, console)                 # terminal
+as_markdown(table), as_csv(table)    # documents, spreadsheets; LaTeX is kava.report.latex, HTML the page's template
+"""
+
+import csv
+import io
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+NOTHING = "--"
+SOURCE = "Source"
+UNCONFIRMED, PARTIAL = "†", "‡"
+# What a spreadsheet would take for a formula.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+# Characters of a terminal's line that a column of text may take before it wraps.
+_WIDEST = 30
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell.
+
+    Attributes:
+        text: as it is read.
+        value: unrounded, to sort by and for spreadsheets; None for a text.
+        remark: what belongs below or behind it, such as an interval.
+    """
+
+    text: str
+    value: float | int | None = None
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        name: short, unique on a page.
+        title: a heading, where tables follow each other.
+        caption: what the numbers are.
+        columns: headings.
+        rows: cells, as many as columns.
+        published: indices of the rows that are not ours.
+        notes: lines below it.
+    """
+
+    name: str
+    title: str
+    caption: str
+    columns: list[str]
+    rows: list[list[Cell]]
+    published: frozenset[int] = frozenset()
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Which columns hold numbers, some of them perhaps unknown."""
+        return [any(row[index].value is not None for row in self.rows) for index in range(len(self.columns))]
+
+    def only(self, columns: Sequence[str]) -> "Table":
+        """These columns, in this order."""
+        places = [self.columns.index(name) for name in columns]
+        return replace(self, columns=list(columns), rows=[[row[place] for place in places] for row in self.rows])
+
+
+def number(mean: float | None, std: float | None = None, digits: int = 1) -> str:
+    """``56.5 (0.4)``; without a deviation ``56.5``; '--' for nothing."""
+    if mean is None:
+        return NOTHING
+    return f"{mean:.{digits}f}" if std is None else f"{mean:.{digits}f} ({std:.{digits}f})"
+
+
+def without_constants(table: Table, names: Collection[str]) -> Table:
+    """Columns of these names that say the same in every row go into the caption."""
+    said, kept = [], []
+    for index, name in enumerate(table.columns):
+        contents = {(row[index].text, row[index].remark) for row in table.rows}
+        if name not in names or len(contents) != 1:
+            kept.append(name)
+        elif any(text := next(iter(contents))):
+            said.append(f"{name}: {text[0]}{f' ({text[1]})' if text[1] else ''}.")
+    return replace(table.only(kept), caption=" ".join([f"{table.caption}.", *said]) if said else table.caption)
+
+
+def numbered_sources(table: Table) -> Table:
+    """Sources by number, written out in the notes: in every row they would not fit on a page."""
+    place = table.columns.index(SOURCE)
+    numbers = {source: number for number, source in enumerate(dict.fromkeys(row[place].text for row in table.rows), 1)}
+    rows = [[*row[:place], Cell(f"[{numbers[row[place].text]}]"), *row[place + 1 :]] for row in table.rows]
+    return replace(table, rows=rows, notes=[*table.notes, *(f"[{number}] {source}" for source, number in numbers.items())])
+
+
+def show(tables: Iterable[Table], console: "Console") -> None:
+    """Print tables within the terminal's width: remarks in a second line, and columns that do not fit in a block of their own below."""
+    from rich.text import Text
+
+    for table in tables:
+        if SOURCE in table.columns:
+            table = numbered_sources(table)
+        if table.title:
+            console.print(Text(table.title, style="bold"))
+        if table.caption:
+            console.print(Text(table.caption, style="italic"))
+        widths = [_width(table, index) for index in range(len(table.columns))]
+        for block in _blocks(widths, console.width):
+            _show_block(table, block, widths, console)
+        for note in table.notes:
+            console.print(Text(note))
+        console.print()
+
+
+def _width(table: Table, index: int) -> int:
+    """Characters that a column needs: numbers are never broken, headings and texts only between words."""
+    longest_word = max((len(word) for word in table.columns[index].split()), default=1)
+    lines = _lines(table, index)
+    if table.numeric[index]:
+        return max([longest_word, *map(len, lines)])
+    words = max((len(word) for line in lines for word in line.split()), default=1)
+    return max(longest_word, min(words, _WIDEST), min(max(map(len, lines), default=1), _WIDEST))
+
+
+def _lines(table: Table, index: int) -> list[str]:
+    return [line for row in table.rows for line in (row[index].text, row[index].remark)]
+
+
+def _blocks(widths: Sequence[int], room: int) -> list[list[int]]:
+    """Columns that stand side by side; each block begins with the first column, which names the row."""
+    blocks, used = [[0]], widths[0]
+    for index, width in enumerate(widths[1:], 1):
+        if used + 1 + width > room and len(blocks[-1]) > 1:
+            blocks.append([0])
+            used = widths[0]
+        blocks[-1].append(index)
+        used += 1 + width
+    return blocks
+
+
+def _show_block(table: Table, block: Sequence[int], widths: Sequence[int], console: "Console") -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    # Without a frame: narrow, and still readable when it is piped or pasted.
+    shown = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    spare = console.width - sum(widths[index] + 1 for index in block) + 1
+    for index in block:
+        # Room that is left goes to what would wrap, from the left.
+        natural = max(len(line) for line in [table.columns[index], *_lines(table, index)])
+        more = min(max(spare, 0), natural - widths[index])
+        spare -= more
+        width = min(widths[index] + more, console.width - (widths[0] + 1 if index else 0))
+        shown.add_column(Text(table.columns[index]), overflow="fold", width=max(width, 1))
+    for row in table.rows:
+        shown.add_row(*(Text("\n".join(filter(None, [row[index].text, row[index].remark]))) for index in block))
+    console.print(shown)
+
+
+def settings_table(title: str, settings: Mapping[str, Sequence[Any]], columns: Sequence[str]) -> Table:
+    """A row per dotted key, a column per configuration."""
+    rows = [[Cell(key), *(Cell(shown(value)) for value in values)] for key, values in settings.items()]
+    return Table("settings", title, "", ["setting", *columns], rows)
+
+
+def shown(value: Any) -> str:
+    """A setting's value as YAML would write it in a line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return "[" + ", ".join(shown(element) for element in value) + "]"
+    return str(value)
+
+
+def as_markdown(table: Table) -> str:
+    """For documents."""
+    if SOURCE in table.columns:
+        table = numbered_sources(table)
+    lines = [f"### {table.title or table.name}", "", table.caption, ""]
+    lines += ["| " + " | ".join(map(_escaped, table.columns)) + " |", "|" + "---|" * len(table.columns)]
+    for row in table.rows:
+        lines.append("| " + " | ".join(_escaped(" ".join(filter(None, [cell.text, cell.remark]))) for cell in row) + " |")
+    return "\n".join([*lines, *(f"\n{note}" for note in table.notes)]) + "\n"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def as_csv(table: Table) -> str:
+    """For spreadsheets: numbers unrounded, empty where nothing was measured.
+
+    It starts with a byte-order mark, without which Excel reads UTF-8 as something else.
+    """
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\r\n")
+    writer.writerow(table.columns)
+    for row in table.rows:
+        writer.writerow([_plain(cell) for cell in row])
+    return "\ufeff" + stream.getvalue()
+
+
+def _plain(cell: Cell) -> object:
+    if cell.value is not None:
+        return cell.value
+    text = "" if cell.text == NOTHING else cell.text
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
