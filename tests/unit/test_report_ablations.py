@@ -7,12 +7,13 @@ import pytest
 from kava.config import config_path, load_config
 from kava.experiment.suite import plans_of, read_suite
 from kava.report.ablations import ablation_table, bars, families, ranked
+from kava.report.group import variants
 from kava.report.grouping import by_scope, points, with_other_cost
-from kava.report.html_tables import accuracy_table, changes, label_of, published_table, relevant
 from kava.report.reference import load_reference
-from kava.report.runs import Found, find_runs, variants
+from kava.report.runs import Found, find_runs
+from kava.report.tables import changes, label_of, published_table, relevant, result_tables
 from kava.results import result_path, rows_path, write_result, write_rows
-from kava.statistics import paired_bootstrap
+from kava.statistics import paired_difference
 from result_files import make_result, make_row
 
 SUITES = Path(__file__).parents[2] / "suites"
@@ -60,30 +61,32 @@ def test_ablations_stand_beside_their_centre(found: Found) -> None:
     assert [label for label in labels if "num_tokens" in label and "rkv" not in label] == [f"num_tokens = {m}" for m in (6, 12, 24)]
 
 
-def test_differences_are_paired_over_the_means_of_the_seeds(found: Found) -> None:
+def test_differences_are_paired_over_the_seeds_that_both_have(found: Found) -> None:
     (family,) = families(ranked(variants(found.groups), load_reference()))
     table = ablation_table(family, "x", load_reference())
-    row = next(row for row in table.rows if row[-1].text == "kv_mse")
+    by_run = {row[-1].text: row for row in table.rows}
 
-    def means(run: str) -> list[float]:
-        return [sum(right(run, seed, i) for seed in SEEDS) / len(SEEDS) for i in range(QUESTIONS)]
+    def marks(run: str, seed: int) -> list[bool]:
+        return [right(run, seed, i) for i in range(QUESTIONS)]
 
-    test = paired_bootstrap(means("kv_mse"), means("kava"))
-    assert row[2].sort == pytest.approx(100 * test.difference)
-    assert row[2].remark == f"[{100 * test.ci95[0]:+.1f}, {100 * test.ci95[1]:+.1f}]"
-    assert row[3].sort == test.p_value
+    for run, seeds in (("kv_mse", SEEDS), ("alpha2_2", SEEDS[:1])):
+        test = paired_difference([(marks(run, seed), marks("kava", seed)) for seed in seeds])
+        _, _, difference, p_value, *_ = by_run[run]
+        assert difference.value == pytest.approx(100 * test.difference)
+        assert difference.remark == f"[{100 * test.ci95[0]:+.1f}, {100 * test.ci95[1]:+.1f}]"
+        assert p_value.value == test.p_value
     assert [cell.text for cell in table.rows[0][2:4]] == ["--", "--"]
 
 
 def test_table_1_holds_the_methods_in_the_papers_order(found: Found) -> None:
     reference = load_reference()
     methods = [(group, label_of(group, {}, reference)) for group, changed in ranked(variants(found.groups), reference) if not changed]
-    table = accuracy_table(methods, reference)
-    assert table.columns == ["Method", "test, %", "reworded, %", "Training data", "Source"]
+    table = result_tables(methods, reference)[0]
+    assert table.columns == ["Method", "test", "reworded", "Training data", "Source"]
     order = ["Full CoT", "No CoT", "iCoT", "Coconut", "CODI", "PCCoT", "KaVa"]
-    natural = [row[0].text for row in table.rows if "natural language" in row[3].text]
+    natural = [row[0].text for row in table.rows if row[3].remark == "natural language"]
     assert natural == order
-    assert [row[0].text for row in table.rows if row[3].text == "mini, equation"] == [*order, "KaVa"]
+    assert [row[0].text for row in table.rows if (row[3].text, row[3].remark) == ("mini", "equation")] == [*order, "KaVa"]
     assert table.rows[0][-1].text == "ours: mini-table1/equation/full_cot, seed 1"
     assert relevant(methods, reference) == []
     assert len(published_table(reference).rows) >= 14

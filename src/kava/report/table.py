@@ -20,6 +20,8 @@ UNCONFIRMED, PARTIAL = "†", "‡"
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 # Characters of a terminal's line that a column of text may take before it wraps.
 _WIDEST = 30
+# Between two columns.
+_GAP = 2
 
 
 @dataclass(frozen=True)
@@ -103,17 +105,19 @@ def show(tables: Iterable[Table], console: "Console") -> None:
 
     for table in tables:
         if SOURCE in table.columns:
-            table = numbered_sources(table)
+            # Beside the name of the row, so that a block of columns below does not hold it alone.
+            first, *others = (name for name in table.columns if name != SOURCE)
+            table = numbered_sources(table).only([first, SOURCE, *others])
         if table.title:
             console.print(Text(table.title, style="bold"))
         if table.caption:
             console.print(Text(table.caption, style="italic"))
+        console.print()
         widths = [_width(table, index) for index in range(len(table.columns))]
         for block in _blocks(widths, console.width):
             _show_block(table, block, widths, console)
         for note in table.notes:
             console.print(Text(note))
-        console.print()
 
 
 def _width(table: Table, index: int) -> int:
@@ -134,11 +138,11 @@ def _blocks(widths: Sequence[int], room: int) -> list[list[int]]:
     """Columns that stand side by side; each block begins with the first column, which names the row."""
     blocks, used = [[0]], widths[0]
     for index, width in enumerate(widths[1:], 1):
-        if used + 1 + width > room and len(blocks[-1]) > 1:
+        if used + _GAP + width > room and len(blocks[-1]) > 1:
             blocks.append([0])
             used = widths[0]
         blocks[-1].append(index)
-        used += 1 + width
+        used += _GAP + width
     return blocks
 
 
@@ -148,18 +152,19 @@ def _show_block(table: Table, block: Sequence[int], widths: Sequence[int], conso
     from rich.text import Text
 
     # Without a frame: narrow, and still readable when it is piped or pasted.
-    shown = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    spare = console.width - sum(widths[index] + 1 for index in block) + 1
+    shown = RichTable(box=SIMPLE_HEAD, padding=(0, _GAP - 1, 0, 0), pad_edge=False, show_edge=False)
+    spare = console.width - sum(widths[index] + _GAP for index in block) + _GAP
     for index in block:
         # Room that is left goes to what would wrap, from the left.
         natural = max(len(line) for line in [table.columns[index], *_lines(table, index)])
         more = min(max(spare, 0), natural - widths[index])
         spare -= more
-        width = min(widths[index] + more, console.width - (widths[0] + 1 if index else 0))
+        width = min(widths[index] + more, console.width - (widths[0] + _GAP if index else 0))
         shown.add_column(Text(table.columns[index]), overflow="fold", width=max(width, 1))
     for row in table.rows:
         shown.add_row(*(Text("\n".join(filter(None, [row[index].text, row[index].remark]))) for index in block))
     console.print(shown)
+    console.print()
 
 
 def settings_table(title: str, settings: Mapping[str, Sequence[Any]], columns: Sequence[str]) -> Table:
