@@ -184,7 +184,7 @@ def test_model_configs_list_verbose():
 
 def test_model_configs_compare_shows_only_what_differs():
     text = run("model_configs.py", "--compare", "llama1b_aug", "llama3b_aug").stdout
-    starts = [line[1:].partition(" ")[0] for line in text.splitlines()]  # a folded value goes on in lines that start with blanks
+    starts = [line.partition(" ")[0] for line in text.splitlines()]  # a folded value goes on in lines that start with blanks
     keys = {start for start in starts if "." in start}
     assert keys == {"model.name", "loss.alpha1_codi", "loss.alpha2_kv", "loss.layerwise_std", "training.epochs", "training.learning_rate"}
     assert "do not differ" in run("model_configs.py", "--compare", "llama1b_aug", "configs/llama1b_aug.yaml").stdout

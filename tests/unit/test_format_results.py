@@ -137,3 +137,15 @@ def test_an_interval_in_csv_stays_within_0_and_1():
     old = aggregate.model_copy(update={"datasets": {"gsm8k": wide}})
     (row,) = csv.DictReader(io.StringIO(as_csv(numbers_table([("f", "c", old)])).removeprefix("\ufeff")))
     assert (float(row["accuracy_ci95_low"]), float(row["accuracy_ci95_high"])) == (0, 1)
+
+
+def test_more_test_sets_than_a_page_is_wide_go_into_a_table_of_their_own():
+    mini = {"model.name": "builtin:mini", "dataset.name": "builtin:mini"}
+    names = ("test", "larger", "rephrased", "reworded")
+    other = combine([SeedResults("run", {name: make_result(42, name, 900, 1000, overrides=mini) for name in names})])
+    text = latex(guide_aggregate(), other)
+    first, second = text[: text.index("tab:kava-efficiency")].split("tab:kava-accuracy-2")
+    assert r"GSM8k & GSM8k-Hard & SVAMP & test & Method" in first
+    assert r"larger & rephrased & reworded & Method" in second
+    assert second.count("mini & mini &") == 1
+    assert "LLaMA" not in second  # no row without a number

@@ -5,12 +5,12 @@ text = render_latex(groups, load_reference(), standalone=False)
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from kava.report.group import Group
 from kava.report.reference import Reference
-from kava.report.table import PARTIAL, SOURCE, UNCONFIRMED, Cell, Table, numbered_sources
+from kava.report.table import NOTHING, PARTIAL, SOURCE, UNCONFIRMED, Cell, Table, numbered_sources
 from kava.report.tables import DATA, MODEL, accuracy_table, efficiency_table
 
 _ESCAPES = {
@@ -21,6 +21,7 @@ _ESCAPES = {
     "λ": r"$\lambda$",
 }  # fmt: skip
 # A page is narrow: the guide's heading, and short ones.
+_MEASURES = 4  # columns of numbers side by side; more go into a table of their own
 _HEADINGS = {DATA: "Dataset", "Forward passes": "Passes", "Milliseconds": "ms", "Cache, KiB": "KiB"}
 
 
@@ -54,16 +55,30 @@ def render_latex(groups: Sequence[Group], reference: Reference, standalone: bool
     )  # fmt: skip
     labelled = [(group, reference.method_label(group.aggregate.method)) for group in groups]
     tables = [table(labelled, reference, reference.rows) for table in (accuracy_table, efficiency_table)]
-    return environment.get_template("tables.tex.j2").render(standalone=standalone, tables=[_printed(table) for table in tables])
+    return environment.get_template("tables.tex.j2").render(
+        standalone=standalone, tables=[part for table in tables for part in _printed(table)]
+    )
 
 
-def _printed(table: Table) -> _Printed:
+def _printed(table: Table) -> list[_Printed]:
     middle = [name for name in table.columns if name not in ("Method", MODEL, DATA, SOURCE)]
-    table = numbered_sources(table.only([MODEL, DATA, *middle, "Method", SOURCE]))
+    texts, numbers = ([name for name in middle if table.numeric[table.columns.index(name)] is kind] for kind in (False, True))
+    parts = []
+    for start in range(0, len(numbers), _MEASURES):
+        own = numbers[start : start + _MEASURES]
+        part = table.only([MODEL, DATA, *texts, *own, "Method", SOURCE])
+        places = [part.columns.index(name) for name in own]
+        rows = [row for row in part.rows if any(row[place].text != NOTHING for place in places)]
+        parts.append(_part(replace(part, rows=rows), f"{table.name}-{start // _MEASURES + 1}" if start else table.name))
+    return parts
+
+
+def _part(table: Table, label: str) -> _Printed:
+    table = numbered_sources(table)
     notes = [note for note in table.notes if not note.startswith("[")]
     sources = "; ".join(note for note in table.notes if note.startswith("["))
     return _Printed(
-        table.name,
+        label,
         escape(f"{table.caption}."),
         [escape(_HEADINGS.get(name, name)) for name in table.columns],
         "".join("c" if numeric else "l" for numeric in table.numeric),
