@@ -108,7 +108,7 @@ def evaluate(request: Request, output: str | Path | None = None, opened: Trained
             bad_rows=loaded.bad_rows,
             asked=request.dataset,
         ),
-        checkpoint=CheckpointInfo(path=request.checkpoint, manifest=checkpoint_hash(directory)) if directory else None,
+        checkpoint=CheckpointInfo(path=Path(request.checkpoint).as_posix(), manifest=checkpoint_hash(directory)) if directory else None,
         provenance=collect(wall_seconds=time.perf_counter() - started) | {"training": trained.metadata},
     )
     if output is not None and processes.is_main():
