@@ -8,7 +8,7 @@ from kava.data.mini.problems import EXAMPLE, SPLITS, generate
 from kava.data.mini.recognise import doubt, read_question, worked_out
 
 CONFIG = MiniDataConfig(modulus=5, min_steps=2, max_steps=3, num_train=400, num_eval=200)
-TOLD = "Tom packs apples in boxes of 5 and has 3 left . He finds 4 more . Then he gives 3 apples to a friend ."
+TOLD = "Tom packs apples in boxes of 5 and has 4 left . He finds 1 more . Then he gives 4 apples to a friend . Tom doubles the apples ."
 ASKED = "How many apples are outside the boxes ?"
 
 
@@ -31,12 +31,12 @@ def test_the_example_is_one_that_no_training_problem_tells() -> None:
     assert f"{TOLD} {ASKED}" == EXAMPLE
     assert chain
     assert group_of(chain, 5) == "test"
-    assert chain.values(5) == [1, 3]
+    assert chain.values(5) == [0, 1, 2]
 
 
 def test_marks_need_no_spaces_and_boxes_are_of_one_size() -> None:
     question = f"{TOLD} {ASKED}".replace(" .", ".").replace(" ?", "?")
-    assert read_question(question, 5) == read_question(f"{TOLD} {ASKED}", 5) == Chain(4, (("+", 2), ("-", 3)))
+    assert read_question(question, 5) == read_question(f"{TOLD} {ASKED}", 5) == Chain(4, (("+", 1), ("-", 4), ("*", 2)))
     assert read_question(question, 6) is None
 
 
@@ -62,9 +62,9 @@ def test_someone_elses_other_things_change_nothing() -> None:
 
 
 def test_lengths_that_were_not_trained_are_said() -> None:
-    one = TOLD.removesuffix(" Then he gives 3 apples to a friend .")
+    one = TOLD.replace(" Then he gives 4 apples to a friend . Tom doubles the apples .", "")
     assert doubt(f"{one} {ASKED}", CONFIG) == "this has 1 step; this model was trained on questions with 2 to 3"
-    assert "has 4 steps" in str(doubt(f"{TOLD} Tom loses 1 . He loses 2 . {ASKED}", CONFIG))
+    assert "has 4 steps" in str(doubt(f"{TOLD} Tom loses 1 . {ASKED}", CONFIG))
 
 
 @pytest.mark.parametrize(

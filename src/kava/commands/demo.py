@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 @dataclass
 class Demo:
-    """The mini experiment in its short form: pretrain a small teacher, train no-CoT, full CoT and KaVa, measure, look inside."""
+    """The mini experiment with three methods: pretrain a small teacher, train no-CoT, full CoT and KaVa, measure, look inside."""
 
     output_dir: str = "outputs/demo"
     """Where everything goes; what is done there is not done again."""

@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from kava.checkpoint import open_checkpoint
 from kava.config import config_path, load_config
 from kava.experiment.reproduce import Options, Reproduced, reproduce
 from kava.experiment.suite import suite_path
+from kava.experiment.verdict import Measured, alone_ms, verdict
 from kava.explain.readout import read_latents
-from kava.results import BEST_CHECKPOINT, read_rows, result_path, rows_path
+from kava.results import BEST_CHECKPOINT, read_result, read_rows, result_path, rows_path
 from kava.train.prepare import resolve_base
 
 QUESTIONS = 4
@@ -23,7 +25,7 @@ def demo(output_dir: str, flags: list[str], overrides: dict[str, Any]) -> int:
     started = time.perf_counter()
     console = Console(highlight=False)
     console.print(
-        "[bold]kava demo[/bold]: the mini experiment in its short form (one seed, fewer steps; configs/mini.yaml is the full form)\n"
+        "[bold]kava demo[/bold]: the mini experiment with three methods and one seed (kava reproduce mini-table1: seven, and three)\n"
     )
     if not flags:
         # With all cores, before the methods share them.
@@ -31,6 +33,7 @@ def demo(output_dir: str, flags: list[str], overrides: dict[str, Any]) -> int:
     outcome = reproduce(suite_path("demo"), Options(output_dir, flags=flags), overrides)
     if outcome.exit_code == 0:
         _worked_questions(outcome, console)
+        _verdict(outcome, console)
         _paths(outcome, console)
         console.print(f"\ndone in {(time.perf_counter() - started) / 60:.1f} minutes")
     return outcome.exit_code
@@ -54,6 +57,32 @@ def _worked_questions(outcome: Reproduced, console: Console) -> None:
             mark = "right" if row.correct else "wrong"
             console.print(Text(f"  {run:<12}  {row.prediction or '-'}  {mark}, {row.forward_passes} forward passes{written}"))
         console.print(Text("  kava's latents decode to:  " + " ".join(read_latents(reasoner, gold.question, 1).final()), style="dim"))
+
+
+def _verdict(outcome: Reproduced, console: Console) -> None:
+    """Time alone and in batches, chance, and what it comes to."""
+    table = Table(title="A question on this machine", title_justify="left")
+    for heading in ("method", "test, %", "forward passes", "ms, asked alone", "ms, many at once"):
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    measured = {run: _measure(outcome, run) for _, run in outcome.plans}
+    for run, own in measured.items():
+        shown = (f"{100 * own.accuracy:.1f}", f"{own.forward_passes:.1f}", f"{own.alone_ms:.1f}", f"{own.together_ms:.2f}")
+        table.add_row(run, *shown)
+    config = load_config(config_path("mini"))
+    chance = 1 / config.dataset.mini.modulus
+    table.add_row("(guessing)", f"{100 * chance:.1f}", "-", "-", "-")
+    console.print()
+    console.print(table)
+    console.print(Text("\n" + verdict(measured["no_cot"], measured["full_cot"], measured["kava"], chance), style="bold"))
+
+
+def _measure(outcome: Reproduced, run: str) -> Measured:
+    plan = outcome.plans["all", run]
+    dataset, seed_dir = next(iter(plan.datasets)), plan.seed_dir(plan.seeds[0])
+    metrics = read_result(result_path(seed_dir, dataset)).metrics
+    questions = [row.question for row in read_rows(rows_path(result_path(seed_dir, dataset)))]
+    alone, together = alone_ms(seed_dir / BEST_CHECKPOINT, questions), 1000 * metrics.seconds_per_question
+    return Measured(metrics.accuracy, metrics.accuracy_ci95, metrics.forward_passes, alone, together)
 
 
 def _paths(outcome: Reproduced, console: Console) -> None:

@@ -1,12 +1,12 @@
 """The built-in word problems of the mini experiment: as many as wanted, from a seed, without a download.
 
-    Tom packs apples in boxes of 5 and has 4 left . He finds 2 more . Then he gives 3 apples to a friend .
+    Tom packs apples in boxes of 5 and has 4 left . He finds 1 more . Then he gives 4 apples to a friend . Tom doubles the apples .
     How many apples are outside the boxes ?
 
-    <<4+2=1>> <<1-3=3>>     3
+    <<4+1=0>> <<0-4=1>> <<1*2=2>>     2
 
-p objects fill a box (`MiniDataConfig.modulus`; 5 above), and what is outside the boxes is counted: 4 and 2 are 6, which is a box and 1;
-to give 3 of 1 away a box is opened, 5 + 1 - 3 = 3. So all results are in 0 .. p-1: the answer is one token of a closed
+p objects fill a box (`MiniDataConfig.modulus`; 5 above), and what is outside the boxes is counted: 4 and 1 are 5, which is a box and 0;
+to give 4 away a box is opened, 5 + 0 - 4 = 1. So all results are in 0 .. p-1: the answer is one token of a closed
 vocabulary and cannot be guessed from the size of the numbers. A problem chains min_steps .. max_steps operations: add, subtract, and
 multiply by a factor coprime to p.
 
@@ -24,9 +24,9 @@ from kava.data.example import CotType, Example
 from kava.data.mini import words
 from kava.data.mini.chains import Chain, Group, Operation, lift, sample_chain
 
-# The project's example, wherever one is printed: a chain of the test group, whose answer is 3.
+# The project's example, wherever one is printed: a chain of the test group, whose answer is 2.
 EXAMPLE = (
-    "Tom packs apples in boxes of 5 and has 4 left . He finds 2 more . Then he gives 3 apples to a friend . "
+    "Tom packs apples in boxes of 5 and has 4 left . He finds 1 more . Then he gives 4 apples to a friend . Tom doubles the apples . "
     "How many apples are outside the boxes ?"
 )
 _PRONOUN_RATE = 0.7

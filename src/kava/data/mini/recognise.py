@@ -1,6 +1,6 @@
 """Does a question belong to the built-in problems, and what is its answer?
 
-    read_question(EXAMPLE, 5)  ->  Chain(4, (("+", 2), ("-", 3)))
+    read_question(EXAMPLE, 5)  ->  Chain(4, (("+", 1), ("-", 4), ("*", 2)))
 
 It knows the generator's sentences, in any order that makes sense, with any names, objects and numbers of its vocabulary.
 """
