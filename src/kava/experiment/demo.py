@@ -82,7 +82,8 @@ def _measure(outcome: Reproduced, run: str) -> Measured:
     metrics = read_result(result_path(seed_dir, dataset)).metrics
     questions = [row.question for row in read_rows(rows_path(result_path(seed_dir, dataset)))]
     alone, together = alone_ms(seed_dir / BEST_CHECKPOINT, questions), 1000 * metrics.seconds_per_question
-    return Measured(metrics.accuracy, metrics.accuracy_ci95, metrics.forward_passes, alone, together)
+    low, high = metrics.accuracy_ci95
+    return Measured(metrics.accuracy, (low, high), metrics.forward_passes, alone, together)
 
 
 def _paths(outcome: Reproduced, console: Console) -> None:
