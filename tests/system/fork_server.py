@@ -24,7 +24,7 @@ from typing import Any
 # Event kind -> the functions whose calls are counted.
 EVENTS = {
     "disk": ["os:fsync", "os:rename", "os:replace", "os:unlink", "os:mkdir", "torch:save", "safetensors.torch:save_file"],
-    "evaluation": ["kava.generate:_choose"],
+    "evaluation": ["kava.generate:choose_token"],
     "backward": ["torch.autograd:backward"],
 }
 MODULES = [
