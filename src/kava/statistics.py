@@ -11,8 +11,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kava.errors import UserError
-
 BOOTSTRAP_CHUNK = 1_000_000
 
 
@@ -79,8 +77,14 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple
     return float(interval.low), float(interval.high)
 
 
-def summarise(values: Sequence[float], confidence: float = 0.95) -> SeedSummary:
+def summarise(values: Sequence[float], confidence: float = 0.95, least: float = 0.0) -> SeedSummary:
     """Mean, sample deviation and Student's t interval over seeds.
+
+    Args:
+        values: one per seed.
+        confidence: of the interval.
+        least: deviation that the interval takes into account at least, such as one question's share of an accuracy: seeds that happen
+            to agree do not show that all would.
 
     Raises:
         ValueError: no values.
@@ -94,7 +98,7 @@ def summarise(values: Sequence[float], confidence: float = 0.95) -> SeedSummary:
     from scipy.stats import t
 
     std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = float(t.ppf((1 + confidence) / 2, n - 1)) * std / math.sqrt(n)
+    half = float(t.ppf((1 + confidence) / 2, n - 1)) * max(std, least) / math.sqrt(n)
     return SeedSummary(n, mean, std, (mean - half, mean + half))
 
 
@@ -195,15 +199,3 @@ def _adjusted_interval(test: McNemar, questions: int, confidence: float) -> tupl
     a, b = (test.only_a + 1) / (questions + 2), (test.only_b + 1) / (questions + 2)
     half = float(norm.ppf((1 + confidence) / 2)) * math.sqrt((a + b - (a - b) ** 2) / (questions + 2))
     return a - b - half, a - b + half
-
-
-def pair_by_id(a: dict[str, float], b: dict[str, float], name_a: str, name_b: str) -> tuple[list[float], list[float]]:
-    """Bring two methods' scores per question id into one order.
-
-    Raises:
-        UserError: they answered different questions.
-    """
-    if a.keys() != b.keys():
-        odd = sorted(a.keys() ^ b.keys())
-        raise UserError(f"{name_a} and {name_b} answered different questions ({len(odd)} ids differ, such as '{odd[0]}'); evaluate again")
-    return [a[key] for key in a], [b[key] for key in a]

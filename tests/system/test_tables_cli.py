@@ -239,6 +239,12 @@ def test_inspect_shows_where_numbers_come_from(outputs):
         aggregate = " ".join(run("-m", "kava", "inspect", str(directory / name)).stdout.split())
         assert "provenance.commit 0123abc" in aggregate
         assert "llama1b_aug, seed 456" in aggregate
+        assert "config.rkv.lambda" not in aggregate
+    path = str(directory / "aggregated_results.yaml")
+    long, short = (run("-m", "kava", "inspect", *flags, path).stdout for flags in (["--settings"], []))
+    assert "config.rkv.lambda" in long
+    # The means, what all seeds share, and what is each seed's own; not every setting and every value three times.
+    assert short.count("\n") < 100 < long.count("\n")
 
 
 def test_inspect_refuses_other_files(tmp_path):

@@ -30,17 +30,17 @@ def printed(tables: list[Table], width: int = 80) -> str:
 
 
 def answers(**right: int) -> list[Row]:
-    """Ten questions of each length, so many of them answered right: steps2=8."""
+    """Forty questions of each length, so many of them answered right: steps2=8."""
     return [
-        make_row(number=10 * int(name[-1]) + index, steps=int(name[-1]), correct=index < count, confidence=0.5)
+        make_row(number=40 * int(name[-1]) + index, steps=int(name[-1]), correct=index < count, confidence=0.5)
         for name, count in right.items()
-        for index in range(10)
+        for index in range(40)
     ]
 
 
 def test_accuracy_by_steps_is_over_seeds() -> None:
-    two, three = step_rows({1: answers(steps2=10, steps3=2), 2: answers(steps2=8, steps3=3)})
-    assert (two.steps, two.questions, two.accuracy, two.confidence) == (2, 10, pytest.approx(0.9), 0.5)
+    two, three = step_rows({1: answers(steps2=40, steps3=8), 2: answers(steps2=32, steps3=12)})
+    assert (two.steps, two.questions, two.accuracy, two.confidence) == (2, 40, pytest.approx(0.9), 0.5)
     assert two.std == pytest.approx(0.02**0.5)
     half = 12.706204736 * 0.1  # t with one degree of freedom, times the standard error
     assert two.interval == (0.0, 1.0)
@@ -48,7 +48,7 @@ def test_accuracy_by_steps_is_over_seeds() -> None:
     table = steps_table({("test", ""): {"kava": [two, three]}}, load_reference())
     assert table.columns == ["Method", "Steps", "Questions", "Accuracy, %", "Confidence, %", "Confidence - accuracy"]
     assert [[cell.text for cell in row] for row in table.rows] == [
-        ["kava", "2", "10", "90.0 (14.1)", "50.0", "-40.0"], ["kava", "3", "10", "25.0 (7.1)", "50.0", "+25.0"],
+        ["kava", "2", "40", "90.0 (14.1)", "50.0", "-40.0"], ["kava", "3", "40", "25.0 (7.1)", "50.0", "+25.0"],
     ]  # fmt: skip
     assert "Test set: test." in table.caption
 

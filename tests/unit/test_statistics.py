@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from kava.errors import UserError
-from kava.statistics import mcnemar, pair_by_id, paired_bootstrap, paired_difference, summarise, wilson_interval
+from kava.statistics import mcnemar, paired_bootstrap, paired_difference, summarise, wilson_interval
 
 
 def test_wilson_by_hand():
@@ -36,6 +35,13 @@ def test_summary_over_three_seeds_by_hand():
     assert summary.std == pytest.approx(0.004)  # sample deviation: sqrt((16 + 16 + 0) / 2) thousandths
     half = 4.302652729911275 * 0.004 / math.sqrt(3)  # t(0.975, 2 degrees of freedom)
     assert summary.ci95 == pytest.approx((0.565 - half, 0.565 + half))
+
+
+def test_seeds_that_agree_have_an_interval_of_one_question_s_deviation():
+    summary = summarise([1.0, 1.0, 1.0], least=1 / 20)
+    half = 4.302652729911275 * 0.05 / math.sqrt(3)
+    assert (summary.std, summary.ci95) == (0.0, (pytest.approx(1 - half), pytest.approx(1 + half)))
+    assert summarise([0.5, 0.7], least=0.01) == summarise([0.5, 0.7])
 
 
 def test_one_seed_has_no_deviation():
@@ -154,9 +160,3 @@ def test_bootstrap_is_paired_and_repeatable():
 def test_bootstrap_refuses_other_lengths():
     with pytest.raises(ValueError, match="same questions"):
         paired_bootstrap([1.0, 0.0], [1.0])
-
-
-def test_pairs_are_brought_into_one_order():
-    assert pair_by_id({"q1": 1.0, "q2": 0.0}, {"q2": 1.0, "q1": 0.0}, "a", "b") == ([1, 0], [0, 1])
-    with pytest.raises(UserError, match=r"runs/a and runs/b answered different questions \(2 ids differ, such as 'q2'\)"):
-        pair_by_id({"q1": 1.0, "q2": 0.0}, {"q1": 1.0, "q3": 0.0}, "runs/a", "runs/b")

@@ -92,13 +92,19 @@ def _aggregated(content: dict[str, Any], settings: bool) -> dict[str, dict[str, 
 
     parts: dict[str, dict[str, Any]] = {}
     for name, entry in content.items():
-        seeds = [flatten(run) for run in entry["runs"]]
+        seeds = [_without_repeats(flatten(run)) for run in entry["runs"]]
         same = {key: value for key, value in seeds[0].items() if all(seed.get(key, ABSENT) == value for seed in seeds)}
         left_out = ("runs",) if settings else ("runs", "config")
         parts[name] = {key: value for key, value in entry.items() if key not in left_out} | {"datasets": _without_seeds(entry["datasets"])}
         parts[f"{name}, every seed"] = same
         parts |= {f"{name}, seed {seed['seed']}": {k: v for k, v in seed.items() if k not in same} for seed in seeds if len(seeds) > 1}
     return parts
+
+
+def _without_repeats(run: dict[str, Any]) -> dict[str, Any]:
+    """Without what the training's provenance says as the evaluation's does: as a rule one machine did both."""
+    twice = "provenance.training.provenance."
+    return {key: value for key, value in run.items() if not key.startswith(twice) or run.get("provenance." + key[len(twice) :]) != value}
 
 
 def _without_seeds(datasets: dict[str, Any]) -> dict[str, Any]:

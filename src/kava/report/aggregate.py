@@ -119,7 +119,7 @@ def _summary(dataset: str, runs: Sequence[SeedResults]) -> DatasetSummary:
             )
     metrics = [result.metrics for result in results]
     summaries = {
-        "accuracy": summarise([m.accuracy for m in metrics]),
+        "accuracy": summarise([m.accuracy for m in metrics], least=1 / first.metrics.total),
         "forward_passes": summarise([m.forward_passes for m in metrics]),
         "generated_tokens": summarise([m.generated_tokens for m in metrics]),
         "seconds_per_question": summarise([m.seconds_per_question for m in metrics]),

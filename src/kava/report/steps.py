@@ -42,7 +42,7 @@ def step_rows(seeds: Mapping[int, Sequence[Row]]) -> list[StepRow]:
 
 def _step_row(steps: int, seeds: Sequence[Sequence[Row]]) -> StepRow:
     right = [sum(row.correct for row in own) for own in seeds]
-    summary = summarise([correct / len(own) for correct, own in zip(right, seeds, strict=True)])
+    summary = summarise([correct / len(own) for correct, own in zip(right, seeds, strict=True)], least=1 / len(seeds[0]))
     low, high = summary.ci95 or wilson_interval(right[0], len(seeds[0]))
     known = [row.confidence for own in seeds for row in own if row.confidence is not None]
     confidence = sum(known) / len(known) if known else None
