@@ -259,6 +259,27 @@ def test_the_table_in_the_documents_is_what_the_tool_prints() -> None:
     assert len(recorded().plans) == 18
 
 
+def test_the_six_configurations_run_as_they_are_on_24_40_and_80_gb() -> None:
+    """In parts of at least four of the longest rows."""
+    for plan in recorded().plans:
+        as_configured = plan.ways[0]
+        assert as_configured.changes == {}
+        assert as_configured.batch_size >= 4
+        assert as_configured.batch_size * as_configured.gradient_accumulation_steps == 128
+        assert as_configured.total_gib <= plan.gpu_memory * (1 - HELD_BACK)
+
+
+@pytest.mark.skipif(not measurements(), reason="docs/results/gpu.json has no training step")
+def test_hours_are_those_of_the_steps_that_were_measured() -> None:
+    """Of every measured batch, by the rate and the floor that all of its card's give: within a factor of 1.5."""
+    measured = measurements()
+    for row in measured:
+        speed = speed_of(row.card, 1.0, 1.0, measured)
+        flops = row.tflops * 1e12 / row.examples_per_second
+        expected = hours(flops, row.examples_per_second, row.batch, row.layers or 1, 1, speed)
+        assert 1 / 1.5 < 3600 * expected < 1.5, row
+
+
 @pytest.mark.slow
 def test_the_recorded_plan_is_what_is_computed_now() -> None:
     """One of the six, on all three cards; the others go the same way."""

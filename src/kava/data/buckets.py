@@ -29,10 +29,11 @@ class Buckets:
 
     def smallest(self, widths: Int[np.ndarray, "N 3"]) -> Int[np.ndarray, " N"]:
         """The bucket with the fewest tokens that holds each example; n where none does."""
-        found = np.full(len(widths), len(self.edges))
+        values, examples = np.unique(widths, axis=0, return_inverse=True)
+        found = np.full(len(values), len(self.edges))
         for index in range(len(self.edges) - 1, -1, -1):
-            found[(widths <= self.edges[index]).all(axis=1)] = index
-        return found
+            found[(values <= self.edges[index]).all(axis=1)] = index
+        return found[examples.reshape(-1)]
 
     def around(self, question: int, trace: int, answer: int) -> tuple[int, int, int]:
         """The lengths that a batch with these longest parts is padded to; its own where no bucket holds it."""
