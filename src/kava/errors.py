@@ -64,11 +64,16 @@ def blame_of(error: OSError) -> str | None:
     return f"{error.strerror}{where}; {cure}"
 
 
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether the device or the machine had no memory left: torch has a class of error for GPUs, and for the rest only a text."""
-    if not isinstance(error, RuntimeError):
-        return isinstance(error, MemoryError)
-    return any(sign in str(error) for sign in ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED"))
+def ran_out_of_memory(error: BaseException | None) -> bool:
+    """Whether the device or the machine had no memory left: torch has a class of error for GPUs, and for the rest only a text.
+
+    An error on the way out, such as that of a CUDA graph whose capture broke off, counts by the one that it came of.
+    """
+    if error is None:
+        return False
+    signs = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+    own = isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs))
+    return own or ran_out_of_memory(error.__context__)
 
 
 @contextmanager

@@ -231,9 +231,21 @@ def _python() -> None:
     raise MemoryError
 
 
+def _on_the_way_out() -> None:
+    try:
+        _gpu()
+    finally:
+        raise RuntimeError("capture was broken off")  # what a context manager of torch may do
+
+
 @pytest.mark.parametrize(
     ("allocate", "reason"),
-    [(_gpu, "CUDA out of memory"), (_cpu, "(can't allocate memory: you tried"), (_python, "MemoryError")],
+    [
+        (_gpu, "CUDA out of memory"),
+        (_cpu, "(can't allocate memory: you tried"),
+        (_python, "MemoryError"),
+        (_on_the_way_out, "capture was broken off"),
+    ],
 )
 def test_out_of_memory_is_one_sentence_with_a_cure(
     probe: Any, allocate: Any, reason: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
