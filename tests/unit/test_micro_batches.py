@@ -15,7 +15,7 @@ from checks import make_trained
 from kava.checkpoint import Trained
 from kava.config.schema import TrainingConfig
 from kava.data.buckets import Buckets
-from kava.data.collate import Batch
+from kava.data.collate import Batch, build_collator
 from kava.errors import UserError
 from kava.train import micro_batches, train
 from kava.train.batches import StepBatches
@@ -23,7 +23,6 @@ from kava.train.curriculum import Curriculum
 from kava.train.footprint import HELD_BACK, Profile
 from kava.train.loop import Loop
 from kava.train.micro_batches import MicroBatches, described, fitted, memory_of, positions_of
-from kava.train.prepare import build_collator
 from kava.train.step_trace import Lengths
 from tiny import lora_config, make_batch, make_examples, mini_examples, relative, tiny_model
 
