@@ -46,6 +46,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "replay": ("kava.commands.replay", "Replay", "take a training step again whose numbers made no sense"),
     "completion": ("kava.commands.completion", "Completion", "a shell's completion of commands and options"),
 }
+# They work with any packages; the smoke test goes on to say what else is wrong.
+WHATEVER_IS_INSTALLED = ("smoke-test", "configs", "model-configs", "completion", "inspect")
 # Headings of `kava --help`, each before the command that opens its group.
 GROUPS = {
     "try": "start here",
@@ -152,6 +154,10 @@ def _choose(arguments: list[str]) -> tuple[str, list[str]]:
 def _run(name: str, arguments: list[str]) -> int:
     import tyro
 
+    if name not in WHATEVER_IS_INSTALLED and not {"-h", "--help"} & set(arguments):
+        from kava.runtime.installed import refuse_unusable_packages
+
+        refuse_unusable_packages()
     module, attribute, _ = COMMANDS[name]
     command_class: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     program = f"kava {name}"

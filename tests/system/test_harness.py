@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from checks import make_trained
-from kava.checkpoint import save_checkpoint
+from kava.checkpoint import load_checkpoint, save_checkpoint
 from kava.data.answers import extract_answer
 from kava.errors import UserError
 from kava.evaluate.evaluate import Request, evaluate
@@ -105,7 +105,9 @@ def test_the_command(place: Path) -> None:
         "--model_args",
         f"pretrained={place / 'saved'}",
         "--tasks",
-        "local_gsm8k",
+        "local_gsm8k,kava_gsm8k",
+        "--metadata",
+        json.dumps({"data_dir": str(place)}),
         "--include_path",
         str(place / "tasks"),
     ]
@@ -113,7 +115,35 @@ def test_the_command(place: Path) -> None:
     command = [sys.executable, "-m", "kava", "lm-eval", *words, "--limit", "2"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "|local_gsm8k|" in done.stdout.replace(" ", "")
+    table = done.stdout.replace(" ", "")
+    # A user's folder of tasks does not hide ours.
+    assert "|local_gsm8k|" in table
+    assert "|kava_gsm8k" in table
+    assert "kava answers: 100%" in done.stderr
+    assert "batch_size: auto" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--tasks", "kava_gsm8k", "--apply_chat_template"], "kava: questions are asked as in training, in no chat template"),
+        (["--tasks", "gsm8k"], "kava: the task's data cannot be loaded"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(place: Path, words: list[str], sentence: str) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(place)}
+    command = [sys.executable, "-m", "kava", "lm-eval", "--model_args", f"pretrained={place / 'saved'}", *words]
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(sentence)
+    assert "Traceback" not in done.stderr
+
+
+def test_auto_is_the_checkpoint_s_own_batch(place: Path) -> None:
+    from kava.evaluate.lm_eval import KavaLM
+
+    model = KavaLM(str(place / "saved"), batch_size="auto")
+    assert model.batch == load_checkpoint(place / "saved").config.evaluation.batch_size > 1
 
 
 def test_questions_are_taken_out_of_their_frame() -> None:

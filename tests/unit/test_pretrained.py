@@ -106,7 +106,13 @@ def test_every_checkpoint_has_a_card_that_is_filled_in(tmp_path: Path, capsys: p
     assert found is not None
     header = yaml.safe_load(found[1])
     assert (header["base_model"], header["library_name"]) == (base, "peft")
-    assert header["model-index"][0]["results"][0]["metrics"] == [{"type": "accuracy", "value": 75.0}]
+    result = header["model-index"][0]["results"][0]
+    assert result["metrics"] == [{"type": "accuracy", "value": 75.0, "verified": False}] or result["metrics"] == [
+        {"type": "accuracy", "value": 75.0}
+    ]
+    assert result["dataset"] == {"name": "gsm8k", "type": "gsm8k", "split": "test"}
+    assert header["tags"] == ["kava", "latent-reasoning"]
+    assert (header["license"], header["license_link"]) == ("other", f"https://huggingface.co/{base}")
     assert json.loads((tmp_path / "out" / ADAPTER).read_text())["base_model_name_or_path"] == base
     assert json.loads((tmp_path / "out" / KAVA_CONFIG).read_text())["base"] == base
     assert verify(tmp_path / "out") is None
@@ -120,6 +126,27 @@ def test_the_card_s_code_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert found is not None
     exec(found[1], {})
     assert capsys.readouterr().out.endswith("\n")
+
+
+def test_the_card_s_way_to_plain_peft(tmp_path: Path) -> None:
+    trained = make_trained(tmp_path)
+    save_checkpoint(tmp_path / "saved", trained)
+    Model.from_pretrained(tmp_path / "saved", device="cpu").save_pretrained(tmp_path / "out", name=str(tmp_path / "out"))
+    code = re.findall(r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.DOTALL)[1]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    ids = trained.tokenizer(QUESTIONS[0], return_tensors="pt").input_ids
+    with torch.no_grad():
+        theirs = names["model"].eval()(input_ids=ids).logits[..., : len(trained.tokenizer) - 3]
+        ours = trained.model.eval().backbone.model(input_ids=ids).logits[..., : len(trained.tokenizer) - 3]
+    assert_close(theirs, ours, 1e-5)
+
+
+def test_the_base_s_licence_is_the_card_s(tmp_path: Path) -> None:
+    trained = make_trained(tmp_path)
+    Path(trained.base, "README.md").write_text("---\nlicense: llama3.2\ntags: [x]\n---\n# Base\n")
+    save_checkpoint(tmp_path / "saved", trained)
+    assert "\nlicense: llama3.2\n" in (tmp_path / "saved" / "README.md").read_text()
 
 
 def test_pushing_uploads_that_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

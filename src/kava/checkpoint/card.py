@@ -1,4 +1,4 @@
-"""Model cards as text: from a run's configuration, its metadata and its results. No file is read or written here.
+"""Model cards as text: from a run's configuration, metadata and results. No file is written here; the base model's own card is read.
 
 render_card(config, base="meta-llama/Llama-3.2-1B-Instruct", metadata=metadata, results=results)
 """
@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from kava.config import Config
 from kava.data.mini.problems import EXAMPLE
@@ -40,10 +38,11 @@ def render_card(config: Config, base: str, metadata: dict[str, Any], results: Se
     thinks = METHODS[config.method].thinks
     provenance = metadata.get("provenance") or {}
     return environment.from_string(template).render(
-        header=yaml.safe_dump(_header(config, base, results, name), sort_keys=False, allow_unicode=True).strip(),
+        header=_header(config, base, results, name).strip(),
         title=f"{config.method} on {_short(base)}",
         config=content,
         base=_short(base),
+        loads_from=base,
         lora=config.lora.enabled,
         latents=config.latent.num_tokens if thinks else 0,
         step=metadata.get("step"),
@@ -63,25 +62,48 @@ def is_local(base: str) -> bool:
     return Path(base).is_dir() or base.startswith(("/", ".", "~", "builtin:"))
 
 
-def _header(config: Config, base: str, results: Sequence[Result], name: str | None) -> dict[str, Any]:
-    header: dict[str, Any] = {"library_name": "peft" if config.lora.enabled else "transformers", "pipeline_tag": "text-generation"}
-    if not is_local(base):
-        header["base_model"] = base
-    header["tags"] = ["kava", "latent-reasoning", config.method]
-    if not is_local(config.dataset.name) and "/" in config.dataset.name:
-        header["datasets"] = [config.dataset.name]
-    if results:
-        header["model-index"] = [{"name": name or f"{config.method}-{_short(base)}", "results": [_indexed(result) for result in results]}]
-    return header
+def _header(config: Config, base: str, results: Sequence[Result], name: str | None) -> str:
+    """The hub's metadata: each tag once, and only what holds for others too."""
+    from huggingface_hub import EvalResult, ModelCardData
 
-
-def _indexed(result: Result) -> dict[str, Any]:
-    """One result in the hub's model-index form."""
-    return {
-        "task": {"type": "text-generation"},
-        "dataset": {"name": result.dataset, "type": result.dataset},
-        "metrics": [{"type": "accuracy", "value": round(100 * result.metrics.accuracy, 2)}],
+    evaluations = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=result.dataset,
+            dataset_name=result.dataset,
+            dataset_split=result.data.split.partition(" ")[0] or None,
+            metric_type="accuracy",
+            metric_value=round(100 * result.metrics.accuracy, 2),
+        )
+        for result in results
+    ]
+    trained_on = config.dataset.name
+    fields: dict[str, Any] = {
+        "library_name": "peft" if config.lora.enabled else "transformers",
+        "pipeline_tag": "text-generation",
+        "base_model": None if is_local(base) else base,
+        "tags": list(dict.fromkeys(["kava", "latent-reasoning", config.method])),
+        "datasets": [trained_on] if "/" in trained_on and not is_local(trained_on) else None,
+        "model_name": (name or f"{config.method}-{_short(base)}") if results else None,
+        "eval_results": evaluations or None,
     }
+    return ModelCardData(**fields, **_licence(base)).to_yaml()
+
+
+def _licence(base: str) -> dict[str, Any]:
+    """The base model's licence, which its weights' descendants keep: from its own card, where that is at hand."""
+    from huggingface_hub import metadata_load, try_to_load_from_cache
+
+    if base.startswith("builtin:"):
+        return {"license": "apache-2.0"}
+    found = Path(base, "README.md") if is_local(base) else try_to_load_from_cache(base, "README.md")
+    if isinstance(found, str | Path) and Path(found).is_file():
+        stated = metadata_load(found) or {}
+        known = {key: str(stated[key]) for key in ("license", "license_name", "license_link") if stated.get(key)}
+        if "license" in known:
+            return known
+    where = {} if is_local(base) else {"license_link": f"https://huggingface.co/{base}"}
+    return {"license": "other", "license_name": "that-of-the-base-model", **where}
 
 
 def _row(result: Result) -> dict[str, Any]:

@@ -24,11 +24,16 @@ class LmEval:
             raise UserError("lm-evaluation-harness is not installed: pip install 'kava-latent[lm_eval]' (or pip install lm-eval)") from None
         import lm_eval.models  # noqa: F401  (the harness looks its own up only while none is known)
 
-        from kava.evaluate.lm_eval import TASKS
+        from kava.evaluate.lm_eval import know_our_tasks, naming_absent_data
 
         given = list(self.arguments)
-        for option, value in (("--model", "kava"), ("--include_path", str(TASKS))):
+        if any(word.startswith("--apply_chat_template") for word in given):
+            raise UserError("questions are asked as in training, in no chat template: leave --apply_chat_template out")
+        # The harness's own default is one question at a time; auto: as many as the checkpoint's evaluation.batch_size says.
+        for option, value in (("--model", "kava"), ("--batch_size", "auto")):
             if not any(word == option or word.startswith(f"{option}=") for word in given):
                 given += [option, value]
+        know_our_tasks()
         sys.argv = ["lm_eval", *given]
-        cli_evaluate()
+        with naming_absent_data():
+            cli_evaluate()

@@ -6,12 +6,16 @@ kava lm-eval --model_args pretrained=outputs/run/best_checkpoint --tasks kava_gs
 harness's own `gsm8k` works too: its "Question: ... Answer:" frame is taken off, and the answer comes back behind "####".
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import lm_eval.tasks
 import torch
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
+from tqdm import tqdm
 
 from kava.checkpoint import open_checkpoint
 from kava.data.answers import extract_answer
@@ -53,13 +57,20 @@ class KavaLM(LM):
         options = requests[0].args[1] if requests else {}
         if float(options.get("temperature") or 0) > 0 and options.get("do_sample"):
             raise UserError("the harness asks for sampling (do_sample); kava answers greedily, as its results do: leave it out")
-        generations = self.reasoner.generate(
-            [question_of(request.args[0]) for request in requests],
-            batch_size=self.batch,
-            max_new_tokens=min(self.max_new_tokens, int(options.get("max_gen_toks") or self.max_new_tokens)),
-            use_latent=self.use_latent,
-        )
-        return [self._written(request, generation.text) for request, generation in zip(requests, generations, strict=True)]
+        limit = min(self.max_new_tokens, int(options.get("max_gen_toks") or self.max_new_tokens))
+        questions = [question_of(request.args[0]) for request in requests]
+        # Of similar length together, as the reasoner itself would batch them.
+        order = sorted(range(len(questions)), key=lambda index: len(questions[index]))
+        texts: dict[int, str] = {}
+        with tqdm(total=len(questions), desc="kava answers", disable=disable_tqdm) as bar:
+            for start in range(0, len(order), self.batch):
+                batch = order[start : start + self.batch]
+                answers = self.reasoner.generate(
+                    [questions[index] for index in batch], batch_size=self.batch, max_new_tokens=limit, use_latent=self.use_latent
+                )
+                texts.update((index, answer.text) for index, answer in zip(batch, answers, strict=True))
+                bar.update(len(batch))
+        return [self._written(request, texts[index]) for index, request in enumerate(requests)]
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
         """Refused: a model that thinks first has no probability for a continuation of the question itself."""
@@ -68,6 +79,19 @@ class KavaLM(LM):
     def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
         """Refused, as `loglikelihood`."""
         return [value for value, _ in self.loglikelihood(requests)]
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Refused: the model was trained on bare questions."""
+        raise UserError("questions are asked as in training, in no chat template: leave apply_chat_template out")
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Part of the harness's names for what it has cached."""
+        return "kava"
+
+    def chat_template(self, chat_template: bool | str = False) -> str:
+        """None."""
+        return ""
 
     def _written(self, request: Any, text: str) -> str:
         """The answer up to the first stop string; in the harness's own frame, with the number in GSM8K's notation."""
@@ -80,6 +104,39 @@ class KavaLM(LM):
         # Who reads the text looks for a mark, or for the last number of all; this one may have gone on after its answer.
         marker = "####" if request.args[0].rstrip().endswith(_FRAME[1]) else prompt
         return text if extract_answer(text, prompt) == number and marker == prompt else f"{text}\n{marker} {number}"
+
+
+def know_our_tasks() -> None:
+    """Let the harness's command find our tasks beside its own and those of a user's --include_path, which names one folder only."""
+    own = lm_eval.tasks.TaskManager
+
+    class TaskManager(own):  # type: ignore[misc, valid-type]
+        def __init__(self, include_path: Any = None, **options: Any) -> None:
+            given = list(include_path) if isinstance(include_path, list | tuple) else [include_path] if include_path else []
+            super().__init__(include_path=[str(TASKS), *map(str, given)], **options)
+
+    lm_eval.tasks.TaskManager = TaskManager
+
+
+@contextmanager
+def naming_absent_data() -> Iterator[None]:
+    """Turn the failure to load a task's data into one line.
+
+    Raises:
+        UserError: the hub cannot be reached, or has no such data set.
+    """
+    from datasets.exceptions import DatasetNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        yield
+    # FileNotFoundError: also what the hub's client says of a file that is neither cached nor within reach.
+    except (ConnectionError, DatasetNotFoundError, FileNotFoundError, HfHubHTTPError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the task's data cannot be loaded ({reason}); download it beforehand, or ask local files: "
+            '--tasks kava_gsm8k --metadata \'{"data_dir": "DIRECTORY"}\''
+        ) from None
 
 
 def question_of(context: str) -> str:
