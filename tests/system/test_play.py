@@ -17,9 +17,9 @@ from kava.checkpoint import Trained
 from kava.cli import main
 from kava.data.answers import answers_equal, extract_answer
 from kava.errors import UserError
-from kava.tools.playground.page import serve
+from kava.tools.playground.page import note_html, serve
 from kava.tools.playground.player import Player
-from tiny import lora_config, mini_examples, mini_model, mini_tokenizer
+from tiny import MINI, lora_config, mini_examples, mini_model, mini_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
@@ -31,7 +31,7 @@ def make_trained(method: str = "kava") -> Trained:
     config = lora_config(
         **{
             "method": method, "latent.num_tokens": LATENTS, "latent.num_iterations": ITERATIONS, "dataset.max_length": LIMIT,
-            "evaluation.max_new_tokens": TOKENS,
+            "evaluation.max_new_tokens": TOKENS, "dataset.mini": MINI.model_dump(),
         }
     )  # fmt: skip
     return Trained(mini_model(method=method, spread=0.3), mini_tokenizer(), config, "a test")
@@ -50,6 +50,15 @@ def test_a_streamed_answer_is_the_generated_one(player: Player, use_latent: bool
         assert (steps[-1].text, steps[-1].forward_passes, steps[-1].done) == (expected.text, expected.forward_passes, True)
         assert [step.done for step in steps[:-1]] == [False] * len(expected.token_ids)
         assert [step.forward_passes for step in steps] == sorted(step.forward_passes for step in steps)
+
+
+def test_a_question_that_it_cannot_know_is_called_a_guess(player: Player) -> None:
+    assert note_html(player.why_unknowable(EXAMPLES[0].question)) == ""
+    note = note_html(player.why_unknowable("<b> eats 3 zebras ?"))
+    assert note == (
+        '<p class="kava-note" role="note"><strong>A guess:</strong> this model has no words for &#x27;&lt;&#x27;, &#x27;b&#x27;, '
+        "&#x27;&gt;&#x27;, &#x27;eats&#x27; and 1 more.</p>"
+    )
 
 
 def test_a_measurement_counts_answers(player: Player) -> None:

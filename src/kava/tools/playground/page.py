@@ -95,6 +95,11 @@ def trace_html(readout: Readout) -> str:
     return f'<div class="kava-trace"><table>{caption}<tr><th scope="col">iteration</th>{head}</tr>{"".join(rows)}</table></div>'
 
 
+def note_html(reason: str | None) -> str:
+    """A line under the answers, where they can only be a guess."""
+    return f'<p class="kava-note" role="note"><strong>A guess:</strong> {escape(reason)}.</p>' if reason else ""
+
+
 def measured_html(history: list[Measured]) -> str:
     """A row per measured setting, the newest first."""
     names = ("M", "T", "accuracy, %", "95 %", "same answer as trained, %", "same answer as its full CoT, %", "forward passes")
@@ -115,9 +120,10 @@ def _asking(player: Player, gradio: Any) -> Any:
         setting = int(num_latents), int(num_iterations)
         latent = written = trace = None
         try:
+            note = note_html(player.why_unknowable(question))
             for latent in player.ask(question, *setting):
-                yield latent.text, _cost(latent), "", "", ""
-            trace = trace_html(player.trace(question, *setting))
+                yield latent.text, _cost(latent), "", "", note
+            trace = note + trace_html(player.trace(question, *setting))
             for written in player.ask(question, *setting, use_latent=False):
                 yield latent.text, _cost(latent), written.text, _cost(written), trace
         except UserError as error:

@@ -17,7 +17,7 @@ from kava.checkpoint import Trained
 from kava.data.answer_types import same_answer
 from kava.data.example import Example
 from kava.errors import UserError
-from kava.explain.questions import checked_question
+from kava.explain.questions import checked_question, why_unknowable
 from kava.explain.readout import Readout, read_latents
 from kava.generate import Reasoner
 from kava.statistics import wilson_interval
@@ -96,6 +96,10 @@ class Player:
             if not least <= value <= most:
                 raise UserError(f"{name} = {value} is out of reach: the playground takes {least} to {most}")
         return self.trained.reasoner(num_latents, num_iterations)
+
+    def why_unknowable(self, question: str) -> str | None:
+        """Why an answer to this question would be a guess; None where nothing speaks against it."""
+        return why_unknowable(self.builder, self.config, question)
 
     @torch.inference_mode()
     def ask(self, question: str, num_latents: int, num_iterations: int, *, use_latent: bool = True) -> Iterator[Progress]:
