@@ -4,8 +4,12 @@ Every figure is a line of JSON as soon as it is known. Weights and text are rand
 """
 
 import json
+import random
+import shutil
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +23,9 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor
 
 import kava.cache.attention as attention
+from kava.config import MiniDataConfig
 from kava.data.collate import Batch
+from kava.data.mini.problems import vocabulary
 from kava.losses.total import TERM_NAMES
 from kava.model.backbone import Backbone
 from kava.model.fused_kernels import fuse_kernels
@@ -242,6 +248,59 @@ def asking(reasoner: Any, questions: list[str], tokens: int, latent: bool) -> fl
     return statistics.median([seconds_on_host(generate)[1] for _ in range(6)][2:])
 
 
+def training(output: Path, shape: str, batch: int, steps: int) -> None:
+    """`kava train` on random weights in a model's shape, and rows as long and as different as GSM8k-AUG's."""
+    place = Path(tempfile.mkdtemp(prefix="kava-gpu-check-"))
+    model_directory, rows = place / shape, place / "train.jsonl"
+    model, builder = build_workload(replace(LLAMA, shape=shape, lora_r=0))
+    model.backbone.causal_lm.save_pretrained(model_directory)
+    builder.tokenizer.save_pretrained(model_directory)
+    del model
+    torch.cuda.empty_cache()
+    # So few that shapes come back within the minute that this may take: a real epoch has 3,000 steps of 199 shapes.
+    write_rows(rows, 32 * batch)
+    settings = {
+        "model.name": model_directory, "model.dtype": "bfloat16", "dataset.name": rows, "dataset.answer_prompt": "The answer to this is :",
+        "training.batch_size": batch, "training.gradient_accumulation_steps": 1, "training.max_steps": steps, "training.logging_steps": 10,
+        "training.eval_steps": 10 * steps, "training.save_steps": 10 * steps, "evaluation.validation_samples": 8, "training.num_workers": 8,
+    }  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "kava",
+        "train",
+        "--config",
+        "configs/llama1b_aug.yaml",
+        "--output_dir",
+        str(place / "run"),
+        "--seed",
+        "42",
+    ]
+    flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    done = subprocess.run([*command, *flags], capture_output=True, text=True, check=False)
+    (output / f"train-{shape}.txt").write_text(done.stdout + done.stderr)
+    state = sorted((place / "run").glob("checkpoint-*/trainer_state.json"))
+    if done.returncode or not state:
+        say("train", shape=shape, batch=batch, error=(done.stdout + done.stderr)[-600:])
+        return
+    rates = [entry["examples_per_second"] for entry in json.loads(state[-1].read_text())["log_history"] if "examples_per_second" in entry]
+    say("train", shape=shape, batch=batch, steps=steps, examples_per_second=statistics.median(rates[len(rates) // 2 :]), by_ten_steps=rates)
+    shutil.rmtree(place)
+
+
+def write_rows(path: Path, count: int) -> None:
+    """Problems of random words whose questions and traces have the lengths of GSM8k-AUG's, drawn with replacement."""
+    rng, words = random.Random(0), vocabulary(MiniDataConfig())
+    words = [word for word in words if word.isalpha()]
+    lengths = json.loads(Path(__file__).with_name("gsm8k_aug_lengths.json").read_text())
+    with path.open("w") as file:
+        for _ in range(count):
+            question, trace = rng.choice(lengths)
+            steps = [" ".join(rng.choices(words, k=trace))] if trace else []
+            row = {"question": " ".join(rng.choices(words, k=question)), "steps": [*steps, "2 + 2 = 4"], "answer": str(rng.randint(0, 9))}
+            file.write(json.dumps(row) + "\n")
+
+
 VARIANTS = ("before", "adapters", "attention", "losses", "kernels", "graph")
 PARTS: dict[str, Callable[[Path], None]] = {
     "product": lambda _: product(),
@@ -253,6 +312,8 @@ PARTS: dict[str, Callable[[Path], None]] = {
     "graph128": lambda _: steps(LLAMA, ["graph"]),
     "profile": profile,
     "decoding": lambda _: decoding(),
+    "train-llama": lambda output: training(output, "llama-1b", 128, 120),
+    "train-smollm2": lambda output: training(output, "smollm2-135m", 128, 150),
 }
 
 
