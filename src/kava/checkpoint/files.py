@@ -32,6 +32,7 @@ from kava.generate import Reasoner
 from kava.methods import METHODS
 from kava.model.backbone import Backbone
 from kava.model.build import fingerprint_of, load_base, load_tokenizer, make_room, settings_of
+from kava.model.fused_kernels import fuse_kernels
 from kava.model.kava import KavaModel
 from kava.model.projection import build_projection
 from kava.model.quantization import compile_passes
@@ -198,6 +199,10 @@ def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = No
     config.model.trust_remote_code = stored
     if device:
         kava.to(device)
+        if config.system.fused_kernels:
+            fuse_kernels(kava.backbone)
+        if config.system.cuda_graphs and torch.device(device).type == "cuda":
+            kava.backbone.use_graphs()
     # Who loads it says so; the training's own threads are another machine's.
     if threads := overrides.get("system.num_threads"):
         torch.set_num_threads(threads)

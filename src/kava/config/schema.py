@@ -26,6 +26,8 @@ YOUNGER = (
     ("system", "compile", False),
     ("system", "fused_cross_entropy", False),
     ("system", "fsdp", False),
+    ("system", "fused_kernels", True),
+    ("system", "cuda_graphs", True),
 )
 
 
@@ -210,6 +212,8 @@ class SystemConfig(Section):
     num_threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; default: torch's own choice")
     compile: bool = Field(False, description="torch.compile for the latent passes and decoding")
     fused_cross_entropy: bool = Field(False, description="cross-entropy without a matrix of logits (needs liger-kernel and a GPU)")
+    fused_kernels: bool = Field(True, description="on a GPU, norms, rotary positions and activations by liger-kernel where it is installed")
+    cuda_graphs: bool = Field(True, description="on a GPU, record a training step, or a pass of decoding, once per shape and replay it")
     fsdp: bool = Field(False, description="split the model over the processes of the run (FSDP2), where it does not fit one GPU")
 
     @field_validator("mixed_precision", mode="before")

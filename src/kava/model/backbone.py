@@ -208,6 +208,15 @@ class Backbone(nn.Module):
         plain = getattr(self.causal_lm, "_can_compile_fullgraph", False) and self.causal_lm.config._attn_implementation == PREFIX + "sdpa"
         self.graphs = InferenceGraphs(self.special_ids.device) if on and plain else None
 
+    @contextmanager
+    def with_graphs(self, on: bool) -> Iterator[None]:
+        """`use_graphs` inside the block; their memory is free again behind it."""
+        self.use_graphs(on)
+        try:
+            yield
+        finally:
+            self.graphs = None
+
     def compile_passes(self) -> None:
         """Let torch compile the passes that extend a prefix and show nothing of their inside: latents and decoding."""
         self.compiles = True

@@ -20,6 +20,9 @@ from kava.runtime import processes
 from kava.train.micro_batches import MicroBatches
 from kava.train.sampler import LengthSortedSampler
 
+GPU_WORKERS = 4
+"""Processes that build batches for a GPU where `training.num_workers` is 0: a step there takes less time than a batch does."""
+
 
 class MicroBatch(NamedTuple):
     """What one process computes at a time.
@@ -112,7 +115,7 @@ class StepBatches:
                 epoch,
                 batch_size=None,
                 sampler=range(self._rounds_of(step)[0], self.rounds),
-                num_workers=self.training.num_workers,
+                num_workers=self.training.num_workers or (GPU_WORKERS if self.device.type == "cuda" else 0),
                 pin_memory=self.device.type == "cuda",
             )
         )

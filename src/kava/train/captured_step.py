@@ -5,7 +5,7 @@ Everything that differs from step to step lies in buffers that stay where they a
 state of the random generator, which a replay moves on as far as the operations would have.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ class CapturedStep:
         enabled: capture, where the device can.
     """
 
-    def __init__(self, run: Run, parameters: list[Tensor], device: torch.device, *, enabled: bool = True) -> None:
+    def __init__(self, run: Run, parameters: Sequence[Tensor], device: torch.device, *, enabled: bool = True) -> None:
         self.run = run
         self.parameters = parameters
         self.captures = enabled and device.type == "cuda"

@@ -22,6 +22,7 @@ from kava.config import Config
 from kava.errors import naming_out_of_memory, ran_out_of_memory
 from kava.evaluate.accuracy import Evaluation
 from kava.losses.total import TERM_NAMES
+from kava.model.fused_kernels import fuse_kernels
 from kava.model.kava import KavaModel
 from kava.runtime import processes
 from kava.train.bad_steps import BadSteps
@@ -72,11 +73,14 @@ class Loop:
         self.training, self.device = config.training, batches.device
         self.model, self.batches, self.report = model.to(self.device), batches, report
         self.checkpoints, self.validate, self.trackers, self.stop, self.on_epoch_end = checkpoints, validate, trackers, stop, on_epoch_end
+        if config.system.fused_kernels and not config.system.fsdp:
+            fuse_kernels(self.model.backbone)
         self.guard = BadSteps(checkpoints) if checkpoints else None
         self.optimizer = build_optimizer(model, config.training, self.device, config.system.fsdp)
         self.schedule = build_schedule(self.optimizer, config.training, batches.max_steps)
         self.scaler = GradScaler(self.device.type, enabled=config.system.mixed_precision == "fp16")
-        self.batch_step = BatchStep(_distributed(self.model, config, self.device), config.system.mixed_precision, self.scaler)
+        precision, graphs = config.system.mixed_precision, config.system.cuda_graphs
+        self.batch_step = BatchStep(_distributed(self.model, config, self.device), precision, self.scaler, graphs=graphs)
         self.state = State(batches.max_steps)
         self.begun = time.perf_counter()
 

@@ -236,14 +236,17 @@ def _build_loop(
     sampler = bucketed(config, prepared.train, collator, processes.world_size()) if config.training.sort_by_length else None
     curriculum = Curriculum(collator, schedule(config, *_size(prepared)))
 
+    graphs = config.system.cuda_graphs and how.device.type == "cuda" and not config.system.fsdp
+
     def answer() -> Evaluation:
-        return evaluate_accuracy(
-            reasoner,
-            prepared.validation,
-            batch_size=config.evaluation.batch_size,
-            max_new_tokens=config.evaluation.max_new_tokens,
-            share=not config.system.fsdp,
-        )
+        with trained.model.backbone.with_graphs(graphs):
+            return evaluate_accuracy(
+                reasoner,
+                prepared.validation,
+                batch_size=config.evaluation.batch_size,
+                max_new_tokens=config.evaluation.max_new_tokens,
+                share=not config.system.fsdp,
+            )
 
     def show(step: int) -> None:
         # One process's work, which a split model has no passes for.
