@@ -260,10 +260,21 @@ def training(output: Path, shape: str, batch: int, steps: int) -> None:
     # So few that shapes come back within the minute that this may take: a real epoch has 3,000 steps of 199 shapes.
     write_rows(rows, 32 * batch)
     settings = {
-        "model.name": model_directory, "model.dtype": "bfloat16", "dataset.name": rows, "dataset.cot_type": "natural_language", "dataset.answer_prompt": "The answer to this is :",
-        "training.batch_size": batch, "training.gradient_accumulation_steps": 1, "training.max_steps": steps, "training.logging_steps": 10,
-        "training.eval_steps": 10 * steps, "training.save_steps": 10 * steps, "evaluation.validation_samples": 8, "evaluation.max_new_tokens": 16, "training.num_workers": 8,
-    }  # fmt: skip
+        "model.name": model_directory,
+        "model.dtype": "bfloat16",
+        "dataset.name": rows,
+        "dataset.cot_type": "natural_language",
+        "dataset.answer_prompt": "The answer to this is :",
+        "training.batch_size": batch,
+        "training.gradient_accumulation_steps": 1,
+        "training.max_steps": steps,
+        "training.logging_steps": 10,
+        "training.eval_steps": 10 * steps,
+        "training.save_steps": 10 * steps,
+        "training.num_workers": 8,
+        "evaluation.validation_samples": 8,
+        "evaluation.max_new_tokens": 16,
+    }
     command = [
         sys.executable,
         "-m",

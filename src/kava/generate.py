@@ -125,7 +125,8 @@ class Reasoner:
         """The answer's fixed text; on the device before a graph could be captured."""
         key = (tuple(self.builder.prompt_ids), self._device)
         if key not in self._prompts:
-            self._prompts[key] = torch.tensor(self.builder.prompt_ids, device=self._device)
+            with torch.inference_mode(False):
+                self._prompts[key] = torch.tensor(self.builder.prompt_ids, device=self._device)
         return self._prompts[key]
 
     @property

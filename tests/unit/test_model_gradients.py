@@ -77,7 +77,7 @@ def test_cutting_an_iteration_off_changes_the_gradient(kind: str, monkeypatch: M
         assert (projections[0] - projections[other]).abs().max() > 1e-3 * projections[0].abs().max()
 
 
-def test_the_whole_fine_tuning_variant_moves_the_new_rows_and_all_others_that_are_read() -> None:
+def test_the_whole_fine_tuning_variant_moves_thenew_token_rows_and_all_others_that_are_read() -> None:
     model = tiny_model("llama", lora=False)
     grads = gradients(model, model(make_batch(model, make_examples()))["loss"].mean())
     assert (grads["backbone.model.model.embed_tokens.weight"][SPECIAL_IDS].abs().amax(1) > 0).all()

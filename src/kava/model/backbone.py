@@ -18,11 +18,9 @@ from kava.cache.attention import PREFIX, is_recording
 from kava.cache.layers import KVLayers, from_dynamic_cache, slice_layers, to_dynamic_cache
 from kava.cache.limits import entry_limit
 from kava.errors import UserError
-from kava.losses.fused import fused_token_losses
-from kava.losses.sliced import sliced_token_losses
-from kava.losses.token import token_losses
 from kava.model.adapters import Adapters, share_inputs
 from kava.model.graphs import InferenceGraphs
+from kava.model.head import liger_losses, new_token_rows, next_token_logits, next_token_losses
 
 
 @dataclass(frozen=True)
@@ -158,50 +156,20 @@ class Backbone(nn.Module):
         if isinstance(embedding, TrainableTokensWrapper):
             # peft's own forward copies the whole V x E matrix to swap three rows, and back-propagates through the copy.
             scale = getattr(embedding.original_module, "embed_scale", None)
-            rows = _new_rows(embedding)
+            rows = new_token_rows(embedding)
             return rows if scale is None else rows * scale.to(rows.dtype)
         embedded: Tensor = embedding(self.special_ids)
         return embedded
 
     def logits(self, hidden: Float[Tensor, "*N E"]) -> Float[Tensor, "*N V"]:
         """Next-token logits; with tied embeddings, the new tokens' columns use their trained rows."""
-        head = self.causal_lm.get_output_embeddings()
-        if isinstance(head, TrainableTokensWrapper):
-            base = head.original_module(hidden)
-            rows = _new_rows(head)
-            logits = base.index_copy(-1, self.special_ids, nn.functional.linear(hidden, rows.to(hidden.dtype)).to(base.dtype))
-        else:
-            logits = head(hidden)
-        config = self.causal_lm.config.get_text_config()
-        logits = logits * getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
-        softcap = getattr(config, "final_logit_softcapping", None)
-        return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+        return next_token_logits(self.causal_lm, self.special_ids, hidden)
 
     def token_losses(self, hidden: Float[Tensor, "N E"], labels: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
         """Cross-entropy of each token from its hidden state: what `logits` and a loss on them give, on a GPU without all logits at once."""
         if self.fused:
-            return self._fused_losses(hidden, labels)
-        head, config = self.causal_lm.get_output_embeddings(), self.causal_lm.config.get_text_config()
-        trained = isinstance(head, TrainableTokensWrapper)
-        linear = head.original_module if trained else head
-        changed = any(getattr(config, name, None) is not None for name in ("logit_scale", "logits_scaling", "final_logit_softcapping"))
-        if not hidden.is_cuda or changed or linear.bias is not None or linear.weight.requires_grad:
-            return token_losses(self.logits(hidden), labels)
-        rows, ids = (_new_rows(head), self.special_ids) if trained else (hidden.new_empty(0, hidden.shape[1]), self.special_ids[:0])
-        return sliced_token_losses(hidden, linear.weight, labels, rows, ids)
-
-    def _fused_losses(self, hidden: Float[Tensor, "N E"], labels: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
-        """By liger-kernel (`system.fused_cross_entropy`)."""
-        head = self.causal_lm.get_output_embeddings()
-        config = self.causal_lm.config.get_text_config()
-        scale = getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
-        if isinstance(head, TrainableTokensWrapper):
-            linear = head.original_module
-            weight = linear.weight.index_copy(0, self.special_ids, _new_rows(head).to(linear.weight.dtype))
-        else:
-            linear, weight = head, head.weight
-        bias = None if linear.bias is None else linear.bias * scale
-        return fused_token_losses(hidden * scale, weight, bias, labels, getattr(config, "final_logit_softcapping", None))
+            return liger_losses(self.causal_lm, self.special_ids, hidden, labels)
+        return next_token_losses(self.causal_lm, self.special_ids, hidden, labels)
 
     def use_graphs(self, on: bool = True) -> None:
         """Read and write answers through buffers of fixed size, on a GPU as CUDA graphs, where the architecture allows it."""
@@ -300,10 +268,3 @@ class Backbone(nn.Module):
             use_cache=True,
             output_hidden_states=keep_hidden,
         )
-
-
-def _new_rows(wrapper: Any) -> Float[Tensor, "3 E"]:
-    """peft's trained rows of a tied or plain embedding."""
-    adapter = wrapper.token_adapter
-    rows: Tensor = adapter.trainable_tokens_delta[wrapper.active_adapters[0]]
-    return rows

@@ -5,6 +5,7 @@ cut where it does not fit the device.
 """
 
 import math
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -115,6 +116,7 @@ class StepBatches:
                 epoch,
                 batch_size=None,
                 sampler=range(self._rounds_of(step)[0], self.rounds),
+                worker_init_fn=_leave_signals_to_the_run,
                 num_workers=self.training.num_workers or (GPU_WORKERS if self.device.type == "cuda" else 0),
                 pin_memory=self.device.type == "cuda",
             )
@@ -158,3 +160,10 @@ class _Epoch(Dataset[MicroBatch]):
         rows = own if len(own) else self.order[:1]
         step = self.first_step + number // self.rounds_per_step
         return MicroBatch(self.collate([self.examples[int(row)] for row in rows], step), len(own))
+
+
+def _leave_signals_to_the_run(_: int) -> None:
+    """A signal that ends a run often goes to all of its processes, and those that build batches are needed for the step's rest."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from kava.config import Config
+from kava.data.buckets import MOST
 from kava.data.collate import Collator
 from kava.data.encoded_rows import EncodedRows, Lengths, lengths_of
 from kava.data.example import Example
@@ -22,6 +23,10 @@ from kava.train.sampler import LengthSortedSampler
 
 MINI_NAME = "builtin:mini"
 SHOWN = 3
+
+
+REPLAYS = 30
+"""Batches of a shape that pay for recording its graph, which took as long as three to ten replays on an H100."""
 
 
 @dataclass(frozen=True)
@@ -128,10 +133,25 @@ def padded_lengths(config: Config, examples: Sequence[EncodedExample]) -> Length
     return lengths if method.teacher else lengths._replace(trace=np.zeros_like(lengths.trace))
 
 
-def bucketed(config: Config, examples: Sequence[EncodedExample], collator: Collator, num_processes: int = 1) -> LengthSortedSampler:
-    """The order of batches that lie in one bucket of lengths each; from now on the collator pads to the bucket's."""
+def bucketed(
+    config: Config, examples: Sequence[EncodedExample], collator: Collator, num_processes: int = 1, *, graphs: bool = False
+) -> LengthSortedSampler:
+    """The order of batches that lie in one bucket of lengths each; from now on the collator pads to the bucket's.
+
+    Args:
+        config: of the run.
+        examples: all of its training examples.
+        collator: makes its batches.
+        num_processes: that share the batches.
+        graphs: each shape is recorded first, so that a short run has few.
+    """
     training = config.training
-    sampler = LengthSortedSampler(padded_lengths(config, examples), training.batch_size * num_processes, training.seed)
+    size = training.batch_size * num_processes
+    batches = (
+        training.max_steps * training.gradient_accumulation_steps if training.max_steps > 0 else training.epochs * len(examples) / size
+    )
+    most = min(MOST, max(1, int(batches / REPLAYS))) if graphs else MOST
+    sampler = LengthSortedSampler(padded_lengths(config, examples), size, training.seed, most)
     collator.buckets = sampler.buckets
     return sampler
 

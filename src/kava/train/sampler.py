@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch.utils.data import Sampler
 
-from kava.data.buckets import Buckets, fit_buckets
+from kava.data.buckets import MOST, Buckets, fit_buckets
 from kava.data.encoded_rows import Lengths
 
 # Batches that the examples of a bucket fill at least. With one, many of a bucket's examples would meet again in every epoch.
@@ -37,14 +37,15 @@ class LengthSortedSampler(Sampler[int]):
         lengths: tokens of each example's parts, as they are padded.
         batch_size: examples that are padded together.
         seed: of the shuffles.
+        most: buckets.
 
     Attributes:
         buckets: what the batches are to be padded to.
     """
 
-    def __init__(self, lengths: Lengths, batch_size: int, seed: int) -> None:
+    def __init__(self, lengths: Lengths, batch_size: int, seed: int, most: int = MOST) -> None:
         widths = widths_of(lengths)
-        self.buckets = fit_buckets(widths, least=int(LEAST_BATCHES * batch_size))
+        self.buckets = fit_buckets(widths, least=int(LEAST_BATCHES * batch_size), most=most)
         self.bucket = self.buckets.smallest(widths)
         self.batch_size = batch_size
         self.seed = seed

@@ -233,10 +233,11 @@ def _build_loop(
 ) -> Loop:
     config, reasoner = trained.config, trained.reasoner()
     collator = build_collator(config, trained.builder)
-    sampler = bucketed(config, prepared.train, collator, processes.world_size()) if config.training.sort_by_length else None
-    curriculum = Curriculum(collator, schedule(config, *_size(prepared)))
-
     graphs = config.system.cuda_graphs and how.device.type == "cuda" and not config.system.fsdp
+    sampler = None
+    if config.training.sort_by_length:
+        sampler = bucketed(config, prepared.train, collator, processes.world_size(), graphs=graphs)
+    curriculum = Curriculum(collator, schedule(config, *_size(prepared)))
 
     def answer() -> Evaluation:
         with trained.model.backbone.with_graphs(graphs):
