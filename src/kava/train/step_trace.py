@@ -154,6 +154,7 @@ def trace_step(shape: Any, config: Config, lengths: Lengths, rows: int = ROWS) -
         batch = real.mapped(fake.from_tensor)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         with fake:
+            model.backbone.share_adapter_inputs()
             for parameter in trained:
                 parameter.grad = torch.zeros_like(parameter)
             held, moments = _run(model, batch, config)
