@@ -1,9 +1,9 @@
-"""Does what the documents name exist?  python scripts/check_docs.py
+"""Does what the documents name exist?  python scripts/check_docs.py; with --write-tree it first renews the tree of src/kava.
 
 - relative links (and their #anchors in Markdown files);
 - every `path/to/file.py` and `path/to/file.py:function` of docs/PAPER_MAPPING.md;
 - scripts, `kava` commands, `make` targets and configurations in fenced shell blocks;
-- the annotated file tree of a README, which must also name all of src/kava.
+- the annotated file tree of docs/PROJECT_INVENTORY.md, which must also name all of src/kava: its lines are the modules' first sentences.
 """
 
 import ast
@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPER_MAPS = ("PAPER_MAPPING.md",)
+INVENTORY = ROOT / "docs" / "PROJECT_INVENTORY.md"
 SHELLS = {"bash", "sh", "shell", "console", "powershell"}
 
 FENCE = re.compile(r"^[ \t]*(```+|~~~+)[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*\1[ \t]*$", re.M | re.S)
@@ -144,31 +145,68 @@ def tree_paths(block: str) -> list[str]:
     return [path for path in paths if path not in ("kava/", "./")]
 
 
+def tree_blocks(text: str) -> list[str]:
+    """The fenced blocks that draw a tree of the sources."""
+    return [block for _, language, block in FENCE.findall(text) if language in ("", "text", "tree") and re.search(r"^\W*src/", block, re.M)]
+
+
+def source_paths(package: Path) -> Iterator[Path]:
+    """Every directory and module below a package, in the order of a drawn tree: modules, then directories."""
+    for path in sorted(package.iterdir(), key=lambda path: (path.is_dir(), path.name)):
+        if path.is_dir() and not path.name.startswith((".", "__")):
+            yield path
+            yield from source_paths(path)
+        elif path.suffix == ".py" and path.name != "__init__.py":
+            yield path
+
+
 def tree_problems(text: str, root: Path) -> Iterator[str]:
-    for _, language, block in FENCE.findall(text):
-        if language not in ("", "text", "tree") or not re.search(r"^\W*src/", block, re.M):
-            continue
-        paths = {path.rstrip("/") for path in tree_paths(block)}
-        for path in sorted(paths):
-            if not any(root.glob(path)):
-                yield f"file tree: no {path}"
-        present = [p for p in (root / "src" / "kava").iterdir() if not p.name.startswith(("_", ".")) and (p.is_dir() or p.suffix == ".py")]
-        if any(path.startswith("src/kava/") for path in paths):
-            matched = {match for path in paths for match in root.glob(path)}
-            yield from (f"file tree: src/kava/{p.name} is missing" for p in sorted(present) if p not in matched)
+    paths = {path.rstrip("/") for block in tree_blocks(text) for path in tree_paths(block)}
+    for path in sorted(paths):
+        if not any(root.glob(path)):
+            yield f"file tree: no {path}"
+    matched = {match for path in paths for match in root.glob(path)}
+    present = source_paths(root / "src" / "kava")
+    yield from (f"file tree: {path.relative_to(root).as_posix()} is missing" for path in present if path not in matched)
+
+
+def first_sentence(path: Path) -> str:
+    """What a module or a directory says of itself: its docstring, or a README's heading where there is no module."""
+    module = path / "__init__.py" if path.is_dir() else path
+    if module.is_file():
+        said = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or ""
+    else:
+        page = (path / "README.md").read_text(encoding="utf-8") if (path / "README.md").is_file() else ""
+        said = next(iter(re.findall(r"^# (.+)", page, re.M)), "")
+    return re.split(r"(?<=\.)\s", " ".join(said.split("\n\n")[0].split()), maxsplit=1)[0].rstrip(".")
+
+
+def drawn_tree(root: Path) -> str:
+    """The tree of src/kava, a line for each directory and module, beside it what that says of itself."""
+    package = root / "src" / "kava"
+    lines = [f"src/kava/  {first_sentence(package)}".rstrip()]
+    for path in source_paths(package):
+        depth = len(path.relative_to(package).parts)
+        name = "  " * depth + path.name + ("/" if path.is_dir() else "")
+        lines.append(f"{name:<30}  {first_sentence(path)}".rstrip())
+    return "\n".join(lines) + "\n"
 
 
 def main() -> int:
     sys.path.insert(0, str(ROOT / "src"))
     from kava.cli import COMMANDS
 
+    if "--write-tree" in sys.argv[1:]:
+        text = INVENTORY.read_text(encoding="utf-8")
+        drawn = "".join(f"```text\n{block}```" for block in tree_blocks(text))
+        INVENTORY.write_text(text.replace(drawn, f"```text\n{drawn_tree(ROOT)}```"), encoding="utf-8")
     problems = []
     for path in markdown_files(ROOT):
         text = path.read_text(encoding="utf-8")
         found = [*link_problems(path, text, ROOT), *shell_problems(text, ROOT, set(COMMANDS), make_targets(ROOT))]
         if path.name in PAPER_MAPS:
             found += reference_problems(text, ROOT)
-        if path.name.startswith("README") and path.parent == ROOT:
+        if path == INVENTORY:
             found += tree_problems(text, ROOT)
         problems += [f"{path.relative_to(ROOT)}: {problem}" for problem in found]
     for problem in problems:

@@ -124,7 +124,24 @@ def test_file_trees(root: Path, drawing: str) -> None:
         "file tree: no src/kava/data/gone.py",
         "file tree: no src/kava/gone.py",
         "file tree: src/kava/config.py is missing",
+        "file tree: src/kava/data/formats.py is missing",
     ]
+
+
+def test_a_document_without_a_tree_lacks_every_file(root: Path) -> None:
+    assert [problem.split()[2] for problem in docs.tree_problems("no tree here", root)] == [
+        "src/kava/config.py", "src/kava/data", "src/kava/data/formats.py",
+    ]  # fmt: skip
+
+
+def test_the_drawn_tree_is_complete_and_says_what_modules_say(root: Path) -> None:
+    (root / "src/kava/__init__.py").write_text('"""A package. More of it."""\n')
+    (root / "src/kava/data/formats.py").write_text('"""Row formats,\nnamed.\n\nMore."""\n')
+    drawn = docs.drawn_tree(root)
+    assert [line.split() for line in drawn.splitlines()] == [
+        ["src/kava/", "A", "package"], ["config.py"], ["data/"], ["formats.py", "Row", "formats,", "named"],
+    ]  # fmt: skip
+    assert list(docs.tree_problems(f"```text\n{drawn}```\n", root)) == []
 
 
 def test_sizes(root: Path) -> None:
