@@ -39,6 +39,15 @@ def a_result(trained: Any) -> Result:
     )
 
 
+def test_a_new_token_that_the_model_writes_is_read_with_its_trained_row(tmp_path: Path) -> None:
+    """A checkpoint does not hold the base's own rows of these tokens: they are drawn anew whenever it is loaded."""
+    trained = make_trained(tmp_path, "gpt2")
+    backbone = trained.model.backbone
+    written = backbone.embed_written(torch.stack([backbone.special_ids, torch.tensor([3, 4, 5])]))
+    assert torch.equal(written[0], backbone.special_embeddings())
+    assert torch.equal(written[1], backbone.embed(torch.tensor([[3, 4, 5]]))[0])
+
+
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_from_pretrained_and_back(tmp_path: Path, kind: str) -> None:
     trained = make_trained(tmp_path, kind)

@@ -150,6 +150,15 @@ class Backbone(nn.Module):
         embedded: Tensor = embedding(ids)
         return embedded
 
+    def embed_written(self, ids: Int[Tensor, "B n"]) -> Float[Tensor, "B n E"]:
+        """Input embeddings of what the model itself wrote: a new token among it has its trained row, which `embed` does not know."""
+        embedded = self.embed(ids)
+        if not isinstance(self.causal_lm.get_input_embeddings(), TrainableTokensWrapper):
+            return embedded
+        is_new = ids[..., None] == self.special_ids
+        rows = is_new.to(embedded.dtype) @ self.special_embeddings().to(embedded.dtype)
+        return torch.where(is_new.any(-1, keepdim=True), rows, embedded)
+
     def special_embeddings(self) -> Float[Tensor, "3 E"]:
         """Trained input embeddings of `<bot>`, `<eot>` and `<latent>`."""
         embedding = self.causal_lm.get_input_embeddings()

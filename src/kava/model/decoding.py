@@ -50,7 +50,7 @@ class _InPlace:
 
     def next(self, ids: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
         self.length += 1
-        embeds = self.backbone.embed(ids[:, None])
+        embeds = self.backbone.embed_written(ids[:, None])
         output = self.backbone.call(self.cache, embeds, self.mask[:, : self.length], self.position[:, None])
         self.position = self.position + 1
         return self.backbone.logits(output.last_hidden_state[:, -1])
@@ -124,7 +124,7 @@ class _DecodingStep:
 
     def _pass(self) -> Tensor:
         self.mask.index_fill_(3, self.slot, True)
-        embeds = self.backbone.embed(self.ids[:, None]).to(self.backbone.causal_lm.dtype)
+        embeds = self.backbone.embed_written(self.ids[:, None]).to(self.backbone.causal_lm.dtype)
         # A tensor of its own: what attention makes of a mask lives as long as the mask.
         output = self.backbone.decode(self.cache, embeds, self.mask.clone(), self.position)
         logits = self.backbone.logits(output.last_hidden_state[:, -1])
@@ -141,7 +141,7 @@ class _Extending:
         self.prefix = prefix
 
     def next(self, ids: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
-        run = self.backbone.extend(self.prefix, self.backbone.embed(ids[:, None]))
+        run = self.backbone.extend(self.prefix, self.backbone.embed_written(ids[:, None]))
         self.prefix = run.prefix
         return self.backbone.logits(run.hidden[:, -1])
 
