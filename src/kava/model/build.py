@@ -205,18 +205,17 @@ def add_token_rows(causal_lm: Any, tokenizer: Any) -> list[int]:
 def make_room(causal_lm: Any, special_ids: list[int]) -> None:
     """Grow the embeddings if they end before the new tokens.
 
-    An untied output head gets zeros there: no method writes these tokens, and a checkpoint need not hold V x E numbers to
-    restore the head.
+    The new rows are zeros: no method writes these tokens, a checkpoint need not hold V x E numbers to restore them, and a model that
+    writes one all the same goes on from it as its copy does.
     """
     rows = causal_lm.get_input_embeddings().weight.shape[0]
     if max(special_ids) < rows:
         return
     causal_lm.resize_token_embeddings(max(special_ids) + 1, mean_resizing=False)
-    head = causal_lm.get_output_embeddings()
-    if head.weight is not causal_lm.get_input_embeddings().weight:
-        with torch.no_grad():
-            for parameter in head.parameters():
-                parameter[rows:] = 0
+    head, embeddings = causal_lm.get_output_embeddings(), causal_lm.get_input_embeddings()
+    with torch.no_grad():
+        for parameter in (*head.parameters(), *embeddings.parameters()):
+            parameter[rows:] = 0
 
 
 def add_lora(causal_lm: Any, special_ids: list[int], config: Config) -> Any:
