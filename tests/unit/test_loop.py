@@ -11,6 +11,7 @@ from torch import Tensor
 from checks import make_trained
 from kava.checkpoint import Trained
 from kava.data.collate import build_collator
+from kava.train.batch_step import BatchStep
 from kava.train.batches import StepBatches
 from kava.train.checkpoints import Checkpoints
 from kava.train.curriculum import Curriculum
@@ -18,7 +19,7 @@ from kava.train.loop import Loop
 from kava.train.progress import Report
 from kava.train.resume import checkpoints
 from kava.train.signals import StopOnSignal
-from tiny import mini_examples
+from tiny import make_batch, make_examples, mini_examples, tiny_model
 
 # An epoch is four steps of two batches; the last one has a single batch.
 STEPS, EXAMPLES = 5, 14
@@ -106,3 +107,12 @@ def test_a_micro_batch_never_waits_for_the_gpu_and_gradients_stay_in_place(train
         torch.cuda.set_sync_debug_mode("default")
     assert held == {name: value.grad.data_ptr() for name, value in own.model.named_parameters() if value.grad is not None}
     assert loop.optimizer.param_groups[0]["fused"]
+
+
+def test_a_step_keeps_no_graph_of_its_losses() -> None:
+    """What is logged after the step must not hold the activations of every micro-batch until then."""
+    model = tiny_model()
+    losses = BatchStep(model, "no", torch.amp.GradScaler("cpu", enabled=False))(make_batch(model, make_examples()), examples=5.0)
+    assert losses.keys() == {"loss", "student_ce", "teacher_ce", "codi", "kv"}
+    assert not any(value.requires_grad for value in losses.values())
+    assert any(parameter.grad is not None for parameter in model.parameters())
