@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-Part = Literal["step", "decoding", "data", "scaling"]
+Part = Literal["step", "calls", "decoding", "data", "scaling"]
 
 # What says where to write, not what to measure.
 UNRECORDED = ("output", "guard", "figure")
@@ -13,7 +13,7 @@ UNRECORDED = ("output", "guard", "figure")
 class Bench:
     """Training step and decoding against slower forms of themselves, start on large data, and growth; one run on one machine."""
 
-    shape: Literal["smollm2-135m", "small", "mini", "tiny"] = "smollm2-135m"
+    shape: Literal["llama-1b", "smollm2-135m", "small", "mini", "tiny"] = "smollm2-135m"
     """Sizes of the model."""
     parts: tuple[Part, ...] = ("step", "decoding")
     """What to measure."""
@@ -97,6 +97,7 @@ class Bench:
         from kava.runtime.device import choose_device
         from kava.tools.bench import decoding, step
         from kava.tools.bench import record as report
+        from kava.tools.bench.calls import count_calls
         from kava.tools.bench.workload import HALF, Workload
 
         counts = {
@@ -122,6 +123,9 @@ class Bench:
             ratios |= {f"step.bf16_speedup_over_{name}": value for name, value in found["bf16_speedup"].items()}
             ratios |= {f"step.memory_of_{name}": found["memory_ratio"][name] for name in others}
             console.print(report.step_table(found), report.utilisation_line(found), report.half_line(found), "", sep="\n", soft_wrap=True)
+        if "calls" in self.parts:
+            measured["calls"] = count_calls(workload)
+            console.print(report.calls_table(measured["calls"], self.shape))
         if "decoding" in self.parts:
             found = decoding.compare_decoding(workload, batch=1, new_tokens=self.new_tokens, repeats=self.repeats)
             thinking = [

@@ -134,6 +134,15 @@ def half_line(step: dict[str, Any]) -> str:
     return f"ours in bfloat16 is so many times as fast as the float32 steps: {gains}" if gains else ""
 
 
+def calls_table(calls: dict[str, dict[str, Any]], shape: str) -> "Table":
+    """Operations of a training step, by pass; the most frequent that are no views by name."""
+    table = new_table(f"operations of a training step, {shape}", "all", "without views", "most of them")
+    for name, entry in calls.items():
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in list(entry["kinds"].items())[:6])
+        table.add_row(name, f"{entry['calls']:,}", f"{entry['without_views']:,}", kinds)
+    return table
+
+
 def decoding_table(decoding: dict[str, Any], title: str) -> "Table":
     """Cached against recomputed decoding; passes, tokens and cache are those of one question."""
     table = new_table(title, "seconds", "ms per token", "forward passes", "tokens written", "cache KiB", "peak MiB", "decoding alone MiB")
