@@ -226,6 +226,12 @@ def test_a_second_run_in_a_directory_is_refused_and_names_the_first(tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock"]
 
 
+def test_a_lock_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(UserError, match=r"Is a directory: .*\.lock; give another path"), claimed(tmp_path):
+        pass
+
+
 CHILD = """
 import sys, time
 from pathlib import Path

@@ -21,7 +21,7 @@ import yaml
 from kava.checkpoint import read_kava_config
 from kava.config import Config, load_config
 from kava.config.differences import differences
-from kava.errors import UserError
+from kava.errors import UserError, blame_of
 from kava.results import BEST_CHECKPOINT, RESULT_FORMAT, TRAINING_DONE, Record, parse_record, read_mapping, rows_path, write_text
 from kava.runtime import processes
 from kava.runtime.atomic import discard, is_sealed, recover, tidy, verify, write_whole
@@ -74,8 +74,11 @@ def claimed(directory: Path) -> Iterator[None]:
             try:
                 held.enter_context(locked(directory))
                 recover(directory / BEST_CHECKPOINT)
+            # Said by all: the others wait for this process's word.
             except UserError as error:
                 problem = str(error)
+            except OSError as error:
+                problem = blame_of(error) or f"{directory} cannot be used: {error}"
         if problem := processes.gather([problem])[0]:
             raise UserError(problem)
         yield
