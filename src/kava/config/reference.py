@@ -25,8 +25,8 @@ _TITLES = {
 }  # fmt: skip
 _PAGE = """# Every setting
 
-Written from the schema (`src/kava/config/schema.py`) by `python -m kava.config.reference > docs/configuration.md`; `make docs` checks
-that it is up to date.
+Written from the schema (`src/kava/config/schema.py`) by `python -m kava.config.reference > docs/configuration.md`; a test keeps the two
+in step.
 
 A setting stands in a YAML file under its section, or on the command line as `--SECTION.KEY VALUE`, where it wins:
 
