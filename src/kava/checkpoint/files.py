@@ -29,12 +29,9 @@ from kava.config.differences import flatten
 from kava.data.sequences import SPECIAL_TOKENS, SequenceBuilder, builder_of
 from kava.errors import UserError
 from kava.generate import Reasoner
-from kava.methods import METHODS
-from kava.model.backbone import Backbone
-from kava.model.build import fingerprint_of, load_base, load_tokenizer, make_room, settings_of
+from kava.model.build import assemble, fingerprint_of, load_base, load_tokenizer, make_room, projection_of
 from kava.model.fused_kernels import fuse_kernels
 from kava.model.kava import KavaModel
-from kava.model.projection import build_projection
 from kava.model.quantization import compile_passes
 from kava.model.smollm2 import SMOLLM2_NAME, smollm2_directory
 from kava.runtime.atomic import FORMAT, not_readable, recover, verify, write_whole
@@ -244,16 +241,11 @@ def _load_model(directory: Path, content: dict[str, Any], config: Config, base: 
         model = PeftModel.from_pretrained(causal_lm, str(directory), is_trainable=True)
     else:
         model = load_base(str(directory), config)
-    backbone = Backbone(model, special_ids)
-    if not config.system.fsdp:
-        backbone.share_adapter_inputs()
-    method = METHODS[config.method]
-    embedding = backbone.causal_lm.get_input_embeddings()
-    projection = build_projection(method.uses_projection and config.loss.use_projection, embedding.weight.shape[1], embedding)
+    projection = projection_of(model, config)
     projection.load_state_dict(load_file(directory / PROJECTION))
+    kava = assemble(model, special_ids, projection, config)
     if config.system.compile:
-        compile_passes(backbone)
-    kava = KavaModel(backbone, projection, method, settings_of(config))
+        compile_passes(kava.backbone)
     kava.base_fingerprint = recorded
     return kava, tokenizer
 

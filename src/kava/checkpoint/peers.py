@@ -24,10 +24,7 @@ from kava.checkpoint import Trained, save_checkpoint
 from kava.config import Config, build_config
 from kava.data.sequences import SPECIAL_TOKENS
 from kava.errors import UserError
-from kava.methods import METHODS
-from kava.model.backbone import Backbone
-from kava.model.build import load_base, load_tokenizer, make_room, settings_of
-from kava.model.kava import KavaModel
+from kava.model.build import assemble, load_base, load_tokenizer, make_room
 from kava.model.projection import Projection, build_projection
 from kava.runtime.atomic import refuse_foreign
 
@@ -80,7 +77,7 @@ def import_checkpoint(
     projection = build_projection(bool(read.prj), embedding.weight.shape[1], embedding)
     if isinstance(projection, Projection):
         _fill_projection(projection, read.prj, layout, source)
-    model = KavaModel(Backbone(read.causal_lm, special_ids), projection, METHODS[config.method], settings_of(config)).eval()
+    model = assemble(read.causal_lm, special_ids, projection, config).eval()
     metadata = {"name": source.name, "imported_from": layout}
     save_checkpoint(directory, Trained(model, read.tokenizer, config, str(config.model.name), metadata))
     return layout

@@ -139,13 +139,9 @@ def build_model(base: str, tokenizer: Any, config: Config) -> KavaModel:
     causal_lm = load_base(base, config)
     fingerprint = fingerprint_of(causal_lm)
     special_ids = add_token_rows(causal_lm, tokenizer)
-    embedding = causal_lm.get_input_embeddings()
-    use_projection = method.uses_projection and config.loss.use_projection
-    projection = build_projection(use_projection, embedding.weight.shape[1], embedding)
-    model = add_lora(causal_lm, special_ids, config) if config.lora.enabled else causal_lm
-    backbone = Backbone(model, special_ids)
-    if config.lora.enabled:
-        backbone.share_adapter_inputs()
+    projection = projection_of(causal_lm, config)
+    kava = assemble(add_lora(causal_lm, special_ids, config) if config.lora.enabled else causal_lm, special_ids, projection, config)
+    backbone = kava.backbone
     backbone.fused = config.system.fused_cross_entropy
     if backbone.fused:
         check_fused_available()
@@ -154,9 +150,23 @@ def build_model(base: str, tokenizer: Any, config: Config) -> KavaModel:
     check_behaviour(base, backbone, unrotates=method.kv and config.loss.kv_rope == "pre")
     if config.system.compile:
         compile_passes(backbone)
-    kava = KavaModel(backbone, projection, method, settings_of(config))
     kava.base_fingerprint = fingerprint
     return kava
+
+
+def assemble(language_model: Any, special_ids: list[int], projection: nn.Module, config: Config) -> KavaModel:
+    """A model from its parts, whoever made them: a new one, a checkpoint's, a peer's."""
+    backbone = Backbone(language_model, special_ids)
+    if not config.system.fsdp:
+        backbone.share_adapter_inputs()
+    return KavaModel(backbone, projection, METHODS[config.method], settings_of(config))
+
+
+def projection_of(causal_lm: Any, config: Config) -> nn.Module:
+    """The projection that a configuration asks for, drawn anew."""
+    embedding = causal_lm.get_input_embeddings()
+    wanted = METHODS[config.method].uses_projection and config.loss.use_projection
+    return build_projection(wanted, embedding.weight.shape[1], embedding)
 
 
 def fingerprint_of(causal_lm: Any) -> str:
