@@ -97,7 +97,6 @@ class Bench:
         from kava.runtime.device import choose_device
         from kava.tools.bench import decoding, step
         from kava.tools.bench import record as report
-        from kava.tools.bench.calls import count_calls
         from kava.tools.bench.workload import HALF, Workload
 
         counts = {
@@ -123,9 +122,6 @@ class Bench:
             ratios |= {f"step.bf16_speedup_over_{name}": value for name, value in found["bf16_speedup"].items()}
             ratios |= {f"step.memory_of_{name}": found["memory_ratio"][name] for name in others}
             console.print(report.step_table(found), report.utilisation_line(found), report.half_line(found), "", sep="\n", soft_wrap=True)
-        if "calls" in self.parts:
-            measured["calls"] = count_calls(workload)
-            console.print(report.calls_table(measured["calls"], self.shape))
         if "decoding" in self.parts:
             found = decoding.compare_decoding(workload, batch=1, new_tokens=self.new_tokens, repeats=self.repeats)
             thinking = [
@@ -141,8 +137,18 @@ class Bench:
                 report.decoding_table(found, f"decoding, {self.shape}"), report.same_tokens_line(found), "", sep="\n", soft_wrap=True
             )
             console.print(report.thinking_table(thinking))
+        if "calls" in self.parts:
+            self._count_calls(console, workload, measured)
         self._measure_growth(console, ratios, measured)
         return ratios, measured
+
+    def _count_calls(self, console: Any, workload: Any, measured: dict[str, Any]) -> None:
+        """Operations of a step, added to what is measured already."""
+        from kava.tools.bench.calls import count_calls
+        from kava.tools.bench.record import calls_table
+
+        measured["calls"] = count_calls(workload)
+        console.print(calls_table(measured["calls"], self.shape))
 
     def _measure_growth(self, console: Any, ratios: dict[str, float], measured: dict[str, Any]) -> None:
         """The parts whose figures grow with their input, added to what is measured already."""

@@ -58,6 +58,11 @@ class BatchStep:
         with self.model.no_sync() if isinstance(self.model, DistributedDataParallel) and not last else nullcontext():
             return self._run(batch, examples)
 
+    def release(self) -> None:
+        """Give back what is held for shapes that were computed before."""
+        if self.captured is not None:
+            self.captured.release()
+
     def _run(self, batch: Batch, examples: float | Tensor) -> dict[str, Float[Tensor, " B"]]:
         """Forward and backward pass; in a graph, the adapters' weights are cast anew by every replay."""
         if self.adapters is not None:

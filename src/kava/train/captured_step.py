@@ -70,6 +70,12 @@ class CapturedStep:
         # The next replay writes to the same memory.
         return {name: value.clone() for name, value in held.values.items()}
 
+    def release(self) -> None:
+        """Forget all graphs and give their memory back; shapes that come again are recorded again."""
+        self.graphs.clear()
+        if self.captures:
+            self._pool = torch.cuda.graph_pool_handle()
+
     def _plain(self, batch: Batch) -> Values:
         """On the stream that graphs are captured on: gradients remember the stream of their first use."""
         self._stream.wait_stream(torch.cuda.current_stream(self.device))

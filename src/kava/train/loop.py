@@ -166,6 +166,7 @@ class Loop:
         )
         self._forget_gradients()
         if self.device.type == "cuda":
+            self.batch_step.release()
             torch.cuda.empty_cache()
 
     def _clip(self) -> Tensor:
