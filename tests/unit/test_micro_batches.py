@@ -80,7 +80,7 @@ def test_a_device_that_runs_out_changes_no_loss_and_no_weight(trained: Trained, 
     assert device.sizes[:3] == [5, 3, 2]
     assert max(device.sizes[2:]) == 2
     assert small.state.position_limit == small.batches.micro.limit
-    told = capsys.readouterr().err.splitlines()
+    told = capsys.readouterr().out.splitlines()
     assert [line.partition(": ")[2] for line in told if "memory" in line] == [
         "out of memory with 5 examples at once; 3 of such a batch from step 1 on",
         "out of memory with 3 examples at once; 2 of such a batch from step 1 on",
