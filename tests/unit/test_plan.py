@@ -119,9 +119,10 @@ def test_frozen_float32_weights_are_cast_anew_in_every_pass(planner: Planner) ->
     """Why bfloat16 weights save several times their own size: autocast keeps a copy of them per pass for the backward pass."""
     half = build_config(planner.config.to_dict(), "a test", {"model.dtype": "bfloat16"})
     wide, narrow = (Profile(planner.shape, config, LENGTHS).at(1) for config in (planner.config, half))
-    matrices = 3 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 160)
-    # Five passes, each with a copy of two bytes per weight; what leads to no trained weight keeps none.
-    assert wide.held - narrow.held >= 4.5 * 2 * matrices
+    attention, feed_forward = 3 * (64 * 64 * 2 + 64 * 32 * 2), 3 * 3 * 64 * 160
+    # Five passes, each with a copy of two bytes per weight of the feed-forward parts; what leads to no trained weight keeps none.
+    # Maps that have adapters are cast with them (`kava.model.adapters`), at most twice.
+    assert 4.5 * 2 * feed_forward <= wide.held - narrow.held <= 5 * 2 * feed_forward + 2 * 2 * attention
 
 
 @pytest.mark.parametrize(("kind", "method"), [*(("llama", method) for method in METHODS), ("gpt2", "kava")])
