@@ -23,7 +23,7 @@ def copies(model: KavaModel) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_adapters_projection_andnew_token_rows_move_and_nothing_else(kind: str) -> None:
+def test_adapters_projection_and_new_token_rows_move_and_nothing_else(kind: str) -> None:
     """Fresh adapters (lora_B = 0): lora_A has no gradient in the first step, so two are needed."""
     model = tiny_model(kind, lora=True)
     with torch.no_grad():
