@@ -196,7 +196,7 @@ def test_optional_packages_are_declared() -> None:
     named = {
         name
         for path in DOCS.markdown_files(ROOT)
-        for names in re.findall(r"(?:\.|kava)\[([a-z_,]+)\][\"']", path.read_text(encoding="utf-8"))
+        for names in re.findall(r"(?:\.|kava|kava-latent)\[([a-z_,]+)\][\"']", path.read_text(encoding="utf-8"))
         for name in names.split(",")
     }
     assert {"wandb", "quant", "notebook", "play"} <= named <= declared
