@@ -11,8 +11,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-BOOTSTRAP_CHUNK = 1_000_000
-
 
 @dataclass(frozen=True)
 class SeedSummary:
@@ -22,15 +20,6 @@ class SeedSummary:
     mean: float
     std: float | None
     ci95: tuple[float, float] | None
-
-
-@dataclass(frozen=True)
-class PairedBootstrap:
-    """Mean difference a - b over questions, its percentile interval, and the two-sided p value of no difference."""
-
-    difference: float
-    ci95: tuple[float, float]
-    p_value: float
 
 
 @dataclass(frozen=True)
@@ -100,42 +89,6 @@ def summarise(values: Sequence[float], confidence: float = 0.95, least: float = 
     std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     half = float(t.ppf((1 + confidence) / 2, n - 1)) * max(std, least) / math.sqrt(n)
     return SeedSummary(n, mean, std, (mean - half, mean + half))
-
-
-def paired_bootstrap(a: Sequence[float], b: Sequence[float], resamples: int = 10_000, seed: int = 0) -> PairedBootstrap:
-    """Resample questions with replacement and compare the means of two methods on them.
-
-    Args:
-        a: score of the first method per question: 0 or 1, or a mean over seeds.
-        b: the same questions in the same order for the second method.
-        resamples: bootstrap samples.
-        seed: of the generator, so that a table can be made again.
-
-    Returns:
-        95 % percentile interval (Efron & Tibshirani 1993, 13.3); p = 2 min(P(d <= 0), P(d >= 0)) with one added to both counts,
-        at most 1.
-
-    Raises:
-        ValueError: lengths differ or are 0.
-    """
-    import numpy as np
-
-    difference = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
-    if len(a) != len(b) or difference.ndim != 1 or difference.size == 0:
-        raise ValueError(f"paired samples need the same questions: {len(a)} against {len(b)}")
-    generator = np.random.default_rng(seed)
-    at_once = max(1, BOOTSTRAP_CHUNK // difference.size)
-    means = np.concatenate(
-        [
-            difference[generator.integers(0, difference.size, (min(at_once, resamples - start), difference.size))].mean(axis=1)
-            for start in range(0, resamples, at_once)
-        ]
-    )
-    low, high = np.percentile(means, [2.5, 97.5])
-    # Sums of many thirds are not exactly zero: a tolerance decides ties.
-    tail = min(np.count_nonzero(means <= 1e-12), np.count_nonzero(means >= -1e-12))
-    p_value = min(1.0, 2 * (int(tail) + 1) / (resamples + 1))
-    return PairedBootstrap(float(difference.mean()), (float(low), float(high)), p_value)
 
 
 def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> McNemar:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from kava.statistics import mcnemar, paired_bootstrap, paired_difference, summarise, wilson_interval
+from kava.statistics import mcnemar, paired_difference, summarise, wilson_interval
 
 
 def test_wilson_by_hand():
@@ -129,34 +129,11 @@ def test_no_seeds_and_other_questions_are_refused():
         paired_difference([([True], [True, False])])
 
 
-def test_bootstrap_of_two_questions_by_enumeration():
-    # Differences 1 and 0: resampled means are 0, 1/2, 1 with probabilities 1/4, 1/2, 1/4, so p = 2 * 1/4.
-    result = paired_bootstrap([1.0, 0.0], [0.0, 0.0])
-    assert result.difference == 0.5
-    assert result.ci95 == (0.0, 1.0)
-    assert result.p_value == pytest.approx(0.5, abs=0.02)
-
-
-def test_bootstrap_interval_matches_the_normal_one_on_many_questions():
+def test_one_seed_s_interval_is_the_normal_one_on_many_questions():
     generator = np.random.default_rng(1)
     a, b = generator.random(1319) < 0.56, generator.random(1319) < 0.50
     difference = a.astype(float) - b.astype(float)
     half = 1.959964 * difference.std() / math.sqrt(1319)
-    result = paired_bootstrap(a.astype(float).tolist(), b.astype(float).tolist())
+    result = paired_difference([(a.tolist(), b.tolist())])
     assert result.difference == pytest.approx(difference.mean())
-    assert result.ci95 == pytest.approx((difference.mean() - half, difference.mean() + half), abs=0.003)
-
-
-def test_bootstrap_is_paired_and_repeatable():
-    scores = [1.0, 0.0, 1.0, 1.0, 0.0] * 20
-    better = [1.0, 1 / 3, 1.0, 1.0, 1 / 3] * 20
-    assert paired_bootstrap(scores, scores).p_value == 1.0
-    first = paired_bootstrap(better, scores, seed=3)
-    assert first == paired_bootstrap(better, scores, seed=3)
-    assert first.ci95[0] > 0  # an unpaired interval would hold 0: the deviations between questions are large
-    assert first.p_value == pytest.approx(2 / 10_001)
-
-
-def test_bootstrap_refuses_other_lengths():
-    with pytest.raises(ValueError, match="same questions"):
-        paired_bootstrap([1.0, 0.0], [1.0])
+    assert result.ci95 == pytest.approx((difference.mean() - half, difference.mean() + half), abs=0.001)

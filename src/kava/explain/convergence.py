@@ -11,7 +11,7 @@ from kava.data.answer_types import same_answer
 from kava.data.example import Example
 from kava.explain.record import Convergence, Iterations
 from kava.generate import Reasoner
-from kava.statistics import paired_bootstrap, wilson_interval
+from kava.statistics import paired_difference, wilson_interval
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _iterations(t: int, found: list[str | None], exact: list[str | None], exampl
     same = sum(a == b for a, b in zip(found, exact, strict=True))
     marks = marks_of(found, examples)
     reference = marks_of(exact, examples)
-    test = None if marks is None or reference is None else paired_bootstrap(marks, reference)
+    test = None if marks is None or reference is None else paired_difference([(marks, reference)])
     return Iterations(
         iterations=t,
         agreement=same / len(found),
@@ -78,8 +78,8 @@ def _iterations(t: int, found: list[str | None], exact: list[str | None], exampl
     )
 
 
-def marks_of(predictions: Sequence[str | None], examples: Sequence[Example]) -> list[float] | None:
-    """1 for right and 0 for wrong; None where a gold answer is unknown."""
+def marks_of(predictions: Sequence[str | None], examples: Sequence[Example]) -> list[bool] | None:
+    """Right or wrong; None where a gold answer is unknown."""
     if not all(example.answer for example in examples):
         return None
-    return [float(same_answer(found, example.answer, example.answer_type)) for found, example in zip(predictions, examples, strict=True)]
+    return [same_answer(found, example.answer, example.answer_type) for found, example in zip(predictions, examples, strict=True)]

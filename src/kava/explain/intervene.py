@@ -21,7 +21,7 @@ from kava.explain.convergence import marks_of
 from kava.explain.record import Effect, Interventions
 from kava.generate import Reasoner
 from kava.model.backbone import Prefix
-from kava.statistics import paired_bootstrap, wilson_interval
+from kava.statistics import paired_difference, wilson_interval
 
 Kind = Literal["zero", "mean", "swap"]
 KINDS: tuple[Kind, ...] = ("zero", "mean", "swap")
@@ -133,11 +133,11 @@ def _effect(
     kind: Kind,
     plain: list[str | None],
     disturbed: list[str | None],
-    marks: list[float] | None,
-    new_marks: list[float] | None,
+    marks: list[bool] | None,
+    new_marks: list[bool] | None,
 ) -> Effect:
     changed = sum(not _same(a, b) for a, b in zip(plain, disturbed, strict=True))
-    test = None if marks is None or new_marks is None else paired_bootstrap(new_marks, marks)
+    test = None if marks is None or new_marks is None else paired_difference([(new_marks, marks)])
     took = None
     if kind == "swap":
         donors = [*plain[1:], plain[0]]

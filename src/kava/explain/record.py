@@ -97,7 +97,7 @@ class Convergence(Record):
 class Effect(Record):
     """What one disturbance of one latent (null: of all) does to the answers, on the same questions, with 95 % intervals.
 
-    `difference` is the accuracy disturbed minus undisturbed (paired bootstrap); `took_donor` is the share of swapped questions
+    `difference` is the accuracy disturbed minus undisturbed (`paired_difference`); `took_donor` is the share of swapped questions
     whose answer became the donor's, among those where the two differ.
     """
 
