@@ -1,7 +1,7 @@
 """Does what the documents name exist?  python scripts/check_docs.py; with --write-tree it first renews the tree of src/kava.
 
 - relative links (and their #anchors in Markdown files);
-- every `path/to/file.py` and `path/to/file.py:function` of docs/PAPER_MAPPING.md;
+- every `path/to/file.py` and `path/to/file.py:function` of docs/PAPER_MAPPING.md, and of all others what begins with a folder of the root;
 - scripts, `kava` commands, `make` targets and configurations in fenced shell blocks;
 - the annotated file tree of docs/PROJECT_INVENTORY.md, which must also name all of src/kava: its lines are the modules' first sentences.
 """
@@ -21,6 +21,7 @@ SHELLS = {"bash", "sh", "shell", "console", "powershell"}
 FENCE = re.compile(r"^[ \t]*(```+|~~~+)[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*\1[ \t]*$", re.M | re.S)
 LINK = re.compile(r"!?\[[^\]\n]*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)")
 CODE_REFERENCE = re.compile(r"`([\w./-]+\.(?:py|yaml|md|slurm|sh))(?:::?([\w.\[\]-]+))?`")
+FROM_THE_ROOT = re.compile(r"`(?:src|tests|docs|configs|suites|scripts)/(?!.*\b[A-Z]+\.\w+`)")
 # What a line of a shell block names: (pattern, whether the name is a file of the project).
 SCRIPT = re.compile(
     r"(?:^|[\s;&|(])(?:python3?|bash|sh|sbatch(?:\s+--?\S+)*|srun(?:\s+--?\S+)*\s+python3?)\s+([\w./-]+\.(?:py|sh|slurm))\b"
@@ -204,8 +205,7 @@ def main() -> int:
     for path in markdown_files(ROOT):
         text = path.read_text(encoding="utf-8")
         found = [*link_problems(path, text, ROOT), *shell_problems(text, ROOT, set(COMMANDS), make_targets(ROOT))]
-        if path.name in PAPER_MAPS:
-            found += reference_problems(text, ROOT)
+        found += [problem for problem in reference_problems(text, ROOT) if path.name in PAPER_MAPS or FROM_THE_ROOT.match(problem)]
         if path == INVENTORY:
             found += tree_problems(text, ROOT)
         problems += [f"{path.relative_to(ROOT)}: {problem}" for problem in found]

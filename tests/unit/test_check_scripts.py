@@ -65,6 +65,14 @@ def test_references_of_a_paper_map(root: Path) -> None:
     ]
 
 
+def test_paths_from_the_root_are_told_from_others(root: Path) -> None:
+    text = "`src/kava/gone.py` `src/kava/config.py:gone` `aggregated_results.yaml` `src/kava/eviction/NAME.py` `outputs/gone.yaml`"
+    assert [problem for problem in docs.reference_problems(text, root) if docs.FROM_THE_ROOT.match(problem)] == [
+        "`src/kava/gone.py`: no such file",
+        "`src/kava/config.py:gone`: the file defines no gone",
+    ]
+
+
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
