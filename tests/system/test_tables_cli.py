@@ -201,7 +201,8 @@ def test_model_configs_errors(tmp_path):
     assert "did you mean 'llama1b_aug'" in refused("model_configs.py", "--compare", "llama1b_aug", "llama1b_agu")
     assert "at least two" in refused("model_configs.py", "--compare", "llama1b_aug")
     assert "--list" in refused("model_configs.py")
-    assert "no configurations in" in refused(str(ROOT / "model_configs.py"), "--list", cwd=tmp_path)
+    # Where there is no configs/, the configurations of the package are listed.
+    assert "llama1b_aug_nl" in run(str(ROOT / "model_configs.py"), "--list", cwd=tmp_path).stdout
     (tmp_path / "configs").write_text("a file")
     assert "cannot write" in refused("model_configs.py", "--export", str(tmp_path / "configs" / "x"))
 
