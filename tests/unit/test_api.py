@@ -176,5 +176,5 @@ def test_the_page_s_code_runs(capsys: pytest.CaptureFixture[str]) -> None:
     for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         exec(block, names)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:3] == ["3", "2", "3"]
+    assert lines[:3] == ["2", "2", "2"]
     assert lines[-1] == "torch.Size([2, 1, 2, 8, 8])"
