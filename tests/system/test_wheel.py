@@ -61,7 +61,7 @@ def test_commands_find_them_in_an_empty_directory(kava: Path, tmp_path: Path) ->
     assert "loss.kv_loss_type" in compared.stdout, compared.stderr
     trained = call(kava, "train", "--config", "llama1b_aug", cwd=tmp_path)
     # As far as this machine can go: the configuration was found, the model is on the hub.
-    assert trained.stderr.startswith("kava: the tokenizer of model 'meta-llama/Llama-3.2-1B-Instruct' cannot be loaded")
+    assert trained.stderr.startswith("kava: model 'meta-llama/Llama-3.2-1B-Instruct' is not in the cache, and HF_HUB_OFFLINE is set")
     unknown = call(kava, "reproduce", "mini-tabel1", cwd=tmp_path)
     assert unknown.stderr == "kava: suite 'mini-tabel1' is neither a file nor a name in suites/; did you mean 'mini-table1'?\n"
 
