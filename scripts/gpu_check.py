@@ -26,7 +26,6 @@ import kava.cache.attention as attention
 from kava.config import MiniDataConfig
 from kava.data.collate import Batch
 from kava.data.mini.problems import vocabulary
-from kava.losses.total import TERM_NAMES
 from kava.model.backbone import Backbone
 from kava.model.fused_kernels import fuse_kernels
 from kava.model.kava import KavaModel
@@ -74,8 +73,7 @@ def step_of(model: KavaModel, captured: bool) -> tuple[CapturedStep, Any]:
         with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
             output = model(batch)
         (output["loss"].sum() / divisor).backward()
-        terms = {name: getattr(output["terms"], name) for name in TERM_NAMES if getattr(output["terms"], name) is not None}
-        return {"loss": output["loss"].detach(), **{name: term.detach() for name, term in terms.items()}}
+        return {name: value.detach() for name, value in {"loss": output["loss"], **output["terms"]}.items()}
 
     return CapturedStep(run, trained, torch.device("cuda"), enabled=captured), torch.optim.AdamW(trained, lr=1e-5, fused=True)
 

@@ -32,7 +32,6 @@ from tiny import (
     mini_builder,
     mini_examples,
     mini_model,
-    present,
     tiny_lm,
     tiny_model,
 )
@@ -46,12 +45,12 @@ def compare(model: KavaModel, batch: Batch, naive: Step = naive_losses, toleranc
     """Every term, and the gradient of every trainable parameter."""
     settings = model.settings
     expected_terms = naive(model, batch)
-    expected = gradients(model, combine(expected_terms, settings.alpha1, settings.alpha2).mean())
+    expected = gradients(model, combine(expected_terms, settings.weights).mean())
     output = model(batch)
     actual = gradients(model, output["loss"].mean())
-    assert present(output["terms"]).keys() == present(expected_terms).keys()
-    for name, value in present(expected_terms).items():
-        assert_close(present(output["terms"])[name], value, tolerance, what=name)
+    assert output["terms"].keys() == expected_terms.keys()
+    for name, value in expected_terms.items():
+        assert_close(output["terms"][name], value, tolerance, what=name)
     scale = max(float(gradient.abs().max()) for gradient in expected.values())
     assert scale > 0
     for name, gradient in expected.items():
@@ -66,7 +65,7 @@ def check_backends(kind: str, method: str) -> None:
     for attn in BACKENDS:
         model = tiny_model(kind, attn, method, lora=True)
         output = model(make_batch(model, make_examples()))
-        results.append((present(output["terms"]), gradients(model, output["loss"].mean())))
+        results.append((output["terms"], gradients(model, output["loss"].mean())))
     (terms, grads), (other_terms, other_grads) = results
     for name, value in terms.items():
         assert_close(other_terms[name], value, what=name)
@@ -125,7 +124,7 @@ def observe(model: KavaModel, batch: Batch) -> Observed:
 
     with MonkeyPatch.context() as patch:
         patch.setattr(model.backbone, "logits", spy)
-        terms = present(model(batch)["terms"])
+        terms = model(batch)["terms"]
     if model.method.thinks:
         question, thought = model.think(batch.question_ids, batch.question_mask, batch.num_latents)
     else:

@@ -16,7 +16,6 @@ from kava.data.collate import Batch, Collator
 from kava.data.mini.problems import generate
 from kava.data.mini.tokenizer import build_mini_tokenizer
 from kava.data.sequences import SPECIAL_TOKENS, EncodedExample, SequenceBuilder
-from kava.losses.total import LossTerms
 from kava.methods import METHODS
 from kava.model.backbone import Backbone
 from kava.model.build import add_lora
@@ -38,7 +37,7 @@ EAGER_ONLY = ("gemma2", "gpt_oss")
 # flash-attn computes in half precision on a GPU only: its own tests are marked `gpu`.
 BACKENDS = ("sdpa", "eager")
 HAS_FLASH = is_flash_attn_2_available()
-TERMS = ("student_ce", "teacher_ce", "codi", "kv")
+WEIGHTS = {"student_ce": 1.0, "teacher_ce": 1.0, "codi": 10.0, "kv": 1.0}
 
 _ROPE = {
     "llama3_rope": {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -115,7 +114,7 @@ def tiny_model(
     wrapped = with_lora(causal_lm, SPECIAL_IDS) if lora else causal_lm
     backbone = Backbone(wrapped, SPECIAL_IDS)
     backbone.share_adapter_inputs()
-    return KavaModel(backbone, project, METHODS[method], Settings(num_iterations, 10.0, 1.0, **settings)).eval()
+    return KavaModel(backbone, project, METHODS[method], Settings(num_iterations, WEIGHTS, **settings)).eval()
 
 
 def make_examples(count: int = 5, *, steps: tuple[int, ...] = (1, 2, 3, 4), seed: int = 0) -> list[EncodedExample]:
@@ -136,11 +135,6 @@ def make_batch(model: KavaModel, examples: list[EncodedExample], num_latents: in
     collator = Collator(model.method, 0, len(PROMPT_IDS), num_latents=num_latents, tokens_per_stage=3, **options)
     collator.stage = stage
     return collator.collate(examples)
-
-
-def present(terms: LossTerms) -> dict[str, Tensor]:
-    """The terms a method has."""
-    return {name: getattr(terms, name) for name in TERMS if getattr(terms, name) is not None}
 
 
 def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
@@ -205,7 +199,7 @@ def mini_model(
     wrapped = with_lora(causal_lm, special_ids) if lora else causal_lm
     backbone = Backbone(wrapped, special_ids)
     backbone.share_adapter_inputs()
-    return KavaModel(backbone, projection, METHODS[method], Settings(num_iterations, 10.0, 1.0)).eval()
+    return KavaModel(backbone, projection, METHODS[method], Settings(num_iterations, WEIGHTS)).eval()
 
 
 def changed(model: KavaModel, **settings: Any) -> KavaModel:

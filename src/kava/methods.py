@@ -55,3 +55,6 @@ _TABLE = (
 )
 
 METHODS: dict[str, Method] = {method.name: method for method in _TABLE}
+
+EVICTIONS = ("rkv", "cosine", "attention", "crop", "uniform", "random")
+"""What may keep entries of the teacher's cache: each is a scorer of this name in the file of this name in `kava.eviction`."""

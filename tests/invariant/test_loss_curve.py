@@ -18,7 +18,6 @@ from transformers import set_seed
 
 from kava.data.collate import build_collator
 from kava.data.sequences import SPECIAL_TOKENS
-from kava.losses.total import TERM_NAMES
 from kava.methods import METHODS
 from kava.model.backbone import Backbone
 from kava.model.build import add_lora, settings_of
@@ -29,10 +28,11 @@ from kava.train.curriculum import Curriculum
 from kava.train.loop import Loop
 from kava.train.prepare import bucketed
 from kava.train.progress import Report
-from tiny import lora_config, mini_builder, mini_examples, mini_tokenizer, tiny_lm
+from tiny import WEIGHTS, lora_config, mini_builder, mini_examples, mini_tokenizer, tiny_lm
 
 RECORDED = Path(__file__).parent / "loss_curves.json"
 STEPS, TOLERANCE = 20, 1e-4
+LOGGED = ("loss", *WEIGHTS, "grad_norm", "learning_rate")
 # Adapters with dropout (random numbers in every step) on each architecture, full fine-tuning, and a method without latents.
 # A name is the method's, with the architecture where it is not Llama.
 RUNS: dict[str, dict[str, Any]] = {
@@ -78,8 +78,7 @@ def run(name: str, output_dir: Path, seed: int = 42) -> Curve:
     """Losses, their terms, gradient norm and learning rate of every step."""
     loop = make_loop(name, output_dir, **{"training.seed": seed})
     loop.run()
-    keys = ("loss", *TERM_NAMES, "grad_norm", "learning_rate")
-    return [{key: entry[key] for key in keys if key in entry} for entry in loop.state.log_history if "loss" in entry]
+    return [{key: entry[key] for key in LOGGED if key in entry} for entry in loop.state.log_history if "loss" in entry]
 
 
 def environment() -> dict[str, str]:
@@ -129,7 +128,7 @@ def test_two_batches_of_four_are_one_batch_of_eight(tmp_path: Path) -> None:
         before = {name: parameter.detach().clone() for name, parameter in loop.model.named_parameters() if parameter.requires_grad}
         loop.run()
         moved.append({name: parameter.detach() - before[name] for name, parameter in loop.model.named_parameters() if name in before})
-        logged.append({name: loop.state.log_history[0][name] for name in ("loss", *TERM_NAMES, "grad_norm")})
+        logged.append({name: loop.state.log_history[0][name] for name in LOGGED if name != "learning_rate"})
     scale = max(float(change.abs().max()) for change in moved[0].values())
     for other, terms in zip(moved[1:], logged[1:], strict=True):
         assert terms == pytest.approx(logged[0], rel=1e-5)

@@ -1,5 +1,6 @@
 """Explanations: each number against a naive computation, and what must hold of it by definition."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def test_mean_cosines_count_filled_slots_only() -> None:
 @pytest.mark.parametrize("kv_rope", ["post", "pre"])
 def test_caches_of_a_batch_are_those_of_each_example_alone(kv_rope: str) -> None:
     reasoner = make()
-    reasoner.model.settings = type(reasoner.model.settings)(2, 10.0, 1.0, kv_rope=kv_rope)
+    reasoner.model.settings = replace(reasoner.model.settings, num_iterations=2, kv_rope=kv_rope)
     encoded = reasoner.builder.encode_all([example for example in EXAMPLES if len(example.steps) > 1])
     build = build_collator(config(), reasoner.builder, reasoner.num_latents)
     together = compare_caches(reasoner.model, build.collate(encoded))

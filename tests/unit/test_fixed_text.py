@@ -24,7 +24,7 @@ from kava.model.backbone import Backbone
 from kava.model.kava import KavaModel, Settings
 from kava.runtime.atomic import seal
 from kava.train.train import _refuse_foreign
-from tiny import PROMPT, tiny_lm
+from tiny import PROMPT, WEIGHTS, tiny_lm
 
 ANSWERS = ("0", "7", "18", "42", "365", "1234567", "2.5", "-3", "-12.5")
 KINDS = {"gpt2": "The answer is:"} | dict.fromkeys(["llama3", "qwen", "smollm2", "sentencepiece", "metaspace"], "The answer is: ")
@@ -64,7 +64,7 @@ def test_without_a_space_the_number_stands_right_behind_the_prompt(kind: str) ->
 def model_for(kind: str) -> KavaModel:
     made = tokenizer(kind)
     causal_lm = tiny_lm(vocabulary=len(made))
-    return KavaModel(Backbone(causal_lm, made.convert_tokens_to_ids(SPECIAL_TOKENS)), nn.Identity(), METHODS["kava"], Settings(2, 1.0, 1.0))
+    return KavaModel(Backbone(causal_lm, made.convert_tokens_to_ids(SPECIAL_TOKENS)), nn.Identity(), METHODS["kava"], Settings(2, WEIGHTS))
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama3", "sentencepiece"])

@@ -36,7 +36,6 @@ from tiny import (
     mini_builder,
     mini_examples,
     mini_model,
-    present,
     relative,
     tiny_model,
 )
@@ -147,9 +146,9 @@ def test_importance_is_computed_in_float32_under_autocast() -> None:
 def test_losses_are_float32_under_bf16_autocast(kind: str) -> None:
     model = tiny_model(kind, lora=True, eviction="crop")
     batch = make_batch(model, make_examples())
-    exact = present(model.losses(batch))
+    exact = model.losses(batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rounded = present(model.losses(batch))
+        rounded = model.losses(batch)
     for name, value in rounded.items():
         assert value.dtype == torch.float32, name
         # Computed in bfloat16, so not the same; the losses on top of it are float32, so still close.
@@ -161,9 +160,9 @@ def test_a_base_stored_in_bfloat16_trains_under_autocast_and_answers_without() -
     for parameter in stored.parameters():
         parameter.data = parameter.data if parameter.requires_grad else parameter.data.bfloat16()
     batch = make_batch(exact, make_examples())
-    expected = present(exact.losses(batch))
+    expected = exact.losses(batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        terms = present(stored.losses(batch))
+        terms = stored.losses(batch)
     for name in ("student_ce", "teacher_ce", "codi"):  # bfloat16 may keep other entries of the trace
         assert terms[name].dtype == torch.float32, name
         assert relative(terms[name], expected[name]) < 0.05, name
@@ -255,9 +254,9 @@ def test_half_precision_on_a_gpu_keeps_losses_in_float32(precision: str) -> None
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     model = tiny_model(lora=True, eviction="crop").to("cuda")
     batch = make_batch(model, make_examples()).to("cuda")
-    exact = present(model.losses(batch))
+    exact = model.losses(batch)
     with torch.autocast("cuda", dtype=dtype):
-        rounded = present(model.losses(batch))
+        rounded = model.losses(batch)
     for name, value in rounded.items():
         assert value.dtype == torch.float32, name
         assert relative(value, exact[name]) < 0.03, name
@@ -269,5 +268,5 @@ def test_the_losses_of_a_gpu_are_those_of_a_cpu() -> None:
     batch = make_batch(model, make_examples())
     expected = model.losses(batch)
     actual = model.to("cuda").losses(batch.to("cuda"))
-    for name, value in present(expected).items():
-        assert_close(present(actual)[name].cpu(), value, 1e-4, name)
+    for name, value in expected.items():
+        assert_close(actual[name].cpu(), value, 1e-4, name)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kava.config import LossConfig
-from kava.losses import DISTANCES, LossTerms, codi_loss, combine, kv_loss, token_cross_entropy
+from kava.losses import DISTANCES, codi_loss, combine, kv_loss, token_cross_entropy
 from kava.losses.kv import Parts
 from reference import naive
 
@@ -135,15 +135,18 @@ def test_half_precision_is_computed_in_float32() -> None:
 
 
 def test_combine_weighs_the_terms() -> None:
-    terms = [torch.rand(3, dtype=torch.float64) for _ in range(4)]
-    expected = [naive.total(*row, alpha1=10.0, alpha2=0.5) for row in zip(*(t.tolist() for t in terms), strict=True)]
-    torch.testing.assert_close(combine(LossTerms(*terms), 10.0, 0.5), torch.tensor(expected, dtype=torch.float64))
-    torch.testing.assert_close(combine(LossTerms(student_ce=terms[0], kv=terms[3]), 10.0, 0.5), terms[0] + 0.5 * terms[3])
+    weights = {"student_ce": 1.0, "teacher_ce": 1.0, "codi": 10.0, "kv": 0.5}
+    terms = {name: torch.rand(3, dtype=torch.float64) for name in weights}
+    expected = [naive.total(*row, alpha1=10.0, alpha2=0.5) for row in zip(*(t.tolist() for t in terms.values()), strict=True)]
+    torch.testing.assert_close(combine(terms, weights), torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(combine({"kv": terms["kv"], "codi": terms["codi"]}, weights), 0.5 * terms["kv"] + 10 * terms["codi"])
+    with pytest.raises(KeyError):
+        combine(terms, {"student_ce": 1.0})
 
 
 def test_combine_without_terms_is_an_error() -> None:
     with pytest.raises(ValueError, match="without a single loss"):
-        combine(LossTerms(), 1.0, 1.0)
+        combine({}, {})
 
 
 def test_config_offers_exactly_these_losses() -> None:

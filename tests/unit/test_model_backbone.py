@@ -16,7 +16,7 @@ from kava.model.build import load_base
 from kava.model.kava import KavaModel, Settings
 from kava.model.projection import build_projection
 from kava.tools.bench.naive import naive_losses
-from tiny import KINDS, LAYERS, SPECIAL_IDS, VOCABULARY, assert_close, gradients, make_batch, make_examples, present, tiny_model, with_lora
+from tiny import KINDS, LAYERS, SPECIAL_IDS, VOCABULARY, WEIGHTS, assert_close, gradients, make_batch, make_examples, tiny_model, with_lora
 
 SHAPE: dict[str, Any] = {
     "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": LAYERS, "num_attention_heads": 4,
@@ -41,7 +41,7 @@ def special_lm(kind: str) -> Any:
 def special_model(kind: str) -> KavaModel:
     causal_lm = with_lora(special_lm(kind), SPECIAL_IDS)
     projection = build_projection(True, 32, causal_lm.get_input_embeddings())
-    return KavaModel(Backbone(causal_lm, SPECIAL_IDS), projection, METHODS["kava"], Settings(3, 10.0, 1.0)).eval()
+    return KavaModel(Backbone(causal_lm, SPECIAL_IDS), projection, METHODS["kava"], Settings(3, WEIGHTS)).eval()
 
 
 @pytest.mark.parametrize(("kind", "tied"), [("llama", True), ("llama", False), ("qwen2", True), ("gpt2", True)])
@@ -112,8 +112,8 @@ def test_an_architecture_without_sdpa_says_what_to_set(tmp_path: Path) -> None:
 def test_their_steps_equal_full_passes(kind: str) -> None:
     model = special_model(kind)
     batch = make_batch(model, make_examples())
-    expected: dict[str, Tensor] = present(naive_losses(model, batch))
-    for name, value in present(model(batch)["terms"]).items():
+    expected: dict[str, Tensor] = naive_losses(model, batch)
+    for name, value in model(batch)["terms"].items():
         assert_close(value, expected[name], what=f"{kind} {name}")
 
 

@@ -38,10 +38,10 @@ def test_one_step_problems_only(kind: str) -> None:
 def test_an_empty_trace_has_no_kv_target() -> None:
     model = tiny_model()
     terms = model(make_batch(model, make_examples(4, steps=(1, 3, 1, 2))))["terms"]
-    assert terms.kv[0] == 0 == terms.kv[2]
-    assert terms.kv[1] > 0 < terms.kv[3]
-    assert (terms.codi > 0).all()
-    assert (terms.teacher_ce > 0).all()
+    assert terms["kv"][0] == 0 == terms["kv"][2]
+    assert terms["kv"][1] > 0 < terms["kv"][3]
+    assert (terms["codi"] > 0).all()
+    assert (terms["teacher_ce"] > 0).all()
 
 
 @pytest.mark.parametrize("eviction", ["attention", "cosine", "crop", "uniform", "random"])

@@ -46,7 +46,7 @@ def test_each_of_the_student_s_losses_reaches_every_iteration(kind: str, term: s
         return projected
 
     monkeypatch.setattr(model.projection, "forward", spy)
-    getattr(model(make_batch(model, make_examples()))["terms"], term).sum().backward()
+    model(make_batch(model, make_examples()))["terms"][term].sum().backward()
     reached = [projected.grad.abs().amax((0, 2)) > 0 for projected in inputs if projected.grad is not None]
     # Iteration t runs latents t .. M - (T - t), those that are not final and can reach the last one: here two of four.
     assert [flags.tolist() for flags in reached] == [[True, True]] * T
@@ -100,9 +100,9 @@ def test_nothing_flows_into_the_teacher_s_side(kind: str, term: str, monkeypatch
     assert batch.teacher is not None
     leaf = with_teacher_leaf(model, monkeypatch, batch.teacher.ids)
     terms = model(batch)["terms"]
-    (into_teacher,) = torch.autograd.grad(getattr(terms, term).sum(), leaf, retain_graph=True, allow_unused=True)
+    (into_teacher,) = torch.autograd.grad(terms[term].sum(), leaf, retain_graph=True, allow_unused=True)
     assert into_teacher is None or not into_teacher.any()
-    (from_teacher_ce,) = torch.autograd.grad(terms.teacher_ce.sum(), leaf)
+    (from_teacher_ce,) = torch.autograd.grad(terms["teacher_ce"].sum(), leaf)
     assert from_teacher_ce.abs().max() > 0
 
 
@@ -120,7 +120,7 @@ def test_gradients_equal_those_of_constant_targets(kind: str, term: str) -> None
             model.backbone, question, batch.teacher, batch.example_seed, keep_hidden=True, group_reduction=settings.group_reduction
         )
         target = compress(trace, settings.eviction, batch.num_latents, settings.rkv_lambda)
-    actual = gradients(model, getattr(model(batch)["terms"], term).sum())
+    actual = gradients(model, model(batch)["terms"][term].sum())
     question = model.backbone.read(batch.question_ids, batch.question_mask).prefix
     thought = think_parallel(model.backbone, question, model.projection, batch.num_latents, settings.num_iterations)
     if term == "kv":
@@ -141,7 +141,7 @@ def test_gradients_equal_those_of_constant_targets(kind: str, term: str) -> None
 def test_kv_distillation_stops_at_the_last_latent(kind: str) -> None:
     """L_KV looks at the latents' entries only: <eot> comes after them and gets nothing, <bot> before them gets its share."""
     model = tiny_model(kind, lora=True)
-    grads = gradients(model, model(make_batch(model, make_examples()))["terms"].kv.sum())
+    grads = gradients(model, model(make_batch(model, make_examples()))["terms"]["kv"].sum())
     (rows,) = (gradient for name, gradient in grads.items() if "trainable_tokens_delta" in name)
     assert (rows.abs().amax(1) > 0).tolist() == [True, False, True]
 

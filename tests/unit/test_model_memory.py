@@ -10,7 +10,7 @@ from kava.methods import METHODS
 from kava.model.backbone import Backbone
 from kava.model.kava import KavaModel, Settings
 from kava.model.projection import build_projection
-from tiny import HIDDEN, SPECIAL_IDS, make_batch, make_examples, tiny_lm, with_lora
+from tiny import HIDDEN, SPECIAL_IDS, WEIGHTS, make_batch, make_examples, tiny_lm, with_lora
 
 WIDE = 997  # no other size of the model is near it
 LATENTS = 24
@@ -20,7 +20,7 @@ def kept_by_a_step(attn: str) -> tuple[list[Tensor], int]:
     """Everything autograd saves in one step of KaVa (weights apart), and the number of labelled tokens."""
     causal_lm = with_lora(tiny_lm("llama", attn, vocabulary=WIDE), SPECIAL_IDS)
     projection = build_projection(True, HIDDEN, causal_lm.get_input_embeddings())
-    model = KavaModel(Backbone(causal_lm, SPECIAL_IDS), projection, METHODS["kava"], Settings(3, 10.0, 1.0))
+    model = KavaModel(Backbone(causal_lm, SPECIAL_IDS), projection, METHODS["kava"], Settings(3, WEIGHTS))
     batch = make_batch(model, make_examples(4, steps=(8,)), num_latents=LATENTS)
     assert batch.teacher is not None
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}

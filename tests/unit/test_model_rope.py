@@ -76,5 +76,5 @@ def test_slots_and_trace_get_their_own_positions() -> None:
         losses = []
         for choice in ("pre", "post"):
             model = tiny_model(kind, kv_rope=choice)
-            losses.append(model(make_batch(model, make_examples()))["terms"].kv)
+            losses.append(model(make_batch(model, make_examples()))["terms"]["kv"])
         assert (relative(losses[0], losses[1]) > 1e-3) is differs

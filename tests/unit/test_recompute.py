@@ -10,7 +10,7 @@ from kava.cache.recompute import recompute_layers
 from kava.errors import UserError
 from kava.methods import METHODS
 from kava.model.kava import KavaModel
-from tiny import ARCHITECTURES, EAGER_ONLY, assert_close, gradients, make_batch, make_examples, present, relative, tiny_model
+from tiny import ARCHITECTURES, EAGER_ONLY, assert_close, gradients, make_batch, make_examples, relative, tiny_model
 
 
 def both(kind: str = "llama", method: str = "kava", **options: Any) -> tuple[KavaModel, KavaModel]:
@@ -26,7 +26,7 @@ def check_equal(plain: KavaModel, saving: KavaModel, stage: int = 0) -> None:
     for model in (plain, saving):
         torch.manual_seed(11)
         output = model(batch)
-        outcomes.append((present(output["terms"]), gradients(model, output["loss"].mean())))
+        outcomes.append((output["terms"], gradients(model, output["loss"].mean())))
     (terms, grads), (saved_terms, saved_grads) = outcomes
     for name, value in terms.items():
         assert torch.equal(saved_terms[name], value), name
@@ -82,7 +82,7 @@ def test_the_gradient_goes_through_the_cache() -> None:
     """Dropping the cache, as transformers' own checkpointing does, or cutting it off would change these."""
     plain, saving = both(lora=True)
     batch = make_batch(plain, make_examples())
-    kv = [gradients(model, model(batch)["terms"].kv.sum()) for model in (plain, saving)]
+    kv = [gradients(model, model(batch)["terms"]["kv"].sum()) for model in (plain, saving)]
     name = next(name for name in kv[0] if "layers.0" in name and "k_proj.lora_A" in name)
     assert kv[0][name].abs().max() > 0
     assert relative(kv[1][name], kv[0][name]) < 1e-5

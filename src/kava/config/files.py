@@ -9,11 +9,12 @@ from typing import Any
 
 from kava.config.strict_yaml import YAML_ERRORS, load_yaml
 from kava.errors import UserError
+from kava.methods import METHODS
 from kava.runtime.text import read_text
 
 EXTENDS = "extends"
 # They reason in words or not at all: M means nothing to them.
-WITHOUT_LATENTS = ("full_cot", "no_cot", "icot")
+WITHOUT_LATENTS = tuple(name for name, method in METHODS.items() if not method.thinks)
 
 
 def read_sections(path: str | Path, inside: tuple[Path, ...] = ()) -> dict[Any, Any]:

@@ -5,15 +5,20 @@ Files are read and errors are put into words in load.py.
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from kava.config.contradictions import contradictions
 from kava.config.files import WITHOUT_LATENTS
 from kava.config.overrides import is_safe_name
+from kava.methods import EVICTIONS, METHODS
 
-MethodName = Literal["full_cot", "no_cot", "icot", "coconut", "codi", "pccot", "kava"]
+if TYPE_CHECKING:
+    MethodName = str
+    Eviction = str
+else:
+    MethodName, Eviction = Literal[tuple(METHODS)], Literal[EVICTIONS]
 # Settings that came after the first runs, and the value that changes nothing: finished runs keep their fingerprints.
 YOUNGER = (
     ("model", "quantization", "none"),
@@ -143,9 +148,7 @@ class LossConfig(Section):
 
 class RkvConfig(Section):
     lambda_: float = Field(0.1, ge=0, le=1, alias="lambda", description="weight of importance against redundancy")
-    eviction: Literal["rkv", "cosine", "attention", "crop", "uniform", "random"] = Field(
-        "rkv", description="which scorer keeps entries of the teacher's cache"
-    )
+    eviction: Eviction = Field("rkv", description="which scorer keeps entries of the teacher's cache")
     group_reduction: Literal["max", "mean"] = Field("max", description="importance of query heads that share a key/value head")
 
 

@@ -1,33 +1,22 @@
 """Eviction: compress a teacher's cached chain of thought to M entries per layer and KV head (docs/notation.md, method section 4).
 
-To add a scorer: write its file beside the others, name it in `SCORERS`, and allow the name in `kava.config.RkvConfig`.
+To add a scorer: write the function NAME in NAME.py beside the others, and add NAME to `kava.methods.EVICTIONS`.
 """
 
 from dataclasses import dataclass
+from importlib import import_module
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from kava.eviction.attention import attention
-from kava.eviction.cosine import cosine
-from kava.eviction.crop import crop
-from kava.eviction.random import random
-from kava.eviction.rkv import rkv
 from kava.eviction.selection import gather, select
 from kava.eviction.trace import Options, Scorer, Trace
-from kava.eviction.uniform import uniform
+from kava.methods import EVICTIONS
 
 __all__ = ["SCORERS", "Compressed", "Options", "Scorer", "Trace", "compress", "gather", "select"]
 
-SCORERS: dict[str, Scorer] = {
-    "rkv": rkv,
-    "cosine": cosine,
-    "attention": attention,
-    "crop": crop,
-    "uniform": uniform,
-    "random": random,
-}
+SCORERS: dict[str, Scorer] = {name: getattr(import_module(f"kava.eviction.{name}"), name) for name in EVICTIONS}
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,33 +1,22 @@
 """The sum of the losses (method section 5)."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-
-@dataclass(frozen=True, eq=False)
-class LossTerms:
-    """The unweighted losses of each example; None where a method does not use one."""
-
-    student_ce: Float[Tensor, " B"] | None = None
-    teacher_ce: Float[Tensor, " B"] | None = None
-    codi: Float[Tensor, " B"] | None = None
-    kv: Float[Tensor, " B"] | None = None
+LossTerms = dict[str, Float[Tensor, " B"]]
+"""The unweighted losses of each example, by name; those that a method uses, in the order they are logged."""
 
 
-TERM_NAMES = tuple(field.name for field in fields(LossTerms))
-
-
-def combine(terms: LossTerms, alpha1: float, alpha2: float) -> Float[Tensor, " B"]:
-    """L = CE_student + CE_teacher + alpha1 L_CODI + alpha2 L_KV, over the terms that are there.
+def combine(terms: LossTerms, weights: Mapping[str, float]) -> Float[Tensor, " B"]:
+    """L = sum of weight x term, over the terms that are there: CE_student + CE_teacher + alpha1 L_CODI + alpha2 L_KV for KaVa.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are no terms.
+        KeyError: a term has no weight.
     """
-    weighted = ((terms.student_ce, 1.0), (terms.teacher_ce, 1.0), (terms.codi, alpha1), (terms.kv, alpha2))
-    present = [weight * loss for loss, weight in weighted if loss is not None]
-    if not present:
+    if not terms:
         raise ValueError("a training step without a single loss")
-    return torch.stack(present).sum(0)
+    return torch.stack([weights[name] * loss for name, loss in terms.items()]).sum(0)

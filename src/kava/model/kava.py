@@ -7,7 +7,7 @@ The question is computed once and shared by both. What can run in one pass does:
 answer, so that T iterations and the teacher take T + 2 passes. L = CE_student + CE_teacher + alpha1 L_CODI + alpha2 L_KV.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +33,7 @@ class Settings:
     """The plain values that a training step needs, taken from the configuration by `kava.model.build`."""
 
     num_iterations: int
-    alpha1: float
-    alpha2: float
+    weights: Mapping[str, float]
     kv_loss_type: str = "smooth_l1"
     codi_loss_type: str = "smooth_l1"
     layerwise_std: bool = True
@@ -71,10 +70,10 @@ class KavaModel(nn.Module):
         """Losses of a batch.
 
         Returns:
-            `loss`: the total per example, [B]; `terms`: the unweighted `LossTerms`, each [B] or None.
+            `loss`: the total per example, [B]; `terms`: the unweighted `LossTerms`, each [B].
         """
         terms = self.losses(batch)
-        return {"loss": combine(terms, self.settings.alpha1, self.settings.alpha2), "terms": terms}
+        return {"loss": combine(terms, self.settings.weights), "terms": terms}
 
     def call(self, run: Callable[[], Any]) -> Any:
         """Run passes of one's own, as `forward` runs a step's: what splits the model over processes sees both."""
@@ -84,24 +83,25 @@ class KavaModel(nn.Module):
         """The terms of the loss that this method has, each per example (method.md, section 5)."""
         method, settings = self.method, self.settings
         if not method.thinks:
-            return LossTerms(student_ce=read_whole(self.backbone, batch.question_ids, batch.question_mask, batch.student).cross_entropy)
+            return {"student_ce": read_whole(self.backbone, batch.question_ids, batch.question_mask, batch.student).cross_entropy}
         question, thought = self.think(batch.question_ids, batch.question_mask, batch.num_latents, hold_last=True)
         eot = self.backbone.special_embeddings()[1:2].expand(len(batch), -1, -1)
         lead = eot if thought.unread is None else torch.cat([thought.unread, eot], dim=1)
         student = read_suffix(self.backbone, thought.prefix, batch.student, lead=lead, keep_hidden=method.codi)
+        terms: LossTerms = {"student_ce": student.cross_entropy}
         if batch.teacher is None:
-            return LossTerms(student_ce=student.cross_entropy)
+            return terms
         teacher, trace = read_trace(
             self.backbone, question, batch.teacher, batch.example_seed,
             keep_hidden=method.codi, group_reduction=settings.group_reduction,
         )  # fmt: skip
-        codi = kv = None
+        terms["teacher_ce"] = teacher.cross_entropy
         if teacher.distillation is not None and student.distillation is not None:
-            codi = codi_loss(teacher.distillation, student.distillation, settings.codi_loss_type, settings.layerwise_std)
+            terms["codi"] = codi_loss(teacher.distillation, student.distillation, settings.codi_loss_type, settings.layerwise_std)
         if method.kv:
             target = compress(trace, settings.eviction, batch.num_latents, settings.rkv_lambda, settings.eviction_seed)
-            kv = self.match_cache(target, question, student.prefix)
-        return LossTerms(student_ce=student.cross_entropy, teacher_ce=teacher.cross_entropy, codi=codi, kv=kv)
+            terms["kv"] = self.match_cache(target, question, student.prefix)
+        return terms
 
     def think(
         self,

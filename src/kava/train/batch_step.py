@@ -9,7 +9,6 @@ from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from kava.data.collate import Batch
-from kava.losses.total import TERM_NAMES
 from kava.model.adapters import Adapters
 from kava.model.kava import KavaModel
 from kava.train.captured_step import CapturedStep
@@ -70,5 +69,4 @@ class BatchStep:
         with autocast(self.precision, batch.question_ids.device.type):
             output = self.model(batch)
         self.scaler.scale(output["loss"].sum() / examples).backward()
-        terms = {name: getattr(output["terms"], name) for name in TERM_NAMES}
-        return {"loss": output["loss"].detach()} | {name: value.detach() for name, value in terms.items() if value is not None}
+        return {name: value.detach() for name, value in {"loss": output["loss"], **output["terms"]}.items()}

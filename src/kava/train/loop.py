@@ -21,7 +21,6 @@ from transformers import set_seed
 from kava.config import Config
 from kava.errors import naming_out_of_memory, ran_out_of_memory
 from kava.evaluate.accuracy import Evaluation
-from kava.losses.total import TERM_NAMES
 from kava.model.fused_kernels import fuse_kernels
 from kava.model.kava import KavaModel
 from kava.runtime import processes
@@ -207,8 +206,7 @@ class Loop:
         throughput, means = self.state.meter.take_throughput(), self.state.meter.take()
         entry = {"loss": means["loss"]} if means else {}
         entry |= {name: value for name, value in {"grad_norm": float(norm), "learning_rate": rate}.items() if isfinite(value)}
-        entry |= {name: means[name] for name in TERM_NAMES if name in means}
-        self._log(entry | ({"examples_per_second": throughput} if throughput else {}))
+        self._log(entry | means | ({"examples_per_second": throughput} if throughput else {}))
 
     def _log(self, entry: dict[str, float]) -> None:
         step, entry = self.state.global_step, entry | {"epoch": self.state.epoch}

@@ -100,7 +100,7 @@ def _pretrain(config: Config, directory: Path, quiet: bool) -> None:
     set_seed(config.training.seed)
     model = _new_model(config, len(tokenizer), tokenizer)
     full_cot = METHODS["full_cot"]
-    wrapped = KavaModel(Backbone(model, [0, 0, 0]), nn.Identity(), full_cot, Settings(0, 0.0, 0.0))
+    wrapped = KavaModel(Backbone(model, [0, 0, 0]), nn.Identity(), full_cot, Settings(0, {"student_ce": 1.0}))
     collator = DroppingCollator(mini.pretrain_drop_steps, pad_id=tokenizer.pad_token_id, prompt_length=len(builder.prompt_ids))
     # Only what the base's name is made of: another schedule of the run's own must not find this base in the cache.
     training = TrainingConfig(

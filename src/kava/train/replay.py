@@ -22,7 +22,6 @@ from kava.data.batch_file import read_batch, write_batch
 from kava.data.collate import Batch
 from kava.errors import UserError
 from kava.losses.fused import check_fused_available
-from kava.losses.total import TERM_NAMES
 from kava.results import Record, parse_record, read_mapping
 from kava.runtime.atomic import seal, verify, write_whole
 from kava.train.batch_step import autocast
@@ -151,7 +150,7 @@ def _examples(trained: Trained, batch: Batch, recorded: dict[str, Tensor], total
     with autocast(trained.config.system.mixed_precision, batch.question_ids.device.type):
         output = trained.model(batch)
     losses: Tensor = output["loss"]
-    values = {"loss": losses} | {name: value for name in TERM_NAMES if (value := getattr(output["terms"], name)) is not None}
+    values = {"loss": losses} | output["terms"]
     parameters = [parameter for parameter in trained.model.parameters() if parameter.requires_grad]
     told_apart = bool(losses.isfinite().all())
     norms = [_own_norm(loss, parameters) if told_apart else None for loss in losses]

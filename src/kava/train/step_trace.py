@@ -173,7 +173,7 @@ def _run(model: KavaModel, batch: Batch, config: Config) -> tuple[tuple[float, f
     with ledger, sdpa_alone() if dtype else nullcontext():
         with torch.autocast("cpu", dtype) if dtype else nullcontext():
             terms = model.losses(batch)
-            loss = combine(terms, model.settings.alpha1, model.settings.alpha2).mean()
+            loss = combine(terms, model.settings.weights).mean()
         del terms
         held = float(ledger.fixed), float(ledger.per_row)
         loss.backward()

@@ -77,7 +77,7 @@ def build_reasoner(source: Source) -> Reasoner:
     builder = SequenceBuilder(load_tokenizer(base, source.trust_remote_code), ANSWER_PROMPT)
     # Plain text only: the rows of the new tokens are never read.
     backbone = Backbone(load_base(base, config).to(source.device), [0, 0, 0]).to(source.device)
-    return _endless(KavaModel(backbone, nn.Identity(), METHODS[config.method], Settings(0, 0.0, 0.0)), builder, 0, 0)
+    return _endless(KavaModel(backbone, nn.Identity(), METHODS[config.method], Settings(0, {})), builder, 0, 0)
 
 
 def questions_for(source: Source, builder: SequenceBuilder, count: int) -> list[str]:

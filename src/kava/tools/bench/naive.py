@@ -179,13 +179,13 @@ def _forward(model: KavaModel, embeds: Tensor, mask: Tensor, cache: KVLayers | N
 
 def _terms(model: KavaModel, batch: Batch, student: Reading, teacher: Reading | None) -> LossTerms:
     if teacher is None:
-        return LossTerms(student_ce=student.cross_entropy)
-    settings, codi, kv = model.settings, None, None
+        return {"student_ce": student.cross_entropy}
+    terms, settings = {"student_ce": student.cross_entropy, "teacher_ce": teacher.cross_entropy}, model.settings
     if model.method.codi:
-        codi = codi_loss(teacher.distillation, student.distillation, settings.codi_loss_type, settings.layerwise_std)
+        terms["codi"] = codi_loss(teacher.distillation, student.distillation, settings.codi_loss_type, settings.layerwise_std)
     if model.method.kv:
-        kv = _match(model, batch, student, teacher)
-    return LossTerms(student_ce=student.cross_entropy, teacher_ce=teacher.cross_entropy, codi=codi, kv=kv)
+        terms["kv"] = _match(model, batch, student, teacher)
+    return terms
 
 
 def _match(model: KavaModel, batch: Batch, student: Reading, teacher: Reading) -> Float[Tensor, " B"]:

@@ -96,12 +96,12 @@ def _step(model: "KavaModel", batch: "Batch", losses: "Losses") -> "LossTerms":
     model.zero_grad(set_to_none=True)
     with torch.autocast(device, dtype) if dtype != torch.float32 else nullcontext():
         terms = losses(model, batch)
-    combine(terms, model.settings.alpha1, model.settings.alpha2).mean().backward()
+    combine(terms, model.settings.weights).mean().backward()
     return terms
 
 
 def _values(terms: "LossTerms") -> dict[str, float]:
-    return {name: float(value.detach().mean()) for name, value in vars(terms).items() if value is not None}
+    return {name: float(value.detach().mean()) for name, value in terms.items()}
 
 
 def _difference(terms: dict[str, float], ours: dict[str, float]) -> float:

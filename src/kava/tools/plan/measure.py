@@ -76,7 +76,7 @@ def _train(model: Any, batch: Any) -> None:
     optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad])
 
     def backward() -> None:
-        combine(model.losses(batch), model.settings.alpha1, model.settings.alpha2).mean().backward()
+        combine(model.losses(batch), model.settings.weights).mean().backward()
 
     backward()
     optimizer.step()
