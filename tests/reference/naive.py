@@ -82,6 +82,12 @@ def score(
     return rkv(attention, keys, {"rkv": lam, "attention": 1.0, "cosine": 0.0}[name])
 
 
+def shared(scores: list[list[Vector]], share: str, layer: int) -> Vector:
+    """The scores, [L][H][C], that every head of a layer chooses by where they share a choice."""
+    rows = [row for index, heads in enumerate(scores) if share == "all" or index == layer for row in heads]
+    return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+
+
 def select(scores: Vector, num_slots: int) -> list[int]:
     """Positions of the min(C, M) best, the earlier of equals first, in time order."""
     best_first = sorted(range(len(scores)), key=lambda i: (-scores[i], i))

@@ -35,7 +35,7 @@ def test_defaults_are_the_papers() -> None:
         ({"trainning": {}}, "unknown key 'trainning'; did you mean 'training'?"),
         ({"batch_size": 4}, "unknown key 'batch_size'; did you mean 'training.batch_size'?"),
         ({"loss": {"learning_rate": 1e-3}}, "unknown key 'loss.learning_rate'; did you mean 'training.learning_rate'?"),
-        ({"rkv": {"xyzzy": 1}}, "unknown key 'rkv.xyzzy'; valid names: eviction, group_reduction, lambda"),
+        ({"rkv": {"xyzzy": 1}}, "unknown key 'rkv.xyzzy'; valid names: eviction, group_reduction, importance, lambda, share"),
         ({"dataset": {"mini": {"modulo": 7}}}, "unknown key 'dataset.mini.modulo'; did you mean 'modulus'?"),
         ({"]": 1}, "unknown key ']'; valid names: dataset, evaluation, latent, lora, loss, method, model, rkv, system, training"),
         ({"evaluation": {"dataset": {}}}, "unknown key 'evaluation.dataset'; did you mean 'datasets'?"),
@@ -178,6 +178,7 @@ def _leaves(content: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 def _other(key: str, value: Any) -> Any:
     choices = {"method": "codi", "loss.kv_loss_type": "mse", "loss.codi_loss_type": "l1", "loss.kv_rope": "pre", "loss.kv_parts": "keys"}
     choices |= {"rkv.eviction": "crop", "rkv.group_reduction": "mean", "model.dtype": "bfloat16", "model.attn_implementation": "eager"}
+    choices |= {"loss.kv_iterations": "all", "rkv.importance": "trace", "rkv.share": "layer"}
     choices |= {"dataset.cot_type": "natural_language", "dataset.on_bad_row": "skip", "training.lr_scheduler": "linear"}
     choices |= {"system.mixed_precision": "fp16", "system.device": "cpu", "lora.target_modules": ["q_proj"]}
     choices |= {"dataset.answer_type": "choice", "model.revision": "v1", "dataset.revision": "v1"}

@@ -73,6 +73,29 @@ def test_compress_equals_naive_loops(name: str, dtype: torch.dtype) -> None:
                 assert not result.values[layer, b, head, kept:].any()
 
 
+@pytest.mark.parametrize("share", ["layer", "all"])
+def test_a_shared_choice_follows_the_mean_score(share: str) -> None:
+    counts, num_slots, lam = [13, 6, 1, 0], 5, 0.3
+    trace = make_trace(counts, length=15)
+    indices = compress(trace, "rkv", num_slots, lam, share=share).indices
+    for b, count in enumerate(counts):
+        scores = [
+            [
+                naive.rkv(trace.importance[layer, b, head, :count].tolist(), trace.keys[layer, b, head, :count].tolist(), lam)
+                if count
+                else []
+                for head in range(3)
+            ]
+            for layer in range(2)
+        ]
+        for layer in range(2):
+            expected = naive.select(naive.shared(scores, share, layer), num_slots)
+            for head in range(3):
+                assert indices[layer, b, head].tolist() == expected + [0] * (num_slots - len(expected))
+        if count:
+            assert torch.equal(compress(alone(trace, b), "rkv", num_slots, lam, share=share).indices, indices[:, b : b + 1])
+
+
 @pytest.mark.parametrize("name", SCORERS)
 @pytest.mark.parametrize("num_slots", [0, 1, 24, 200])
 def test_batch_keeps_what_each_example_keeps_alone(name: str, num_slots: int) -> None:

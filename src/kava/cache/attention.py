@@ -34,7 +34,8 @@ class ImportanceRecorder:
         rows: query positions of the answer tokens within the pass, [B, A].
         row_mask: which of them are real.
         start, stop: key columns of the CoT in the cache.
-        reduction: how the query heads of a group become one KV head, "max" (as R-KV) or "mean".
+        reduction: how the query heads of a group become one KV head, "max" or "mean".
+        among: a query's probabilities sum to 1 over these entries of the CoT alone, [B, C] (the paper's listing); None: over all it sees.
         layers: per layer, the mean probability over answer tokens, reduced to KV heads, [B, H, C].
     """
 
@@ -43,6 +44,7 @@ class ImportanceRecorder:
     start: int
     stop: int
     reduction: str = "max"
+    among: Bool[Tensor, "B C"] | None = None
     layers: dict[int, Float[Tensor, "B H C"]] = field(default_factory=dict)
 
     def stacked(self) -> Float[Tensor, "L B H C"]:
@@ -121,11 +123,16 @@ def _record(
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     scores = scores + _row_bias(recorder.rows, attention_mask, queries, keys)[:, None, None]
-    if sinks is not None:
+    if recorder.among is not None:
+        # The answer follows a short trace at once, so the columns of the longest hold some of it.
+        others = ~recorder.among[:, None, None, None]
+        probabilities = scores[..., recorder.start : recorder.stop].masked_fill(others, torch.finfo(scores.dtype).min).softmax(-1)
+    elif sinks is None:
+        probabilities = scores.softmax(-1)[..., recorder.start : recorder.stop]
+    else:
         # A learned logit per head takes part in the softmax and belongs to no token.
         column = sinks.float().view(heads, -1)[None, :, :, None, None].expand(*scores.shape[:-1], 1)
-        scores = torch.cat([scores, column], dim=-1)
-    probabilities = scores.softmax(-1)[..., recorder.start : recorder.stop]
+        probabilities = torch.cat([scores, column], dim=-1).softmax(-1)[..., recorder.start : recorder.stop]
     weight = recorder.row_mask / recorder.row_mask.sum(-1, keepdim=True).clamp(min=1)
     per_query_head = torch.einsum("bhgac,ba->bhgc", probabilities, weight.to(probabilities.dtype))
     reduced = per_query_head.amax(2) if recorder.reduction == "max" else per_query_head.mean(2)

@@ -28,6 +28,9 @@ YOUNGER = (
     ("model", "revision", None),
     ("dataset", "revision", None),
     ("training", "remove_all_beyond", None),
+    ("rkv", "importance", "context"),
+    ("rkv", "share", "head"),
+    ("loss", "kv_iterations", "last"),
     ("system", "compile", False),
     ("system", "fused_cross_entropy", False),
     ("system", "fsdp", False),
@@ -144,12 +147,15 @@ class LossConfig(Section):
     use_projection: bool = Field(True, description="project hidden states to latent inputs; false: as they are")
     kv_rope: Literal["post", "pre"] = Field("post", description="match keys after or before the rotary embedding")
     kv_parts: Literal["both", "keys", "values"] = Field("both", description="what L_KV matches")
+    kv_iterations: Literal["last", "all"] = Field("last", description="L_KV at the last Jacobi iteration, or the mean over all of them")
 
 
 class RkvConfig(Section):
     lambda_: float = Field(0.1, ge=0, le=1, alias="lambda", description="weight of importance against redundancy")
     eviction: Eviction = Field("rkv", description="which scorer keeps entries of the teacher's cache")
     group_reduction: Literal["max", "mean"] = Field("max", description="importance of query heads that share a key/value head")
+    importance: Literal["context", "trace"] = Field("context", description="an answer token's attention sums to 1 over this")
+    share: Literal["head", "layer", "all"] = Field("head", description="one choice of entries per head, per layer, or for all")
 
 
 class TrainingConfig(Section):

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from kava.eviction.selection import gather, select
+from kava.eviction.selection import gather, select, shared
 from kava.eviction.trace import Options, Scorer, Trace
 from kava.methods import EVICTIONS
 
@@ -33,7 +33,7 @@ class Compressed:
 
 
 @torch.no_grad()
-def compress(trace: Trace, eviction: str, num_slots: int, lam: float, seed: int = 0) -> Compressed:
+def compress(trace: Trace, eviction: str, num_slots: int, lam: float, seed: int = 0, share: str = "head") -> Compressed:
     """Score, select, gather. Each example gets what it would get alone, bit for bit; nothing carries a gradient.
 
     Args:
@@ -42,11 +42,12 @@ def compress(trace: Trace, eviction: str, num_slots: int, lam: float, seed: int 
         num_slots: M, at least 0.
         lam: weight of importance in `rkv`; the other scorers ignore it.
         seed: seed of `random`; the other scorers ignore it.
+        share: one choice of entries per "head", per "layer", or for "all" layers and heads, by the scores' mean.
 
     Raises:
         KeyError: `eviction` is no scorer (`kava.config` refuses such a name first).
     """
-    scores = SCORERS[eviction](trace, Options(num_slots, lam, seed))
+    scores = shared(SCORERS[eviction](trace, Options(num_slots, lam, seed)), share)
     indices, slot_mask = select(scores, trace.mask, num_slots)
     keys, values = gather(trace, indices)
     empty = ~slot_mask[None, :, None, :, None]

@@ -5,7 +5,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
+from kava.eviction.ordered_sum import ordered_sum
 from kava.eviction.trace import Trace
+
+
+def shared(scores: Float[Tensor, "L B H C"], share: str) -> Float[Tensor, "L B H C"]:
+    """Scores by which heads choose alike: each "head" by its own, all of a "layer" by their mean, or "all" by one mean."""
+    if share == "head":
+        return scores
+    mean = ordered_sum(scores, 2)[:, :, None] / scores.shape[2]
+    if share == "all":
+        mean = ordered_sum(mean, 0)[None] / scores.shape[0]
+    return mean.expand_as(scores)
 
 
 def select(

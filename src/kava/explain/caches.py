@@ -12,9 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from kava.data.collate import Batch
-from kava.eviction import compress
 from kava.model.kava import KavaModel
-from kava.model.passes import read_trace
 
 
 @dataclass(frozen=True)
@@ -40,14 +38,11 @@ def compare_caches(model: KavaModel, batch: Batch) -> CacheView:
     Raises:
         ValueError: the method has no latents, or the batch no teacher's trace.
     """
-    settings = model.settings
     if not model.method.thinks or batch.teacher is None:
         raise ValueError(f"method {model.method.name} has no pair of caches to compare")
     question, thought = model.think(batch.question_ids, batch.question_mask, batch.num_latents)
-    _, trace = read_trace(
-        model.backbone, question, batch.teacher, batch.example_seed, keep_hidden=False, group_reduction=settings.group_reduction
-    )
-    target = compress(trace, settings.eviction, batch.num_latents, settings.rkv_lambda, settings.eviction_seed)
+    _, trace = model.read_teacher(question, batch, keep_hidden=False)
+    target = model.compressed(trace, batch.num_latents)
     target_keys, keys, values = model.matched(target, question, thought.prefix)
     return CacheView(target.indices, target.slot_mask, cosines(keys, target_keys), cosines(values, target.values))
 

@@ -190,9 +190,12 @@ def settings_of(config: Config) -> Settings:
         layerwise_std=loss.layerwise_std,
         kv_rope=loss.kv_rope,
         kv_parts=loss.kv_parts,
+        kv_iterations=loss.kv_iterations,
         eviction=rkv.eviction,
         rkv_lambda=rkv.lambda_,
         group_reduction=rkv.group_reduction,
+        importance=rkv.importance,
+        share=rkv.share,
         eviction_seed=config.training.seed,
     )
 

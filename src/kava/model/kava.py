@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from kava.cache.layers import stack_layers
 from kava.cache.rope import unrotate
 from kava.data.collate import Batch
-from kava.eviction import Compressed, compress
+from kava.eviction import Compressed, Trace, compress
 from kava.losses.hidden import codi_loss
 from kava.losses.kv import Parts, kv_loss
 from kava.losses.total import LossTerms, combine
 from kava.methods import Method
 from kava.model.backbone import Backbone, Prefix
 from kava.model.latents import Thought, follow, iterate, parallel_tail, sequential_tail
-from kava.model.passes import read_suffix, read_trace, read_whole
+from kava.model.passes import Reading, read_suffix, read_trace, read_whole
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,12 @@ class Settings:
     layerwise_std: bool = True
     kv_rope: str = "post"
     kv_parts: Parts = "both"
+    kv_iterations: str = "last"
     eviction: str = "rkv"
     rkv_lambda: float = 0.1
     group_reduction: str = "max"
+    importance: str = "context"
+    share: str = "head"
     eviction_seed: int = 0
 
 
@@ -84,24 +87,36 @@ class KavaModel(nn.Module):
         method, settings = self.method, self.settings
         if not method.thinks:
             return {"student_ce": read_whole(self.backbone, batch.question_ids, batch.question_mask, batch.student).cross_entropy}
-        question, thought = self.think(batch.question_ids, batch.question_mask, batch.num_latents, hold_last=True)
+        every = method.kv and settings.kv_iterations == "all"
+        question, thought = self.think(batch.question_ids, batch.question_mask, batch.num_latents, keep_trajectory=every, hold_last=True)
         eot = self.backbone.special_embeddings()[1:2].expand(len(batch), -1, -1)
         lead = eot if thought.unread is None else torch.cat([thought.unread, eot], dim=1)
         student = read_suffix(self.backbone, thought.prefix, batch.student, lead=lead, keep_hidden=method.codi)
         terms: LossTerms = {"student_ce": student.cross_entropy}
         if batch.teacher is None:
             return terms
-        teacher, trace = read_trace(
-            self.backbone, question, batch.teacher, batch.example_seed,
-            keep_hidden=method.codi, group_reduction=settings.group_reduction,
-        )  # fmt: skip
+        teacher, trace = self.read_teacher(question, batch, keep_hidden=method.codi)
         terms["teacher_ce"] = teacher.cross_entropy
         if teacher.distillation is not None and student.distillation is not None:
             terms["codi"] = codi_loss(teacher.distillation, student.distillation, settings.codi_loss_type, settings.layerwise_std)
         if method.kv:
-            target = compress(trace, settings.eviction, batch.num_latents, settings.rkv_lambda, settings.eviction_seed)
-            terms["kv"] = self.match_cache(target, question, student.prefix)
+            target = self.compressed(trace, batch.num_latents)
+            passes = (*thought.earlier, student.prefix)
+            terms["kv"] = torch.stack([self.match_cache(target, question, prefix) for prefix in passes]).mean(0)
         return terms
+
+    def read_teacher(self, question: Prefix, batch: Batch, *, keep_hidden: bool) -> tuple[Reading, Trace]:
+        """The teacher's pass over the written traces, which the batch must have."""
+        assert batch.teacher is not None
+        return read_trace(
+            self.backbone, question, batch.teacher, batch.example_seed,
+            keep_hidden=keep_hidden, group_reduction=self.settings.group_reduction, importance=self.settings.importance,
+        )  # fmt: skip
+
+    def compressed(self, trace: Trace, num_latents: int) -> Compressed:
+        """What the latents are to follow: M entries of the trace."""
+        settings = self.settings
+        return compress(trace, settings.eviction, num_latents, settings.rkv_lambda, settings.eviction_seed, settings.share)
 
     def think(
         self,

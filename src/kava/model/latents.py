@@ -22,12 +22,14 @@ class Thought:
         trajectory: the same after the prefill and after each iteration, where asked for.
         unread: input embeddings of the last pass where that is held back (`hold_last`), [B, n, E]. Whoever reads the answer runs them
             in the same pass, because they depend on nothing in it; `prefix` and `hidden` end before them.
+        earlier: with `keep_trajectory`, `prefix` as each Jacobi iteration but the last left it.
     """
 
     prefix: Prefix
     hidden: Float[Tensor, "B M1 E"]
     trajectory: tuple[Tensor, ...] = ()
     unread: Float[Tensor, "B n E"] | None = None
+    earlier: tuple[Prefix, ...] = ()
 
 
 def think_parallel(
@@ -74,18 +76,20 @@ def iterate(
     """The Jacobi iterations after a prefill that ended in `parallel_tail`, which had the same arguments; see `think_parallel`."""
     iterations = min(num_iterations, num_latents)
     prefix, hidden = prefill.prefix, prefill.hidden[:, -(_prefilled(num_latents, num_iterations, keep_trajectory) + 1) :]
-    trajectory = [hidden]
+    trajectory, earlier = [hidden], []
     for final in range(iterations):
+        if keep_trajectory and final:
+            earlier.append(prefix)
         last = num_latents if keep_trajectory else num_latents - iterations + final + 1
         anchor = prefix.shortened(hidden.shape[1] - 1 - final, hidden[:, final : final + 1])
         inputs = project(hidden[:, final:last])
         if hold_last and final == iterations - 1:
-            return Thought(anchor, hidden, unread=inputs)
+            return Thought(anchor, hidden, unread=inputs, earlier=tuple(earlier))
         run = backbone.extend(anchor, inputs)
         prefix, hidden = run.prefix, torch.cat([hidden[:, : final + 1], run.hidden], dim=1)
         if keep_trajectory:
             trajectory.append(hidden)
-    return Thought(prefix, hidden, tuple(trajectory) if keep_trajectory else ())
+    return Thought(prefix, hidden, tuple(trajectory) if keep_trajectory else (), earlier=tuple(earlier))
 
 
 def _prefilled(num_latents: int, num_iterations: int, keep_trajectory: bool) -> int:

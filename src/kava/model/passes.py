@@ -72,15 +72,24 @@ def _score(backbone: Backbone, run: Extension, hidden: Float[Tensor, "B S1 E"], 
 
 
 def read_trace(
-    backbone: Backbone, question: Prefix, suffix: Suffix, seed: Tensor, *, keep_hidden: bool, group_reduction: str
+    backbone: Backbone,
+    question: Prefix,
+    suffix: Suffix,
+    seed: Tensor,
+    *,
+    keep_hidden: bool,
+    group_reduction: str,
+    importance: str = "context",
 ) -> tuple[Reading, Trace]:
     """The teacher pass: read `c a` and keep what eviction needs of the trace (keys, values, importance; no gradient)."""
     start, stop = question.length, question.length + suffix.cot_width
-    recorder = ImportanceRecorder(suffix.answer_positions, suffix.answer_mask, start, stop, group_reduction)
+    mask = torch.arange(suffix.cot_width, device=suffix.ids.device) < suffix.cot_length[:, None]
+    recorder = ImportanceRecorder(
+        suffix.answer_positions, suffix.answer_mask, start, stop, group_reduction, mask if importance == "trace" else None
+    )
     with recording(recorder):
         reading = read_suffix(backbone, question, suffix, keep_hidden=keep_hidden)
-    mask = torch.arange(suffix.cot_width, device=suffix.ids.device) < suffix.cot_length[:, None]
     with torch.no_grad():
         keys, values = stack_layers(reading.prefix.layers, start, stop)
-        importance = recorder.stacked() * mask[None, :, None]
-    return reading, Trace(keys.detach(), values.detach(), importance, mask, seed)
+        weights = recorder.stacked() * mask[None, :, None]
+    return reading, Trace(keys.detach(), values.detach(), weights, mask, seed)

@@ -54,7 +54,7 @@ def naive_losses(model: KavaModel, batch: Batch) -> LossTerms:
     with attention(model, "eager"):
         student = read_student(model, batch, latent_inputs(model, batch))
         teacher = _read_full(model, batch, batch.teacher, None) if batch.teacher is not None else None
-    return _terms(model, batch, student, teacher)
+        return _terms(model, batch, student, teacher)
 
 
 def pccot_losses(model: KavaModel, batch: Batch) -> LossTerms:
@@ -81,15 +81,16 @@ def attention(model: KavaModel, backend: str) -> Iterator[None]:
         causal_lm.set_attn_implementation(before)
 
 
-def latent_inputs(model: KavaModel, batch: Batch) -> Float[Tensor, "B M E"] | None:
-    """Input embeddings of the latents in the student's last pass, by a full pass over question and latents per iteration."""
+def latent_inputs(model: KavaModel, batch: Batch, num_iterations: int | None = None) -> Float[Tensor, "B M E"] | None:
+    """Input embeddings of the latents after T (or as many) iterations, by a full pass over question and latents per iteration."""
     if not model.method.thinks:
         return None
     bot, _, latent = _special(model, batch)
     count = batch.num_latents
     sequential = model.method.latents == "sequential"
     inputs = bot[:, :0] if sequential else latent.expand(-1, count, -1)
-    for _ in range(count if sequential else model.settings.num_iterations):
+    iterations = model.settings.num_iterations if num_iterations is None else num_iterations
+    for _ in range(count if sequential else iterations):
         embeds, mask = _question(model, batch, torch.cat([bot, inputs.to(bot.dtype)], dim=1))
         hidden = _forward(model, embeds, mask).hidden_states[-1]
         if sequential:
@@ -107,7 +108,7 @@ def read_student(model: KavaModel, batch: Batch, latents: Float[Tensor, "B M E"]
     return _read_full(model, batch, batch.student, torch.cat([bot, latents.to(bot.dtype), eot], dim=1))
 
 
-def importance(attentions: tuple[Tensor, ...], batch: Batch, heads: int, reduction: str) -> Float[Tensor, "L B H C"]:
+def importance(attentions: tuple[Tensor, ...], batch: Batch, heads: int, reduction: str, over: str) -> Float[Tensor, "L B H C"]:
     """Mean attention of each example's answer rows on its CoT columns, from the teacher's full matrices [B, Nh, S, S]."""
     teacher, first = batch.teacher, batch.question_ids.shape[1]
     assert teacher is not None
@@ -116,7 +117,10 @@ def importance(attentions: tuple[Tensor, ...], batch: Batch, heads: int, reducti
         count, answers = int(teacher.cot_length[b]), int(teacher.answer_mask[b].sum())
         stop = first + count
         for layer, attention in enumerate(attentions):
-            groups = attention[b, :, stop : stop + answers, first:stop].mean(1).unflatten(0, (heads, -1))
+            rows = attention[b, :, stop : stop + answers, first:stop]
+            if over == "trace":
+                rows = rows / rows.sum(-1, keepdim=True)
+            groups = rows.mean(1).unflatten(0, (heads, -1))
             result[layer, b, :, :count] = groups.amax(1) if reduction == "max" else groups.mean(1)
     return result.detach()
 
@@ -184,7 +188,9 @@ def _terms(model: KavaModel, batch: Batch, student: Reading, teacher: Reading | 
     if model.method.codi:
         terms["codi"] = codi_loss(teacher.distillation, student.distillation, settings.codi_loss_type, settings.layerwise_std)
     if model.method.kv:
-        terms["kv"] = _match(model, batch, student, teacher)
+        counts = range(1, min(settings.num_iterations, batch.num_latents)) if settings.kv_iterations == "all" else ()
+        students = [*(read_student(model, batch, latent_inputs(model, batch, count)) for count in counts), student]
+        terms["kv"] = torch.stack([_match(model, batch, each, teacher) for each in students]).mean(0)
     return terms
 
 
@@ -194,11 +200,11 @@ def _match(model: KavaModel, batch: Batch, student: Reading, teacher: Reading) -
     assert teacher.attentions is not None
     settings, first, width = model.settings, batch.question_ids.shape[1], batch.teacher.cot_width
     heads = teacher.layers[0][0].shape[1]
-    weights = importance(teacher.attentions, batch, heads, settings.group_reduction)
+    weights = importance(teacher.attentions, batch, heads, settings.group_reduction, settings.importance)
     trace_keys, trace_values = stack_layers(teacher.layers, first, first + width)
     mask = torch.arange(width, device=weights.device) < batch.teacher.cot_length[:, None]
     trace = Trace(trace_keys.detach(), trace_values.detach(), weights, mask, batch.example_seed)
-    target = compress(trace, settings.eviction, batch.num_latents, settings.rkv_lambda, settings.eviction_seed)
+    target = compress(trace, settings.eviction, batch.num_latents, settings.rkv_lambda, settings.eviction_seed, settings.share)
     keys, values = stack_layers(student.layers, first + 1, first + 1 + batch.num_latents)
     target_keys = target.keys
     if settings.kv_rope == "pre":
