@@ -1,5 +1,6 @@
 """Every loss against the naive float64 loops, in a batch and alone."""
 
+import statistics
 from typing import get_args
 
 import pytest
@@ -73,6 +74,21 @@ def test_codi_equals_naive(name: str, layerwise_std: bool, dtype: torch.dtype) -
         torch.testing.assert_close(
             codi_loss(teacher[:, b : b + 1], student[:, b : b + 1], name, layerwise_std)[0], loss[b], rtol=1e-6, atol=0
         )
+
+
+@pytest.mark.parametrize("levels", ["layers", "embeddings too"])
+def test_codi_is_an_exact_multiple_of_the_peers_forms(levels: str) -> None:
+    """PCCoT divides by the unbiased deviation; CODI does too, and averages over the embeddings, where student and teacher agree."""
+    teacher, student = torch.randn(3, 1, 64, dtype=torch.float64), torch.randn(3, 1, 64, dtype=torch.float64)
+    if levels == "embeddings too":
+        embedding = torch.randn(1, 1, 64, dtype=torch.float64)
+        teacher, student = torch.cat([embedding, teacher]), torch.cat([embedding, student])
+    peers = [
+        sum(naive.distance("smooth_l1", float(t - s)) for t, s in zip(taught, own, strict=True)) / 64 / statistics.stdev(taught.tolist())
+        for taught, own in zip(teacher[:, 0], student[:, 0], strict=True)
+    ]
+    ours = codi_loss(teacher[-3:], student[-3:], "smooth_l1", True)
+    assert float(ours) == pytest.approx(sum(peers) / len(peers) * len(peers) / 3 * (64 / 63) ** 0.5, rel=1e-12)
 
 
 def test_codi_divides_the_distance_not_the_residual() -> None:
