@@ -149,6 +149,11 @@ class LossConfig(Section):
     kv_parts: Literal["both", "keys", "values"] = Field("both", description="what L_KV matches")
     kv_iterations: Literal["last", "all"] = Field("last", description="L_KV at the last Jacobi iteration, or the mean over all of them")
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """What each term of the loss is multiplied with, by the term's name."""
+        return {"student_ce": 1.0, "teacher_ce": 1.0, "codi": self.alpha1_codi, "kv": self.alpha2_kv}
+
 
 class RkvConfig(Section):
     lambda_: float = Field(0.1, ge=0, le=1, alias="lambda", description="weight of importance against redundancy")

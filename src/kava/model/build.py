@@ -184,7 +184,7 @@ def settings_of(config: Config) -> Settings:
     loss, rkv = config.loss, config.rkv
     return Settings(
         num_iterations=config.latent.num_iterations,
-        weights={"student_ce": 1.0, "teacher_ce": 1.0, "codi": loss.alpha1_codi, "kv": loss.alpha2_kv},
+        weights=loss.weights,
         kv_loss_type=loss.kv_loss_type,
         codi_loss_type=loss.codi_loss_type,
         layerwise_std=loss.layerwise_std,
