@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from checks import make_trained
-from kava.checkpoint import Trained
+from kava.checkpoint import Trained, load_checkpoint
 from kava.data.collate import build_collator
+from kava.evaluate.accuracy import Answered, Evaluation
+from kava.generate import Generation
 from kava.train.batch_step import BatchStep
 from kava.train.batches import StepBatches
 from kava.train.checkpoints import Checkpoints
@@ -88,6 +90,32 @@ def test_a_signal_saves_and_leaves_the_validation_out(trained: Trained, tmp_path
     loop.stop, loop.validate = Stop(), lambda: pytest.fail("whoever sent the signal waits")
     assert loop.run().global_step == 2
     assert [checkpoint.name for checkpoint in checkpoints(tmp_path / "run")] == ["checkpoint-2"]
+
+
+def test_the_best_checkpoint_is_the_first_with_the_highest_validation_accuracy(trained: Trained, tmp_path: Path) -> None:
+    right = iter([1, 3, 3])
+    seen: list[dict[str, Tensor]] = []
+    loop, own = make_loop(trained, tmp_path / "run", "cpu", training={"eval_steps": 1, "max_steps": 3, "save_steps": 9})
+
+    def validate() -> Evaluation:
+        seen.append({name: value.clone() for name, value in weights(own).items()})
+        examples = list(mini_examples(4))
+        correct = next(right)
+        answers = [example.answer if place < correct else "-1" for place, example in enumerate(examples)]
+        return Evaluation(
+            [Answered(example, Generation(answer, [], 1, 1, 0, True, answer)) for example, answer in zip(examples, answers, strict=True)],
+            seconds=1.0,
+        )
+
+    loop.validate = validate
+    state = loop.run()
+    assert (state.best_global_step, state.best_metric, len(seen)) == (2, 0.75, 3)
+    best = load_checkpoint(tmp_path / "run" / "best_checkpoint")
+    assert best.metadata["step"] == 2
+    kept = weights(best)
+    assert kept.keys() == seen[1].keys()
+    assert all(torch.equal(kept[name], value) for name, value in seen[1].items())
+    assert any(not torch.equal(kept[name], value) for name, value in seen[2].items())
 
 
 @pytest.mark.gpu
