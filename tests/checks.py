@@ -15,6 +15,7 @@ from kava.data.mini.tokenizer import build_mini_tokenizer
 from kava.eviction import Compressed, compress
 from kava.generate import Reasoner
 from kava.losses.total import LossTerms, combine
+from kava.model import head as language_head
 from kava.model.build import build_model, load_tokenizer
 from kava.model.kava import KavaModel
 from kava.model.passes import read_trace
@@ -116,14 +117,14 @@ class Observed:
 @torch.no_grad()
 def observe(model: KavaModel, batch: Batch) -> Observed:
     logits: list[Tensor] = []
-    plain = model.backbone.logits
+    plain = language_head.next_token_logits
 
-    def spy(hidden: Tensor) -> Tensor:
-        logits.append(plain(hidden))
+    def spy(*arguments: Any) -> Tensor:
+        logits.append(plain(*arguments))
         return logits[-1]
 
     with MonkeyPatch.context() as patch:
-        patch.setattr(model.backbone, "logits", spy)
+        patch.setattr(language_head, "next_token_logits", spy)
         terms = model(batch)["terms"]
     if model.method.thinks:
         question, thought = model.think(batch.question_ids, batch.question_mask, batch.num_latents)

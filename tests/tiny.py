@@ -30,7 +30,7 @@ KINDS = ("llama", "qwen2", "gpt2")
 # Those of the matrix in test_architectures.py: names as transformers registers them.
 ARCHITECTURES = (
     "llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "gpt2", "gpt_neox", "opt", "smollm3", "mixtral",
-    "gpt_oss",
+    "gpt_oss", "llama4_text", "doge",
 )  # fmt: skip
 # transformers refuses SDPA for these: capped or sunk attention.
 EAGER_ONLY = ("gemma2", "gpt_oss")
@@ -62,6 +62,10 @@ _OWN: dict[str, dict[str, Any]] = {
     "smollm3": {"no_rope_layers": [1, 0, 1]},
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "gpt_oss": {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 256, "layer_types": _LAYER_TYPES},
+    "jetmoe": {"kv_channels": 8, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "llama4_text": {"head_dim": 8, "intermediate_size_mlp": 2 * HIDDEN, "num_local_experts": 4, "attention_chunk_size": 256},
+    "afmoe": {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "num_dense_layers": 1,
+              "sliding_window": 256},
     "deepseek_v3": {"num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8,
                     "v_head_dim": 8, "first_k_dense_replace": 1, "n_routed_experts": 4, "n_group": 2, "topk_group": 1,
                     "num_experts_per_tok": 2, "moe_intermediate_size": 16},

@@ -25,20 +25,24 @@ from kava.cache import attention
 from kava.cache.short_attention import sdpa_alone
 from kava.errors import UserError
 from kava.generate import Reasoner
+from kava.model.backbone import Backbone
 from kava.model.build import build_model, load_base, load_tokenizer
 from kava.model.suitability import check_architecture, check_behaviour
 from kava.train.prepare import longest_entries
 from tiny import (
     ARCHITECTURES,
+    BACKENDS,
     EAGER_ONLY,
     HIDDEN,
     LAYERS,
+    SPECIAL_IDS,
     VOCABULARY,
     lora_config,
     make_batch,
     make_examples,
     mini_builder,
     mini_model,
+    tiny_lm,
     tiny_model,
 )
 
@@ -111,7 +115,7 @@ def test_saved_and_loaded_bit_for_bit(tmp_path: Path, kind: str) -> None:
 def test_keys_before_rotation_or_a_refusal(kind: str) -> None:
     """Where `kv_rope: pre` is accepted it is right (the probe compares positions); no layer of mixed positions slips through."""
     backbone = tiny_model(kind, backend_of(kind)).backbone
-    if kind in ("gemma3_text", "smollm3", "gpt_oss"):
+    if kind in ("gemma3_text", "smollm3", "gpt_oss", "llama4_text"):
         with pytest.raises(UserError, match="loss.kv_rope is pre, .* set it to post"):
             check_behaviour(kind, backbone, unrotates=True)
     else:
@@ -143,6 +147,42 @@ def test_convolutions_between_the_layers_are_refused() -> None:
 def test_a_cache_of_compressed_latents_is_refused() -> None:
     with pytest.raises(UserError, match="multi-head latent attention"):
         check_behaviour("a model", tiny_model("deepseek_v3").backbone)
+
+
+def narrow_embeddings() -> Backbone:
+    """OPT in the shape of opt-350m."""
+    config = tiny_lm("opt").config
+    config.word_embed_proj_dim = HIDDEN // 2
+    return Backbone(AutoModelForCausalLM.from_config(config), SPECIAL_IDS)
+
+
+def test_embeddings_of_another_width_are_refused() -> None:
+    with pytest.raises(UserError, match=rf"differ in width \({HIDDEN // 2} and {HIDDEN}\), but a latent token is a hidden state"):
+        check_behaviour("a model", narrow_embeddings())
+
+
+def test_keys_that_are_repeated_before_attention_are_refused() -> None:
+    """JetMoE: its order of heads is not that of grouped queries."""
+    for attn in BACKENDS:
+        with pytest.raises(UserError, match="its attention shows 4 heads of keys where its cache keeps 2"):
+            check_behaviour("a model", Backbone(tiny_lm("jetmoe", attn), SPECIAL_IDS))
+
+
+def test_what_the_check_refuses_is_refused_before_anything_else_runs_the_model(tmp_path: Path) -> None:
+    trained = make_trained(tmp_path)
+    tiny_lm("jetmoe", vocabulary=len(trained.tokenizer)).save_pretrained(tmp_path / "jetmoe")
+    with pytest.raises(UserError, match="cannot reason in latents: its attention shows"):
+        build_model(str(tmp_path / "jetmoe"), trained.tokenizer, lora_config())
+
+
+def test_a_gate_in_the_attention_of_a_mixture() -> None:
+    """AFMoE: peft would merge its attention's gate with a map of the experts. Its norms on both sides of a layer magnify rounding."""
+    model = tiny_model("afmoe", lora=True)
+    compare(model, make_batch(model, make_examples()), tolerance=1e-4)
+    check_behaviour("a model", model.backbone, unrotates=True)
+    with torch.no_grad():
+        check_importance("afmoe", "sdpa", "max")
+        check_cached_decoding("afmoe", "sdpa", "kava")
 
 
 def test_a_model_without_a_cache_is_refused_by_what_it_does(tmp_path: Path) -> None:

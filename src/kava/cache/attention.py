@@ -92,7 +92,7 @@ def _recording_backend(backend: str) -> Callable[..., Any]:
                 options = (kwargs.get(name) for name in ("scaling", "softcap", "s_aux"))
                 _record(recorder, module, query, key, attention_mask, *options)
         if backend == "sdpa" and is_short(query, key, attention_mask, kwargs):
-            return attend_short(query, key, value, attention_mask, kwargs.get("scaling")), None
+            return attend_short(query, key, value, attention_mask, kwargs.get("scaling")).contiguous(), None
         if backend == "sdpa" and is_grouped(query, key, attention_mask, kwargs):
             return attend_grouped(query, key, value, attention_mask, kwargs.get("scaling"), kwargs.get("dropout", 0.0)), None
         # Eager attention is each architecture's own function, next to its attention module.
@@ -122,7 +122,9 @@ def _record(
     scores = torch.einsum("bhgad,bhkd->bhgak", rows.float(), key.float()) * (width**-0.5 if scaling is None else scaling)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
-    scores = scores + _row_bias(recorder.rows, attention_mask, queries, keys)[:, None, None]
+    # One mask for all heads, or one for each query head (Doge).
+    bias = _row_bias(recorder.rows, attention_mask, queries, keys)
+    scores = scores + bias.view(batch, *((1, 1) if bias.shape[1] == 1 else scores.shape[1:3]), *bias.shape[2:])
     if recorder.among is not None:
         # The answer follows a short trace at once, so the columns of the longest hold some of it.
         others = ~recorder.among[:, None, None, None]
@@ -139,14 +141,14 @@ def _record(
     recorder.layers[module.layer_idx] = reduced
 
 
-def _row_bias(rows: Int[Tensor, "B A"], mask: Tensor | None, queries: int, keys: int) -> Float[Tensor, "B A K"]:
+def _row_bias(rows: Int[Tensor, "B A"], mask: Tensor | None, queries: int, keys: int) -> Float[Tensor, "B #Nh A K"]:
     """Additive bias of the answer rows, from whichever form of mask the backend was given (none, 2-D or 4-D)."""
     lowest = torch.finfo(torch.float32).min
     if mask is not None and mask.dim() == 4:
-        mask = mask.expand(rows.shape[0], -1, -1, -1)[:, 0]
-        picked = mask.gather(1, rows[:, :, None].expand(-1, -1, mask.shape[-1]))[..., :keys]
+        mask = mask.expand(rows.shape[0], -1, -1, -1)
+        picked = mask.gather(2, rows[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[-1]))[..., :keys]
         return torch.where(picked, 0.0, lowest) if picked.dtype == torch.bool else picked.float()
     visible = torch.arange(keys, device=rows.device) <= (rows + keys - queries)[:, :, None]
     if mask is not None:
         visible = visible & mask[:, None, :keys].bool()
-    return torch.where(visible, 0.0, lowest)
+    return torch.where(visible, 0.0, lowest)[:, None]

@@ -111,7 +111,9 @@ class Backbone(nn.Module):
     @property
     def decoder(self) -> Any:
         """The stack of layers without the language-model head."""
-        return self.causal_lm.base_model
+        model = self.causal_lm
+        # Llama-4's base model prefix names its place in a model of images and text, and leads back to the model itself.
+        return model.model if model.base_model is model else model.base_model
 
     @property
     def num_layers(self) -> int:

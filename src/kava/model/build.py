@@ -140,14 +140,16 @@ def build_model(base: str, tokenizer: Any, config: Config) -> KavaModel:
     fingerprint = fingerprint_of(causal_lm)
     special_ids = add_token_rows(causal_lm, tokenizer)
     projection = projection_of(causal_lm, config)
-    kava = assemble(add_lora(causal_lm, special_ids, config) if config.lora.enabled else causal_lm, special_ids, projection, config)
+    language_model = add_lora(causal_lm, special_ids, config) if config.lora.enabled else causal_lm
+    # Before anything else runs the model.
+    check_behaviour(base, Backbone(language_model, special_ids), unrotates=method.kv and config.loss.kv_rope == "pre")
+    kava = assemble(language_model, special_ids, projection, config)
     backbone = kava.backbone
     backbone.fused = config.system.fused_cross_entropy
     if backbone.fused:
         check_fused_available()
     if config.training.gradient_checkpointing:
         recompute_layers(backbone.decoder)
-    check_behaviour(base, backbone, unrotates=method.kv and config.loss.kv_rope == "pre")
     if config.system.compile:
         compile_passes(backbone)
     kava.base_fingerprint = fingerprint
@@ -266,9 +268,12 @@ def attention_projections(causal_lm: Any) -> list[str]:
 
     names = set()
     for path, module in causal_lm.named_modules():
-        if hasattr(module, "layer_idx") and hasattr(module, "is_causal"):
+        # Doge's attention says only that its keys serve groups of queries.
+        if hasattr(module, "layer_idx") and (hasattr(module, "is_causal") or hasattr(module, "num_key_value_groups")):
             parent = path.rpartition(".")[2]
-            names |= {f"{parent}.{name}" for name, child in module.named_children() if isinstance(child, (nn.Linear, Conv1D))}
+            maps = {name for name, child in module.named_children() if isinstance(child, (nn.Linear, Conv1D))}
+            # peft takes a gate for that of a mixture's experts, which it merges with another map.
+            names |= {f"{parent}.{name}" for name in maps - {"gate_proj"}}
     if not names:
         raise UserError("no attention projections were found in this model; name them in lora.target_modules")
     return sorted(names)

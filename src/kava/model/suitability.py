@@ -84,9 +84,17 @@ def _shown_obstacle(backbone: Backbone) -> str | None:
         with recording(recorder):
             whole = backbone.read(ids, mask)
         start = backbone.read(ids[:, :-1], mask[:, :-1]).prefix
-        last = backbone.extend(start, backbone.embed(ids[:, -1:])).hidden
+        behind = backbone.extend(start, backbone.embed(ids[:, -1:]), keep_hidden=True)
+        last = behind.hidden
     except Exception as error:  # what an unknown architecture does in its own forward pass can be anything
         return f"a pass that keeps a KV cache fails ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+    assert behind.all_hidden is not None
+    widths = sorted({backbone.embed(ids).shape[-1], *(hidden.shape[-1] for hidden in behind.all_hidden)})
+    if len(widths) > 1:
+        return (
+            f"its embeddings and the hidden states of its layers differ in width ({' and '.join(map(str, widths))}), but a latent token is "
+            "a hidden state that enters as an embedding"
+        )
     layers = whole.prefix.layers
     if len(layers) != backbone.num_layers or any(keys.dim() != 4 or keys.shape[2] != _PROBE_TOKENS for keys, _ in layers):
         return f"its cache does not hold every token in each of its {backbone.num_layers} layers"
@@ -94,6 +102,9 @@ def _shown_obstacle(backbone: Backbone) -> str | None:
         return "its cache keeps something compressed (multi-head latent attention) in place of a key and a value per head"
     if len(recorder.layers) != backbone.num_layers:
         return f"only {len(recorder.layers)} of its {backbone.num_layers} layers show their attention"
+    shown, kept = recorder.layers[0].shape[1], layers[0][0].shape[1]
+    if shown != kept:
+        return f"its attention shows {shown} heads of keys where its cache keeps {kept}, so that no entry has an importance of its own"
     difference = float((last - whole.hidden[:, -1:]).abs().max() / whole.hidden.abs().max().clamp(min=1e-6))
     if not difference < 0.1:
         return f"reading on from its cache differs by {difference:.0%} from reading everything at once"
