@@ -46,5 +46,5 @@ def test_torchvision_of_this_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_an_older_peft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, "peft", "0.7.0")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(UserError, match=r"peft 0.7.0 is installed, but kava needs peft>=0.18: pip install 'peft>=0.18'"):
+    with pytest.raises(UserError, match=r"peft 0.7.0 is installed, but kava needs peft(<0.22,>=0.21|>=0.21,<0.22): pip install 'peft"):
         refuse_unusable_packages()
