@@ -70,6 +70,7 @@ _OWN: dict[str, dict[str, Any]] = {
                     "v_head_dim": 8, "first_k_dense_replace": 1, "n_routed_experts": 4, "n_group": 2, "topk_group": 1,
                     "num_experts_per_tok": 2, "moe_intermediate_size": 16},
 }  # fmt: skip
+_OWN["deepseek_v2"] = _OWN["deepseek_v3"]
 
 
 def tiny_lm(kind: str = "llama", attn: str = "sdpa", *, vocabulary: int = VOCABULARY, tied: bool = False, spread: float = 0.1) -> Any:

@@ -144,9 +144,10 @@ def test_convolutions_between_the_layers_are_refused() -> None:
         check_architecture("lfm2", config)
 
 
-def test_a_cache_of_compressed_latents_is_refused() -> None:
+@pytest.mark.parametrize("kind", ["deepseek_v2", "deepseek_v3"])
+def test_a_cache_of_compressed_latents_is_refused(kind: str) -> None:
     with pytest.raises(UserError, match="multi-head latent attention"):
-        check_behaviour("a model", tiny_model("deepseek_v3").backbone)
+        check_behaviour("a model", tiny_model(kind).backbone)
 
 
 def narrow_embeddings() -> Backbone:
