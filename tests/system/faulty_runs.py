@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from signals import listen
+
 REPOSITORY = Path(__file__).parents[2]
 # One epoch is 5 optimizer steps; validation, checkpoints and log lines come at steps of their own, so that every order of them occurs.
 TINY = [
@@ -33,7 +35,7 @@ class ForkServer:
         environment = os.environ | {"KAVA_CACHE": str(cache), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY / "src")}
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("fork_server.py"))],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=REPOSITORY,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=REPOSITORY, preexec_fn=listen,
         )  # fmt: skip
         assert self._answer() == "ready"
 

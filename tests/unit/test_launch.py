@@ -13,6 +13,7 @@ from kava.errors import UserError
 from kava.experiment.child_processes import Children
 from kava.experiment.multi_seed import SeedOutcome, exit_code, read_seeds
 from kava.runtime import processes
+from signals import listen
 
 SOURCE = str(Path(__file__).parents[2] / "src")
 WHOLE = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1"}
@@ -48,12 +49,16 @@ def test_a_whole_launch_and_none_stay(launch: dict[str, str], monkeypatch: pytes
 
 
 def test_nohup_is_obeyed() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    both = [signal.SIGINT, signal.SIGHUP]
+    # Whatever these tests were started under.
+    before = {number: signal.signal(number, signal.default_int_handler) for number in both}
     try:
-        assert processes.obeyed([signal.SIGINT, signal.SIGHUP]) == [signal.SIGINT]
+        assert processes.obeyed(both) == both
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        assert processes.obeyed(both) == [signal.SIGINT]
     finally:
-        signal.signal(signal.SIGHUP, before)
-    assert processes.obeyed([signal.SIGINT, signal.SIGHUP]) == [signal.SIGINT, signal.SIGHUP]
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # Writes the signal that it was told to end by.
@@ -88,7 +93,7 @@ with children.passing_signals(), ThreadPoolExecutor(2) as pool:
 )
 def test_children_end_with_their_runner_however_it_goes(tmp_path: Path, number: signal.Signals, told: str) -> None:
     words = [sys.executable, "-c", RUNNER, str(tmp_path), CHILD]
-    runner = subprocess.Popen(words, env=os.environ | {"PYTHONPATH": SOURCE})
+    runner = subprocess.Popen(words, env=os.environ | {"PYTHONPATH": SOURCE}, preexec_fn=listen)
     await_files(tmp_path / "ready0", tmp_path / "ready1")
     runner.send_signal(number)
     runner.wait(timeout=60)
