@@ -5,6 +5,7 @@ cut where it does not fit the device.
 """
 
 import math
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -163,7 +164,12 @@ class _Epoch(Dataset[MicroBatch]):
 
 
 def _leave_signals_to_the_run(_: int) -> None:
-    """A signal that ends a run often goes to all of its processes, and those that build batches are needed for the step's rest."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
+    """A signal that ends a run often goes to all of its process group, and those that build batches are needed for the step's rest.
+
+    SIGTERM stays as it is: it is also how the run's own process ends them.
+    """
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+    for name in ("SIGINT", "SIGHUP", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
