@@ -5,9 +5,9 @@ import re
 import pytest
 import torch
 
+from kava.data.collate import build_collator
 from kava.train.batches import StepBatches
 from kava.train.curriculum import Curriculum
-from kava.train.prepare import build_collator
 from kava.train.progress import TIMED, WARM_UP, Report
 from kava.train.state import State
 from kava.train.train import start_line

@@ -244,6 +244,12 @@ def _load_model(directory: Path, content: dict[str, Any], config: Config, base: 
     projection = projection_of(model, config)
     projection.load_state_dict(load_file(directory / PROJECTION))
     kava = assemble(model, special_ids, projection, config)
+    rows = kava.backbone.causal_lm.get_input_embeddings().weight.shape[0]
+    if beyond := [id_ for id_ in (*tokenizer.all_special_ids, tokenizer.pad_token_id) if id_ >= rows]:
+        text = tokenizer.convert_ids_to_tokens(beyond[0])
+        raise UserError(
+            f"checkpoint {directory}: its tokenizer's {text!r} is token {beyond[0]}, its model has {rows}; copy the checkpoint again"
+        )
     if config.system.compile:
         compile_passes(kava.backbone)
     kava.base_fingerprint = recorded

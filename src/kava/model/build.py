@@ -117,7 +117,8 @@ def load_base(base: str, config: Config) -> Any:
 
 
 def _from_hub(base: str, complete: bool, load: Callable[[], T]) -> T:
-    return load() if Path(base).is_dir() else cache_first("model", base, complete, load)
+    # No hub is asked for what can only be a path, there or not.
+    return load() if looks_local(base) or Path(base).is_dir() else cache_first("model", base, complete, load)
 
 
 def _not_loaded(what: str, base: str, error: Exception) -> UserError:
