@@ -316,7 +316,6 @@ PARTS: dict[str, Callable[[Path], None]] = {
     "waits": lambda _: waits(),
     "exact": lambda _: exact(),
     "llama": lambda _: steps(LLAMA, list(VARIANTS)),
-    "graph": lambda _: [steps(replace(LLAMA, batch=batch), ["graph"]) for batch in (32, 64, 128)] and None,  # type: ignore[func-returns-value]
     "smollm2": lambda _: steps(SMOLLM2, ["before", "kernels", "graph"]),
     "graph128": lambda _: steps(LLAMA, ["graph"]),
     "profile": profile,

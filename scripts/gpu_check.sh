@@ -33,5 +33,6 @@ if [ $# -gt 0 ]; then
 fi
 for name in product waits exact llama train-llama train-smollm2 decoding; do part "${limits[$name]}" "$name"; done
 echo "== tests" >&2
-timeout 120 "$python" -m pytest -q -p no:cacheprovider -m gpu tests 2>&1 | tee "$output/tests.txt" | tail -n 3 || failed=1
+# A test file that needs a package this machine lacks must not keep the others from running.
+timeout 120 "$python" -m pytest -q -p no:cacheprovider --continue-on-collection-errors -m gpu tests 2>&1 | tee "$output/tests.txt" | tail -n 3 || failed=1
 exit $failed
