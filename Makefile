@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check lint format-check types imports docs tree format bench bench-guard clean
+.PHONY: help setup setup-dev demo test check lint format-check types imports docs docs-site tree format bench bench-guard clean
 
 ifdef PYTHON
 setup setup-dev:
@@ -35,7 +35,7 @@ demo: setup ## install what is needed and run the demonstration on a CPU
 test: setup-dev ## run the whole test suite (WORKERS=2 processes; PYTEST_ARGS="-k eviction" picks)
 	$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
-check: lint format-check types imports docs tree ## all of the checks below (make -k check: go on after a failure)
+check: lint format-check types imports docs docs-site tree ## all of the checks below (make -k check: go on after a failure)
 
 lint: setup-dev ## ruff's rules
 	$(PYTHON) -m ruff check .
@@ -52,6 +52,9 @@ imports: setup-dev ## the import order, and no cycles
 docs: setup-dev ## links, paper map, commands and file tree of the documents
 	$(PYTHON) scripts/check_docs.py
 
+docs-site: setup-dev ## the documentation site, in site/: a dead link or a page outside its menu is an error
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
+
 tree: setup-dev ## sizes of files and functions, configurations
 	$(PYTHON) scripts/check_tree.py
 
@@ -66,5 +69,5 @@ bench-guard: setup ## measure again and fail beyond 15 % of the recorded numbers
 	@failed=0; for name in bench scaling data; do $(PYTHON) -m kava bench --guard docs/results/$$name.json || failed=1; done; exit $$failed
 
 clean: ## remove caches and build leftovers (not the environment, not outputs)
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,6 +3,7 @@
 - relative links (and their #anchors in Markdown files);
 - every `path/to/file.py` and `path/to/file.py:function` of docs/PAPER_MAPPING.md, and of all others what begins with a folder of the root;
 - scripts, `kava` commands, `make` targets and configurations in fenced shell blocks;
+- the site's menu (`nav` of mkdocs.yml), which must name every page of docs/;
 - the annotated file tree of docs/PROJECT_INVENTORY.md, which must also name all of src/kava: its lines are the modules' first sentences.
 """
 
@@ -12,6 +13,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPER_MAPS = ("PAPER_MAPPING.md",)
@@ -42,16 +45,20 @@ def markdown_files(root: Path) -> list[Path]:
     return sorted(path for path in root.rglob("*.md") if not any(part.startswith(".") for part in path.relative_to(root).parts))
 
 
+def slug(heading: str) -> str:
+    """The anchor that GitHub makes of a heading's text."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
 def anchors(text: str) -> set[str]:
     """Anchors that GitHub gives the headings of a document."""
     found: set[str] = set()
     for heading in re.findall(r"^#{1,6}\s+(.+?)\s*#*$", FENCE.sub("", text), re.M):
-        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "").lower()
-        slug = re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
-        name, number = slug, 0
+        plain = slug(re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", ""))
+        name, number = plain, 0
         while name in found:
             number += 1
-            name = f"{slug}-{number}"
+            name = f"{plain}-{number}"
         found.add(name)
     return found | set(re.findall(r"<a (?:id|name)=\"([^\"]+)\"", text))
 
@@ -100,6 +107,22 @@ def reference_problems(text: str, root: Path) -> Iterator[str]:
         # `file.py::Class::test` arrives as `Class` here; a line number needs no name.
         if names and wanted and not wanted.isdigit() and wanted not in names:
             yield f"`{file}:{name}`: the file defines no {wanted}"
+
+
+def nav_pages(nav: object) -> Iterator[str]:
+    """The files that the menu of mkdocs.yml names, however deep."""
+    if isinstance(nav, str):
+        yield nav
+    for entry in nav.values() if isinstance(nav, dict) else nav if isinstance(nav, list) else []:
+        yield from nav_pages(entry)
+
+
+def nav_problems(root: Path) -> Iterator[str]:
+    """Pages of docs/ that the site's menu lacks, or names twice; pages that scripts/site_pages.py makes are its own affair."""
+    named = list(nav_pages(yaml.safe_load((root / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]))
+    present = {path.relative_to(root / "docs").as_posix() for path in markdown_files(root) if path.is_relative_to(root / "docs")}
+    yield from (f"nav: docs/{page} is missing" for page in sorted(present - set(named)))
+    yield from (f"nav: {page} is there {named.count(page)} times" for page in sorted(set(named)) if named.count(page) > 1)
 
 
 def make_targets(root: Path) -> set[str]:
@@ -201,7 +224,7 @@ def main() -> int:
         text = INVENTORY.read_text(encoding="utf-8")
         drawn = "".join(f"```text\n{block}```" for block in tree_blocks(text))
         INVENTORY.write_text(text.replace(drawn, f"```text\n{drawn_tree(ROOT)}```"), encoding="utf-8")
-    problems = []
+    problems = [f"mkdocs.yml: {problem}" for problem in nav_problems(ROOT)]
     for path in markdown_files(ROOT):
         text = path.read_text(encoding="utf-8")
         found = [*link_problems(path, text, ROOT), *shell_problems(text, ROOT, set(COMMANDS), make_targets(ROOT))]

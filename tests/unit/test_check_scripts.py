@@ -175,3 +175,28 @@ def test_configurations(root: Path) -> None:
     comment, value = tree.configuration_problems(root)
     assert comment.startswith("configs/own.yaml: opens with no comment that launches it")
     assert "method: Input should be" in value
+
+
+def test_the_menu_names_every_page_once(root: Path) -> None:
+    (root / "docs/deep").mkdir()
+    (root / "docs/deep/b.md").write_text("# B\n")
+    (root / "mkdocs.yml").write_text("nav:\n  - a.md\n  - Deep:\n      - B: deep/b.md\n      - made.md\n")
+    assert list(docs.nav_problems(root)) == []
+    (root / "mkdocs.yml").write_text("nav:\n  - a.md\n  - Again: [a.md]\n")
+    assert list(docs.nav_problems(root)) == ["nav: docs/deep/b.md is missing", "nav: a.md is there 2 times"]
+
+
+def test_links_for_the_site() -> None:
+    """From README.md at the root, and from a page of docs/: to a page, a heading, code, code in a block and inline."""
+    pytest.importorskip("mkdocs")
+    pages = _load("site_pages")
+    met: set[str] = set()
+    text = "[a](docs/mini.md#measured) ![b](docs/x.svg) [c](LICENSE) [d](#start) [e](https://x.org)\n`[f](g)`\n```\n[h](i)\n```\n"
+    assert pages.turned(text, "README.md", "index.md", met) == (
+        "[a](mini.md#measured) ![b](source/docs/x.svg.md) [c](source/LICENSE.md) [d](#start) [e](https://x.org)\n`[f](g)`\n```\n[h](i)\n```\n"
+    )
+    assert met == {"docs/mini.md", "docs/x.svg", "LICENSE"}
+    assert pages.turned("[a](../README.md#start) [b](../src/kava/cli.py)", "docs/api.md", "api.md") == (
+        "[a](index.md#start) [b](source/src/kava/cli.py.md)"
+    )
+    assert pages.turned("[a](../x.json)", "docs/results/t/y.md", "results/t/y.md") == "[a](../../source/docs/results/x.json.md)"

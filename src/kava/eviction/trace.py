@@ -49,7 +49,8 @@ class Trace:
             cache: a `DynamicCache`, or (keys, values) per layer, each [B, H, S, D].
             attentions: probabilities per layer, [B, Nh, S', S]; the rows of what comes after the trace say how important its entries
                 are (all S' rows where they belong to another pass than the trace, or nothing comes after it).
-            start, stop: entries of the trace within the cache; default: all.
+            start: first entry of the trace within the cache; default: the first of all.
+            stop: where the trace ends; default: with the cache.
             mask: true at real entries of the trace, which come first, [B, C]; default: all are.
             group_reduction: "max" or "mean" over the query heads that share a key/value head.
 
