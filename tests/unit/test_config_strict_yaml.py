@@ -85,6 +85,13 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         assert load_yaml(yaml.safe_dump(config.to_dict()))["model"]["name"] == odd
 
 
+def test_half_a_character_is_refused_and_two_halves_are_one() -> None:
+    assert load_yaml(r'{"a \ud83d\ude00": "\udb05\udf66"}') == {"a \U0001f600": "\U000d1766"}
+    for text in (r'{"a": 1,' + "\n" + r' "b": "x\ud800"}', "a: 1\n" + r'"\udfffx": 2'):
+        with pytest.raises(yaml.YAMLError, match="half of a character.* in line 2"):
+            load_yaml(text)
+
+
 def test_nothing_else_in_the_package_reads_yaml() -> None:
     readers = [
         path.name for path in SOURCE.rglob("*.py") if "yaml.safe_load" in (text := path.read_text(encoding="utf-8")) or "yaml.load" in text

@@ -26,6 +26,15 @@ class DuplicateKeyError(yaml.YAMLError):
 
 
 class _StrictLoader(yaml.SafeLoader):
+    # JSON writes a character beyond 0xFFFF as two escapes, which PyYAML leaves as two halves that no file can hold.
+    def construct_scalar(self, node: Any) -> Any:
+        value = super().construct_scalar(node)
+        try:
+            return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le") if isinstance(value, str) else value
+        except UnicodeDecodeError:
+            line = node.start_mark.line + 1
+            raise yaml.YAMLError(f"half of a character, such as \\ud800 alone, in line {line} is no text") from None
+
     # Checked where nodes are composed: a merge (`<<: *base`) later puts keys into a node that its own keys override.
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,8 @@ from kava.runtime.text import read_text
 
 # Of a file with a mapping: far above what any of ours needs.
 MAX_DEPTH, MAX_VALUES = 50, 1_000_000
+# JSON can name half of a character ("\\ud800"), which no UTF-8 text holds.
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Record(BaseModel):
@@ -53,9 +56,10 @@ def write_text(path: str | Path, text: str) -> None:
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; free some space or choose another output path") from None
+    finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror or error}; free some space or choose another output path") from None
 
 
 def read_mapping(path: str | Path, what: str, cure: str) -> dict[str, Any]:
@@ -100,11 +104,14 @@ def _refuse_odd(content: Any) -> None:
     """YAML can make a structure contain itself, a few lines mean more values than a machine can hold, and anything be a key.
 
     Raises:
-        ValueError: nested too deeply, too many values, or a key that is no text.
+        ValueError: nested too deeply, too many values, a key that is no text, or a text that no file can hold.
     """
     level, count = [content], 0
     for _ in range(MAX_DEPTH):
         mappings = [part for part in level if isinstance(part, dict)]
+        texts = [part for part in level if isinstance(part, str)] + [key for mapping in mappings for key in mapping if isinstance(key, str)]
+        if any(SURROGATE.search(text) for text in texts):
+            raise ValueError("half of a character, such as \\ud800 alone, is no text")
         for key in (key for mapping in mappings for key in mapping if not isinstance(key, str)):
             raise ValueError(f"the key {key!r} is no text")
         level = [value for mapping in mappings for value in mapping.values()] + [
