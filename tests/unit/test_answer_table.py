@@ -136,3 +136,10 @@ def test_a_gold_answer_is_read_alike(text: str, value: str) -> None:
 def test_equal_and_close(prediction: str | None, gold: str, equal: bool, close: bool) -> None:
     """Within 0.001, as GSM8K-Hard's authors compare."""
     assert (answers_equal(prediction, gold), answers_close(prediction, gold)) == (equal, close)
+
+
+def test_the_tolerance_is_exact() -> None:
+    """0.1 as a binary fraction is a little more than a tenth."""
+    assert answers_close("1.09", "1", 0.1)
+    assert not answers_close("1.1", "1", 0.1)
+    assert not answers_close("1.001", "1")

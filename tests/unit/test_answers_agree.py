@@ -107,7 +107,8 @@ def evaluated(text: str, *, ends: bool = True, limit: int = 30) -> Evaluation:
 
 
 def test_results_say_what_was_cut_off_and_what_holds_no_number() -> None:
-    whole, cut, empty = metrics_of(evaluated("4")), metrics_of(evaluated("4 apples", ends=False, limit=6)), metrics_of(evaluated("apples"))
+    texts = (evaluated("4"), evaluated("4 apples", ends=False, limit=6), evaluated("apples"))
+    whole, cut, empty = (metrics_of(evaluation, 0.001) for evaluation in texts)
     assert (whole.cut_off, whole.without_number, whole.correct, whole.correct_close) == (0, 0, 1, 1)
     assert (cut.cut_off, cut.without_number, cut.correct) == (2, 0, 1)
     assert (empty.cut_off, empty.without_number, empty.correct) == (0, 2, 0)

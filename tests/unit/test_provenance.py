@@ -66,3 +66,12 @@ def test_it_is_quick_and_loads_no_torch():
     assert float(seconds) < 2
     assert loaded == "False"
     assert time.monotonic() - started < 10
+
+
+def test_a_slip_in_the_time_for_git_is_said_at_the_start() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "kava", "evaluate", "--checkpoint", "builtin:mini", "--eval_dataset", "builtin:mini/test"],
+        capture_output=True, text=True, check=False, env=os.environ | {"KAVA_GIT_SECONDS": "soon"},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "kava: KAVA_GIT_SECONDS is 'soon'; set it to a number of seconds, or leave it out for 10\n"

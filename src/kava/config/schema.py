@@ -31,6 +31,7 @@ YOUNGER = (
     ("rkv", "importance", "context"),
     ("rkv", "share", "head"),
     ("loss", "kv_iterations", "last"),
+    ("evaluation", "tolerance", 0.001),
     ("system", "compile", False),
     ("system", "fused_cross_entropy", False),
     ("system", "fsdp", False),
@@ -207,6 +208,9 @@ class EvaluationConfig(Section):
     temperature: float = Field(0.0, ge=0, description="0: greedy")
     max_samples: int | None = Field(None, ge=1, description="only the first so many questions")
     validation_samples: int = Field(500, ge=1, description="questions of a validation during training")
+    tolerance: float = Field(
+        0.001, gt=0, description="result files also count numbers within this of the answer, as GSM8K-Hard's authors compare"
+    )
     use_latent: bool = Field(
         True, description="false: a method with latents writes its chain of thought instead (kava evaluate --no_latent)"
     )

@@ -16,9 +16,6 @@ import unicodedata
 from decimal import Decimal
 from fractions import Fraction
 
-# GSM8K-Hard's authors compare so (the "PAL" repository): its answers are floats.
-TOLERANCE = Fraction(1, 1000)
-
 # Every first digit, and numbers of several: what all of them begin with is fixed text (`SequenceBuilder`). Negative ones are not
 # among them: many tokenizers join the space to the sign, so that no space could be fixed text on their account.
 NUMBERS = (*"0123456789", "42", "365", "1000", "2.5")
@@ -79,10 +76,10 @@ def answers_equal(a: str | None, b: str) -> bool:
     return Fraction(left) == Fraction(right)
 
 
-def answers_close(a: str | None, b: str) -> bool:
-    """Whether both texts are numbers that differ by less than `TOLERANCE`."""
+def answers_close(a: str | None, b: str, tolerance: float = 0.001) -> bool:
+    """Whether both texts are numbers that differ by less than `tolerance` (0.001: GSM8K-Hard's authors, the PAL repository)."""
     left, right = None if a is None else _exact(a), _exact(b)
-    return left is not None and right is not None and abs(Fraction(left) - Fraction(right)) < TOLERANCE
+    return left is not None and right is not None and abs(Fraction(left) - Fraction(right)) < Fraction(str(tolerance))
 
 
 def canonical_number(value: str | int | float | Decimal) -> str:

@@ -23,6 +23,7 @@ from kava.errors import UserError
 from kava.runtime.atomic import MANIFEST, checksum, discard
 from kava.runtime.cache_directory import cache_dir, ensured
 from kava.runtime.lock import locked
+from kava.runtime.variables import number
 
 # GiB that all entries together may take; the one in use stays whatever its size.
 LIMIT_VARIABLE, DEFAULT_LIMIT = "KAVA_CACHE_GIB", 20.0
@@ -50,7 +51,7 @@ def tokenise(splits: Splits, builder: SequenceBuilder) -> Tokenised:
     Raises:
         UserError: as `Splits.read`; the cache cannot be written to; no training row is left.
     """
-    limit = _limit()
+    limit = number(LIMIT_VARIABLE, DEFAULT_LIMIT, "GiB")
     directory = cache_dir() / "tokens" / entry_name(splits, builder)
     with ensured(directory, "tokenised data", lambda staging: _write(staging, splits, builder)) as made:
         if made:
@@ -99,17 +100,6 @@ def _open(directory: Path) -> Tokenised:
     content = json.loads((directory / ABOUT).read_text(encoding="utf-8"))
     validation = [Example(**{**fields, "steps": tuple(fields["steps"])}) for fields in content["validation"]]
     return Tokenised(EncodedRows(directory / ROWS), validation, content["about"])
-
-
-def _limit() -> float:
-    text = os.environ.get(LIMIT_VARIABLE) or str(DEFAULT_LIMIT)
-    try:
-        limit = float(text)
-    except ValueError:
-        limit = -1.0
-    if not limit >= 0:
-        raise UserError(f"{LIMIT_VARIABLE} is '{text}'; set it to a number of GiB, or leave it out for {DEFAULT_LIMIT:g}")
-    return limit
 
 
 def _prune(newest: Path, limit: float) -> None:

@@ -59,10 +59,9 @@ class Evaluation:
         """How many predictions equal the gold answer."""
         return sum(item.correct for item in self.answered)
 
-    @property
-    def correct_close(self) -> int:
-        """How many predictions are within `kava.data.answers.TOLERANCE` of the gold answer."""
-        return sum(item.correct or answers_close(item.prediction, item.example.answer) for item in self.answered)
+    def correct_close(self, tolerance: float) -> int:
+        """How many predictions equal the gold answer or are numbers within `tolerance` of it."""
+        return sum(item.correct or answers_close(item.prediction, item.example.answer, tolerance) for item in self.answered)
 
     @property
     def cut_off(self) -> int:

@@ -98,7 +98,7 @@ def evaluate(request: Request, output: str | Path | None = None, opened: Trained
     )
     result = Result(
         dataset=dataset_label(request.dataset, config.evaluation.datasets),
-        metrics=metrics_of(evaluation),
+        metrics=metrics_of(evaluation, config.evaluation.tolerance),
         run=run_info(trained),
         data=DataInfo(
             source=loaded.source,
@@ -158,8 +158,8 @@ def as_evaluated(config: Config, request: Request) -> Config:
     return build_config(config.to_dict(), "the evaluation", changes)
 
 
-def metrics_of(evaluation: Evaluation) -> Metrics:
-    """The figures of a result file."""
+def metrics_of(evaluation: Evaluation, tolerance: float) -> Metrics:
+    """The figures of a result file; `tolerance` is that of the comparison beside the exact one."""
     total = len(evaluation.answered)
     low, high = wilson_interval(evaluation.correct, total)
     return Metrics(
@@ -171,7 +171,7 @@ def metrics_of(evaluation: Evaluation) -> Metrics:
         generated_tokens=evaluation.mean("generated_tokens"),
         seconds_per_question=evaluation.seconds_per_question,
         cache_bytes_per_question=evaluation.mean("cache_bytes"),
-        correct_close=evaluation.correct_close,
+        correct_close=evaluation.correct_close(tolerance),
         cut_off=evaluation.cut_off,
         without_number=evaluation.without_number,
     )
@@ -238,9 +238,8 @@ def print_result(result: Result) -> None:
         ("cut off; without a number", f"{metrics.cut_off}; {metrics.without_number} of {metrics.total} answers"),
     ]
     if metrics.correct_close is not None and metrics.correct_close != metrics.correct:
-        rows.insert(
-            1, ("accuracy within 0.001", f"{100 * metrics.correct_close / metrics.total:.1f} %   (as GSM8K-Hard's authors compare)")
-        )
+        within = f"{100 * metrics.correct_close / metrics.total:.1f} %"
+        rows.insert(1, (f"accuracy within {result.run.config['evaluation'].get('tolerance', 0.001):g}", within))
     for name, value in rows:
         table.add_row(name, value)
     Console(file=sys.stdout).print(table)

@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from kava import __version__
+from kava.runtime.variables import number
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "datasets", "numpy")
-GIT_TIMEOUT_SECONDS = 10
+# How long git may take, on a slow network drive; without an answer in that time the commit is left out.
+# Read here, so that a slip in it is said before hours of work and not after them.
+GIT_SECONDS = number("KAVA_GIT_SECONDS", 10.0, "seconds")
 
 
 def collect(command_line: Sequence[str] | None = None, wall_seconds: float | None = None) -> dict[str, Any]:
@@ -76,7 +79,7 @@ def _git(directory: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
             ["git", "-C", str(directory), *arguments],
-            capture_output=True, text=True, timeout=GIT_TIMEOUT_SECONDS, env=environment, check=False,
+            capture_output=True, text=True, timeout=GIT_SECONDS, env=environment, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return None
