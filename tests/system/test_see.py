@@ -177,6 +177,16 @@ main("train", [])
     assert "WANDB_MODE=offline" in line
 
 
+@pytest.mark.parametrize(("name", "option", "package"), [("wandb", "--use_wandb", "wandb"), ("trackio", "--report_to trackio", "trackio")])
+def test_a_tracker_that_is_not_installed_is_named_as_it_was_asked_for(
+    name: str, option: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, package, raising=False)
+    monkeypatch.setattr(sys, "path", [])
+    with pytest.raises(UserError, match=f"^{option}: {package} is not installed; pip install {package}$"):
+        checked_trackers([name])
+
+
 def test_trackio_keeps_a_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("trackio")
     from trackio.sqlite_storage import SQLiteStorage

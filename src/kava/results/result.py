@@ -32,9 +32,7 @@ class Metrics(Record):
     generated_tokens: float = Field(ge=0)
     seconds_per_question: float = Field(ge=0)
     cache_bytes_per_question: float | None = Field(None, ge=0)
-    correct_close: int | None = Field(
-        None, ge=0, description="within evaluation.tolerance of the answer (0.001 as a default)"
-    )
+    correct_close: int | None = Field(None, ge=0, description="within evaluation.tolerance of the answer (0.001 as a default)")
     cut_off: int | None = Field(None, ge=0, description="answers that had not ended when max_new_tokens ran out")
     without_number: int | None = Field(None, ge=0)
 

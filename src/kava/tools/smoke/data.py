@@ -2,8 +2,6 @@
 
 import os
 import re
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 from kava.config import CONFIG_DIR, Config, load_config
@@ -12,12 +10,11 @@ from kava.data.sources.load import load_benchmark
 from kava.errors import UserError
 from kava.experiment.suite import SUITE_DIR, plans_of, read_suite
 from kava.runtime import shipped
+from kava.runtime.hub import unreachable
 from kava.tools.smoke.check import CheckFailedError, Information
 from kava.tools.smoke.lab import PROBLEMS, Lab
 
 DATA_DIR_VARIABLE = "KAVA_DATA_DIR"
-HUB = "https://huggingface.co"
-HUB_SECONDS = 5
 
 
 def configurations(_: Lab) -> str:
@@ -60,22 +57,17 @@ def built_in_data(lab: Lab) -> str:
 
 def hub_access(_: Lab) -> Information:
     """Can models and data sets be downloaded from here?"""
-    endpoint = os.environ.get("HF_ENDPOINT", HUB)
-    home = os.environ.get("HF_HOME", "~/.cache/huggingface")
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
-        return Information(f"HF_HUB_OFFLINE is set: only what is in {home} and local paths")
-    try:
-        with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=HUB_SECONDS):
-            pass
-    except urllib.error.HTTPError as error:
-        return Information(f"{endpoint} answers with {error.code}")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        return Information(
-            f"{endpoint} cannot be reached ({reason}): set HF_ENDPOINT to a mirror (https://hf-mirror.com), download beforehand "
-            f"into HF_HOME, or give local paths in model.name and dataset.name"
-        )
-    return Information(f"{endpoint} can be reached")
+    from huggingface_hub import constants
+
+    reason = unreachable()
+    if reason is None:
+        return Information(f"{constants.ENDPOINT} can be reached")
+    if constants.is_offline_mode():
+        return Information(f"{reason}: only what is in {constants.HF_HOME} and local paths")
+    return Information(
+        f"{reason}: set HF_ENDPOINT to a mirror (https://hf-mirror.com), download beforehand into HF_HOME, "
+        "or give local paths in model.name and dataset.name"
+    )
 
 
 def local_data(_: Lab) -> str | Information:
