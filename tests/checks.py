@@ -146,14 +146,16 @@ def check_batching(
     examples = make_examples(5, steps=steps)
     batch = make_batch(model, examples, num_latents, stage, drop_last_step=drop_last_step)
     together = observe(model, batch)
-    suffixes = [batch.student] + ([batch.teacher] if batch.teacher is not None else [])
+    masks = [suffix.mask for suffix in (batch.student, batch.teacher) if suffix is not None]
+    if batch.steps is not None:
+        masks.append(batch.steps[:, batch.num_latents :] >= 0)
     for b, example in enumerate(examples):
         alone = observe(model, make_batch(model, [example], num_latents, stage, drop_last_step=drop_last_step))
         for name, value in alone.terms.items():
             assert_close(together.terms[name][b : b + 1], value, what=f"{name} of example {b}")
-        for suffix, all_logits, own in zip(suffixes, together.logits, alone.logits, strict=True):
-            real = suffix.mask[b]
-            assert_close(all_logits.view(*suffix.ids.shape, -1)[b][real], own[: int(real.sum())], what=f"logits of example {b}")
+        for mask, all_logits, own in zip(masks, together.logits, alone.logits, strict=True):
+            real = mask[b]
+            assert_close(all_logits.view(*mask.shape, -1)[b][real], own[: int(real.sum())], what=f"logits of example {b}")
         if alone.hidden is not None:
             assert together.hidden is not None
             assert_close(together.hidden[b : b + 1], alone.hidden, what=f"latents of example {b}")

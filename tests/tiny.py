@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHea
 from transformers.utils import is_flash_attn_2_available
 
 from kava.cache.attention import PREFIX, register_backends
-from kava.config import Config, MiniDataConfig, build_config
+from kava.config import Config, LossConfig, MiniDataConfig, build_config
 from kava.data.collate import Batch, Collator
 from kava.data.mini.problems import generate
 from kava.data.mini.tokenizer import build_mini_tokenizer
@@ -37,7 +37,7 @@ EAGER_ONLY = ("gemma2", "gpt_oss")
 # flash-attn computes in half precision on a GPU only: its own tests are marked `gpu`.
 BACKENDS = ("sdpa", "eager")
 HAS_FLASH = is_flash_attn_2_available()
-WEIGHTS = {"student_ce": 1.0, "teacher_ce": 1.0, "codi": 10.0, "kv": 1.0}
+WEIGHTS = LossConfig().weights
 
 _ROPE = {
     "llama3_rope": {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,

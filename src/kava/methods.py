@@ -17,6 +17,7 @@ class Method:
         teacher: also train on the written trace (`CE_teacher`), with the same weights.
         codi: match hidden states at the distillation token (`L_CODI`).
         kv: match the student's latent KV cache to the compressed teacher's (`L_KV`).
+        step_decoder: read each latent's step back from it (`L_STEP`), in training alone.
         writes_cot: train and infer with the whole trace written out.
         curriculum: how the written trace of the student's own sequence shrinks, stage by stage.
         uses_projection: latent inputs go through the projection (`loss.use_projection` may still turn it off).
@@ -27,6 +28,7 @@ class Method:
     teacher: bool = False
     codi: bool = False
     kv: bool = False
+    step_decoder: bool = False
     writes_cot: bool = False
     curriculum: Curriculum = "none"
     uses_projection: bool = False
@@ -48,6 +50,8 @@ _TABLE = (
     Method("coconut", latents="sequential", curriculum="replace_steps"),
     # arXiv 2502.21074: sequential latents, taught through the hidden state at the distillation token.
     Method("codi", latents="sequential", teacher=True, codi=True, uses_projection=True),
+    # arXiv 2509.20317: as CODI, and the latents are decoded back into the steps that they stand for.
+    Method("simcot", latents="sequential", teacher=True, codi=True, step_decoder=True, uses_projection=True),
     # arXiv 2506.18582: as CODI, with M latents in T parallel Jacobi iterations.
     Method("pccot", latents="parallel", teacher=True, codi=True, uses_projection=True),
     # arXiv 2510.02312: as PCCoT, and the latents' keys and values follow the teacher's compressed KV cache.
@@ -55,6 +59,10 @@ _TABLE = (
 )
 
 METHODS: dict[str, Method] = {method.name: method for method in _TABLE}
+
+_WITH_LATENTS = [method.name for method in reversed(_TABLE) if method.thinks]
+WITH_LATENTS = f"{', '.join(_WITH_LATENTS[:-1])} or {_WITH_LATENTS[-1]}"
+"""The methods that reason in latents, for messages."""
 
 EVICTIONS = ("rkv", "cosine", "attention", "crop", "uniform", "random")
 """What may keep entries of the teacher's cache: each is a scorer of this name in the file of this name in `kava.eviction`."""

@@ -1,4 +1,4 @@
-"""A suite as a user types it: all seven methods from one base, one seed, cut down; then again, when everything is done."""
+"""A suite as a user types it: all eight methods from one base, one seed, cut down; then again, when everything is done."""
 
 import json
 import os
@@ -15,13 +15,13 @@ TINY = [
     "--training.batch_size", "8", "--training.epochs_per_stage", "0.02", "--evaluation.validation_samples", "8",
     "--evaluation.max_new_tokens", "8", "--evaluation.datasets", '{"test": "builtin:mini/test"}',
 ]  # fmt: skip
-METHODS = ["no_cot", "icot", "coconut", "codi", "pccot", "full_cot", "kava"]
+METHODS = ["no_cot", "icot", "coconut", "codi", "simcot", "pccot", "full_cot", "kava"]
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.timeout(900)
-def test_seven_methods_end_in_tables_and_are_not_run_again(tmp_path: Path) -> None:
+def test_eight_methods_end_in_tables_and_are_not_run_again(tmp_path: Path) -> None:
     environment = os.environ | {"KAVA_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY / "src")}
     words = [sys.executable, "-m", "kava", "reproduce", "mini-short", "--seeds", "7", "--output_dir", str(tmp_path / "suite"), *TINY]
 

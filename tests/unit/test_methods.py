@@ -38,7 +38,7 @@ def test_every_method_of_the_configuration_exists() -> None:
     [
         ("full_cot", {"student_ce"}), ("no_cot", {"student_ce"}), ("icot", {"student_ce"}), ("coconut", {"student_ce"}),
         ("codi", {"student_ce", "teacher_ce", "codi"}), ("pccot", {"student_ce", "teacher_ce", "codi"}),
-        ("kava", {"student_ce", "teacher_ce", "codi", "kv"}),
+        ("kava", {"student_ce", "teacher_ce", "codi", "kv"}), ("simcot", {"student_ce", "teacher_ce", "codi", "step"}),
     ],
 )  # fmt: skip
 def test_losses_of_each_method(method: str, terms: set[str]) -> None:
@@ -53,7 +53,7 @@ def test_losses_of_each_method(method: str, terms: set[str]) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_only_distilled_methods_have_a_projection(method: str) -> None:
-    assert bool(list(mini_model(method=method).projection.parameters())) is (method in ("codi", "pccot", "kava"))
+    assert bool(list(mini_model(method=method).projection.parameters())) is (method in ("codi", "simcot", "pccot", "kava"))
 
 
 @pytest.mark.parametrize("method", ["no_cot", "codi", "pccot", "kava"])

@@ -19,7 +19,7 @@ def test_shared_question_equals_separate_full_passes(kind: str, method: str, lor
     compare(model, make_batch(model, make_examples(), stage=STAGE.get(method, 0)))
 
 
-@pytest.mark.parametrize("method", ["kava", "codi", "coconut"])
+@pytest.mark.parametrize("method", ["kava", "codi", "simcot", "coconut"])
 def test_in_double_precision_only_rounding_is_left(method: str) -> None:
     """A spread of 0.3 makes the iterations chaotic, so that any real difference would grow."""
     model = tiny_model("gpt2", method=method, lora=True, spread=0.3).double()
@@ -113,5 +113,11 @@ def test_what_can_run_in_one_pass_does(method: str, attn: str) -> None:
     model = tiny_model("llama", attn, method=method)
     batch = make_batch(model, make_examples())
     model(batch)
-    latent_passes = {"kava": 3, "pccot": 3, "codi": batch.num_latents, "coconut": max(batch.num_latents, 1)}.get(method, 0)
+    latent_passes = {
+        "kava": 3,
+        "pccot": 3,
+        "codi": batch.num_latents,
+        "simcot": batch.num_latents + 1,
+        "coconut": max(batch.num_latents, 1),
+    }.get(method, 0)
     assert model.backbone.forward_passes == 1 + latent_passes + (batch.teacher is not None)

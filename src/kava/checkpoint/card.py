@@ -14,9 +14,10 @@ from kava.methods import METHODS
 from kava.results import Result
 
 _SHOWN = (
-    "method", "latent.num_tokens", "latent.num_iterations", "dataset.name", "loss.alpha1_codi", "loss.alpha2_kv", "loss.kv_loss_type",
-    "loss.layerwise_std", "rkv.eviction", "rkv.lambda", "lora.r", "lora.alpha", "training.learning_rate", "training.batch_size",
-    "training.gradient_accumulation_steps", "training.epochs", "training.max_steps", "training.weight_decay", "training.seed",
+    "method", "latent.num_tokens", "latent.num_iterations", "dataset.name", "loss.alpha1_codi", "loss.alpha2_kv",
+    "loss.alpha_step", "loss.kv_loss_type", "loss.layerwise_std", "rkv.eviction", "rkv.lambda", "lora.r", "lora.alpha",
+    "training.learning_rate", "training.batch_size", "training.gradient_accumulation_steps", "training.epochs", "training.max_steps",
+    "training.weight_decay", "training.seed",
 )  # fmt: skip
 
 
@@ -35,7 +36,8 @@ def render_card(config: Config, base: str, metadata: dict[str, Any], results: Se
     template = resources.files(__package__).joinpath("card.md.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, autoescape=False)
     content = config.to_dict()
-    thinks = METHODS[config.method].thinks
+    method = METHODS[config.method]
+    unused = (() if config.lora.enabled else ("lora.",)) + (() if method.step_decoder else ("loss.alpha_step",))
     provenance = metadata.get("provenance") or {}
     return environment.from_string(template).render(
         header=_header(config, base, results, name).strip(),
@@ -44,7 +46,7 @@ def render_card(config: Config, base: str, metadata: dict[str, Any], results: Se
         base=_short(base),
         loads_from=base,
         lora=config.lora.enabled,
-        latents=config.latent.num_tokens if thinks else 0,
+        latents=config.latent.num_tokens if method.thinks else 0,
         step=metadata.get("step"),
         data=metadata.get("data"),
         command=provenance.get("command_line"),
@@ -53,7 +55,7 @@ def render_card(config: Config, base: str, metadata: dict[str, Any], results: Se
         question=EXAMPLE if config.dataset.name == "builtin:mini" else "YOUR QUESTION",
         name=name or "PATH_OR_HUB_NAME",
         results=[*_validation(metadata), *map(_row, results)],
-        settings={key: _at(content, key) for key in _SHOWN if config.lora.enabled or not key.startswith("lora.")},
+        settings={key: _at(content, key) for key in _SHOWN if not key.startswith(unused)},
     )
 
 

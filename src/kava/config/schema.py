@@ -32,6 +32,7 @@ YOUNGER = (
     ("rkv", "share", "head"),
     ("loss", "kv_iterations", "last"),
     ("evaluation", "tolerance", 0.001),
+    ("loss", "alpha_step", 1.0),
     ("system", "compile", False),
     ("system", "fused_cross_entropy", False),
     ("system", "fsdp", False),
@@ -106,7 +107,9 @@ class LoraConfig(Section):
 class LatentConfig(Section):
     num_tokens: int = Field(24, ge=0, description="M, latent tokens")
     num_iterations: int = Field(3, ge=0, description="T, Jacobi iterations")
-    tokens_per_step: int = Field(2, ge=1, description="Coconut: latent tokens that replace one CoT step")
+    tokens_per_step: int = Field(
+        2, ge=1, description="latent tokens for one CoT step: Coconut's that replace it, SIM-CoT's that it is decoded from"
+    )
 
 
 class MiniDataConfig(Section):
@@ -142,6 +145,7 @@ class DatasetConfig(Section):
 class LossConfig(Section):
     alpha1_codi: float = Field(10.0, ge=0, description="weight of L_CODI")
     alpha2_kv: float = Field(1.0, ge=0, description="weight of L_KV")
+    alpha_step: float = Field(1.0, ge=0, description="SIM-CoT: weight of L_STEP")
     kv_loss_type: Literal["smooth_l1", "l1", "mse"] = Field("smooth_l1", description="distance of keys and values")
     codi_loss_type: Literal["smooth_l1", "l1"] = Field("smooth_l1", description="distance of hidden states")
     layerwise_std: bool = Field(True, description="divide each layer's distance by the teacher's deviation in that layer")
@@ -153,7 +157,7 @@ class LossConfig(Section):
     @property
     def weights(self) -> dict[str, float]:
         """What each term of the loss is multiplied with, by the term's name."""
-        return {"student_ce": 1.0, "teacher_ce": 1.0, "codi": self.alpha1_codi, "kv": self.alpha2_kv}
+        return {"student_ce": 1.0, "teacher_ce": 1.0, "codi": self.alpha1_codi, "kv": self.alpha2_kv, "step": self.alpha_step}
 
 
 class RkvConfig(Section):
@@ -258,6 +262,11 @@ class Config(Section):
     def _no_contradictions(self) -> "Config":
         for contradiction in contradictions(self):
             raise ValueError(contradiction)
+        if METHODS[self.method].step_decoder and self.model.attn_implementation == "flash_attention_2":
+            raise ValueError(
+                f"method {self.method} decodes all steps in one pass under a mask of its own, which flash_attention_2 cannot take: "
+                "set model.attn_implementation to sdpa"
+            )
         if self.method in WITHOUT_LATENTS:
             # One value for all of them, whatever the file that they were made from says: they are the same run.
             self.latent = self.latent.model_copy(update={"num_tokens": 0})

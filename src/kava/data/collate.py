@@ -40,7 +40,10 @@ class Suffix:
 
 @dataclass(frozen=True)
 class Batch:
-    """Questions left-padded; `teacher` is `c a`, `student` is what follows the question or the latents; `ids` name the examples."""
+    """Questions left-padded; `teacher` is `c a`, `student` is what follows the question or the latents; `ids` name the examples.
+
+    `steps` says which step each latent, then each token of the teacher's trace, belongs to (-1: padding), where the method decodes steps.
+    """
 
     question_ids: Int[Tensor, "B Q"]
     question_mask: Bool[Tensor, "B Q"]
@@ -49,6 +52,7 @@ class Batch:
     num_latents: int
     example_seed: Int[Tensor, " B"]
     ids: tuple[str, ...] = ()
+    steps: Int[Tensor, "B MC"] | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> "Batch":
         """The same batch on another device."""
@@ -129,7 +133,7 @@ class Collator:
         drop_last_step: leave the last CoT step out of the teacher's trace.
         tokens_per_stage: iCoT, tokens removed per stage.
         remove_all_beyond: iCoT, a stage that removes more tokens than this removes all.
-        tokens_per_step: Coconut, latents that replace one step.
+        tokens_per_step: Coconut, latents that replace one step; SIM-CoT, latents that one step is decoded from.
 
     Attributes:
         stage: of the curriculum.
@@ -176,6 +180,7 @@ class Collator:
             num_latents=self.latents_now,
             example_seed=torch.tensor([example.seed for example in examples]),
             ids=tuple(example.id for example in examples),
+            steps=self._steps(examples, trace) if self.method.step_decoder else None,
         )
 
     @property
@@ -200,6 +205,18 @@ class Collator:
                 return []
             return [token for step in example.steps[self.stage :] for token in step]
         return []
+
+    def _steps(self, examples: Sequence[EncodedExample], width: int) -> Int[Tensor, "B MC"]:
+        """See `Batch.steps`. The last latents take the steps that are left over."""
+        count = self.latents_now
+        last = max(count // self.tokens_per_step, 1) - 1
+        latents = [min(latent // self.tokens_per_step, last) for latent in range(count)]
+        rows = []
+        for example in examples:
+            read = example.steps[:-1] if self.drop_last_step else example.steps
+            trace = [min(number, last) for number, step in enumerate(read) for _ in step]
+            rows.append(latents + trace + [-1] * (width - len(trace)))
+        return torch.tensor(rows)
 
     def _suffix(self, cots: list[list[int]], answers: list[list[int]], cot_width: int, answer_width: int) -> Suffix:
         sequences = [cot + answer for cot, answer in zip(cots, answers, strict=True)]

@@ -1,6 +1,6 @@
 """A suite: methods x data sets x seeds, listed in one small YAML, run with what is done skipped and what was cut off gone on with.
 
-title: The seven methods
+title: The methods
 config: mini
 seeds: [42, 123, 456]
 variants:

@@ -25,6 +25,7 @@ from kava.explain.questions import checked_question, with_trace
 from kava.explain.readout import read_latents
 from kava.explain.record import Attention, Explanation, Kept, QuestionView, Similarity
 from kava.generate import Reasoner
+from kava.methods import WITH_LATENTS
 from kava.model.backbone import evaluating
 from kava.runtime.provenance import collect
 
@@ -58,7 +59,7 @@ def explain(reasoner: Reasoner, config: Config, examples: Sequence[Example], opt
     """
     started, method = time.perf_counter(), reasoner.model.method
     if not method.thinks:
-        raise UserError(f"method {method.name} has no latents to explain; give a checkpoint of kava, pccot, codi or coconut")
+        raise UserError(f"method {method.name} has no latents to explain; give a checkpoint of {WITH_LATENTS}")
     for example in examples:
         checked_question(reasoner, example.question, config)
     reasoner.model.eval()

@@ -11,6 +11,7 @@ from kava.cache.layers import stack_layers
 from kava.errors import UserError
 from kava.explain.readout import readable
 from kava.generate import Reasoner
+from kava.methods import WITH_LATENTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +39,7 @@ def think(reasoner: Reasoner, questions: Sequence[str], top_k: int = 1) -> Thoug
     """
     model = reasoner.model
     if not model.method.thinks:
-        raise UserError(f"method {model.method.name} has no latents to read; take a checkpoint of kava, pccot, codi or coconut")
+        raise UserError(f"method {model.method.name} has no latents to read; take a checkpoint of {WITH_LATENTS}")
     if not questions:
         raise UserError("there is no question to think about")
     model.eval()

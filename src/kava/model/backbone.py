@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from kava.cache.attention import PREFIX, is_recording
 from kava.cache.layers import KVLayers, from_dynamic_cache, slice_layers, to_dynamic_cache
 from kava.cache.limits import entry_limit
+from kava.cache.masks import additive
 from kava.errors import UserError
 from kava.model.adapters import Adapters, share_inputs
 from kava.model.graphs import InferenceGraphs
@@ -215,6 +216,17 @@ class Backbone(nn.Module):
             mask = torch.cat([mask, mask.new_ones(tail.shape[:2]) if tail_mask is None else tail_mask], dim=1)
         position_ids = (mask.long().cumsum(1) - 1).clamp(min=0)
         return self._run(None, embeds, mask, position_ids)
+
+    def read_masked(
+        self, embeds: Float[Tensor, "B n E"], mask: Bool[Tensor, "B n n"], position_ids: Int[Tensor, "B n"]
+    ) -> Float[Tensor, "B n E"]:
+        """Run embeddings from nothing, each of which sees what its row of `mask` shows; last-layer hidden states, nothing else is kept."""
+        embeds = self._count(embeds, mask)
+        own = mask[:, None]
+        if self.causal_lm.config._attn_implementation.endswith("eager"):
+            own = additive(own, embeds.dtype, torch.finfo(embeds.dtype).min)
+        hidden: Tensor = self.decode(to_dynamic_cache(()), embeds, own, position_ids).last_hidden_state
+        return hidden
 
     def extend(
         self,

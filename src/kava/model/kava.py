@@ -21,11 +21,12 @@ from kava.data.collate import Batch
 from kava.eviction import Compressed, Trace, compress
 from kava.losses.hidden import codi_loss
 from kava.losses.kv import Parts, kv_loss
+from kava.losses.steps import step_loss
 from kava.losses.total import LossTerms, combine
 from kava.methods import Method
 from kava.model.backbone import Backbone, Prefix
 from kava.model.latents import Thought, follow, iterate, parallel_tail, sequential_tail
-from kava.model.passes import Reading, read_suffix, read_trace, read_whole
+from kava.model.passes import Reading, read_steps, read_suffix, read_trace, read_whole
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,9 @@ class KavaModel(nn.Module):
         terms["teacher_ce"] = teacher.cross_entropy
         if teacher.distillation is not None and student.distillation is not None:
             terms["codi"] = codi_loss(teacher.distillation, student.distillation, settings.codi_loss_type, settings.layerwise_std)
+        if batch.steps is not None:
+            latents = self.projection(thought.hidden[:, : batch.num_latents])
+            terms["step"] = step_loss(read_steps(self.backbone, latents, batch.teacher, batch.steps), batch.steps[:, batch.num_latents :])
         if method.kv:
             target = self.compressed(trace, batch.num_latents)
             passes = (*thought.earlier, student.prefix)

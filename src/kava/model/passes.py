@@ -1,4 +1,5 @@
-"""The readers of a training step: the teacher reads the written trace, the student its latents; a method without either, all at once."""
+"""The readers of a training step: the teacher reads the written trace, the student its latents, the decoder single steps; a method without
+either, all at once."""
 
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from kava.cache.attention import ImportanceRecorder, recording
 from kava.cache.layers import stack_layers
-from kava.data.collate import Suffix
+from kava.data.collate import IGNORED, Suffix
 from kava.eviction.trace import Trace
 from kava.losses.token import mean_by_example
 from kava.model.backbone import Backbone, Extension, Prefix
@@ -93,3 +94,28 @@ def read_trace(
         keys, values = stack_layers(reading.prefix.layers, start, stop)
         weights = recorder.stacked() * mask[None, :, None]
     return reading, Trace(keys.detach(), values.detach(), weights, mask, seed)
+
+
+def read_steps(backbone: Backbone, latents: Float[Tensor, "B M E"], suffix: Suffix, steps: Int[Tensor, "B MC"]) -> Float[Tensor, "B C"]:
+    """The step decoder's pass: cross-entropy of each token of the trace, read from its step's latents and the step's earlier tokens alone.
+
+    All steps share one pass. A step's latents and tokens see nothing of another, and their positions start at 0.
+
+    Args:
+        backbone: the decoder.
+        latents: input embeddings of the latents.
+        suffix: the teacher's, which holds the trace.
+        steps: see `kava.data.collate.Batch.steps`.
+    """
+    width, entries = suffix.cot_width, steps.shape[1]
+    ids, of = suffix.ids[:, :width], steps[:, -width:] if width else steps[:, :0]
+    embeds = backbone.embed(ids)
+    place = torch.arange(entries, device=steps.device)
+    before = (steps[:, :, None] == steps[:, None, :]) & (place < place[:, None])
+    mask = before | (place == place[:, None])
+    hidden = backbone.read_masked(torch.cat([latents.to(embeds.dtype), embeds], dim=1), mask, before.sum(-1))
+    # A token is predicted from the entry before it in its step; the first one from the last latent.
+    last = torch.where(before, place, 0).amax(-1)[:, entries - width :, None]
+    states = hidden.gather(1, last.expand(-1, -1, hidden.shape[-1]))
+    labels = ids.masked_fill(of < 0, IGNORED)
+    return backbone.token_losses(states.flatten(0, 1), labels.flatten()).view(ids.shape)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from textwrap import fill
 from typing import TYPE_CHECKING
 
+from kava.config import LossConfig
 from kava.explain.figures import COLOURS, new_figure, text_colour
 from kava.report.runs import Curve
 from kava.report.steps import StepRow
@@ -19,10 +20,7 @@ MAX_POINTS = 200
 # What the terms are called in docs/notation.md.
 TERMS = {
     "train/loss": "L, total",
-    "train/student_ce": "CE student",
-    "train/teacher_ce": "CE teacher",
-    "train/codi": "L_CODI",
-    "train/kv": "L_KV",
+    **{f"train/{name}": f"CE {name[:-3]}" if name.endswith("_ce") else f"L_{name.upper()}" for name in LossConfig().weights},
     "eval/accuracy": "validation accuracy",
 }
 MARKERS = "osD^vPX*"

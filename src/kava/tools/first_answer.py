@@ -14,6 +14,7 @@ from kava.errors import UserError
 from kava.explain.questions import checked_question, why_unknowable
 from kava.explain.readout import Readout, read_latents
 from kava.generate import Generation, Reasoner
+from kava.methods import WITH_LATENTS
 
 WIDTH = 80
 _SURE = 0.5
@@ -32,7 +33,7 @@ def show(trained: Trained, name: str, question: str | None = None) -> None:
         UserError: the method has no latents, or the question is empty or too long.
     """
     if not trained.model.method.thinks:
-        raise UserError(f"method {trained.model.method.name} has no latents to show; give a checkpoint of kava, pccot, codi or coconut")
+        raise UserError(f"method {trained.model.method.name} has no latents to show; give a checkpoint of {WITH_LATENTS}")
     config = trained.config
     reasoner = trained.reasoner()
     question = EXAMPLE if question is None else checked_question(reasoner, question, config)

@@ -35,6 +35,8 @@ def passes(workload: Workload) -> list[tuple[int, int]]:
     if method.teacher:
         teacher = workload.cot + workload.answer
         found.append((teacher, question + teacher))
+    if method.step_decoder:
+        found.append((latents + workload.cot, latents + workload.cot))
     return found
 
 
@@ -65,6 +67,7 @@ def products(workload: Workload, shape: ModelShape, *, recompute: bool = False) 
         count = workload.latents if method.latents == "sequential" else min(workload.iterations, workload.latents)
         counted[workload.batch * (workload.latents - count + 1), shape.hidden, shape.hidden] += 2 * 3 * count
     labelled = (workload.cot + workload.answer if method.teacher else 0) + _written(workload) + workload.answer
+    labelled += workload.cot if method.step_decoder else 0
     counted[workload.batch * labelled, shape.hidden, shape.vocabulary] += base
     return counted
 

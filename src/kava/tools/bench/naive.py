@@ -187,11 +187,29 @@ def _terms(model: KavaModel, batch: Batch, student: Reading, teacher: Reading | 
     terms, settings = {"student_ce": student.cross_entropy, "teacher_ce": teacher.cross_entropy}, model.settings
     if model.method.codi:
         terms["codi"] = codi_loss(teacher.distillation, student.distillation, settings.codi_loss_type, settings.layerwise_std)
+    if model.method.step_decoder:
+        latents = latent_inputs(model, batch)
+        assert latents is not None
+        terms["step"] = torch.stack([_decoded_steps(model, batch, row, latents[row]) for row in range(len(batch))])
     if model.method.kv:
         counts = range(1, min(settings.num_iterations, batch.num_latents)) if settings.kv_iterations == "all" else ()
         students = [*(read_student(model, batch, latent_inputs(model, batch, count)) for count in counts), student]
         terms["kv"] = torch.stack([_match(model, batch, each, teacher) for each in students]).mean(0)
     return terms
+
+
+def _decoded_steps(model: KavaModel, batch: Batch, row: int, latents: Float[Tensor, "M E"]) -> Float[Tensor, ""]:
+    """Each step of one example read by a pass of its own over its latents and its tokens."""
+    assert batch.teacher is not None
+    assert batch.steps is not None
+    of_latents, of_tokens = batch.steps[row].split([len(latents), batch.teacher.cot_width])
+    found = []
+    for step in range(int(of_tokens.max()) + 1 if len(of_tokens) else 0):
+        ids = batch.teacher.ids[row, : batch.teacher.cot_width][of_tokens == step]
+        embeds = torch.cat([latents[of_latents == step], _embed(model, ids)])[None]
+        logits = _forward(model, embeds, torch.ones_like(embeds[..., 0], dtype=torch.bool)).logits[0, -len(ids) - 1 : -1]
+        found.append(cross_entropy(at_least_float32(logits), ids))
+    return torch.stack(found).mean() if found else latents.new_zeros(())
 
 
 def _match(model: KavaModel, batch: Batch, student: Reading, teacher: Reading) -> Float[Tensor, " B"]:

@@ -20,6 +20,7 @@ from kava.errors import UserError
 from kava.explain.questions import checked_question, why_unknowable
 from kava.explain.readout import Readout, read_latents
 from kava.generate import Reasoner
+from kava.methods import WITH_LATENTS
 from kava.statistics import wilson_interval
 
 
@@ -65,7 +66,7 @@ class Player:
     def __init__(self, trained: Trained, examples: Sequence[Example]) -> None:
         method = trained.model.method
         if not method.thinks:
-            raise UserError(f"method {method.name} has no latents to play with; give a checkpoint of kava, pccot, codi or coconut")
+            raise UserError(f"method {method.name} has no latents to play with; give a checkpoint of {WITH_LATENTS}")
         self.trained = trained
         self.examples = list(examples)
         self.builder = trained.builder
