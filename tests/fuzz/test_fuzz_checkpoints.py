@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import strategies as st
 
-from checks import make_trained
-from fuzz.command import half_written, kava
-from fuzz.inputs import INPUTS, damage, edited, fuzz
+from helpers.checks import make_trained
+from helpers.fuzz_command import half_written, kava
+from helpers.fuzz_inputs import INPUTS, damage, edited, fuzz
 from kava.checkpoint import save_checkpoint
 from kava.runtime.atomic import MANIFEST, seal
 

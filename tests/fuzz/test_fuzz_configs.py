@@ -10,9 +10,9 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from checks import make_trained
-from fuzz.command import half_written, kava
-from fuzz.inputs import INPUTS, ODD_VALUES, damage, edited, fuzz, places
+from helpers.checks import make_trained
+from helpers.fuzz_command import half_written, kava
+from helpers.fuzz_inputs import INPUTS, ODD_VALUES, damage, edited, fuzz, places
 from kava.config import Config, load_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1800)]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fuzz.inputs import INPUTS, PROMISED
+from helpers.fuzz_inputs import INPUTS, PROMISED
 
 
 def test_the_inputs_add_up_to_the_promise() -> None:

@@ -12,14 +12,14 @@ import pyarrow.parquet
 import pytest
 from hypothesis import strategies as st
 
-from checks import make_trained
-from fuzz.command import half_written, kava
-from fuzz.inputs import INPUTS, ODD_VALUES, damage, edited, fuzz
+from helpers.checks import make_trained
+from helpers.fuzz_command import half_written, kava
+from helpers.fuzz_inputs import INPUTS, ODD_VALUES, damage, edited, fuzz
+from helpers.tiny import mini_builder
 from kava.config import build_config
 from kava.data.sources.load import Loaded, load_benchmark
 from kava.errors import UserError
 from kava.train.prepare import prepare_data
-from tiny import mini_builder
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1800)]
 

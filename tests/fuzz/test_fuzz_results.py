@@ -10,14 +10,14 @@ import yaml
 from hypothesis import strategies as st
 from torch.utils.tensorboard import SummaryWriter
 
-from fuzz.command import half_written, kava
-from fuzz.inputs import INPUTS, damage, edited, fuzz
+from helpers.fuzz_command import half_written, kava
+from helpers.fuzz_inputs import INPUTS, damage, edited, fuzz
+from helpers.result_files import make_row, write_seed_dirs
+from helpers.tiny import lora_config, mini_builder, mini_examples, mini_model
 from kava.explain.explain import Options, explain
 from kava.explain.record import EXPLANATION, write_explanation
 from kava.generate import Reasoner
 from kava.results import read_result, rows_path, write_result, write_rows
-from result_files import make_row, write_seed_dirs
-from tiny import lora_config, mini_builder, mini_examples, mini_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1800)]
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from checks import make_trained
-from fuzz.command import half_written, kava
-from fuzz.inputs import INPUTS, damage, edited, fuzz
+from helpers.checks import make_trained
+from helpers.fuzz_command import half_written, kava
+from helpers.fuzz_inputs import INPUTS, damage, edited, fuzz
+from helpers.tiny import mini_builder, mini_examples
 from kava.data.collate import build_collator
 from kava.runtime.atomic import MANIFEST, seal
 from kava.train.guard import Seen, generator_states
 from kava.train.replay import save_step
-from tiny import mini_builder, mini_examples
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1800)]
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from transformers import set_seed
 
+from helpers.tiny import WEIGHTS, lora_config, mini_builder, mini_examples, mini_tokenizer, tiny_lm
 from kava.data.collate import build_collator
 from kava.data.sequences import SPECIAL_TOKENS
 from kava.methods import METHODS
@@ -28,7 +29,6 @@ from kava.train.curriculum import Curriculum
 from kava.train.loop import Loop
 from kava.train.prepare import bucketed
 from kava.train.progress import Report
-from tiny import WEIGHTS, lora_config, mini_builder, mini_examples, mini_tokenizer, tiny_lm
 
 RECORDED = Path(__file__).parent / "loss_curves.json"
 STEPS, TOLERANCE = 20, 1e-4

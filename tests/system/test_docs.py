@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 import tyro
 
+from helpers.result_files import write_seed_dirs
 from kava.cli import COMMANDS
 from kava.config import build_config, config_path, load_config
 from kava.config.overrides import parse_overrides
-from result_files import write_seed_dirs
 
 ROOT = Path(__file__).parents[2]
 SHELL_BREAKS = {";", "&&", "||", "|", "&", "do", "then"}

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from helpers.faulty_runs import ForkServer, assert_same_ending, ending, newest
 from kava.runtime.atomic import verify
 from kava.train.resume import checkpoints
-from system.faulty_runs import ForkServer, assert_same_ending, ending, newest
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 

@@ -101,10 +101,10 @@ WORKER = """
 import torch
 from torch import distributed
 
-from checks import QUESTIONS
+from helpers.checks import QUESTIONS
 from kava.generate import Reasoner
 from kava.train.sharding import shard, together, whole
-from tiny import assert_close, gradients, make_batch, make_examples, mini_builder, mini_model
+from helpers.tiny import assert_close, gradients, make_batch, make_examples, mini_builder, mini_model
 
 distributed.init_process_group("gloo")
 plain, split = mini_model(lora=True), mini_model(lora=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stand_in_hub import fill
+from helpers.stand_in_hub import fill
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "REPRODUCTION_GUIDE.zh-CN.md").read_text(encoding="utf-8")

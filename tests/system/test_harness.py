@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from checks import make_trained
+from helpers.checks import make_trained
+from helpers.tiny import PROMPT, mini_examples
 from kava.checkpoint import load_checkpoint, save_checkpoint
 from kava.data.answers import extract_answer
 from kava.errors import UserError
 from kava.evaluate.evaluate import Request, evaluate
 from kava.generate import Reasoner
-from tiny import PROMPT, mini_examples
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed: pip install lm-eval")
 

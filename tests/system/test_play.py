@@ -12,14 +12,14 @@ import pytest
 
 pytest.importorskip("gradio")
 
-from browser import chromium, open_page
+from helpers.browser import chromium, open_page
+from helpers.tiny import MINI, lora_config, mini_examples, mini_model, mini_tokenizer
 from kava.checkpoint import Trained
 from kava.cli import main
 from kava.data.answers import answers_equal, extract_answer
 from kava.errors import UserError
 from kava.tools.playground.page import note_html, serve
 from kava.tools.playground.player import Player
-from tiny import MINI, lora_config, mini_examples, mini_model, mini_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 

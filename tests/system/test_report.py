@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from browser import chromium, open_page
+from helpers.browser import chromium, open_page
+from helpers.report_material import CONFIGURATIONS, SEEDS, write_outputs
 from kava.cli import main
 from kava.report.group import variants
 from kava.report.reference import load_reference
@@ -16,7 +17,6 @@ from kava.report.runs import find_runs
 from kava.report.tables import label_of, relevant, result_tables
 from kava.results import read_result
 from kava.statistics import summarise
-from report_material import CONFIGURATIONS, SEEDS, write_outputs
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from system.slurm_site import SITE_ENV, Site, load_testbed, until
+from helpers.slurm_site import SITE_ENV, Site, load_testbed, until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 

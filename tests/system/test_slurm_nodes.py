@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from system.slurm_site import Site, load_testbed, until
+from helpers.slurm_site import Site, load_testbed, until
 from system.test_slurm import TINY, weights
 
 # Seven processes that import torch, two at a time: half a minute on two free cores, and a crowded machine may take its time.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from system.slurm_site import REPOSITORY, Site, login_environment
+from helpers.slurm_site import REPOSITORY, Site, login_environment
 
 GUIDE = ["llama1b_aug", "llama1b_aug_nl", "qwen05b_aug", "llama3b_aug"]
 SIX = ["llama1b_aug", "llama1b_aug_nl", "qwen05b_aug", "qwen05b_aug_nl", "llama3b_aug", "llama3b_aug_nl"]

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from helpers.result_files import make_result, write_seed_dirs
 from kava.config import load_config
 from kava.explain.record import Explanation, write_explanation
 from kava.results import result_path, write_result
 from kava.tools.bench.record import write_bench
-from result_files import make_result, write_seed_dirs
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,10 +13,10 @@ import psutil
 import pytest
 import yaml
 
+from helpers.faulty_runs import assert_same_ending, ending
 from kava.experiment.child_processes import Children, StoppedError, environments
 from kava.results import read_result, read_rows, rows_path
 from kava.runtime.lock import locked
-from system.faulty_runs import assert_same_ending, ending
 
 ROOT = Path(__file__).parents[2]
 CONFIG = {

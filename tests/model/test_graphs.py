@@ -1,0 +1,90 @@
+"""Reading and writing through buffers of fixed size: the same answers as without; on a GPU the passes are CUDA graphs."""
+
+import pytest
+import torch
+
+from helpers.tiny import KINDS, make_batch, make_examples, mini_builder, mini_examples, mini_model, tiny_model
+from kava.generate import Reasoner
+from kava.train.captured_step import CapturedStep
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("lora", [False, True])
+def test_answers_are_the_same(kind: str, lora: bool) -> None:
+    model = mini_model(kind, lora=lora)
+    reasoner = Reasoner(model, mini_builder(), 4, 3)
+    questions = [example.question for example in mini_examples(6)]
+    expected = reasoner.generate(questions, max_new_tokens=9, batch_size=4)
+    model.backbone.use_graphs()
+    assert model.backbone.graphs is not None
+    for _ in range(2):
+        found = reasoner.generate(questions, max_new_tokens=9, batch_size=4)
+        assert found == expected
+        assert [one.confidence for one in found] == pytest.approx([one.confidence for one in expected], rel=1e-4)
+
+
+def test_weights_that_change_are_seen() -> None:
+    model = mini_model("llama", lora=True)
+    reasoner = Reasoner(model, mini_builder(), 4, 3)
+    questions = [example.question for example in mini_examples(3)]
+    model.backbone.use_graphs()
+    before = reasoner.generate(questions, max_new_tokens=6)
+    optimizer = torch.optim.SGD([parameter for parameter in model.parameters() if parameter.requires_grad], lr=1.0)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
+    optimizer.step()
+    after = reasoner.generate(questions, max_new_tokens=6)
+    model.backbone.use_graphs(False)
+    assert reasoner.generate(questions, max_new_tokens=6) == after
+    assert [one.confidence for one in before] != [one.confidence for one in after]
+
+
+def test_training_mode_comes_back_after_an_error_too() -> None:
+    model = mini_model("llama")
+    model.train()
+    reasoner = Reasoner(model, mini_builder(), 4, 3)
+    model.backbone.graphs = "broken"  # type: ignore[assignment]
+    with pytest.raises(AttributeError):
+        reasoner.generate([mini_examples(1)[0].question])
+    assert model.training
+
+
+def test_a_step_on_a_cpu_runs_as_it_is_and_adds_to_the_gradients() -> None:
+    model = tiny_model("llama", lora=True)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def run(batch, divisor):
+        loss = model(batch)["loss"]
+        (loss.sum() / divisor).backward()
+        return {"loss": loss.detach()}
+
+    step = CapturedStep(run, trained, torch.device("cpu"))
+    batch = make_batch(model, make_examples())
+    losses = step(batch, 5.0)["loss"]
+    once = [parameter.grad.clone() for parameter in trained]
+    step(batch, 5.0)
+    assert torch.equal(losses, model(batch)["loss"])
+    for parameter, gradient in zip(trained, once, strict=True):
+        torch.testing.assert_close(parameter.grad, 2 * gradient)
+
+
+@pytest.mark.gpu
+def test_a_captured_step_is_the_step() -> None:
+    device = torch.device("cuda")
+    results = []
+    for enabled in (False, True):
+        model = tiny_model("llama", lora=True).to(device).train()
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+        def run(batch, divisor, model=model):
+            model.backbone.adapters.refresh()
+            output = model(batch)
+            (output["loss"].sum() / divisor).backward()
+            return {"loss": output["loss"].detach()}
+
+        step = CapturedStep(run, trained, device, enabled=enabled)
+        batches = [make_batch(model, make_examples(4, seed=seed)).to(device) for seed in range(3)]
+        losses = torch.stack([step(batch, 4.0)["loss"] for batch in batches * 2])
+        results.append((losses, torch.cat([parameter.grad.flatten() for parameter in trained])))
+    torch.testing.assert_close(results[1][0], results[0][0])
+    torch.testing.assert_close(results[1][1], results[0][1], rtol=1e-3, atol=1e-5)

@@ -1,0 +1,123 @@
+"""Sharing the question changes nothing: losses and gradients equal those of plain, separate, full passes."""
+
+import pytest
+import torch
+
+from helpers.checks import compare
+from helpers.tiny import BACKENDS, KINDS, make_batch, make_examples, tiny_model
+from kava.methods import METHODS
+from kava.tools.bench.naive import naive_losses, pccot_losses
+
+STAGE = {"icot": 1, "coconut": 2}
+
+
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_shared_question_equals_separate_full_passes(kind: str, method: str, lora: bool) -> None:
+    model = tiny_model(kind, method=method, lora=lora)
+    compare(model, make_batch(model, make_examples(), stage=STAGE.get(method, 0)))
+
+
+@pytest.mark.parametrize("method", ["kava", "codi", "simcot", "coconut"])
+def test_in_double_precision_only_rounding_is_left(method: str) -> None:
+    """A spread of 0.3 makes the iterations chaotic, so that any real difference would grow."""
+    model = tiny_model("gpt2", method=method, lora=True, spread=0.3).double()
+    compare(model, make_batch(model, make_examples(), stage=STAGE.get(method, 0)), tolerance=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_eager_attention_too(kind: str) -> None:
+    model = tiny_model(kind, "eager", lora=True)
+    compare(model, make_batch(model, make_examples()))
+
+
+@pytest.mark.parametrize("method", ["kava", "pccot", "codi", "no_cot"])
+def test_tied_embeddings(method: str) -> None:
+    model = tiny_model("llama", method=method, lora=True, tied=True)
+    compare(model, make_batch(model, make_examples()))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_pccot_style_step_computes_the_same(method: str) -> None:
+    model = tiny_model("llama", method=method, lora=True)
+    compare(model, make_batch(model, make_examples(), stage=STAGE.get(method, 0)), pccot_losses)
+
+
+@pytest.mark.parametrize("num_iterations", [0, 1, 4, 6])
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_number_of_iterations(kind: str, num_iterations: int) -> None:
+    model = tiny_model(kind, num_iterations=num_iterations)
+    compare(model, make_batch(model, make_examples()))
+
+
+@pytest.mark.parametrize("num_latents", [1, 2, 24])
+def test_any_number_of_latents(num_latents: int) -> None:
+    model = tiny_model("llama", lora=True)
+    compare(model, make_batch(model, make_examples(), num_latents))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kv_rope": "pre"},
+        {"kv_parts": "keys", "kv_loss_type": "mse"},
+        {"kv_parts": "values", "kv_loss_type": "l1", "codi_loss_type": "l1"},
+        {"layerwise_std": False, "group_reduction": "mean", "rkv_lambda": 0.5},
+        {"importance": "trace", "rkv_lambda": 1.0},
+        {"share": "layer"},
+        {"share": "all", "importance": "trace"},
+        {"kv_iterations": "all"},
+        {"eviction": "attention"},
+        {"eviction": "cosine"},
+        {"eviction": "crop"},
+        {"eviction": "uniform"},
+        {"eviction": "random", "eviction_seed": 7},
+    ],
+    ids=str,
+)
+def test_every_choice_of_loss(settings: dict[str, object]) -> None:
+    model = tiny_model("llama", lora=True, **settings)
+    compare(model, make_batch(model, make_examples()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("drop_last_step", [True, False])
+def test_one_step_problems_only(kind: str, drop_last_step: bool) -> None:
+    model = tiny_model(kind, lora=True)
+    batch = make_batch(model, make_examples(steps=(1,)), drop_last_step=drop_last_step)
+    assert batch.teacher is not None
+    assert (batch.teacher.cot_width == 0) is drop_last_step
+    compare(model, batch)
+
+
+def test_without_projection() -> None:
+    model = tiny_model("llama", lora=True, projection=False)
+    assert not list(model.projection.parameters())
+    compare(model, make_batch(model, make_examples()))
+
+
+def test_the_oracle_leaves_the_model_as_it_was() -> None:
+    model = tiny_model("llama", "sdpa")
+    batch = make_batch(model, make_examples())
+    before = model(batch)["loss"]
+    naive_losses(model, batch)
+    assert model.backbone.causal_lm.config._attn_implementation == "kava_sdpa"
+    assert torch.equal(model(batch)["loss"], before)
+
+
+@pytest.mark.parametrize("attn", BACKENDS)
+@pytest.mark.parametrize("method", METHODS)
+def test_what_can_run_in_one_pass_does(method: str, attn: str) -> None:
+    """The first latents with the question, the last with the answer, and everything at once where there are none."""
+    model = tiny_model("llama", attn, method=method)
+    batch = make_batch(model, make_examples())
+    model(batch)
+    latent_passes = {
+        "kava": 3,
+        "pccot": 3,
+        "codi": batch.num_latents,
+        "simcot": batch.num_latents + 1,
+        "coconut": max(batch.num_latents, 1),
+    }.get(method, 0)
+    assert model.backbone.forward_passes == 1 + latent_passes + (batch.teacher is not None)

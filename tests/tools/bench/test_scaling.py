@@ -1,0 +1,150 @@
+"""What grows with the trace grows in proportion: counted numbers, never a clock. And what the growth benchmark concludes."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from kava.cache.attention import ImportanceRecorder, _record
+from kava.eviction import SCORERS, Trace, compress
+from kava.tools.bench.data import measure_data
+from kava.tools.bench.scaling import BASE, entries, exponent, measure_scaling
+from kava.tools.bench.scaling_report import faster_than_formulas, over_formula, scaling_figure, scaling_table
+
+LAYERS, HEADS, WIDTH, ANSWER = 2, 2, 8, 5
+
+
+class Made(TorchDispatchMode):
+    """Counts the numbers in all tensors that are made, and those of the largest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = self.largest = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        result = function(*arguments, **(options or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.total += tensor.numel()
+                self.largest = max(self.largest, tensor.numel())
+        return result
+
+
+def trace_of(length: int, layers: int = LAYERS, batch: int = 1) -> Trace:
+    generator = torch.Generator().manual_seed(length)
+    keys, values = (torch.randn(layers, batch, HEADS, length, WIDTH, generator=generator) for _ in range(2))
+    importance = torch.rand(layers, batch, HEADS, length, generator=generator)
+    return Trace(keys, values, importance, torch.ones(batch, length, dtype=torch.bool), torch.arange(batch))
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_compression_makes_numbers_in_proportion_to_the_trace(scorer: str) -> None:
+    made = {}
+    for length in (512, 1024, 2048):
+        with Made() as counted:
+            compress(trace_of(length), scorer, 24, 0.1)
+        made[length] = counted
+    for length in (512, 1024):
+        assert made[2 * length].total < 2.05 * made[length].total
+        assert made[length].largest <= LAYERS * HEADS * length * WIDTH
+
+
+def test_importance_makes_numbers_in_proportion_to_the_trace() -> None:
+    """Only the answer's rows are computed: 5 rows, however long the trace."""
+    module = torch.nn.Module()
+    module.layer_idx = 0
+    made = {}
+    for length in (512, 1024, 2048):
+        entries_now = length + ANSWER
+        query, key = torch.randn(1, 2 * HEADS, entries_now, WIDTH), torch.randn(1, HEADS, entries_now, WIDTH)
+        rows = torch.arange(length, entries_now)[None]
+        recorder = ImportanceRecorder(rows, torch.ones(1, ANSWER, dtype=torch.bool), 0, length)
+        with Made() as counted:
+            _record(recorder, module, query, key, None, None, None, None)
+        assert recorder.layers[0].shape == (1, HEADS, length)
+        made[length] = counted
+    for length in (512, 1024):
+        assert made[2 * length].total < 2.05 * made[length].total
+        assert made[length].largest < length * length / 4
+
+
+def test_a_quadratic_scorer_would_be_seen() -> None:
+    keys = trace_of(512).keys
+    with Made() as counted:
+        keys @ keys.transpose(-1, -2)
+    assert counted.largest > LAYERS * HEADS * 512 * WIDTH
+
+
+def test_8192_tokens_become_24_entries() -> None:
+    trace = trace_of(8192)
+    kept = compress(trace, "rkv", 24, 0.1)
+    assert kept.keys.shape == (LAYERS, 1, HEADS, 24, WIDTH)
+    assert kept.slot_mask.all()
+    assert (kept.indices.diff(dim=-1) > 0).all()
+    scores = SCORERS["rkv"](trace, _options())
+    best = scores.topk(24).indices.sort().values
+    assert torch.equal(kept.indices, best)
+
+
+def _options() -> Any:
+    from kava.eviction import Options
+
+    return Options(24, 0.1)
+
+
+def test_exponent_is_that_of_a_power_law() -> None:
+    assert exponent([1, 2, 4, 8], [3.0, 12.0, 48.0, 192.0]) == pytest.approx(2.0)
+    assert exponent([5, 10, 20], [7.0, 7.0, 7.0]) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(("field", "factor"), [("batch", 8.0), ("layers", 8.0)])
+def test_entries_are_proportional_to_batch_and_layers(field: str, factor: float) -> None:
+    assert entries(replace(BASE, **{field: 8 * getattr(BASE, field)})) / entries(BASE) == factor
+
+
+def growth(seconds: float, memory: float) -> dict[str, Any]:
+    def entry(power: float) -> dict[str, Any]:
+        measured, formula = [float(value**power) for value in (1, 2, 4)], [1.0, 2.0, 4.0]
+        return {
+            "measured": measured, "formula": formula, "exponent": power, "formula_exponent": 1.0,
+            "growth": measured[-1], "formula_growth": 4.0,
+        }  # fmt: skip
+
+    return {"values": [1, 2, 4], "seconds": entry(seconds), "bytes": entry(memory)}
+
+
+def test_what_grows_faster_than_its_formula_is_named() -> None:
+    found = {"Q": growth(1.2, 1.05), "C": growth(2.0, 0.5), "M": growth(0.9, 1.3)}
+    assert faster_than_formulas(found) == [
+        "seconds grow with C to the power 2.00, the formula's is 1.00",
+        "bytes grow with M to the power 1.30, the formula's is 1.00",
+    ]
+    assert faster_than_formulas({"Q": growth(math.nan, 1.0)}) == ["seconds grow with Q to the power nan, the formula's is 1.00"]
+    assert over_formula(found["M"]["bytes"]) == pytest.approx(4 / 4**1.3)
+    assert len(scaling_figure(found).axes) == 6
+    assert scaling_table(found).row_count == 3
+
+
+@pytest.mark.slow
+def test_a_point_is_measured_in_a_process_of_its_own() -> None:
+    base = replace(BASE, shape="tiny", question=9, cot=7, latents=4, lora_r=4)
+    found = measure_scaling(base, doublings=1, repeats=1, axes=("L",))
+    assert found["L"]["values"] == [2, 4]
+    assert found["L"]["bytes"]["formula_growth"] == 2.0
+    assert all(value > 0 for name in ("seconds", "bytes") for value in found["L"][name]["measured"])
+
+
+@pytest.mark.slow
+def test_two_starts_on_generated_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    from helpers.tiny import mini_tokenizer, tiny_lm
+
+    mini_tokenizer().save_pretrained(tmp_path)
+    tiny_lm(vocabulary=len(mini_tokenizer())).config.save_pretrained(tmp_path)
+    found = measure_data(900, str(tmp_path))
+    assert found["second"]["seconds"] < found["first"]["seconds"]
+    assert found["first"]["peak"] > found["first"]["rest"] > 0
+    assert 0 < found["cache_bytes"] < found["source_bytes"] * 4
+    assert 0 < found["padding"]["training"] < found["padding"]["shuffled"] < 1

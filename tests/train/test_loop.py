@@ -1,0 +1,115 @@
+"""The loop by itself: it goes on exactly where it stopped, and a micro-batch never waits for the device."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from helpers.checks import make_trained
+from helpers.loops import entries, make_loop, weights
+from helpers.tiny import make_batch, make_examples, mini_examples, tiny_model
+from kava.checkpoint import Trained, load_checkpoint
+from kava.evaluate.accuracy import Answered, Evaluation
+from kava.generate import Generation
+from kava.train.batch_step import BatchStep
+from kava.train.resume import checkpoints
+from kava.train.signals import StopOnSignal
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    trained = make_trained(tmp_path_factory.mktemp("loop"))
+    for module in trained.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.1
+    return trained
+
+
+@pytest.mark.parametrize(
+    ("device", "precision"),
+    [("cpu", "no"), ("cpu", "fp16"), *(pytest.param("cuda", each, marks=pytest.mark.gpu) for each in ("no", "bf16", "fp16"))],
+)
+def test_it_goes_on_exactly_within_an_epoch_and_at_its_end(trained: Trained, tmp_path: Path, device: str, precision: str) -> None:
+    """Dropout, moments, schedule, half a log line and the loss scale included. An epoch is four steps."""
+    whole, model = make_loop(trained, tmp_path / "whole", device, system={"mixed_precision": precision})
+    whole.run()
+    assert [checkpoint.name for checkpoint in checkpoints(tmp_path / "whole")] == [f"checkpoint-{step}" for step in (5, 4, 3, 2, 1)]
+    moved = weights(model)
+    assert all(not torch.equal(moved[name], value) for name, value in weights(trained).items() if "lora_B" in name)
+    for start in (3, 4):
+        again, other = make_loop(trained, tmp_path / f"again-{start}", device, system={"mixed_precision": precision})
+        torch.manual_seed(start)
+        again.run(tmp_path / "whole" / f"checkpoint-{start}")
+        assert entries(again) == entries(whole)
+        assert all(torch.equal(value, moved[name]) for name, value in weights(other).items())
+
+
+class Stop(StopOnSignal):
+    """A signal in the second step."""
+
+    def requested(self, device: Any) -> bool:
+        self.steps = getattr(self, "steps", 0) + 1
+        return self.steps == 2
+
+
+def test_a_signal_saves_and_leaves_the_validation_out(trained: Trained, tmp_path: Path) -> None:
+    loop, _ = make_loop(trained, tmp_path / "run", "cpu", training={"eval_steps": 2, "save_steps": 9})
+    loop.stop, loop.validate = Stop(), lambda: pytest.fail("whoever sent the signal waits")
+    assert loop.run().global_step == 2
+    assert [checkpoint.name for checkpoint in checkpoints(tmp_path / "run")] == ["checkpoint-2"]
+
+
+def test_the_best_checkpoint_is_the_first_with_the_highest_validation_accuracy(trained: Trained, tmp_path: Path) -> None:
+    right = iter([1, 3, 3])
+    seen: list[dict[str, Tensor]] = []
+    loop, own = make_loop(trained, tmp_path / "run", "cpu", training={"eval_steps": 1, "max_steps": 3, "save_steps": 9})
+
+    def validate() -> Evaluation:
+        seen.append({name: value.clone() for name, value in weights(own).items()})
+        examples = list(mini_examples(4))
+        correct = next(right)
+        answers = [example.answer if place < correct else "-1" for place, example in enumerate(examples)]
+        return Evaluation(
+            [Answered(example, Generation(answer, [], 1, 1, 0, True, answer)) for example, answer in zip(examples, answers, strict=True)],
+            seconds=1.0,
+        )
+
+    loop.validate = validate
+    state = loop.run()
+    assert (state.best_global_step, state.best_metric, len(seen)) == (2, 0.75, 3)
+    best = load_checkpoint(tmp_path / "run" / "best_checkpoint")
+    assert best.metadata["step"] == 2
+    kept = weights(best)
+    assert kept.keys() == seen[1].keys()
+    assert all(torch.equal(kept[name], value) for name, value in seen[1].items())
+    assert any(not torch.equal(kept[name], value) for name, value in seen[2].items())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_micro_batch_never_waits_for_the_gpu_and_gradients_stay_in_place(trained: Trained, tmp_path: Path, precision: str) -> None:
+    loop, own = make_loop(trained, tmp_path / "run", "cuda", system={"mixed_precision": precision})
+    own.model.train()
+    loop.run()
+    held = {name: value.grad.data_ptr() for name, value in own.model.named_parameters() if value.grad is not None}
+    assert all(value.grad is None or not value.grad.any() for value in own.model.parameters())
+    batches = list(loop.batches.of(0))
+    loop.batch_step(batches[0].batch, 2)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loop.batch_step(batches[1].batch, 2)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert held == {name: value.grad.data_ptr() for name, value in own.model.named_parameters() if value.grad is not None}
+    assert loop.optimizer.param_groups[0]["fused"]
+
+
+def test_a_step_keeps_no_graph_of_its_losses() -> None:
+    """What is logged after the step must not hold the activations of every micro-batch until then."""
+    model = tiny_model()
+    losses = BatchStep(model, "no", torch.amp.GradScaler("cpu", enabled=False))(make_batch(model, make_examples()), examples=5.0)
+    assert losses.keys() == {"loss", "student_ce", "teacher_ce", "codi", "kv"}
+    assert not any(value.requires_grad for value in losses.values())
+    assert any(parameter.grad is not None for parameter in model.parameters())
