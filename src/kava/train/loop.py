@@ -24,6 +24,7 @@ from kava.evaluate.accuracy import Evaluation
 from kava.model.fused_kernels import fuse_kernels
 from kava.model.kava import KavaModel
 from kava.runtime import processes
+from kava.runtime.heap import keep_freed_memory
 from kava.train.bad_steps import BadSteps
 from kava.train.batch_step import BatchStep
 from kava.train.batches import StepBatches
@@ -72,6 +73,8 @@ class Loop:
         self.training, self.device = config.training, batches.device
         self.model, self.batches, self.report = model.to(self.device), batches, report
         self.checkpoints, self.validate, self.trackers, self.stop, self.on_epoch_end = checkpoints, validate, trackers, stop, on_epoch_end
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if config.system.fused_kernels and not config.system.fsdp:
             fuse_kernels(self.model.backbone)
         self.guard = BadSteps(checkpoints) if checkpoints else None
