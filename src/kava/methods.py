@@ -64,5 +64,8 @@ _WITH_LATENTS = [method.name for method in reversed(_TABLE) if method.thinks]
 WITH_LATENTS = f"{', '.join(_WITH_LATENTS[:-1])} or {_WITH_LATENTS[-1]}"
 """The methods that reason in latents, for messages."""
 
-EVICTIONS = ("rkv", "cosine", "attention", "crop", "uniform", "random")
+EVICTIONS = ("rkv", "rkv_original", "cosine", "attention", "crop", "uniform", "random")
 """What may keep entries of the teacher's cache: each is a scorer of this name in the file of this name in `kava.eviction`."""
+
+WINDOW = 8
+"""Last entries of a trace that look back at the others in `rkv_original`, and are always kept."""

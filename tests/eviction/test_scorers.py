@@ -173,7 +173,8 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("name", SCORERS)
+# R-KV's own code looks for the last similar neighbour of each entry, and so at all pairs.
+@pytest.mark.parametrize("name", [name for name in SCORERS if name != "rkv_original"])
 def test_no_c_by_c_matrix_is_made(name: str) -> None:
     length, head_size = 4096, 16
     trace = make_trace([length], length=length, layers=1, heads=1, head_size=head_size)

@@ -14,6 +14,7 @@ from helpers.checks import make_trained
 from helpers.fuzz_command import half_written, kava
 from helpers.fuzz_inputs import INPUTS, ODD_VALUES, damage, edited, fuzz, places
 from kava.config import Config, load_config
+from kava.methods import EVICTIONS, METHODS
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1800)]
 
@@ -65,7 +66,7 @@ def test_options(room: Path) -> None:
 
 # Values that mean something, on a scale that a test can afford.
 SENSIBLE: dict[str, st.SearchStrategy[Any]] = {
-    "method": st.sampled_from(["full_cot", "no_cot", "icot", "coconut", "codi", "pccot", "kava"]),
+    "method": st.sampled_from(sorted(METHODS)),
     "latent.num_tokens": st.integers(0, 9), "latent.num_iterations": st.integers(0, 4), "latent.tokens_per_step": st.integers(1, 3),
     "dataset.drop_last_step": st.booleans(), "dataset.cot_type": st.sampled_from(["equation", "natural_language"]),
     "dataset.answer_prompt": st.sampled_from(["The answer is:", "=", " ", "answer", "7", "The answer is: ", "\n", "答案：", "a" * 300]),
@@ -74,7 +75,7 @@ SENSIBLE: dict[str, st.SearchStrategy[Any]] = {
     "loss.use_projection": st.booleans(), "loss.kv_rope": st.sampled_from(["pre", "post"]),
     "loss.kv_parts": st.sampled_from(["both", "keys", "values"]),
     "loss.alpha2_kv": st.sampled_from([0, 1, 1e30]), "rkv.lambda": st.sampled_from([0, 0.1, 1]),
-    "rkv.eviction": st.sampled_from(["rkv", "cosine", "attention", "crop", "uniform", "random"]),
+    "rkv.eviction": st.sampled_from(EVICTIONS),
     "lora.enabled": st.booleans(), "lora.r": st.integers(0, 9),
     "lora.target_modules": st.sampled_from(["auto", "q_proj", ["nothing"], [], ""]),
     "training.batch_size": st.integers(1, 9), "training.gradient_accumulation_steps": st.integers(1, 3),

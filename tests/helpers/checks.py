@@ -28,7 +28,7 @@ from helpers.tiny import (
 from kava.checkpoint import Trained, load_checkpoint, save_checkpoint
 from kava.data.collate import Batch, build_collator
 from kava.data.mini.tokenizer import build_mini_tokenizer
-from kava.eviction import Compressed, compress
+from kava.eviction import Compressed
 from kava.generate import Reasoner
 from kava.losses.total import LossTerms, combine
 from kava.model import head as language_head
@@ -133,10 +133,8 @@ def observe(model: KavaModel, batch: Batch) -> Observed:
     kept = None
     if model.method.kv:
         assert batch.teacher is not None
-        _, trace = read_trace(
-            model.backbone, question, batch.teacher, batch.example_seed, keep_hidden=False, group_reduction=model.settings.group_reduction
-        )
-        kept = compress(trace, model.settings.eviction, batch.num_latents, model.settings.rkv_lambda)
+        _, trace = model.read_teacher(question, batch, keep_hidden=False)
+        kept = model.compressed(trace, batch.num_latents)
     return Observed(terms, logits, thought.hidden if thought else None, kept)
 
 

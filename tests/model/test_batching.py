@@ -6,7 +6,7 @@ import torch
 from helpers.checks import check_batching
 from helpers.tiny import BACKENDS, KINDS, PROMPT_IDS, assert_close, make_batch, make_examples, tiny_model
 from kava.data.collate import Collator
-from kava.methods import METHODS
+from kava.methods import EVICTIONS, METHODS
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -44,7 +44,7 @@ def test_an_empty_trace_has_no_kv_target() -> None:
     assert (terms["teacher_ce"] > 0).all()
 
 
-@pytest.mark.parametrize("eviction", ["attention", "cosine", "crop", "uniform", "random"])
+@pytest.mark.parametrize("eviction", EVICTIONS)
 def test_every_eviction(eviction: str) -> None:
     check_batching(tiny_model(eviction=eviction), num_latents=3, drop_last_step=False)
 

@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers.tiny import make_batch, make_examples, tiny_model
-from kava.methods import METHODS
+from kava.methods import EVICTIONS, METHODS
 
 aten = torch.ops.aten
 # Each of them copies a value to the host, or makes a shape out of values.
@@ -47,7 +47,7 @@ def test_a_training_step_never_waits(method: str, attn: str) -> None:
     assert loss.isfinite()
 
 
-@pytest.mark.parametrize("eviction", ["rkv", "cosine", "attention", "crop", "uniform", "random"])
+@pytest.mark.parametrize("eviction", EVICTIONS)
 def test_no_eviction_waits(eviction: str) -> None:
     model = tiny_model(eviction=eviction, kv_rope="pre").train()
     with Refuse():

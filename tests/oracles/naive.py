@@ -36,6 +36,36 @@ def rkv(attention: Vector, keys: list[Vector], lam: float) -> Vector:
     return [lam * i + (1 - lam) * r for i, r in zip(importance(attention), redundancy(keys), strict=True)]
 
 
+def window_importance(queries: list[list[Vector]], keys: list[Vector], scale: float) -> Vector:
+    """R-KV's own code: [window][G][D] queries of one KV head over its candidate keys; each by the group's largest logit, then the mean."""
+    rows = []
+    for group in queries:
+        logits = [max(scale * sum(x * y for x, y in zip(query, key, strict=True)) for query in group) for key in keys]
+        total = sum(math.exp(x) for x in logits)
+        rows.append([math.exp(x) / total for x in logits])
+    return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+
+
+def original_redundancy(keys: list[Vector]) -> Vector:
+    """R-KV's own code: in each row the last neighbour above 0.5 (else the first entry) is set to 0; softmax of the columns' means."""
+    count = len(keys)
+    rows = []
+    for i in range(count):
+        row = [0.0 if i == j else cosine_similarity(keys[i], keys[j]) for j in range(count)]
+        row[max((j for j in range(count) if row[j] > 0.5), default=0)] = 0.0
+        rows.append(row)
+    means = [sum(column) / count for column in zip(*rows, strict=True)]
+    total = sum(math.exp(x) for x in means)
+    return [math.exp(x) / total for x in means]
+
+
+def rkv_original(importance: Vector, keys: list[Vector]) -> Vector:
+    """0.07 importance, the largest of 7 neighbours, - 0.93 redundancy; 1 for the last 8."""
+    count = len(keys)
+    pooled = [max(importance[max(0, i - 3) : min(i + 4, count - 8)]) for i in range(count - 8)]
+    return [0.07 * x - 0.93 * y for x, y in zip(pooled, original_redundancy(keys), strict=False)] + [1.0] * min(count, 8)
+
+
 def uniform(count: int, num_slots: int) -> Vector:
     """1 at floor((m + 1/2) C / M)."""
     chosen = {math.floor((2 * m + 1) * count / (2 * num_slots)) for m in range(num_slots)}
@@ -79,6 +109,8 @@ def score(
         return uniform(count, num_slots)
     if name == "random":
         return random(count, seed, example_seed, layer, head)
+    if name == "rkv_original":
+        return rkv_original(attention, keys)
     return rkv(attention, keys, {"rkv": lam, "attention": 1.0, "cosine": 0.0}[name])
 
 

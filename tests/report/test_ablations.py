@@ -7,6 +7,7 @@ import pytest
 from helpers.result_files import make_result, make_row
 from kava.config import config_path, load_config
 from kava.experiment.suite import plans_of, read_suite
+from kava.methods import METHODS
 from kava.report.ablations import ablation_table, bars, families, ranked
 from kava.report.group import variants
 from kava.report.grouping import by_scope, points, with_other_cost
@@ -83,7 +84,8 @@ def test_table_1_holds_the_methods_in_the_papers_order(found: Found) -> None:
     methods = [(group, label_of(group, {}, reference)) for group, changed in ranked(variants(found.groups), reference) if not changed]
     table = result_tables(methods, reference)[0]
     assert table.columns == ["Method", "test", "reworded", "Training data", "Source"]
-    order = ["Full CoT", "No CoT", "iCoT", "Coconut", "CODI", "PCCoT", "KaVa"]
+    order = ["Full CoT", "No CoT", "iCoT", "Coconut", "CODI", "SIM-CoT", "PCCoT", "KaVa"]
+    assert set(reference.labels.methods) == set(METHODS)
     natural = [row[0].text for row in table.rows if row[3].remark == "natural language"]
     assert natural == order
     assert [row[0].text for row in table.rows if (row[3].text, row[3].remark) == ("mini", "equation")] == [*order, "KaVa"]
@@ -106,7 +108,7 @@ def test_a_figure_mixes_no_two_kinds_of_traces(found: Found) -> None:
     assert "KaVa (mini-ablations/all/kava)" in names
     assert "KaVa, num_iterations = 3" in names
     assert "KaVa, num_iterations = 1" not in names
-    assert len(scopes["natural language"]) == 7
+    assert len(scopes["natural language"]) == len(METHODS)
 
 
 def test_short_names_of_settings() -> None:

@@ -34,7 +34,7 @@ class ImportanceRecorder:
         rows: query positions of the answer tokens within the pass, [B, A].
         row_mask: which of them are real.
         start, stop: key columns of the CoT in the cache.
-        reduction: how the query heads of a group become one KV head, "max" or "mean".
+        reduction: how the query heads of a group become one KV head: "max" or "mean" of probabilities, or "logits": their maximum.
         among: a query's probabilities sum to 1 over these entries of the CoT alone, [B, C] (the paper's listing); None: over all it sees.
         layers: per layer, the mean probability over answer tokens, reduced to KV heads, [B, H, C].
     """
@@ -125,6 +125,8 @@ def _record(
     # One mask for all heads, or one for each query head (Doge).
     bias = _row_bias(recorder.rows, attention_mask, queries, keys)
     scores = scores + bias.view(batch, *((1, 1) if bias.shape[1] == 1 else scores.shape[1:3]), *bias.shape[2:])
+    if recorder.reduction == "logits":
+        scores = scores.amax(2, keepdim=True)
     if recorder.among is not None:
         # The answer follows a short trace at once, so the columns of the longest hold some of it.
         others = ~recorder.among[:, None, None, None]
@@ -137,7 +139,7 @@ def _record(
         probabilities = torch.cat([scores, column], dim=-1).softmax(-1)[..., recorder.start : recorder.stop]
     weight = recorder.row_mask / recorder.row_mask.sum(-1, keepdim=True).clamp(min=1)
     per_query_head = torch.einsum("bhgac,ba->bhgc", probabilities, weight.to(probabilities.dtype))
-    reduced = per_query_head.amax(2) if recorder.reduction == "max" else per_query_head.mean(2)
+    reduced = per_query_head.mean(2) if recorder.reduction == "mean" else per_query_head.amax(2)
     recorder.layers[module.layer_idx] = reduced
 
 

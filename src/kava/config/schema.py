@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from kava.config.contradictions import contradictions
 from kava.config.files import WITHOUT_LATENTS
 from kava.config.overrides import is_safe_name
-from kava.methods import EVICTIONS, METHODS
+from kava.methods import EVICTIONS, METHODS, WINDOW
 
 if TYPE_CHECKING:
     MethodName = str
@@ -266,6 +266,11 @@ class Config(Section):
             raise ValueError(
                 f"method {self.method} decodes all steps in one pass under a mask of its own, which flash_attention_2 cannot take: "
                 "set model.attn_implementation to sdpa"
+            )
+        if METHODS[self.method].kv and self.rkv.eviction == "rkv_original" and self.latent.num_tokens <= WINDOW:
+            raise ValueError(
+                f"rkv.eviction rkv_original always keeps the last {WINDOW} entries of a trace: set latent.num_tokens above {WINDOW}, "
+                "or rkv.eviction to rkv"
             )
         if self.method in WITHOUT_LATENTS:
             # One value for all of them, whatever the file that they were made from says: they are the same run.

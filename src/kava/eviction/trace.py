@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from kava.errors import UserError
+from kava.methods import WINDOW
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +83,11 @@ class Trace:
     def by_position(self, scores: Float[Tensor, "#B C"]) -> Float[Tensor, "L B H C"]:
         """Give every layer and head the same score per position, and padding -inf."""
         return self.hide_padding(scores[None, :, None, :].expand_as(self.importance))
+
+
+def candidates(mask: Bool[Tensor, "B C"]) -> Bool[Tensor, "B C"]:
+    """Real entries before the window of the last 8."""
+    return torch.arange(mask.shape[1], device=mask.device) < mask.sum(-1, keepdim=True) - WINDOW
 
 
 @dataclass(frozen=True)

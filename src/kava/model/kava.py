@@ -112,9 +112,11 @@ class KavaModel(nn.Module):
     def read_teacher(self, question: Prefix, batch: Batch, *, keep_hidden: bool) -> tuple[Reading, Trace]:
         """The teacher's pass over the written traces, which the batch must have."""
         assert batch.teacher is not None
+        settings = self.settings
         return read_trace(
             self.backbone, question, batch.teacher, batch.example_seed,
-            keep_hidden=keep_hidden, group_reduction=self.settings.group_reduction, importance=self.settings.importance,
+            keep_hidden=keep_hidden, group_reduction=settings.group_reduction,
+            importance="window" if settings.eviction == "rkv_original" else settings.importance,
         )  # fmt: skip
 
     def compressed(self, trace: Trace, num_latents: int) -> Compressed:

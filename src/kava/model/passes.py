@@ -10,8 +10,9 @@ from torch import Tensor
 from kava.cache.attention import ImportanceRecorder, recording
 from kava.cache.layers import stack_layers
 from kava.data.collate import IGNORED, Suffix
-from kava.eviction.trace import Trace
+from kava.eviction.trace import Trace, candidates
 from kava.losses.token import mean_by_example
+from kava.methods import WINDOW
 from kava.model.backbone import Backbone, Extension, Prefix
 
 
@@ -82,17 +83,26 @@ def read_trace(
     group_reduction: str,
     importance: str = "context",
 ) -> tuple[Reading, Trace]:
-    """The teacher pass: read `c a` and keep what eviction needs of the trace (keys, values, importance; no gradient)."""
+    """The teacher pass: read `c a` and keep what eviction needs of the trace (keys, values, importance; no gradient).
+
+    `importance` is that of the answer's tokens, each of whose attention sums to 1 over the "context" or the "trace"; or that of the trace's
+    last tokens, the "window", over those before them, by the maximum of a group's logits (R-KV's own code).
+    """
     start, stop = question.length, question.length + suffix.cot_width
     mask = torch.arange(suffix.cot_width, device=suffix.ids.device) < suffix.cot_length[:, None]
-    recorder = ImportanceRecorder(
-        suffix.answer_positions, suffix.answer_mask, start, stop, group_reduction, mask if importance == "trace" else None
-    )
+    if importance == "window":
+        rows = suffix.cot_length[:, None] - 1 - torch.arange(WINDOW, device=mask.device)
+        seen = candidates(mask)
+        recorder = ImportanceRecorder(rows.clamp(min=0), rows >= 0, start, stop, "logits", seen)
+    else:
+        seen = mask
+        among = mask if importance == "trace" else None
+        recorder = ImportanceRecorder(suffix.answer_positions, suffix.answer_mask, start, stop, group_reduction, among)
     with recording(recorder):
         reading = read_suffix(backbone, question, suffix, keep_hidden=keep_hidden)
     with torch.no_grad():
         keys, values = stack_layers(reading.prefix.layers, start, stop)
-        weights = recorder.stacked() * mask[None, :, None]
+        weights = recorder.stacked() * seen[None, :, None]
     return reading, Trace(keys.detach(), values.detach(), weights, mask, seed)
 
 

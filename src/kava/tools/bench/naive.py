@@ -217,6 +217,7 @@ def _match(model: KavaModel, batch: Batch, student: Reading, teacher: Reading) -
     assert batch.teacher is not None
     assert teacher.attentions is not None
     settings, first, width = model.settings, batch.question_ids.shape[1], batch.teacher.cot_width
+    assert settings.eviction != "rkv_original", "its importance is made of logits, which full matrices of probabilities do not show"
     heads = teacher.layers[0][0].shape[1]
     weights = importance(teacher.attentions, batch, heads, settings.group_reduction, settings.importance)
     trace_keys, trace_values = stack_layers(teacher.layers, first, first + width)
