@@ -16,6 +16,7 @@ from kava import __version__
 from kava.errors import EXIT_USER_ERROR, UserError, blame_of, naming_out_of_memory, nearest, one_line
 from kava.runtime.hub_cache import use_shared_library
 from kava.runtime.processes import end_with_parent, refuse_half_a_launch
+from kava.runtime.stage import speak_on
 
 # Command -> (module, class, one line for `kava --help`). Modules are imported only when their command is called.
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -71,6 +72,7 @@ def main(command: str | None = None, arguments: list[str] | None = None) -> NoRe
     _leave_disks_to_the_main_thread()
     use_shared_library()
     _give_waiting_cores_away()
+    speak_on("stdout")
     try:
         _refuse_other_encodings(arguments)
         if command is None:

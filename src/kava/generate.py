@@ -21,6 +21,7 @@ from kava.model.decoding import Choose, choose_token, write_on
 from kava.model.graphs import InferenceGraphs
 from kava.model.kava import KavaModel
 from kava.model.latents import Thought
+from kava.runtime.stage import stage
 
 PADDED_QUESTION = 16
 """Questions are padded to a multiple of this where passes are replayed, so that few shapes occur."""
@@ -104,11 +105,12 @@ class Reasoner:
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
         results: dict[int, Generation] = {}
         generator = torch.Generator(self._device).manual_seed(seed)
-        with evaluating(self.model):
+        with evaluating(self.model), stage("answering", len(ids), "questions") as advance:
             for start in range(0, len(order), batch_size):
                 chunk = order[start : start + batch_size]
                 answered = self._answer([ids[index] for index in chunk], max_new_tokens, temperature, generator, use_latent)
                 results.update(zip(chunk, answered, strict=True))
+                advance(len(chunk))
         return [results[index] for index in range(len(ids))]
 
     def require_room(self, questions: list[list[int]], max_new_tokens: int, use_latent: bool = True) -> None:

@@ -52,6 +52,7 @@ class Plan:
     def run(self) -> int:
         from kava.errors import UserError
         from kava.results import write_text
+        from kava.runtime.stage import speak_on
         from kava.tools.plan.tables import PlanFile, markdown
 
         if self.check:
@@ -60,6 +61,8 @@ class Plan:
             raise UserError("no configuration given: kava plan configs/llama3b_aug.yaml --gpu-memory 24")
         self._check()
         kind = "json" if self.json else self.format
+        if kind != "table":
+            speak_on("stderr")
         plans, nothing = [], []
         for name in self.configs:
             found, reasons = self._plan(name, show=kind == "table")
@@ -123,6 +126,7 @@ class Plan:
         from rich.console import Console
 
         from kava.config import config_path, load_config
+        from kava.runtime.stage import stage
         from kava.tools.plan.choose import Card, Planner, advice, proposed, why_nothing_fits
         from kava.tools.plan.hours import card_named, measurements
         from kava.tools.plan.shapes import model_shape
@@ -139,7 +143,9 @@ class Plan:
         tflops = self.tflops or (kind.tflops if kind else None)
         for gigabytes in (kind.gigabytes,) if kind else self.gpu_memory:
             card = Card(gigabytes, self.gpus, self.fsdp, tflops, self.utilisation, self.card)
-            ways = planner.ways(card)
+            what = f"{path.stem} on {gigabytes:g} GB: memory and time from its shapes"
+            with stage(what), Console(stderr=True).status(what):
+                ways = planner.ways(card)
             plan = planned(path.stem, planner, card, ways)
             chosen = proposed(ways)
             plans.append(plan)

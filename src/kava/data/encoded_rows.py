@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from kava.data.sequences import EncodedExample
+from kava.runtime.stage import stage
 
 # Rows that are Python objects while they are written.
 BLOCK = 1000
@@ -52,13 +53,15 @@ def write_rows(path: Path, examples: Iterable[EncodedExample]) -> int:
         ]
     )  # fmt: skip
     remaining, count = iter(examples), 0
-    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_file(file, schema) as writer:
+    reading = stage("tokenising", unit="rows")
+    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_file(file, schema) as writer, reading as advance:
         while block := list(islice(remaining, BLOCK)):
             columns: dict[str, Any] = {name: [getattr(example, name) for example in block] for name in _FIELDS}
             lengths = lengths_of(block)
             columns |= {"question_length": lengths.question, "trace_length": lengths.trace, "answer_length": lengths.answer}
             writer.write_batch(pyarrow.record_batch(columns, schema=schema))
             count += len(block)
+            advance(len(block))
     return count
 
 

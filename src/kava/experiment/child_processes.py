@@ -17,8 +17,8 @@ from types import FrameType
 
 from kava.runtime.processes import PARENT, obeyed
 
-# Of a training's report.
-PROGRESS = re.compile(r": step \d+/\d+ ")
+# Of a training, and of questions being answered.
+PROGRESS = re.compile(r": step \d+/\d+ |: [\d,]+ of [\d,]+ questions, ")
 TAIL_LINES = 15
 TAIL_BYTES = 16_384
 # Slurm's warning before the time limit is USR1; TERM and INT come from scancel, a service manager or Ctrl-C, HUP from a closed terminal.
@@ -51,7 +51,7 @@ class Children:
 
     def run(
         self, command: Sequence[str], log: Path, environment: Mapping[str, str], inherit: tuple[int, ...] = (),
-        watch: Callable[[str], None] | None = None, every: float = 60.0,
+        watch: Callable[[str], None] | None = None, every: float = 25.0,
     ) -> Finished:  # fmt: skip
         """Run a command to its end with its output appended to `log`; `watch` is given its newest line of progress every so many seconds.
 

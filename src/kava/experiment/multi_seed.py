@@ -8,6 +8,7 @@ Every step is a command of its own (`python -m kava train ...`), so that a crash
 import json
 import os
 import queue
+import re
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,12 @@ class Plan:
     fingerprint: str | None
     train_flags: list[str] = field(default_factory=list)
     evaluate_flags: list[str] = field(default_factory=list)
+    variant: str = ""
+
+    @property
+    def label(self) -> str:
+        """Its name in lines of progress."""
+        return f"{self.variant} {self.name}".strip()
 
     def seed_dir(self, seed: int) -> Path:
         return self.output_dir / f"seed_{seed}"
@@ -142,12 +149,12 @@ class _Seed:
                 for dataset in self.plan.datasets:
                     self._evaluate(outcome, dataset)
         except _StepError:
-            self.say(f"seed {self.seed}: {outcome.problem}")
+            self._say(f"{outcome.problem}")
         except StoppedError:
             outcome.problem = outcome.problem or "stopped by a signal"
         except (UserError, OSError) as error:
             outcome.problem = str(error)
-            self.say(f"seed {self.seed}: {error}")
+            self._say(f"{error}")
         return outcome
 
     @property
@@ -156,11 +163,11 @@ class _Seed:
 
     def _train(self, outcome: SeedOutcome) -> None:
         if self._training_fingerprint() is not None and verify(self.directory / BEST_CHECKPOINT) is None:
-            self.say(f"seed {self.seed}: training is done")
+            self._say("training is done")
             return
         # Where a trainer has already been, it goes on from its newest checkpoint.
         begun = any(entry.name not in (RUN_LOG, LOCK_FILE) for entry in self.directory.iterdir())
-        self.say(f"seed {self.seed}: training{' goes on' if begun else ''} in {self.directory}")
+        self._say(f"training{' goes on' if begun else ''} in {self.directory}")
         flags = ["--config", self.plan.config, "--output_dir", str(self.directory), "--seed", str(self.seed)]
         self._step(outcome, "train", [*flags, *(["--resume"] if begun else []), *self.plan.train_flags])
         if self._training_fingerprint() is None:
@@ -170,16 +177,21 @@ class _Seed:
         path = result_path(self.directory, dataset)
         result = self._finished_result(dataset)
         if result is None:
-            self.say(f"seed {self.seed}: evaluating on {dataset}")
+            self._say(f"evaluating on {dataset}")
             flags = ["--checkpoint_dir", str(self.directory / BEST_CHECKPOINT), "--eval_dataset", self.plan.datasets[dataset]]
             self._step(outcome, "evaluate", [*flags, "--output", str(path), *self.plan.evaluate_flags])
             result = read_result(path)
         outcome.results[dataset] = result
-        self.say(f"seed {self.seed}: {dataset} {100 * result.metrics.accuracy:.1f} % of {result.metrics.total}")
+        self._say(f"{dataset} {100 * result.metrics.accuracy:.1f} % of {result.metrics.total}")
+
+    def _say(self, line: str) -> None:
+        """Every line names its run; the name that a training gives itself is that of its configuration, which others may share."""
+        own = re.sub(rf"^\S+ seed {self.seed}: ", "", line)
+        self.say(f"{self.plan.label} seed {self.seed}: {own}")
 
     def _step(self, outcome: SeedOutcome, command: str, flags: list[str]) -> None:
         words = [sys.executable, "-m", "kava", command, *flags]
-        finished = self.children.run(words, self.directory / RUN_LOG, self.environment, self.inherit, watch=self.say)
+        finished = self.children.run(words, self.directory / RUN_LOG, self.environment, self.inherit, watch=self._say)
         if finished.returncode != 0:
             outcome.problem, outcome.tail, outcome.returncode = f"{command}: {finished.reason}", finished.tail, finished.returncode
             raise StoppedError if self.children.stop_signal is not None else _StepError

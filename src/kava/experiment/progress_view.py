@@ -15,6 +15,8 @@ from kava.results import TRAINING_DONE
 
 TRAIN_LOG = "train.log"
 LINES_KEPT = 4
+# Characters of a bar: name, steps and the first numbers fit beside it in a terminal of 80.
+_BAR = 12
 _STEP = re.compile(r"step (\d+)/(\d+)  (.*)")
 _TAIL_BYTES = 600
 
@@ -27,7 +29,7 @@ class Board:
         console: where to.
     """
 
-    def __init__(self, plans: Sequence[tuple[str, Plan]], console: Console) -> None:
+    def __init__(self, plans: Sequence[Plan], console: Console) -> None:
         self.plans = plans
         self.console = console
         self.lines: list[str] = []
@@ -45,9 +47,12 @@ class Board:
 
     def _render(self) -> RenderableType:
         table = Table.grid(padding=(0, 1))
-        for label, plan in self.plans:
+        table.add_column(no_wrap=True)
+        table.add_column(width=_BAR)
+        table.add_column(no_wrap=True, overflow="ellipsis")
+        for plan in self.plans:
             for seed in plan.seeds:
-                table.add_row(f"{label} seed {seed}", *_state(plan.seed_dir(seed)))
+                table.add_row(f"{plan.label} seed {seed}", *_state(plan.seed_dir(seed)))
         return Group(table, *(Text(line, style="dim") for line in self.lines[-LINES_KEPT:]))
 
 
@@ -55,12 +60,12 @@ def _state(directory: Path) -> tuple[RenderableType, str]:
     """A bar and a note for one run."""
     if (directory / TRAINING_DONE).exists():
         finished = sorted(path.stem.removeprefix("results_") for path in directory.glob("results_*.yaml"))
-        return ProgressBar(1, 1, width=24), "trained; evaluated on " + ", ".join(finished) if finished else "trained; evaluating"
+        return ProgressBar(1, 1, width=_BAR), "trained; evaluated on " + ", ".join(finished) if finished else "trained; evaluating"
     match = _STEP.search(_last_line(directory / TRAIN_LOG))
     if match is None:
-        return ProgressBar(1, 0, width=24), "starting" if directory.exists() else "waiting"
+        return ProgressBar(1, 0, width=_BAR), "starting" if directory.exists() else "waiting"
     step, total, note = match.groups()
-    return ProgressBar(int(total), int(step), width=24), f"{step}/{total}  {note}"
+    return ProgressBar(int(total), int(step), width=_BAR), f"{step}/{total}  {note}"
 
 
 def _last_line(path: Path) -> str:

@@ -184,8 +184,7 @@ def _only(names: list[str], existing: dict[str, T], what: str) -> dict[str, T]:
 
 def _run(plans: Mapping[Key, Plan], parallel: int, console: Console) -> int:
     parallel = parallel or len(visible_gpus()) or max(2, (os.cpu_count() or 2) // 2)
-    labels = [("" if variant == "all" else f"{variant} ") + run for variant, run in plans]
-    with Board(list(zip(labels, plans.values(), strict=True)), console) as say:
+    with Board(list(plans.values()), console) as say:
         # The last run is the suite's own method, and its longest: it starts first, so that no core waits for it at the end.
         outcomes, stopped = run_plans(list(plans.values())[::-1], parallel, say)
     for outcome in outcomes:

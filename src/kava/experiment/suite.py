@@ -126,5 +126,6 @@ def plans_of(suite: Suite, output_dir: Path, overrides: dict[str, Any], flags: l
                 fingerprint=None if flags else config.fingerprint(),
                 train_flags=[*flags, *as_flags(merged)],
                 evaluate_flags=[*flags, *trust_flags(config)],
+                variant="" if variant == "all" else variant,
             )
     return plans

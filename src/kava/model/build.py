@@ -24,6 +24,7 @@ from kava.model.quantization import compile_passes, four_bit, keep_gradients
 from kava.model.suitability import check_architecture, check_behaviour
 from kava.runtime.hub import cache_first, first_line, in_cache, looks_local, model_is_cached, refusal, tokenizer_is_cached
 from kava.runtime.optional_packages import require
+from kava.runtime.stage import stage
 
 T = TypeVar("T")
 HASHED_VALUES = 16
@@ -105,7 +106,8 @@ def load_base(base: str, config: Config) -> Any:
         )
 
     try:
-        causal_lm = _from_hub(base, not remote and model_is_cached(base, revision), load)
+        with stage(f"loading {base}"):
+            causal_lm = _from_hub(base, not remote and model_is_cached(base, revision), load)
         keep_gradients(causal_lm)
         return causal_lm
     except (OSError, ValueError, KeyError, SafetensorError) as error:

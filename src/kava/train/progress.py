@@ -3,16 +3,18 @@
 import re
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
 from rich.text import Text
 
 from kava.results import write_text
 from kava.runtime import processes
+from kava.runtime.stage import EVERY, duration
 from kava.train.state import State
 
 TRAIN_LOG = "train.log"
@@ -20,6 +22,22 @@ TRAIN_LOG = "train.log"
 WARM_UP, TIMED = 2, 3
 _STEP = re.compile(r" step (\d+)/")
 _SHORT = {"student_ce": "ce", "teacher_ce": "teacher", "grad_norm": "grad", "learning_rate": "lr", "examples_per_second": "examples/s"}
+
+
+class _Bar(Progress):
+    """Name, bar, steps and time left in one line, whatever its width; the newest numbers in a line of their own below."""
+
+    def __init__(self, console: Console) -> None:
+        name = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=2))
+        # A bar without a width of its own takes what the others leave.
+        bar = BarColumn(bar_width=None, table_column=Column(ratio=1))
+        super().__init__(name, bar, MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"), console=console, expand=True)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        for task in self.tasks:
+            if task.fields["note"]:
+                yield Text(task.fields["note"], style="dim")
 
 
 class Report:
@@ -40,22 +58,14 @@ class Report:
         self.task: Any = None
         self.last = (0.0, 0)
         self.started = 0.0
-        self.steps, self.warm = 0, 0.0
+        self.steps, self.warm, self.told = 0, 0.0, time.perf_counter()
 
     def begin(self, state: State) -> None:
         """Open the bar."""
         self.started = time.perf_counter()
         self.last = (self.started, state.global_step)
         if self.console.is_terminal and not self.quiet and processes.is_main():
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-            )
-            self.bar = Progress(*columns, console=self.console)
+            self.bar = _Bar(self.console)
             self.task = self.bar.add_task(self.title, total=state.max_steps, completed=state.global_step, note="")
             self.bar.start()
 
@@ -66,7 +76,9 @@ class Report:
             self.warm = time.perf_counter()
         elif self.steps == WARM_UP + TIMED and not self.bar and processes.is_main():
             seconds, left = (time.perf_counter() - self.warm) / TIMED, state.max_steps - state.global_step
-            self.tell(f"{seconds:.2g} s/step: about {_duration(left * seconds)} for the {left} steps left, validations apart")
+            self.tell(f"{seconds:.2g} s/step: about {duration(left * seconds)} for the {left} steps left, validations apart")
+        elif time.perf_counter() - self.told > EVERY and not self.bar and processes.is_main():
+            self.tell(f"step {state.global_step}/{state.max_steps}")
         if self.bar:
             self.bar.update(self.task, completed=state.global_step)
 
@@ -88,6 +100,7 @@ class Report:
 
     def tell(self, line: str) -> None:
         """Write one line to the terminal alone."""
+        self.told = time.perf_counter()
         if not self.quiet:
             # Standard output, which is the log that people follow; standard error is for what went wrong.
             print(f"{self.title}: {line}", flush=True)
@@ -120,10 +133,6 @@ class Report:
         if self.bar:
             self.bar.stop()
             self.bar = None
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{max(1, round(seconds / 60))} minutes"
 
 
 def cut_log(log_file: Path, step: int) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kava.errors import UserError
+from kava.runtime.stage import stage
 
 Run = Callable[[], Any]
 
@@ -46,14 +47,16 @@ def alternate(variants: Mapping[str, Run], repeats: int, device: str = "cpu") ->
     """
     wait = _waiter(device)
     seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for round_number in range(repeats + 1):
-        for name, run in variants.items():
-            wait()
-            started = time.perf_counter()
-            run()
-            wait()
-            if round_number:
-                seconds[name].append(time.perf_counter() - started)
+    with stage("measuring", (repeats + 1) * len(variants), "runs") as advance:
+        for round_number in range(repeats + 1):
+            for name, run in variants.items():
+                wait()
+                started = time.perf_counter()
+                run()
+                wait()
+                if round_number:
+                    seconds[name].append(time.perf_counter() - started)
+                advance(1)
     return seconds
 
 
@@ -74,7 +77,7 @@ def peak_memory(prepare: Callable[..., Run], *arguments: Any, device: str = "cpu
         UserError: the process was killed, most likely for want of memory.
     """
     try:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        with stage("measuring memory"), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             return pool.submit(_measure, prepare, arguments, device).result()
     except BrokenProcessPool:
         raise UserError(
