@@ -50,7 +50,7 @@ class Generation:
     cache_bytes: int
     complete: bool
     answer: str | None = None
-    # Two ways to the same answer, such as a batch and its rows alone, agree on it only up to rounding.
+    # A batch and its rows alone agree on it only up to rounding.
     confidence: float = field(default=float("nan"), compare=False)
 
 
@@ -274,8 +274,8 @@ class Reasoner:
 
     def pad(self, questions: list[list[int]], more: int = 0) -> tuple[Tensor, Tensor]:
         """Left-padded ids and mask of tokenised questions, with so many columns more than the longest needs."""
-        ids, mask = left_padded(questions, self.builder.tokenizer.pad_token_id)
         pad_id = self.builder.tokenizer.pad_token_id
+        ids, mask = left_padded(questions, pad_id)
         ids, mask = nn.functional.pad(ids, (more, 0), value=pad_id), nn.functional.pad(mask, (more, 0))
         return ids.to(self._device), mask.to(self._device)
 
@@ -285,13 +285,12 @@ class Reasoner:
             yield self.pad([self.builder.question_ids(question) for question in questions[start : start + batch_size]])
 
 
-_Begin = Callable[[Tensor, Tensor], tuple[Prefix, Tensor, int]]
-
-
 class _Start:
     """Reading a batch of questions and thinking, from buffers that stay where they are."""
 
-    def __init__(self, run: _Begin, ids: Tensor, mask: Tensor, graphs: InferenceGraphs) -> None:
+    def __init__(
+        self, run: Callable[[Tensor, Tensor], tuple[Prefix, Tensor, int]], ids: Tensor, mask: Tensor, graphs: InferenceGraphs
+    ) -> None:
         self.ids, self.mask = ids.clone(), mask.clone()
         self.replay = graphs.capture(lambda: run(self.ids, self.mask))
 
