@@ -51,7 +51,7 @@ def test_no_half_minute_is_silent(tmp_path, capsys: pytest.CaptureFixture[str], 
         state.global_step += 1
         report.step(state)
     lines = [line for line in capsys.readouterr().out.splitlines() if "s/step" not in line]
-    assert lines == [f"run seed 1: step {step}/100" for step in (1, 2, 3, 4, 6, 7)]
+    assert lines == [f"run seed 1: step {step}/100" for step in (1, 3, 4, 6, 7)]
     assert not (tmp_path / "train.log").exists()
 
 
