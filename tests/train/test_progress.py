@@ -67,7 +67,7 @@ def test_the_bar_keeps_name_steps_and_time(tmp_path, width: int) -> None:
     assert report.bar
     first, *numbers = _rendered(report)
     report.close()
-    assert re.match(r"llama1b_aug\S* .*━ +1200/15065 \S+ left$", first), first
+    assert re.match(r"llama1b_aug\S* .*[━╸] +1200/15065 \S+ left$", first), first
     assert " ".join(numbers).startswith("loss 1.18, grad 2")
     assert all(len(line) <= width for line in [first, *numbers])
 
