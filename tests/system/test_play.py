@@ -17,9 +17,14 @@ from helpers.tiny import MINI, lora_config, mini_examples, mini_model, mini_toke
 from kava.checkpoint import Trained
 from kava.cli import main
 from kava.data.answers import answers_equal, extract_answer
+from kava.data.example import Example
+from kava.data.mini.problems import EXAMPLE
 from kava.errors import UserError
-from kava.tools.playground.page import note_html, serve
-from kava.tools.playground.player import Player
+from kava.explain.questions import Solution, solution
+from kava.explain.readout import Readout
+from kava.tools.playground.markup import answers_html, grid_html, note_html
+from kava.tools.playground.page import serve
+from kava.tools.playground.player import Player, Progress
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
@@ -27,11 +32,12 @@ LATENTS, ITERATIONS, TOKENS, LIMIT = 4, 2, 12, 60
 EXAMPLES = list(mini_examples(8))
 
 
-def make_trained(method: str = "kava") -> Trained:
+def make_trained(method: str = "kava", **overrides: Any) -> Trained:
     config = lora_config(
         **{
             "method": method, "latent.num_tokens": LATENTS, "latent.num_iterations": ITERATIONS, "dataset.max_length": LIMIT,
             "evaluation.max_new_tokens": TOKENS, "dataset.mini": MINI.model_dump(),
+            **overrides,
         }
     )  # fmt: skip
     return Trained(mini_model(method=method, spread=0.3), mini_tokenizer(), config, "a test")
@@ -59,6 +65,59 @@ def test_a_question_that_it_cannot_know_is_called_a_guess(player: Player) -> Non
         '<p class="kava-note" role="note"><strong>A guess:</strong> this model has no words for &#x27;&lt;&#x27;, &#x27;b&#x27;, '
         "&#x27;&gt;&#x27;, &#x27;eats&#x27; and 1 more.</p>"
     )
+
+
+def test_a_built_in_question_has_its_gold_answer_and_right_or_wrong(player: Player) -> None:
+    gold = player.solution(EXAMPLE)
+    assert gold is not None
+    assert (gold.answer, gold.results) == ("2", ("0", "1", "2"))
+    assert gold.steps == ("4 + 1 = 5, a box and 0", "0 - 4: open a box, 5 + 0 - 4 = 1", "1 * 2 = 2")
+    steps = [Progress("", "<<4+1=0>>", answer, 9, 0.0123, True) for answer in ("2", "3")]
+    shown = answers_html(player, *steps, gold, None)
+    assert re.findall(r'class="kava-mark (\w+)"', shown) == ["right", "wrong"]
+    assert re.findall(r"<dd>(\d+)</dd>", shown) == ["9", "12"] * 2
+    assert "&lt;&lt;4+1=0&gt;&gt;" in shown
+    assert player.solution("What is 2 + 2 ?") is None
+    assert "kava-mark" not in answers_html(player, *steps, None, None)
+
+
+def test_a_question_of_the_sample_has_the_gold_answer_of_its_data_set() -> None:
+    config = lora_config(**{"dataset.name": "gsm8k"})
+    example = Example("How many clips ?", ("<<48/2=24>>", "<<48+24=72>>"), "72", "gsm8k/test/1")
+    found = solution(config, " How many  clips ?", [example])
+    assert found == Solution("72", "number", ("48/2=24", "48+24=72"), ("24", "72"))
+    assert [found.agrees(answer) for answer in ("72.0", "7", None)] == [True, False, False]
+
+
+def test_steps_results_are_marked_where_they_appear(player: Player) -> None:
+    readout = Readout(EXAMPLE, [[["0"], ["+"]], [["1"], ["2"]]], [[[0.25], [0.5]], [[0.75], [1.0]]])
+    marks = player.marks(readout, player.solution(EXAMPLE))
+    assert marks == [[[1], []], [[2], [3]]]
+    shown = grid_html(readout, marks)
+    assert re.findall(r"<td( class=\"result\")?[^>]*><span>(.)</span>(?:<sup>(\d)</sup>)?", shown) == [
+        (' class="result"', "0", "1"), ("", "+", ""), (' class="result"', "1", "2"), (' class="result"', "2", "3"),
+    ]  # fmt: skip
+    assert player.marks(readout, None) == [[[], []], [[], []]]
+    assert "ring" not in grid_html(readout, player.marks(readout, None))
+
+
+def test_only_a_model_taught_short_chains_is_said_to_end_early(player: Player) -> None:
+    progress = Progress("2", "<<4+1=0>>", "2", 9, 0.01, True)
+    assert "without their last step" in answers_html(player, progress, progress, None, None)
+    whole = Player(make_trained(**{"dataset.drop_last_step": False}), EXAMPLES)
+    assert "without their last step" not in answers_html(whole, progress, progress, None, None)
+
+
+def test_the_map_lies_around_the_trained_setting_and_starts_there(player: Player) -> None:
+    own = Player(player.trained, EXAMPLES)
+    assert own.axes() == ([1, 2, 3, 4, 6, 8], [0, 1, 2, 3, 4])
+    first = next(own.measure_all())
+    assert (first.num_latents, first.num_iterations) == (LATENTS, ITERATIONS)
+    own.measure(5, 2)
+    assert 5 in own.axes()[0]
+    answers = [example.answer for example in EXAMPLES]
+    assert own.chance == max(map(answers.count, answers)) / len(answers)
+    assert Player(make_trained("codi"), EXAMPLES).axes()[1] == [ITERATIONS]
 
 
 def test_a_measurement_counts_answers(player: Player) -> None:
@@ -110,17 +169,27 @@ def ask(page: Any, question: str) -> None:
     page.locator("#ask").click()
 
 
+CARD = {"latent": 0, "written": 1, "gold": 2}
+
+
 def value(page: Any, name: str) -> str:
-    return str(page.locator(f"#{name} textarea, #{name} input").first.input_value())
+    """A card's answer, without right or wrong."""
+    return str(page.locator(".kava-card").nth(CARD[name]).locator(".kava-answer").evaluate("p => p.firstChild.textContent.trim()"))
 
 
-def wait_for_cost(page: Any) -> None:
-    page.wait_for_function("() => /ms$/.test(document.querySelector('#written-cost textarea, #written-cost input').value)", timeout=60_000)
+def wait_for_answers(page: Any) -> None:
+    page.locator('.fresh [data-done="true"]').wait_for(timeout=60_000)
+
+
+def set_slider(page: Any, name: str, value: int) -> None:
+    number = page.locator(f"#{name} input[type=number]")
+    number.fill(str(value))
+    number.press("Tab")
 
 
 def expected_answers(player: Player, question: str, *setting: int) -> tuple[str, str]:
-    latent, written = (list(player.ask(question, *setting, use_latent=use_latent))[-1].text for use_latent in (True, False))
-    return latent, written
+    latent, written = (list(player.ask(question, *setting, use_latent=use_latent))[-1].answer for use_latent in (True, False))
+    return latent or "no answer", written or "no answer"
 
 
 def test_the_page_is_for_this_machine_alone(served: str) -> None:
@@ -139,27 +208,91 @@ def test_the_page_is_for_this_machine_alone(served: str) -> None:
 @pytest.mark.browser
 def test_ask_see_and_change_t(served: str, player: Player, browser: Any) -> None:
     page, complaints, addresses = open_page(browser, served)
+    wait_for_answers(page)
+    assert page.locator("#question textarea").input_value() == EXAMPLE
+    assert value(page, "gold") == "2"
     question = EXAMPLES[0].question
     ask(page, question)
-    wait_for_cost(page)
+    wait_for_answers(page)
     assert (value(page, "latent"), value(page, "written")) == expected_answers(player, question, LATENTS, ITERATIONS)
-    assert re.fullmatch(r"\d+ forward passes, \d+ ms", value(page, "latent-cost"))
-    assert page.locator("#trace tr").count() == 1 + 1 + ITERATIONS
-    assert page.locator("#measured td").first.inner_text() == str(LATENTS)
-    number = page.locator("#iterations input[type=number]")
-    number.fill("1")
-    number.press("Tab")
-    page.wait_for_function("() => document.querySelectorAll('#measured tr').length === 3")
-    cells = page.locator("#measured tr").nth(1).locator("td").all_inner_texts()
-    found = player.measure(LATENTS, 1)
-    assert cells[:3] == [str(LATENTS), "1", f"{100 * found.accuracy:.1f}"]
-    assert cells[4] == f"{100 * found.same_as_trained:.1f}"
+    right = [answers_equal(value(page, name), EXAMPLES[0].answer) for name in ("latent", "written")]
+    assert page.locator(".kava-mark").all_inner_texts() == [("wrong", "right")[mark] for mark in right]
+    costs = [[int(text) for text in page.locator(".kava-cost").nth(card).locator("dd").all_inner_texts()] for card in (0, 1)]
+    passes = [list(player.ask(question, LATENTS, ITERATIONS, use_latent=use_latent))[-1].forward_passes for use_latent in (True, False)]
+    assert [cost[0] for cost in costs] == passes
+    assert "without their last step" in page.locator(".kava-card").nth(1).inner_text()
+    assert page.locator("#grid tr").count() == 1 + 1 + ITERATIONS
+    set_slider(page, "iterations", 1)
+    page.locator(".answers.stale").wait_for()
+    assert not page.locator(".kava-card, #grid table").first.is_visible()
     ask(page, question)
-    page.wait_for_function("() => document.querySelectorAll('#trace tr').length === 3")
-    wait_for_cost(page)
+    wait_for_answers(page)
+    assert page.locator("#grid tr").count() == 3
     assert value(page, "latent") == expected_answers(player, question, LATENTS, 1)[0]
     assert complaints == []
     assert all(address.startswith((served, "data:", "blob:")) for address in addresses), addresses
+
+
+@pytest.mark.browser
+def test_a_late_answer_to_another_question_is_not_shown(served: str, browser: Any) -> None:
+    page, _, _ = open_page(browser, served)
+    wait_for_answers(page)
+    page.get_by_text(EXAMPLES[0].question[:30]).first.click()
+    page.locator("#question textarea").fill("Something else ?")
+    page.wait_for_timeout(1500)
+    assert page.locator(".kava-shown.fresh").count() == 0
+    assert not page.locator(".kava-card").first.is_visible()
+
+
+@pytest.mark.browser
+def test_the_map_fills_tells_and_sets_the_sliders(served: str, player: Player, browser: Any) -> None:
+    page, _, _ = open_page(browser, served)
+    wait_for_answers(page)
+    several, iterations = player.axes()
+    page.wait_for_function(
+        "() => { const c = [...document.querySelectorAll('#map td')]; return c.length && c.every(x => x.textContent !== '·') }"
+    )
+    assert page.locator("#map td").count() == len(several) * len(iterations)
+    found = player.measure(1, 1)
+    cell = page.locator('#map td[data-m="1"][data-t="1"]')
+    assert cell.inner_text() == f"{100 * found.accuracy:.0f}"
+    cell.hover()
+    assert page.locator("#map .kava-tip").inner_text().startswith(f"M = 1, T = 1: {100 * found.accuracy:.1f} % right")
+    trained = page.locator("#map td.trained")
+    assert trained.get_attribute("class") == "trained current"
+    trained.focus()
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    page.locator(f'#map td.current[data-t="{ITERATIONS - 1}"]').wait_for()
+    assert [page.locator(f"#{name} input[type=number]").input_value() for name in ("latents", "iterations")] == ["4", "1"]
+    page.wait_for_function("() => document.activeElement.dataset.t === '1'")
+    assert not page.locator(".kava-card").first.is_visible()
+
+
+@pytest.mark.browser
+def test_the_grid_tells_probabilities_to_mouse_keyboard_and_finger(served: str, player: Player, browser: Any) -> None:
+    readout = player.trace(EXAMPLE, LATENTS, ITERATIONS)
+    page, _, _ = open_page(browser, served, viewport={"width": 390, "height": 844}, has_touch=True, color_scheme="dark")
+    wait_for_answers(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    tip, cells = page.locator("#grid .kava-tip"), page.locator("#grid td")
+
+    def told(iteration: int, latent: int) -> str:
+        row = zip(readout.tokens[iteration][latent], readout.probabilities[iteration][latent], strict=True)
+        place = f"latent {latent}, {f'iteration {iteration}' if iteration else 'prefill'}"
+        return f"{place}: " + ", ".join(f"'{token}' {100 * chance:.0f} %" for token, chance in row)
+
+    cells.nth(1).tap()
+    assert tip.inner_text().startswith(told(0, 1))
+    cells.nth(0).focus()
+    page.keyboard.press("ArrowDown")
+    assert tip.inner_text().startswith(told(1, 0))
+    page.keyboard.press("ArrowRight")
+    assert tip.inner_text().startswith(told(1, 1))
+    cells.nth(0).hover()
+    assert tip.inner_text().startswith(told(0, 0))
+    ground, ink = (page.evaluate(f"getComputedStyle(document.body).{what}") for what in ("backgroundColor", "color"))
+    assert max(map(int, re.findall(r"\d+", ground)[:3])) < 60 < 190 < min(map(int, re.findall(r"\d+", ink)[:3]))
 
 
 @pytest.mark.browser
@@ -167,8 +300,8 @@ def test_ask_see_and_change_t(served: str, player: Player, browser: Any) -> None
 def test_bad_input_is_said_on_the_page(served: str, browser: Any, question: str, words: str) -> None:
     page, _, _ = open_page(browser, served)
     ask(page, question)
-    page.get_by_text(words).first.wait_for(timeout=20_000)
-    assert value(page, "latent") == ""
+    page.locator(".fresh [role=alert]", has_text=words).wait_for(timeout=20_000)
+    assert page.locator(".kava-card, #grid table").count() == 0
 
 
 @pytest.mark.browser
@@ -180,7 +313,7 @@ def test_eight_users_at_once_get_their_own_answers(served: str, player: Player, 
     for page, question in zip(pages, questions, strict=True):
         ask(page, question)
     for page, answers in zip(pages, expected, strict=True):
-        wait_for_cost(page)
+        wait_for_answers(page)
         assert (value(page, "latent"), value(page, "written")) == answers
 
 

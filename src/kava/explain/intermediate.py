@@ -30,7 +30,7 @@ def intermediate_results(reasoner: Reasoner, examples: Sequence[Example], batch_
     for example in examples:
         results = [result for step in example.steps if (result := extract_answer(step, "")) is not None]
         if results and len(results) == len(example.steps):
-            by_steps.setdefault(len(results), []).append((example, [_first_token(reasoner, result) for result in results]))
+            by_steps.setdefault(len(results), []).append((example, [first_token(reasoner, result) for result in results]))
     found = []
     for steps, own in sorted(by_steps.items()):
         if len(own) < 2:
@@ -61,7 +61,8 @@ def _decoded(reasoner: Reasoner, questions: Sequence[str], batch_size: int) -> l
     return texts
 
 
-def _first_token(reasoner: Reasoner, result: str) -> str:
+def first_token(reasoner: Reasoner, result: str) -> str:
+    """What a latent decodes to that holds this result: its first token, as `readable` gives it."""
     tokenizer = reasoner.builder.tokenizer
     ids = tokenizer(result, add_special_tokens=False)["input_ids"]
     # Some tokenizers put a bare space in front; a latent that decodes to a space holds no result.

@@ -1,9 +1,14 @@
-"""Questions to explain: a user's own, checked before the model reads them, and traces for questions that come without one."""
+"""Questions to explain: a user's own, checked before the model reads them; gold answers where they are known, traces where none came."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from kava.config import Config
+from kava.data.answer_types import AnswerType, same_answer
+from kava.data.answers import extract_answer
 from kava.data.example import Example
 from kava.data.mini.problems import EXAMPLE
-from kava.data.mini.recognise import PIECE, doubt
+from kava.data.mini.recognise import PIECE, doubt, read_question, worked_out
 from kava.data.sequences import SequenceBuilder
 from kava.errors import UserError
 from kava.generate import Reasoner
@@ -21,6 +26,34 @@ def checked_question(reasoner: Reasoner, question: str, config: Config) -> str:
     if tokens > limit:
         raise UserError(f"the question has {tokens} tokens, but the model was trained on at most {limit} (dataset.max_length); shorten it")
     return question
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The gold answer of a question, the steps that lead to it as one reads them, and the result of each step that has one."""
+
+    answer: str
+    answer_type: AnswerType
+    steps: tuple[str, ...]
+    results: tuple[str, ...]
+
+    def agrees(self, answer: str | None) -> bool:
+        """Whether an answer is right."""
+        return same_answer(answer, self.answer, self.answer_type)
+
+
+def solution(config: Config, question: str, examples: Iterable[Example] = ()) -> Solution | None:
+    """The solution of a built-in problem, or of a question that is one of the examples; None for any other question."""
+    chain = read_question(question, config.dataset.mini.modulus) if config.dataset.name == "builtin:mini" else None
+    if chain is not None:
+        values = chain.values(config.dataset.mini.modulus)
+        told = worked_out(chain, config.dataset.mini.modulus)
+        return Solution(str([chain.start, *values][-1]), "number", tuple(told.split("; ")) if told else (), tuple(map(str, values)))
+    example = next((example for example in examples if example.question.split() == question.split()), None)
+    if example is None:
+        return None
+    results = tuple(result for step in example.steps if (result := extract_answer(step, "")) is not None)
+    return Solution(example.answer, example.answer_type, tuple(step.strip("<>") for step in example.steps), results)
 
 
 _SHOWN = 4

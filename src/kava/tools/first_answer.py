@@ -7,11 +7,9 @@ from rich.console import Console
 from rich.text import Text
 
 from kava.checkpoint import Trained
-from kava.data.answers import answers_equal
 from kava.data.mini.problems import EXAMPLE
-from kava.data.mini.recognise import read_question, worked_out
 from kava.errors import UserError
-from kava.explain.questions import checked_question, why_unknowable
+from kava.explain.questions import Solution, checked_question, solution, why_unknowable
 from kava.explain.readout import Readout, read_latents
 from kava.generate import Generation, Reasoner
 from kava.methods import WITH_LATENTS
@@ -43,12 +41,12 @@ def show(trained: Trained, name: str, question: str | None = None) -> None:
     for line in grid(read_latents(reasoner, question, top_k=1)):
         console.print(line)
     console.print()
-    gold, steps = _gold(trained, question)
+    gold = solution(config, question)
     for title, use_latent in (("in latents", True), ("in words", False)):
         generation, seconds = _timed(reasoner, question, use_latent, config.evaluation.max_new_tokens)
         console.print(_row(title, generation, seconds, gold, trained))
     if gold is not None:
-        console.print(Text("\n".join(wrap(f"{'by hand':<12}{gold:<6}{steps}", WIDTH, subsequent_indent=" " * 18))))
+        console.print(Text("\n".join(wrap(f"{'by hand':<12}{gold.answer:<6}{'; '.join(gold.steps)}", WIDTH, subsequent_indent=" " * 18))))
     reason = why_unknowable(trained.builder, config, question)
     if reason:
         console.print(Text("\n".join(wrap(f"a guess: {reason}", WIDTH)), style="yellow"))
@@ -87,21 +85,12 @@ def _timed(reasoner: Reasoner, question: str, use_latent: bool, max_new_tokens: 
     return generation, best
 
 
-def _gold(trained: Trained, question: str) -> tuple[str | None, str]:
-    """The answer of a built-in problem and how to get it; None for any other question."""
-    modulus = trained.config.dataset.mini.modulus
-    chain = read_question(question, modulus) if trained.config.dataset.name == "builtin:mini" else None
-    if chain is None:
-        return None, ""
-    return str([chain.start, *chain.values(modulus)][-1]), worked_out(chain, modulus)
-
-
-def _row(title: str, generation: Generation, seconds: float, gold: str | None, trained: Trained) -> Text:
+def _row(title: str, generation: Generation, seconds: float, gold: Solution | None, trained: Trained) -> Text:
     answer = generation.answer
     line = Text(f"{title:<12}")
     line.append(f"{answer or '-':<6}", style="bold")
     if gold is not None:
-        right = answers_equal(answer, gold)
+        right = gold.agrees(answer)
         line.append(f"{'right' if right else 'wrong':<7}", style="green" if right else "red")
     line.append(f"{generation.forward_passes} passes, {1000 * seconds:.0f} ms", style="dim")
     written = " ".join(generation.text.rpartition(trained.config.dataset.answer_prompt)[0].split())

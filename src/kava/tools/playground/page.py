@@ -1,23 +1,19 @@
 """The playground's page, with gradio: serve(player) on the loopback address."""
 
+import time
 from collections.abc import Iterator
-from html import escape
+from importlib import resources
 from typing import Any, no_type_check
 
 from kava.errors import UserError
-from kava.explain.readout import Readout
-from kava.tools.playground.player import Measured, Player, Progress
+from kava.tools.playground.markup import answers_html, grid_html, map_html, problem_html, shown_html
+from kava.tools.playground.player import Player, Progress
 
 HOST = "127.0.0.1"
 # Threads that compute at once; further users wait in the queue.
 AT_ONCE = 4
-EXAMPLES = 4
-MESSAGE_SECONDS = 20
-_CSS = """
-.kava-trace { overflow-x: auto } .kava-trace table { border-collapse: collapse; font-size: .9rem }
-.kava-trace th, .kava-trace td { padding: .2rem .45rem; border: 1px solid var(--border-color-primary) !important; text-align: center }
-.kava-trace td { font-family: ui-monospace, monospace; background: rgba(0, 114, 178, calc(.5 * var(--share))) }
-"""
+# Seconds that the map takes to fill itself in when the page opens; the rest waits for its button.
+BUDGET = 20.0
 
 
 def serve(player: Player, port: int | None = None, *, block: bool = True) -> tuple[str, Any]:
@@ -33,11 +29,14 @@ def serve(player: Player, port: int | None = None, *, block: bool = True) -> tup
     """
     gradio = _gradio()
     app = build(player)
+    player.warm_up()
     theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    folder = resources.files("kava.tools.playground")
+    css, js = ((folder / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     try:
         _, url, _ = app.queue(default_concurrency_limit=AT_ONCE, api_open=False).launch(
-            server_name=HOST, server_port=port, share=False, quiet=True, prevent_thread_lock=True, theme=theme, css=_CSS,
-            footer_links=[], ssr_mode=False,
+            server_name=HOST, server_port=port, share=False, quiet=True, prevent_thread_lock=True, theme=theme, css=css,
+            head=f"<script>{js}</script>", footer_links=[], ssr_mode=False,
         )  # fmt: skip
     except OSError as error:
         raise UserError(f"the playground cannot listen on {HOST}, port {port or 7860} ({error}); choose another --port") from None
@@ -50,122 +49,122 @@ def serve(player: Player, port: int | None = None, *, block: bool = True) -> tup
 def build(player: Player) -> Any:
     """The page."""
     gradio = _gradio()
-    (num_latents, num_iterations), method = player.trained_setting, player.trained.model.method
-    parallel = method.latents == "parallel"
+    suggestions = player.suggestions
     with gradio.Blocks(title="kava playground", analytics_enabled=False) as app:
-        gradio.Markdown(
-            f"# kava playground\n`{method.name}` thinks in M = {num_latents} latents"
-            + (f" and T = {num_iterations} iterations." if parallel else ", one after the other.")
-        )
-        question = gradio.Textbox(label="Question", lines=2, elem_id="question", placeholder=_hint(player))
+        gradio.Markdown(f"# kava playground\n{_about(player)}")
         with gradio.Row():
-            latents = gradio.Slider(1, player.most[0], num_latents, step=1, label="M, latents", elem_id="latents")
-            words = {"label": "T, iterations", "elem_id": "iterations", "interactive": parallel}
-            iterations = gradio.Slider(0, player.most[1], num_iterations, step=1, **words)
-        ask = gradio.Button("Ask", variant="primary", elem_id="ask")
-        if player.examples:
-            gradio.Examples([example.question for example in player.examples[:EXAMPLES]], question, label="Try one of these")
+            with gradio.Column(scale=3):
+                first = suggestions[0] if suggestions else ""
+                question = gradio.Textbox(first, label="Question", max_lines=8, elem_id="question", placeholder="Ask a question")
+                examples = gradio.Examples(suggestions, question, label="Try one of these") if suggestions else None
+            with gradio.Column(scale=2):
+                latents, iterations = _sliders(player, gradio)
+                ask = gradio.Button("Ask", variant="primary", elem_id="ask")
         with gradio.Row():
-            columns = [
-                _answer_column(gradio, *words) for words in (("Latent reasoning", "latent"), ("Full CoT of the same model", "written"))
-            ]
-        trace = gradio.HTML(label="What the latents decode to", elem_id="trace")
-        outputs = [*columns[0], *columns[1], trace]
-        asked = {"fn": _asking(player, gradio), "inputs": [question, latents, iterations], "outputs": outputs}
-        ask.click(**asked)
-        question.submit(**asked)
+            with gradio.Column(scale=2, min_width=300):
+                answers = gradio.HTML(elem_id="answers")
+            with gradio.Column(scale=5, min_width=300):
+                grid = gradio.HTML(elem_id="grid")
+        asked = {"inputs": [question, latents, iterations, gradio.State([0])], "outputs": [answers, grid], "show_progress": "hidden"}
+        gradio.on([ask.click, question.submit], _asking(player), trigger_mode="multiple", **asked)
+        if examples is not None:
+            examples.load_input_event.then(_asking(player), **asked)
+            app.load(_asking(player), **asked)
         if player.examples:
-            gradio.Markdown(f"## M and T on {len(player.examples)} sample questions\nMove a slider to measure its setting.")
-            table, history = gradio.HTML(elem_id="measured"), gradio.State([])
-            measuring = {"fn": _measuring(player, gradio), "inputs": [latents, iterations, history], "outputs": [table, history]}
-            # Of the many events of a slider that is dragged, the last one counts.
-            gradio.on([latents.change, iterations.change, app.load], trigger_mode="always_last", **measuring)
+            _add_map(player, gradio, app, latents, iterations)
     return app
 
 
-def trace_html(readout: Readout) -> str:
-    """A row per iteration, a column per latent; the stronger the colour, the more probable the token."""
-    head = "".join(f'<th scope="col">{latent}</th>' for latent in range(len(readout.tokens[0])))
-    rows = []
-    for iteration, (latents, chances) in enumerate(zip(readout.tokens, readout.probabilities, strict=True)):
-        name = "prefill" if iteration == 0 and len(readout.tokens) > 1 else str(iteration)
-        cells = "".join(_trace_cell(tokens, own) for tokens, own in zip(latents, chances, strict=True))
-        rows.append(f'<tr><th scope="row">{name}</th>{cells}</tr>')
-    caption = "<caption>What the latents decode to: top token by iteration and latent</caption>"
-    return f'<div class="kava-trace"><table>{caption}<tr><th scope="col">iteration</th>{head}</tr>{"".join(rows)}</table></div>'
-
-
-def note_html(reason: str | None) -> str:
-    """A line under the answers, where they can only be a guess."""
-    return f'<p class="kava-note" role="note"><strong>A guess:</strong> {escape(reason)}.</p>' if reason else ""
-
-
-def measured_html(history: list[Measured]) -> str:
-    """A row per measured setting, the newest first."""
-    names = ("M", "T", "accuracy, %", "95 %", "same answer as trained, %", "same answer as its full CoT, %", "forward passes")
-    head = "".join(f'<th scope="col">{name}</th>' for name in names)
-    rows = "".join(
-        f"<tr><td>{m.num_latents}</td><td>{m.num_iterations}</td><td>{100 * m.accuracy:.1f}</td>"
-        f"<td>{100 * m.interval[0]:.1f} to {100 * m.interval[1]:.1f}</td><td>{100 * m.same_as_trained:.1f}</td>"
-        f"<td>{100 * m.same_as_written:.1f}</td><td>{m.forward_passes:.1f}</td></tr>"
-        for m in reversed(history)
+def _about(player: Player) -> str:
+    method, (num_latents, num_iterations) = player.trained.model.method, player.trained_setting
+    if method.latents == "parallel":
+        return (
+            f"`{method.name}` reads the question, thinks in **M** latent tokens in place of written words, revises all of them together "
+            f"**T** times, and answers. It was trained with M = {num_latents} and T = {num_iterations}."
+        )
+    return (
+        f"`{method.name}` reads the question, thinks in **M** latent tokens in place of written words, one after the other, and answers. "
+        f"It was trained with M = {num_latents}."
     )
-    return f'<div class="kava-trace" style="--share:0"><table><tr>{head}</tr>{rows}</table></div>'
 
 
-def _asking(player: Player, gradio: Any) -> Any:
+def _sliders(player: Player, gradio: Any) -> tuple[Any, Any]:
+    (num_latents, num_iterations), parallel = player.trained_setting, player.trained.model.method.latents == "parallel"
+    latents = gradio.Slider(
+        1, player.most[0], num_latents, step=1, label="M, latents", info="How many tokens it thinks in.", elem_id="latents"
+    )
+    iterations = gradio.Slider(
+        0, player.most[1], num_iterations, step=1, label="T, iterations", elem_id="iterations", interactive=parallel,
+        info="How often it revises them; 0 takes them as the first pass (prefill) leaves them." if parallel else "This method has none.",
+    )  # fmt: skip
+    return latents, iterations
+
+
+def _add_map(player: Player, gradio: Any, app: Any, latents: Any, iterations: Any) -> None:
+    shown = gradio.HTML(elem_id="map")
+    every = gradio.Button("Measure the whole map", size="sm", elem_id="measure")
+    measuring = {"inputs": [latents, iterations], "outputs": shown, "show_progress": "hidden"}
+    # Of the many events of a slider that is dragged, the last one counts.
+    gradio.on([latents.change, iterations.change], _measuring(player), trigger_mode="always_last", **measuring)
+    app.load(_filling(player, BUDGET), outputs=shown, show_progress="hidden")
+    every.click(_filling(player), outputs=shown, show_progress="hidden")
+
+
+def _asking(player: Player) -> Any:
     # gradio streams what is a generator function; the wrapper that checks types at run time hides that it is one.
     @no_type_check
-    def ask(question: str, num_latents: float | int, num_iterations: float | int) -> Iterator[tuple[str, str, str, str, str]]:
-        setting = int(num_latents), int(num_iterations)
-        latent = written = trace = None
-        try:
-            note = note_html(player.why_unknowable(question))
-            for latent in player.ask(question, *setting):
-                yield latent.text, _cost(latent), "", "", note
-            trace = note + trace_html(player.trace(question, *setting))
-            for written in player.ask(question, *setting, use_latent=False):
-                yield latent.text, _cost(latent), written.text, _cost(written), trace
-        except UserError as error:
-            # gradio.Error would write "Error" over every field and leave the last question's trace beside it.
-            gradio.Warning(str(error), duration=MESSAGE_SECONDS)
-            yield "", "", "", "", ""
+    def ask(question: str, num_latents: float | int, num_iterations: float | int, turns: list[int]) -> Iterator[tuple[str, str]]:
+        """Answer, until the same page asks again: an answer that came late would take the place of the newer one."""
+        turns[0] += 1
+        turn = turns[0]
+        for shown in _answered(player, question, (int(num_latents), int(num_iterations))):
+            if turns[0] != turn:
+                return
+            yield shown
 
     return ask
 
 
-def _measuring(player: Player, gradio: Any) -> Any:
-    def measure(num_latents: float | int, num_iterations: float | int, history: list[Measured]) -> tuple[str, list[Measured]]:
+@no_type_check
+def _answered(player: Player, question: str, setting: tuple[int, int]) -> Iterator[tuple[str, str]]:
+    gold, note = player.solution(question), player.why_unknowable(question)
+
+    def shown(latent: Progress | None, written: Progress | None = None) -> str:
+        return shown_html("answers", question, setting, answers_html(player, latent, written, gold, note))
+
+    try:
+        for latent in player.ask(question, *setting):
+            yield shown(latent), ""
+        readout = player.trace(question, *setting)
+        grid = shown_html("latents", question, setting, grid_html(readout, player.marks(readout, gold)))
+        for written in player.ask(question, *setting, use_latent=False):
+            yield shown(latent, written), grid
+    except UserError as error:
+        yield shown_html("answers", question, setting, problem_html(str(error))), ""
+
+
+def _measuring(player: Player) -> Any:
+    def measure(num_latents: float | int, num_iterations: float | int) -> str:
+        setting = int(num_latents), int(num_iterations)
         try:
-            found = player.measure(int(num_latents), int(num_iterations))
+            player.measure(*setting)
         except UserError as error:
-            gradio.Warning(str(error), duration=MESSAGE_SECONDS)
-            return measured_html(history), history
-        history = [*(item for item in history if item != found), found]
-        return measured_html(history), history
+            return problem_html(str(error))
+        return map_html(player)
 
     return measure
 
 
-def _answer_column(gradio: Any, title: str, name: str) -> tuple[Any, Any]:
-    with gradio.Column():
-        answer = gradio.Textbox(label=title, elem_id=name, interactive=False, lines=2)
-        cost = gradio.Textbox(label=f"Cost: {title}", elem_id=f"{name}-cost", interactive=False)
-    return answer, cost
+def _filling(player: Player, budget: float = float("inf")) -> Any:
+    @no_type_check
+    def fill() -> Iterator[str]:
+        started = time.perf_counter()
+        for _ in player.measure_all():
+            yield map_html(player)
+            if time.perf_counter() - started > budget:
+                return
 
-
-def _cost(progress: Progress) -> str:
-    dots = "" if progress.done else " ..."
-    return f"{progress.forward_passes} forward passes, {1000 * progress.seconds:.0f} ms{dots}"
-
-
-def _trace_cell(tokens: list[str], chances: list[float]) -> str:
-    every = ", ".join(f"{token} {chance:.2f}" for token, chance in zip(tokens, chances, strict=True))
-    return f'<td style="--share:{chances[0]:.3f}" title="{escape(every)}">{escape(tokens[0])}</td>'
-
-
-def _hint(player: Player) -> str:
-    return player.examples[0].question if player.examples else "Ask a question that ends in a number"
+    return fill
 
 
 def _gradio() -> Any:

@@ -8,27 +8,42 @@ Nothing here is shared between two calls but the weights and a table of measurem
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from kava.checkpoint import Trained
-from kava.data.answer_types import same_answer
+from kava.data.answer_types import read_answer, same_answer
 from kava.data.example import Example
+from kava.data.mini.problems import EXAMPLE
 from kava.errors import UserError
-from kava.explain.questions import checked_question, why_unknowable
+from kava.explain.intermediate import first_token
+from kava.explain.questions import Solution, checked_question, solution, why_unknowable
 from kava.explain.readout import Readout, read_latents
 from kava.generate import Reasoner
 from kava.methods import WITH_LATENTS
 from kava.statistics import wilson_interval
 
+SUGGESTIONS = 4
+
 
 @dataclass(frozen=True)
 class Progress:
-    """An answer while it is written: the text so far, the forward passes and seconds it took, and whether it is complete."""
+    """An answer while it is written.
+
+    Attributes:
+        text: what was written so far.
+        chain: the written chain of thought in it; empty for an answer in latents.
+        answer: what it answers, once it is complete; None where that is no answer.
+        forward_passes, seconds: what it took so far, without the time that the caller spends between two steps.
+        done: it is complete.
+    """
 
     text: str
+    chain: str
+    answer: str | None
     forward_passes: int
     seconds: float
     done: bool
@@ -111,19 +126,71 @@ class Player:
         """
         reasoner = self.reasoner(num_latents, num_iterations)
         checked_question(reasoner, question, self.config)
-        started = time.perf_counter()
+        seconds, resumed = 0.0, time.perf_counter()
         prefix, logits, passes = reasoner.start([self.builder.question_ids(question)], use_latent)
         written: list[int] = []
         for _, tokens, _ in reasoner.tokens(prefix, logits, self.config.evaluation.max_new_tokens):
             written.append(int(tokens))
-            read = passes + len(written) - 1
+            seconds += time.perf_counter() - resumed
             if written[-1] != self.builder.tokenizer.eos_token_id:
-                yield Progress(self._text(written), read, time.perf_counter() - started, done=False)
-        yield Progress(self._text(written), passes + max(len(written) - 1, 0), time.perf_counter() - started, done=True)
+                yield self._progress(written, passes, seconds, use_latent, done=False)
+            resumed = time.perf_counter()
+        yield self._progress(written, passes, seconds, use_latent, done=True)
+
+    def warm_up(self) -> None:
+        """Pay for what a process does once, so that the first answer shows what an answer takes."""
+        for question in self.suggestions[:1]:
+            for use_latent in (True, False):
+                next(self.ask(question, *self.trained_setting, use_latent=use_latent))
+
+    def solution(self, question: str) -> Solution | None:
+        """The gold answer and its steps, for a built-in problem or a question of the sample."""
+        return solution(self.config, question, self.examples)
+
+    def marks(self, readout: Readout, gold: Solution | None) -> list[list[list[int]]]:
+        """Which steps' results each latent decodes to, counted from 1: `marks[t][i]`, by the first token of a result."""
+        firsts = [first_token(self.reasoner(*self.trained_setting), result) for result in gold.results] if gold else []
+        return [[[step for step, first in enumerate(firsts, 1) if first == top[0]] for top in row] for row in readout.tokens]
 
     def trace(self, question: str, num_latents: int, num_iterations: int, top_k: int = 3) -> Readout:
         """What the latents decode to at every iteration."""
         return read_latents(self.reasoner(num_latents, num_iterations), question, top_k)
+
+    @property
+    def suggestions(self) -> list[str]:
+        """Questions to begin with: the project's example where it is one of the model's kind, then the sample's."""
+        first = [EXAMPLE] if self.config.dataset.name == "builtin:mini" else []
+        return [*first, *(example.question for example in self.examples)][:SUGGESTIONS]
+
+    @property
+    def hides_last_step(self) -> bool:
+        """Whether its written chains end one step early, since it was trained on such."""
+        return self.trained.model.method.teacher and self.config.dataset.drop_last_step
+
+    @property
+    def chance(self) -> float:
+        """Accuracy on the sample of whoever always gives its commonest answer."""
+        return max(Counter(example.answer for example in self.examples).values()) / len(self.examples)
+
+    def axes(self) -> tuple[list[int], list[int]]:
+        """Values of M and of T for a map of the sample's accuracy, around the trained ones; those measured besides among them."""
+        (m, t), (most_m, most_t) = self.trained_setting, self.most
+        parallel = self.trained.model.method.latents == "parallel"
+        measured = list(self._measured)
+        several = {1, m // 4, m // 2, 3 * m // 4, m, 3 * m // 2, 2 * m, *(own for own, _ in measured)}
+        iterations = {0, 1, 2, 3, t // 2, t, 2 * t, *(own for _, own in measured)} if parallel else {t}
+        return sorted(n for n in several if 1 <= n <= most_m), sorted(n for n in iterations if n <= most_t)
+
+    def measured(self) -> list[Measured]:
+        """What was measured so far."""
+        return list(self._measured.values())
+
+    def measure_all(self) -> Iterator[Measured]:
+        """Measure every setting of `axes`, those nearest to the trained one first."""
+        m, t = self.trained_setting
+        settings = ((own_m, own_t) for own_m in self.axes()[0] for own_t in self.axes()[1])
+        for setting in sorted(settings, key=lambda setting: abs(setting[0] - m) / m + abs(setting[1] - t) / max(t, 1)):
+            yield self.measure(*setting)
 
     def measure(self, num_latents: int, num_iterations: int) -> Measured:
         """Answer the sample with another M and T; what was measured once is remembered."""
@@ -134,7 +201,7 @@ class Player:
             return self._measured[key]
 
     def _measure(self, num_latents: int, num_iterations: int) -> Measured:
-        generations, found = self._answers((num_latents, num_iterations))
+        passes, found = self._answers((num_latents, num_iterations))
         trained, written = self._remembered(self.trained_setting), self._remembered(None)
         correct = sum(
             same_answer(answer, example.answer, example.answer_type) for answer, example in zip(found, self.examples, strict=True)
@@ -148,7 +215,7 @@ class Player:
             wilson_interval(correct, total),
             sum(a == b for a, b in zip(found, trained, strict=True)) / total,
             sum(a == b for a, b in zip(found, written, strict=True)) / total,
-            generations,
+            passes,
         )
 
     def _remembered(self, setting: tuple[int, int] | None) -> list[str | None]:
@@ -168,5 +235,11 @@ class Player:
         found = [item.answer for item in generations]
         return sum(item.forward_passes for item in generations) / len(generations), found
 
-    def _text(self, ids: list[int]) -> str:
-        return str(self.builder.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+    def _progress(self, written: list[int], passes: int, seconds: float, use_latent: bool, *, done: bool) -> Progress:
+        builder = self.builder
+        text = str(builder.tokenizer.decode(written, skip_special_tokens=True)).strip()
+        before, prompt, after = text.rpartition(builder.answer_prompt)
+        chain = "" if use_latent else (before if prompt else after).strip()
+        answer = read_answer(text, builder.answer_prompt, builder.answer_type, behind_prompt=use_latent) if done else None
+        # The last token is written, but not yet read.
+        return Progress(text, chain, answer, passes + max(len(written) - 1, 0), seconds, done)
