@@ -38,7 +38,7 @@ def test_every_method_of_the_configuration_exists() -> None:
     [
         ("full_cot", {"student_ce"}), ("no_cot", {"student_ce"}), ("icot", {"student_ce"}), ("coconut", {"student_ce"}),
         ("codi", {"student_ce", "teacher_ce", "codi"}), ("pccot", {"student_ce", "teacher_ce", "codi"}),
-        ("kava", {"student_ce", "teacher_ce", "codi", "kv"}), ("simcot", {"student_ce", "teacher_ce", "codi", "step"}),
+        ("kava", {"student_ce", "teacher_ce", "codi", "kv"}), ("simcot", {"student_ce", "teacher_ce", "codi", "step_ce"}),
     ],
 )  # fmt: skip
 def test_losses_of_each_method(method: str, terms: set[str]) -> None:

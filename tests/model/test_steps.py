@@ -122,7 +122,7 @@ def test_nothing_of_it_is_left_at_inference() -> None:
 def test_the_loss_falls_and_reaches_the_latents() -> None:
     """By step loss alone: its gradient has a way through projection and latents, and steps become readable."""
     builder, model = mini_builder(), mini_model(method="simcot")
-    weights = dict.fromkeys(model.settings.weights, 0.0) | {"step": 1.0}
+    weights = dict.fromkeys(model.settings.weights, 0.0) | {"step_ce": 1.0}
     model.settings = replace(model.settings, weights=weights)
     collator = Collator(model.method, 0, len(builder.prompt_ids), num_latents=4)
     batch = collator.collate([builder.encode(example) for example in mini_examples(8)])
@@ -130,7 +130,7 @@ def test_the_loss_falls_and_reaches_the_latents() -> None:
     seen = []
     for _ in range(25):
         output = model(batch)
-        seen.append(float(output["terms"]["step"].detach().mean()))
+        seen.append(float(output["terms"]["step_ce"].detach().mean()))
         optimizer.zero_grad()
         output["loss"].mean().backward()
         if len(seen) == 1:

@@ -27,6 +27,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return trained
 
 
+@pytest.mark.parametrize("method", ["kava", "simcot"])
+def test_every_term_is_logged_beside_the_step(method: str, tmp_path: Path) -> None:
+    """A term of the name of another entry would be lost."""
+    loop, _ = make_loop(make_trained(tmp_path, method=method), tmp_path / "run", "cpu", training={"max_steps": 1, "logging_steps": 1})
+    loop.run()
+    (entry,) = entries(loop)
+    used = {"student_ce", "teacher_ce", "codi", {"kava": "kv", "simcot": "step_ce"}[method]}
+    assert entry["step"] == 1
+    assert {name for name in loop.model.settings.weights if name in entry} == used
+    assert entry["loss"] == pytest.approx(sum(loop.model.settings.weights[name] * entry[name] for name in used), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("device", "precision"),
     [("cpu", "no"), ("cpu", "fp16"), *(pytest.param("cuda", each, marks=pytest.mark.gpu) for each in ("no", "bf16", "fp16"))],

@@ -157,7 +157,7 @@ class LossConfig(Section):
     @property
     def weights(self) -> dict[str, float]:
         """What each term of the loss is multiplied with, by the term's name."""
-        return {"student_ce": 1.0, "teacher_ce": 1.0, "codi": self.alpha1_codi, "kv": self.alpha2_kv, "step": self.alpha_step}
+        return {"student_ce": 1.0, "teacher_ce": 1.0, "codi": self.alpha1_codi, "kv": self.alpha2_kv, "step_ce": self.alpha_step}
 
 
 class RkvConfig(Section):

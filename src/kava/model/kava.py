@@ -102,7 +102,8 @@ class KavaModel(nn.Module):
             terms["codi"] = codi_loss(teacher.distillation, student.distillation, settings.codi_loss_type, settings.layerwise_std)
         if batch.steps is not None:
             latents = self.projection(thought.hidden[:, : batch.num_latents])
-            terms["step"] = step_loss(read_steps(self.backbone, latents, batch.teacher, batch.steps), batch.steps[:, batch.num_latents :])
+            decoded = read_steps(self.backbone, latents, batch.teacher, batch.steps)
+            terms["step_ce"] = step_loss(decoded, batch.steps[:, batch.num_latents :])
         if method.kv:
             target = self.compressed(trace, batch.num_latents)
             passes = (*thought.earlier, student.prefix)

@@ -190,7 +190,7 @@ def _terms(model: KavaModel, batch: Batch, student: Reading, teacher: Reading | 
     if model.method.step_decoder:
         latents = latent_inputs(model, batch)
         assert latents is not None
-        terms["step"] = torch.stack([_decoded_steps(model, batch, row, latents[row]) for row in range(len(batch))])
+        terms["step_ce"] = torch.stack([_decoded_steps(model, batch, row, latents[row]) for row in range(len(batch))])
     if model.method.kv:
         counts = range(1, min(settings.num_iterations, batch.num_latents)) if settings.kv_iterations == "all" else ()
         students = [*(read_student(model, batch, latent_inputs(model, batch, count)) for count in counts), student]
