@@ -1,5 +1,6 @@
 """The trained model of the package, and every question that we print with it: right with today's code."""
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -54,6 +55,20 @@ def test_every_printed_question_is_answered_rightly(reasoner: Reasoner) -> None:
         chain = read_question(question, 5)
         assert chain, f"{places}: not a built-in problem: {question}"
         assert answer.answer == str(chain.values(5)[-1]), f"{places}: {question}"
+
+
+def test_the_picture_of_the_latents_shows_what_they_say_today(trained: Trained) -> None:
+    spec = importlib.util.spec_from_file_location("draw_latents", ROOT / "scripts" / "draw_latents.py")
+    assert spec
+    assert spec.loader
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    drawn = (ROOT / "docs/pictures/latents.svg").read_text(encoding="utf-8")
+    said = {
+        name: re.findall(r">([^<]+)</text>", svg) for name, svg in (("stored", drawn), ("now", script.picture(Model(trained), EXAMPLE)))
+    }
+    assert said["now"] == said["stored"], "python scripts/draw_latents.py docs/pictures/latents.svg"
+    assert {"4+1=0", "0-4=1"} <= set(said["now"])
 
 
 def test_no_document_asks_in_the_former_words() -> None:

@@ -124,7 +124,13 @@ def test_commands_are_found_in_blocks_loops_and_inline() -> None:
         "python train.py --seed 1", "sbatch --time=1 x.sh",
     ]  # fmt: skip
     documents = {command.document for command in of_the_project()}
-    assert {"README.md", "README.zh-CN.md", "docs/REPRODUCTION_GUIDE.zh-CN.md", "docs/QUICK_REFERENCE.md", "docs/mini.md"} <= documents
+    assert {
+        "README.md",
+        "README.zh-CN.md",
+        "docs/REPRODUCTION_GUIDE.zh-CN.md",
+        "docs/QUICK_REFERENCE.md",
+        "docs/quickstart.md",
+    } <= documents
 
 
 def parsed(command: Shown) -> tuple[Any, dict[str, Any]]:
@@ -291,8 +297,8 @@ def test_commands_that_read_results_and_configurations_run(checkout: Path) -> No
 
 @pytest.mark.slow
 def test_the_chain_in_small_runs_as_typed(checkout: Path) -> None:
-    """Train, evaluate, ask: the block of QUICK_REFERENCE.md that trains for 30 steps."""
-    chain = [c for c in shown() if c.document == "docs/QUICK_REFERENCE.md" and any(word.startswith("outputs/try") for word in c.words)]
+    """Train, evaluate, ask: the block of quickstart.md that trains for 30 steps."""
+    chain = [c for c in shown() if c.document == "docs/quickstart.md" and any(word.startswith("outputs/try") for word in c.words)]
     assert [c.words[1] for c in chain] == ["train.py", "evaluate.py", "inference.py"]
     answers = []
     for command in chain:
