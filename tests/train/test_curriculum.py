@@ -1,6 +1,8 @@
 """A curriculum that cannot end within its run is refused with the numbers, and each cure that is named cures it."""
 
+import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,11 +11,12 @@ import yaml
 from helpers.tiny import make_examples
 from kava.config import Config, build_config, config_path, load_config
 from kava.data.collate import Collator
+from kava.data.sequences import EncodedExample
 from kava.errors import UserError
 from kava.experiment.suite import read_suite, suite_path
 from kava.methods import METHODS
 from kava.tools.plan.shapes import known
-from kava.train.curriculum import Schedule, schedule, unending
+from kava.train.curriculum import Curriculum, Schedule, schedule, unending
 from kava.train.train import train
 
 
@@ -34,6 +37,8 @@ def config_of(method: str, **settings: Any) -> Config:
         ({"method": "coconut", "epochs": 10, "latent.num_tokens": 24}, 150, Schedule(10, 12, 100)),
         ({"method": "coconut", "epochs": 10, "latent.num_tokens": 6, "epochs_per_stage": 2}, 150, Schedule(20, 3, 100)),
         ({"method": "coconut", "epochs": 10, "latent.num_tokens": 5, "gradient_accumulation_steps": 2}, 150, Schedule(5, 3, 50)),
+        ({"method": "coconut", "epochs": 10, "latent.num_tokens": 6, "trailing_stage": True}, 9, Schedule(10, 4, 100)),
+        ({"method": "icot", "epochs": 10, "tokens_per_stage": 1, "epochs_per_stage": 0.1, "remove_all_beyond": 8}, 99, Schedule(1, 9, 100)),
         ({"method": "kava"}, 150, None),
     ],
 )  # fmt: skip
@@ -45,7 +50,12 @@ UNENDING = [
     ({"method": "icot", "epochs": 10}, 73, "the longest trace, 73 tokens, is gone at stage 10, 100 steps after the start"),
     ({"method": "icot", "epochs": 10}, 400, "is gone at stage 50, 500 steps after the start .10 steps a stage., and the run has 100"),
     ({"method": "icot", "max_steps": 30, "epochs_per_stage": 0.7}, 73, "70 steps after the start .7 steps a stage., and the run has 30"),
-    ({"method": "coconut", "epochs": 10, "latent.num_tokens": 24}, 50, "all 24 latents are there at stage 12, 120 steps after the start"),
+    (
+        {"method": "coconut", "epochs": 10, "latent.num_tokens": 24},
+        50,
+        "all 24 latents are there, and no step, at stage 12, 120 steps after the start",
+    ),
+    ({"method": "coconut", "epochs": 10, "latent.num_tokens": 20, "trailing_stage": True}, 50, "at stage 11, 110 steps after the start"),
     ({"method": "coconut", "epochs": 0.5, "latent.num_tokens": 24}, 50, "and the run has 5; set training.epochs above 12.1"),
 ]
 
@@ -78,6 +88,85 @@ def test_beyond_its_limit_icot_removes_all() -> None:
         assert collator.collate([example]).student.ids.tolist() == [[*left, *example.answer]]
 
 
+def icot_s_own_loop(steps_per_epoch: int, epochs: int, per_epoch: int, beyond: int) -> list[float]:
+    """How many tokens each step removes, in the order that the code of arXiv 2405.14838 counts them."""
+    removed: list[float] = []
+    scheduled, counter, wait = 0.0, 0, round(steps_per_epoch / per_epoch)
+    for _ in range(epochs * steps_per_epoch):
+        if counter == wait:
+            scheduled, counter = scheduled + 1, 0
+        counter += 1
+        if scheduled >= beyond:
+            scheduled = math.inf
+        removed.append(scheduled)
+    return removed
+
+
+def test_icot_as_published_removes_one_token_at_a_time() -> None:
+    """Eight an epoch, each when its own code does, and all from 39 on."""
+    (example,) = make_examples(1, steps=(20,))
+    trace = example.cot(drop_last_step=False)
+    published = {"tokens_per_stage": 1, "epochs_per_stage": 0.125, "remove_all_beyond": 38, "epochs": 6, "batch_size": 10}
+    config = config_of("icot", **published)
+    collator = Collator(METHODS["icot"], 0, 4, num_latents=0, tokens_per_stage=1, remove_all_beyond=38)
+    curriculum = Curriculum(collator, schedule(config, 410, len(trace)))
+    expected = icot_s_own_loop(41, 6, 8, 39)
+    assert expected[-1] == math.inf
+    for step, removed in enumerate(expected):
+        left = [] if removed == math.inf else trace[int(removed) :]
+        assert curriculum([example], step).student.ids.tolist() == [[*left, *example.answer]], step
+        assert curriculum.begins(step) is (step > 0 and expected[step] != expected[step - 1])
+
+
+def test_removal_smoothing_is_a_geometric_draw_of_example_and_step() -> None:
+    """P(k) = (1 - exp(-x)) exp(-k x), whatever else is in the batch; x = 4, the published one, leaves 98 % alone."""
+    examples = [replace(example, seed=seed) for seed, example in enumerate(make_examples(1, steps=(30,)) * 4000)]
+    whole = len(examples[0].cot(drop_last_step=False))
+
+    def offsets(smoothing: float, step: int, chosen: list[EncodedExample]) -> list[int]:
+        collator = Collator(METHODS["icot"], 0, 4, num_latents=0, removal_smoothing=smoothing)
+        batch = Curriculum(collator, Schedule(100, 9, 1000), seed=7)(chosen, step)
+        return [whole - int(length) for length in batch.student.cot_length]
+
+    drawn = offsets(0.5, 3, examples)
+    for k in range(6):
+        expected = (1 - math.exp(-0.5)) * math.exp(-0.5 * k)
+        assert drawn.count(k) / len(drawn) == pytest.approx(expected, abs=4 * math.sqrt(expected / len(drawn)))
+    assert offsets(0.5, 3, examples[100:101]) == drawn[100:101]
+    assert offsets(0.5, 4, examples) != drawn
+    assert offsets(4.0, 3, examples).count(0) / len(examples) == pytest.approx(1 - math.exp(-4), abs=0.01)
+
+
+def coconut_s_own_sample(steps: list[list[int]], stage: int, max_stage: int, per_step: int) -> tuple[int, list[int]]:
+    """Latents, and the tokens written behind them, as the code of arXiv 2412.06769 takes them (`pad_latent_to_max`)."""
+    skipped, latents = (10_000, max_stage) if stage > max_stage else (stage, stage)
+    return latents * per_step, [token for step in steps[skipped:] for token in step]
+
+
+@pytest.mark.parametrize("stage", range(6))
+def test_coconut_s_trailing_stage_keeps_the_steps_behind_the_last_latent(stage: int) -> None:
+    (example,) = make_examples(1, steps=(5,))
+    config = config_of("coconut", **{"latent.num_tokens": 6, "trailing_stage": True, "epochs_per_stage": 2, "epochs": 10})
+    stages = schedule(config, 1280, 50)
+    assert stages is not None
+    assert stages.last == 4
+    collator = Collator(METHODS["coconut"], 0, 4, num_latents=6, tokens_per_step=2, trailing_stage=True)
+    batch = Curriculum(collator, stages)([example], stage * stages.steps_per_stage)
+    latents, written = coconut_s_own_sample(example.steps, stage, 3, 2)
+    assert (batch.num_latents, batch.student.ids[0].tolist()) == (latents, [*written, *example.answer])
+
+
+def test_uniform_prob_trains_any_stage_in_its_share_of_steps() -> None:
+    stages = Schedule(1000, 4, 5000)
+    collator = Collator(METHODS["coconut"], 0, 4, num_latents=6, trailing_stage=True)
+    assert {Curriculum(collator, stages).stage_of(step) for step in range(4000, 5000)} == {4}
+    seen = [Curriculum(collator, stages, 0.3, seed=5).stage_of(step) for step in range(4000, 5000)]
+    # A fifth of the drawn ones are the step's own stage.
+    assert sum(stage != 4 for stage in seen) / 1000 == pytest.approx(0.3 * 4 / 5, abs=0.05)
+    assert set(seen) == set(range(5))
+    assert seen == [Curriculum(collator, stages, 0.3, seed=5).stage_of(step) for step in range(4000, 5000)]
+
+
 @pytest.mark.parametrize("suite", ["paper-table1", "mini-table1", "mini-short", "mini-search"])
 def test_the_suites_end_theirs_within_the_run(suite: str) -> None:
     """On the data's rows and longest traces: the paper's as `kava plan` knows them, 60 tokens for the mini experiment's sentences."""
@@ -101,5 +190,7 @@ def test_a_run_is_refused_before_its_model_is_built(tmp_path: Any, monkeypatch: 
         "model.mini.pretrain_steps": 0, "model.mini.hidden_size": 32, "model.mini.num_layers": 2, "dataset.mini.num_train": 40,
         "dataset.mini.num_eval": 8, "system.mixed_precision": "no", "training.max_steps": 2, "latent.num_tokens": 8,
     }  # fmt: skip
-    with pytest.raises(UserError, match="the curriculum of coconut cannot end within the run: all 8 latents are there at stage 4"):
+    with pytest.raises(
+        UserError, match="the curriculum of coconut cannot end within the run: all 8 latents are there, and no step, at stage 4"
+    ):
         train(build_config({"method": "coconut"}, "a test", tiny), tmp_path / "run", quiet=True)

@@ -168,7 +168,7 @@ def test_full_batches_are_halved_until_they_fit() -> None:
     assert micro.halve(batch.rows(0, 2)) == micro.rows(batch) == 1
 
 
-@pytest.mark.parametrize("method", ["kava", "codi", "full_cot", "coconut", "no_cot"])
+@pytest.mark.parametrize("method", ["kava", "codi", "simcot", "full_cot", "coconut", "no_cot"])
 def test_positions_are_those_of_the_batch(method: str) -> None:
     config = lora_config(**{"method": method, "latent.num_tokens": 4 if method != "no_cot" else 0})
     batch = make_batch(tiny_model(method=method), make_examples(3), 4)

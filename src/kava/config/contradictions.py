@@ -1,12 +1,25 @@
-"""Settings that exclude each other, apart from those that the method decides: each with the reason and the cure."""
+"""Settings that exclude each other or the method: each with the reason and the cure."""
 
 from collections.abc import Iterator
 from typing import Any
+
+from kava.methods import METHODS, WINDOW
 
 
 def contradictions(config: Any) -> Iterator[str]:
     """What contradicts what in a configuration whose single values are valid; one sentence each."""
     lora, model, system, training = config.lora, config.model, config.system, config.training
+    method = METHODS[config.method]
+    if method.step_decoder and model.attn_implementation == "flash_attention_2":
+        yield (
+            f"method {config.method} decodes all steps in one pass under a mask of its own, which flash_attention_2 cannot take: "
+            "set model.attn_implementation to sdpa"
+        )
+    if method.kv and config.rkv.eviction == "rkv_original" and 0 < config.latent.num_tokens <= WINDOW:
+        yield (
+            f"rkv.eviction rkv_original always keeps the last {WINDOW} entries of a trace: set latent.num_tokens above {WINDOW}, "
+            "or rkv.eviction to rkv"
+        )
     if lora.enabled and lora.r == 0:
         yield "lora.r is 0: set lora.enabled to false for full fine-tuning, or lora.r to at least 1"
     if model.dtype not in ("auto", "float32") and system.mixed_precision == "no":

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from kava.config.contradictions import contradictions
 from kava.config.files import WITHOUT_LATENTS
 from kava.config.overrides import is_safe_name
-from kava.methods import EVICTIONS, METHODS, WINDOW
+from kava.methods import EVICTIONS, METHODS
 
 if TYPE_CHECKING:
     MethodName = str
@@ -28,6 +28,10 @@ YOUNGER = (
     ("model", "revision", None),
     ("dataset", "revision", None),
     ("training", "remove_all_beyond", None),
+    ("training", "removal_smoothing", None),
+    ("training", "trailing_stage", False),
+    ("training", "uniform_prob", 0.0),
+    ("training", "reset_optimizer", False),
     ("rkv", "importance", "context"),
     ("rkv", "share", "head"),
     ("loss", "kv_iterations", "last"),
@@ -199,6 +203,14 @@ class TrainingConfig(Section):
     epochs_per_stage: float = Field(1, gt=0, description="iCoT and Coconut: epochs before the curriculum moves on")
     tokens_per_stage: int = Field(8, ge=1, description="iCoT: CoT tokens removed per stage")
     remove_all_beyond: int | None = Field(None, ge=1, description="iCoT: a stage that removes more tokens than this removes all")
+    removal_smoothing: float | None = Field(
+        None, gt=0, description="iCoT: each example loses k more tokens, drawn with a probability as exp(-k x this); default: none"
+    )
+    trailing_stage: bool = Field(
+        False, description="Coconut: all latents, and still the steps behind those that they replace, for a stage before the last"
+    )
+    uniform_prob: float = Field(0, ge=0, le=1, description="Coconut: share of steps that train any one of the stages")
+    reset_optimizer: bool = Field(False, description="iCoT and Coconut: the optimizer forgets its averages when a stage begins")
 
 
 class EvaluationConfig(Section):
@@ -262,16 +274,6 @@ class Config(Section):
     def _no_contradictions(self) -> "Config":
         for contradiction in contradictions(self):
             raise ValueError(contradiction)
-        if METHODS[self.method].step_decoder and self.model.attn_implementation == "flash_attention_2":
-            raise ValueError(
-                f"method {self.method} decodes all steps in one pass under a mask of its own, which flash_attention_2 cannot take: "
-                "set model.attn_implementation to sdpa"
-            )
-        if METHODS[self.method].kv and self.rkv.eviction == "rkv_original" and self.latent.num_tokens <= WINDOW:
-            raise ValueError(
-                f"rkv.eviction rkv_original always keeps the last {WINDOW} entries of a trace: set latent.num_tokens above {WINDOW}, "
-                "or rkv.eviction to rkv"
-            )
         if self.method in WITHOUT_LATENTS:
             # One value for all of them, whatever the file that they were made from says: they are the same run.
             self.latent = self.latent.model_copy(update={"num_tokens": 0})

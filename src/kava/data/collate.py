@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from math import log1p
+from random import Random
 from typing import Any
 
 import torch
@@ -133,10 +135,13 @@ class Collator:
         drop_last_step: leave the last CoT step out of the teacher's trace.
         tokens_per_stage: iCoT, tokens removed per stage.
         remove_all_beyond: iCoT, a stage that removes more tokens than this removes all.
+        removal_smoothing: iCoT, k more tokens are removed with a probability that falls as exp(-k x this).
+        trailing_stage: Coconut, the first stage with all latents still writes the steps behind those that they replace.
         tokens_per_step: Coconut, latents that replace one step; SIM-CoT, latents that one step is decoded from.
 
     Attributes:
         stage: of the curriculum.
+        draw: seed and step, on which what is drawn for an example depends beside its content.
         buckets: lengths to pad to; None: to the longest of each batch.
     """
 
@@ -150,6 +155,8 @@ class Collator:
         drop_last_step: bool = True,
         tokens_per_stage: int = 8,
         remove_all_beyond: int | None = None,
+        removal_smoothing: float | None = None,
+        trailing_stage: bool = False,
         tokens_per_step: int = 2,
     ) -> None:
         self.method = method
@@ -159,8 +166,11 @@ class Collator:
         self.drop_last_step = drop_last_step
         self.tokens_per_stage = tokens_per_stage
         self.remove_all_beyond = remove_all_beyond
+        self.removal_smoothing = removal_smoothing
+        self.trailing_stage = trailing_stage
         self.tokens_per_step = tokens_per_step
         self.stage = 0
+        self.draw = (0, 0)
         self.buckets: Buckets | None = None
 
     def collate(self, examples: Sequence[EncodedExample]) -> Batch:
@@ -199,12 +209,19 @@ class Collator:
         if self.method.curriculum == "remove_tokens":
             removed = self.stage * self.tokens_per_stage
             gone = self.remove_all_beyond is not None and removed > self.remove_all_beyond
-            return [] if gone else example.cot(drop_last_step=False)[removed:]
+            return [] if gone else example.cot(drop_last_step=False)[removed + self._offset(example) :]
         if self.method.curriculum == "replace_steps":
-            if self.stage * self.tokens_per_step >= self.num_latents:
+            if (self.stage - self.trailing_stage) * self.tokens_per_step >= self.num_latents:
                 return []
             return [token for step in example.steps[self.stage :] for token in step]
         return []
+
+    def _offset(self, example: EncodedExample) -> int:
+        """Tokens that an example loses beyond those of its stage: a geometric draw."""
+        if self.removal_smoothing is None:
+            return 0
+        uniform = Random(f"removal {self.draw} {example.seed}").random()
+        return int(-log1p(-uniform) / self.removal_smoothing)
 
     def _steps(self, examples: Sequence[EncodedExample], width: int) -> Int[Tensor, "B MC"]:
         """See `Batch.steps`. The last latents take the steps that are left over."""
@@ -251,5 +268,7 @@ def build_collator(config: Config, builder: SequenceBuilder, num_latents: int | 
         drop_last_step=config.dataset.drop_last_step,
         tokens_per_stage=config.training.tokens_per_stage,
         remove_all_beyond=config.training.remove_all_beyond,
+        removal_smoothing=config.training.removal_smoothing,
+        trailing_stage=config.training.trailing_stage,
         tokens_per_step=config.latent.tokens_per_step,
     )

@@ -6,6 +6,7 @@ A model is asked as the last stage trains it, without a written trace: a run tha
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 
 from kava.config import Config
 from kava.data.collate import Batch, Collator
@@ -20,6 +21,10 @@ class Schedule:
     steps_per_stage: int
     last: int
     total_steps: int
+
+    def stage(self, step: int) -> int:
+        """The stage of the step that follows `step` others."""
+        return min(step // self.steps_per_stage, self.last)
 
     @property
     def ends(self) -> bool:
@@ -49,7 +54,7 @@ def _last_stage(config: Config, longest_trace: int) -> int:
         beyond = training.remove_all_beyond
         return stages if beyond is None else min(stages, beyond // training.tokens_per_stage + 1)
     # The last stage has all M latents and writes nothing, which is also how the model is asked at inference.
-    return -(-latent.num_tokens // latent.tokens_per_step)
+    return -(-latent.num_tokens // latent.tokens_per_step) + training.trailing_stage
 
 
 def unending(config: Config, rows: int, longest_trace: int, num_processes: int = 1) -> str | None:
@@ -66,9 +71,9 @@ def unending(config: Config, rows: int, longest_trace: int, num_processes: int =
             cures.append(f"training.tokens_per_stage to at least {-(-longest_trace // reached)}")
             cures.append(f"training.remove_all_beyond to at most {reached * config.training.tokens_per_stage - 1}")
     else:
-        what = f"all {config.latent.num_tokens} latents are there at stage {stages.last}"
-        if reached:
-            cures.append(f"latent.num_tokens to at most {reached * config.latent.tokens_per_step}")
+        what = f"all {config.latent.num_tokens} latents are there, and no step, at stage {stages.last}"
+        if (stages_of_latents := reached - config.training.trailing_stage) > 0:
+            cures.append(f"latent.num_tokens to at most {stages_of_latents * config.latent.tokens_per_step}")
     if shorter := (stages.total_steps - 1) // stages.last:
         # Rounded down, and to a whole number of steps all the same.
         cures.append(f"training.epochs_per_stage to at most {math.floor(10_000 * shorter / per_epoch) / 10_000:g}")
@@ -84,13 +89,34 @@ def unending(config: Config, rows: int, longest_trace: int, num_processes: int =
 
 @dataclass(frozen=True)
 class Curriculum:
-    """Builds the batches of a step at the stage of that step; without a schedule there is one stage."""
+    """Builds the batches of a step at the stage of that step; without a schedule there is one stage.
+
+    Attributes:
+        collator: builds them.
+        schedule: when stages begin.
+        uniform_prob: share of steps that train any one of the stages instead.
+        seed: of the run.
+    """
 
     collator: Collator
     schedule: Schedule | None = None
+    uniform_prob: float = 0.0
+    seed: int = 0
 
     def __call__(self, examples: Sequence[EncodedExample], step: int) -> Batch:
         """A batch of the optimizer step that follows `step` others."""
-        if self.schedule is not None:
-            self.collator.stage = min(step // self.schedule.steps_per_stage, self.schedule.last)
+        self.collator.stage, self.collator.draw = self.stage_of(step), (self.seed, step)
         return self.collator.collate(examples)
+
+    def stage_of(self, step: int) -> int:
+        """The stage that a step trains: all of its batches, on all processes."""
+        if self.schedule is None:
+            return self.collator.stage
+        drawn = Random(f"stage {self.seed} {step}")
+        if self.uniform_prob and drawn.random() < self.uniform_prob:
+            return drawn.randint(0, self.schedule.last)
+        return self.schedule.stage(step)
+
+    def begins(self, step: int) -> bool:
+        """Whether a stage begins with this step."""
+        return self.schedule is not None and step > 0 and self.schedule.stage(step) != self.schedule.stage(step - 1)

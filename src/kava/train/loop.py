@@ -51,6 +51,7 @@ class Loop:
         trackers: get every log entry.
         stop: a signal ends the run after its step.
         on_epoch_end: called with the number of steps taken.
+        starts_anew: whether the optimizer forgets what it knows of earlier steps before the step of this number.
 
     Raises:
         UserError: the optimizer cannot be used here.
@@ -68,6 +69,7 @@ class Loop:
         trackers: Trackers | None = None,
         stop: StopOnSignal | None = None,
         on_epoch_end: Callable[[int], None] | None = None,
+        starts_anew: Callable[[int], bool] | None = None,
     ) -> None:
         set_seed(config.training.seed)
         self.training, self.device = config.training, batches.device
@@ -77,6 +79,7 @@ class Loop:
             keep_freed_memory()
         if config.system.fused_kernels and not config.system.fsdp:
             fuse_kernels(self.model.backbone)
+        self.starts_anew = starts_anew
         self.guard = BadSteps(checkpoints) if checkpoints else None
         self.optimizer = build_optimizer(model, config.training, self.device, config.system.fsdp)
         self.schedule = build_schedule(self.optimizer, config.training, batches.max_steps)
@@ -105,6 +108,8 @@ class Loop:
         self.model.train()
         while state.global_step < state.max_steps:
             begun, examples = time.perf_counter(), self.batches.examples_in(state.global_step)
+            if self.starts_anew and self.starts_anew(state.global_step):
+                self.optimizer.state.clear()
             seen = self._losses_and_gradients(state.global_step, examples)
             norm, rate = self._clip(), float(self.schedule.get_last_lr()[0])
             sound = self.guard is None or not self.guard.refuses(seen, norm, state, scaled=self.scaler.is_enabled())

@@ -66,14 +66,16 @@ class MicroBatches:
 
     def _positions(self, batch: Batch) -> int:
         teacher = 0 if batch.teacher is None else batch.teacher.ids.shape[1]
-        return batch.question_ids.shape[1] + batch.student.ids.shape[1] + teacher + self.thought
+        decoded = 0 if batch.steps is None else batch.steps.shape[1]
+        return batch.question_ids.shape[1] + batch.student.ids.shape[1] + teacher + decoded + self.thought
 
 
 def positions_of(config: Config, question: int, trace: int, answer: int) -> int:
     """Positions of an example of these lengths, over all passes of a step."""
     method = METHODS[config.method]
     written = trace if method.writes_cot or method.curriculum != "none" else 0
-    return question + written + answer + (trace + answer if method.teacher else 0) + _thought(config)
+    decoded = trace + config.latent.num_tokens if method.step_decoder else 0
+    return question + written + answer + (trace + answer if method.teacher else 0) + decoded + _thought(config)
 
 
 def _thought(config: Config) -> int:

@@ -237,7 +237,7 @@ def _build_loop(
     sampler = None
     if config.training.sort_by_length:
         sampler = bucketed(config, prepared.train, collator, processes.world_size(), graphs=graphs)
-    curriculum = Curriculum(collator, schedule(config, *_size(prepared)))
+    curriculum = Curriculum(collator, schedule(config, *_size(prepared)), config.training.uniform_prob, config.training.seed)
 
     def answer() -> Evaluation:
         with trained.model.backbone.with_graphs(graphs):
@@ -268,6 +268,7 @@ def _build_loop(
         trackers=trackers,
         stop=stop,
         on_epoch_end=show,
+        starts_anew=curriculum.begins if config.training.reset_optimizer else None,
     )
 
 
