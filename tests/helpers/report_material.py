@@ -52,7 +52,7 @@ def _rows(rng: random.Random, ability: float) -> list[Row]:
     for number in range(QUESTIONS):
         steps = 1 + number % 4
         chance = max(ability - 0.12 * steps, 0.05)
-        rows.append(make_row(number, correct=rng.random() < chance, steps=steps, confidence=min(1.0, chance + 0.1)))
+        rows.append(make_row(number, gold=str(number % 9), correct=rng.random() < chance, steps=steps, confidence=min(1.0, chance + 0.1)))
     return rows
 
 

@@ -11,6 +11,7 @@ from kava.methods import METHODS
 from kava.report.ablations import ablation_table, bars, families, ranked
 from kava.report.group import variants
 from kava.report.grouping import by_scope, points, with_other_cost
+from kava.report.html_figures import styles_of
 from kava.report.reference import load_reference
 from kava.report.runs import Found, find_runs
 from kava.report.tables import changes, label_of, published_table, relevant, result_tables
@@ -100,12 +101,12 @@ def test_a_figure_mixes_no_two_kinds_of_traces(found: Found) -> None:
     methods = [(group, label) for group, label in labelled if "=" not in label]
     scopes = dict(by_scope(with_other_cost(labelled, methods), reference))
     assert list(scopes) == ["equation", "natural language"]
-    styles = {label: index for index, label in enumerate(label for _, label in scopes["equation"])}
+    styles = styles_of([label for _, label in scopes["equation"]], reference.labels.methods)
     shown = points(scopes["equation"], "test", styles, reference)
     names = [point.label for point in shown]
     # Of the ablations, the one that costs another number of passes; of the two KaVa, the one with more test sets keeps the name.
     assert names.count("KaVa") == 1
-    assert "KaVa (mini-ablations/all/kava)" in names
+    assert "KaVa (mini-ablations/all)" in names
     assert "KaVa, num_iterations = 3" in names
     assert "KaVa, num_iterations = 1" not in names
     assert len(scopes["natural language"]) == len(METHODS)

@@ -1,12 +1,15 @@
 """`kava report` on 18 runs: what the page holds, and how it behaves in a real browser."""
 
+import io
 import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from helpers.browser import chromium, open_page
 from helpers.report_material import CONFIGURATIONS, SEEDS, write_outputs
@@ -98,6 +101,38 @@ def test_every_figure_is_there_and_nothing_is_fetched(outputs: Path, browser: An
     assert page.locator("#accuracy tbody tr.ours").count() == 3
     assert page.locator("#ablations1 tbody tr").count() == len(CONFIGURATIONS) - 2
     assert page.locator(".likeliest").count() == page.locator(".readout").count() == 3
+
+
+@pytest.mark.browser
+def test_the_verdict_is_on_top_with_a_sentence_per_test_set(outputs: Path, browser: Any) -> None:
+    page, _, _ = open_page(browser, url(outputs))
+    first = page.locator("main > section").first
+    assert first.locator("h2").inner_text() == "Verdict"
+    assert re.match(
+        r"[\w ]+ is best without a written chain on \w+( \w+)* test sets: [\d.]+ % on GSM8k, ", first.locator(".verdict p").inner_text()
+    )
+    sentences = first.locator("li").all_inner_texts()
+    assert [sentence.partition(":")[0] for sentence in sentences] == ["GSM8k", "SVAMP"]
+    for sentence in sentences:
+        assert re.search(r"intervals (part|overlap); [\d.]+ forward passes a question instead of 65.0. Chance level 11.5 %.$", sentence)
+    assert page.get_by_text("Chance level, always giving the commonest answer: 11.5 % on GSM8k, 11.5 % on SVAMP.").count() == 1
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_a_capture_of_the_full_page_holds_every_figure(outputs: Path, browser: Any, width: int, scheme: str) -> None:
+    page, _, _ = open_page(browser, url(outputs), viewport={"width": width, "height": 900}, color_scheme=scheme)
+    with Image.open(io.BytesIO(page.screenshot(full_page=True))) as shot:
+        picture = shot.convert("RGB")
+    boxes = page.locator("figure svg").evaluate_all(
+        "all => all.map(s => s.getBoundingClientRect()).filter(b => b.width).map(b => [b.x, b.y, b.right, b.bottom])"
+    )
+    assert len(boxes) >= 12
+    for left, top, right, bottom in boxes:
+        part = picture.crop((int(left), int(top), min(int(right), width), int(bottom)))
+        pixels = np.asarray(part)
+        drawn = (pixels != pixels[-1, 0]).any(-1).mean()
+        assert 0.005 < drawn < 0.95, (left, top)
 
 
 @pytest.mark.browser

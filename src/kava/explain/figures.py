@@ -130,7 +130,10 @@ def kept_figure(kept: Kept) -> Figure:
 def intermediate_figure(found: Sequence[StepResults]) -> Figure:
     """Share of questions in which a latent (column) decodes to a step's result (row), less what it would reach by chance."""
     rows = [
-        (f"{item.steps} steps, result {number}", [own - other for own, other in zip(held, chance, strict=True)])
+        (
+            f"{item.steps} step{'s' if item.steps > 1 else ''}, result {number}",
+            [own - other for own, other in zip(held, chance, strict=True)],
+        )
         for item in found
         for number, (held, chance) in enumerate(zip(item.held, item.by_chance, strict=True), 1)
     ]

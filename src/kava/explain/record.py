@@ -132,6 +132,12 @@ class StepResults(Record):
     held: Grid
     by_chance: Grid
 
+    @property
+    def above_chance(self) -> bool:
+        """Whether some latent holds some step's result for at least a twentieth of the questions more than by chance."""
+        pairs = zip(self.held, self.by_chance, strict=True)
+        return any(own - other >= 0.05 for held, chance in pairs for own, other in zip(held, chance, strict=True))
+
     def in_words(self) -> str:
         """A sentence that names, per step, the latent that stands out most from chance."""
         said = []

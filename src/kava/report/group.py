@@ -1,5 +1,6 @@
 """All seeds of one configuration, with their questions: what every table and figure is made of."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,6 +42,11 @@ class Group:
     def marks(self, dataset: str) -> dict[int, dict[str, bool]]:
         """Seed -> question id -> whether its answer was right."""
         return {seed: {row.id: row.correct for row in rows} for seed, rows in self.rows.get(dataset, {}).items()}
+
+    def chance(self, dataset: str) -> float | None:
+        """Accuracy of whoever always gives the commonest gold answer; None where the questions are not there."""
+        rows = next(iter(self.rows.get(dataset, {}).values()), [])
+        return max(Counter(row.gold for row in rows).values()) / len(rows) if rows else None
 
 
 def group_of(path: str, runs: Sequence[SeedResults], model_name: str | None = None) -> tuple[Group, list[str]]:

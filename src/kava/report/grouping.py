@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from kava.report import tables
 from kava.report.group import Group
-from kava.report.html_figures import Point
+from kava.report.html_figures import Point, Style
 from kava.report.reference import Reference
 from kava.report.steps import StepRow, step_rows
 
@@ -28,10 +28,23 @@ def by_scope(labelled: tables.Labelled, reference: Reference) -> list[tuple[str,
 def _told_apart(labelled: tables.Labelled) -> tables.Labelled:
     """Of a configuration that several folders hold, the one with most test sets keeps the name; the others are named with their folder."""
     most = {label: max(labelled, key=lambda item: (item[1] == label, len(item[0].aggregate.datasets)))[0] for _, label in labelled}
-    return [(group, label if group is most[label] else f"{label} ({group.path})") for group, label in labelled]
+    names = [label if group is most[label] else f"{label} ({_own_part(group.path, most[label].path)})" for group, label in labelled]
+    return [
+        (group, name if names.count(name) == 1 else f"{label} ({group.path})") for (group, label), name in zip(labelled, names, strict=True)
+    ]
 
 
-def points(labelled: tables.Labelled, dataset: str, styles: Mapping[str, int], reference: Reference) -> list[Point]:
+def _own_part(path: str, other: str) -> str:
+    """The folders in which a path differs from another."""
+    return "/".join(part for part in path.split("/") if part not in other.split("/")) or path
+
+
+def chance(labelled: tables.Labelled, dataset: str) -> float | None:
+    """See `Group.chance`: that of the first run whose questions are there."""
+    return next((found for group, _ in labelled if (found := group.chance(dataset)) is not None), None)
+
+
+def points(labelled: tables.Labelled, dataset: str, styles: Mapping[str, Style], reference: Reference) -> list[Point]:
     """Cost and accuracy of every run on a test set, with the reference points that have both."""
     own = [
         Point(label, styles[label], data.forward_passes_mean, 100 * data.accuracy_mean, tables.interval_of(data))
@@ -41,7 +54,7 @@ def points(labelled: tables.Labelled, dataset: str, styles: Mapping[str, int], r
     return [*own, *_reference_points(labelled, dataset, styles, reference)] if own else []
 
 
-def _reference_points(labelled: tables.Labelled, dataset: str, styles: Mapping[str, int], reference: Reference) -> list[Point]:
+def _reference_points(labelled: tables.Labelled, dataset: str, styles: Mapping[str, Style], reference: Reference) -> list[Point]:
     rows = [row for row in tables.relevant(labelled, reference) if row.dataset == dataset and not row.settings]
     passes = {(row.source, row.method, row.model, row.train_dataset): row.forward_passes for row in rows if row.forward_passes}
     found = []
@@ -49,7 +62,7 @@ def _reference_points(labelled: tables.Labelled, dataset: str, styles: Mapping[s
         cost = passes.get((row.source, row.method, row.model, row.train_dataset))
         if row.accuracy is not None and cost is not None:
             name = reference.method_label(row.method)
-            found.append(Point(f"{name}, {row.source}", styles.get(name, 0), cost, row.accuracy, None, ours=False))
+            found.append(Point(f"{name}, {row.source}", styles[name], cost, row.accuracy, None, ours=False))
     return found
 
 

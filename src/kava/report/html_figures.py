@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import fill
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kava.config import LossConfig
 from kava.explain.figures import COLOURS, new_figure, text_colour
@@ -18,41 +18,80 @@ if TYPE_CHECKING:
 
 MAX_POINTS = 200
 # What the terms are called in docs/notation.md.
+TOTAL = "train/loss"
 TERMS = {
-    "train/loss": "L, total",
+    TOTAL: "L, total",
     **{f"train/{name}": f"CE {name[:-3]}" if name.endswith("_ce") else f"L_{name.upper()}" for name in LossConfig().weights},
     "eval/accuracy": "validation accuracy",
 }
-MARKERS = "osD^vPX*"
-# Inches that a row of a figure's legend takes.
-_LEGEND_ROW = 0.17
+CHANCE = "always the commonest answer"
+_WRAP = 30
+# Inches that a line of a figure's legend takes.
+_LEGEND_LINE = 0.17
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a method looks: colour (None: the page's text colour), marker, and whether it stands out from the others."""
+
+    colour: str | None
+    marker: str
+    strong: bool = False
+
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """As matplotlib's lines take it."""
+        size = {"markersize": 9, "linewidth": 2.6, "zorder": 5} if self.strong else {"markersize": 5, "linewidth": 1.3}
+        return {"color": self.colour or text_colour(), "marker": self.marker, **size}
+
+
+# The method that the page is about in the strongest colour, its two bounds in ink and grey.
+METHOD_STYLES = {
+    "kava": Style("#D55E00", "o", strong=True), "full_cot": Style(None, "D"), "no_cot": Style("#7F7F7F", "s"),
+    "codi": Style("#0072B2", "^"), "pccot": Style("#009E73", "v"), "coconut": Style("#CC79A7", "P"), "icot": Style("#E69F00", "X"),
+    "simcot": Style("#56B4E9", "*"),
+}  # fmt: skip
+_OTHERS = [Style(colour, marker) for marker in "dph<>8" for colour in COLOURS if colour not in ("#D55E00", "#7F7F7F")]
+
+
+def styles_of(labels: Iterable[str], methods: Mapping[str, str]) -> dict[str, Style]:
+    """A method looks the same in every figure; what is no plain method, such as an ablation, differs from all of them.
+
+    Args:
+        labels: what is to be drawn.
+        methods: labels of the methods by their names.
+    """
+    known = {label: METHOD_STYLES[name] for name, label in methods.items() if name in METHOD_STYLES}
+    others = [label for label in dict.fromkeys(labels) if label not in known]
+    return known | {label: _OTHERS[index % len(_OTHERS)] for index, label in enumerate(others)}
 
 
 @dataclass(frozen=True)
 class Point:
-    """One configuration in the plane of cost and accuracy (percent, with its interval); `style` chooses colour and marker."""
+    """One configuration in the plane of cost and accuracy (percent, with its interval)."""
 
     label: str
-    style: int
+    style: Style
     passes: float
     accuracy: float
     interval: tuple[float, float] | None
     ours: bool = True
 
 
-def passes_figure(points: Sequence[Point], dataset: str) -> Figure:
-    """Accuracy against forward passes; reference points are hollow."""
+def passes_figure(points: Sequence[Point], dataset: str, chance: float | None = None) -> Figure:
+    """Accuracy against forward passes; reference points are hollow, the chance level (a fraction) is a dotted line."""
     from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-    figure = new_figure(4.6, 2.5 + _LEGEND_ROW * -(-len(points) // 2))
+    labels = [*(point.label for point in points), *([CHANCE] if chance is not None else [])]
+    figure = new_figure(4.6, 2.5 + _legend_height(labels))
     axes = figure.subplots()
     for point in points:
         bounds = None if point.interval is None else [[point.accuracy - point.interval[0]], [point.interval[1] - point.accuracy]]
-        colour, marker = _style(point.style)
-        axes.errorbar(
-            point.passes, point.accuracy, yerr=bounds, color=colour, capsize=2, linestyle="none", marker=marker,
-            markerfacecolor=colour if point.ours else "none", label=point.label,
-        )  # fmt: skip
+        drawn = point.style.drawn | {"linestyle": "none", "label": fill(point.label, _WRAP)}
+        if not point.ours:
+            drawn["markerfacecolor"] = "none"
+        axes.errorbar(point.passes, point.accuracy, yerr=bounds, capsize=2, **drawn)
+    _chance_line(axes.axhline, chance)
     costs = [point.passes for point in points]
     if max(costs) > 4 * min(costs):
         axes.set_xscale("log")
@@ -61,13 +100,22 @@ def passes_figure(points: Sequence[Point], dataset: str) -> Figure:
         axes.set_xticks([tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500) if min(costs) / 1.6 <= tick <= max(costs) * 1.6])
     axes.set(xlabel="forward passes per question", ylabel="accuracy, percent", title=dataset)
     axes.set_ylim(bottom=0)
-    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
+    _legend(figure, labels)
     return figure
+
+
+def drawn_terms(curves: Sequence[Curve]) -> list[str]:
+    """What there is to draw: terms of the loss with a course other than zero, the total only where it is not one term's own."""
+    found = [
+        tag for tag in TERMS if any(len(points := curve.scalars.get(tag, [])) > 1 and any(value for _, value in points) for curve in curves)
+    ]
+    twin = any(tag != TOTAL and all(curve.scalars.get(tag) == curve.scalars.get(TOTAL) for curve in curves) for tag in found)
+    return [tag for tag in found if not (twin and tag == TOTAL)]
 
 
 def loss_figure(curves: Sequence[Curve]) -> Figure:
     """A panel per term of the loss and one for the validation accuracy, a line per seed."""
-    tags = [tag for tag in TERMS if any(tag in curve.scalars for curve in curves)]
+    tags = drawn_terms(curves)
     columns = min(3, len(tags))
     rows = -(-len(tags) // columns)
     figure = new_figure(2.5 * columns + 0.3, 1.9 * rows + 0.4)
@@ -84,49 +132,71 @@ def loss_figure(curves: Sequence[Curve]) -> Figure:
         panel.tick_params(labelsize="small")
     for panel in panels.flat[max(0, len(tags) - columns) : len(tags)]:
         panel.set_xlabel("optimizer step")
-    figure.legend(*panels.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
+    names = [curve.name for curve in curves]
+    columns = 4 if max(map(len, names)) <= _WRAP // 2 else _legend_columns(names)
+    figure.legend(*panels.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize="small")
     return figure
 
 
-def bars_figure(bars: Sequence[tuple[str, float, tuple[float, float]]], title: str) -> Figure:
+def bars_figure(bars: Sequence[tuple[str, float, tuple[float, float]]], title: str, chance: float | None = None) -> Figure:
     """Horizontal bars with intervals, in percent; the first is the one that the others depart from."""
-    labels = [fill(label, 36) for label, _, _ in bars]
+    labels = [fill(label, _WRAP) for label, _, _ in bars]
     lines = sum(label.count("\n") for label in labels)
-    figure = new_figure(5.4, (0.34 if len(bars) < 10 else 0.24) * len(bars) + 0.1 * lines + 1.0)
+    figure = new_figure(5.1, (0.34 if len(bars) < 10 else 0.24) * len(bars) + 0.14 * lines + 1.0 + _legend_height([CHANCE] * bool(chance)))
     axes = figure.subplots()
     values = [value for _, value, _ in bars]
     bounds = [[value - low for _, value, (low, _) in bars], [high - value for _, value, (_, high) in bars]]
-    colours = [COLOURS[0], *[COLOURS[5]] * (len(bars) - 1)]
+    centre = METHOD_STYLES["kava"].colour
+    colours = [centre, *["#8FA3B5"] * (len(bars) - 1)]
     axes.barh(range(len(bars)), values, xerr=bounds, color=colours, error_kw={"elinewidth": 0.8, "capsize": 2, "ecolor": text_colour()})
-    axes.axvline(values[0], color=COLOURS[0], linewidth=0.8, linestyle="--")
+    axes.axvline(values[0], color=centre, linewidth=0.8, linestyle="--")
+    _chance_line(axes.axvline, chance)
     axes.set_yticks(range(len(bars)), labels)
     axes.set(xlabel="accuracy, percent", title=title, xlim=(0, None), ylim=(len(bars) - 0.4, -0.6))
+    if chance is not None:
+        _legend(figure, [CHANCE])
     return figure
 
 
-def steps_figure(series: Mapping[str, Sequence[StepRow]], styles: Mapping[str, int], title: str) -> Figure:
+def steps_figure(series: Mapping[str, Sequence[StepRow]], styles: Mapping[str, Style], title: str, chance: float | None = None) -> Figure:
     """Left: accuracy by number of steps, with intervals. Right: mean confidence against accuracy, a point per number of steps."""
-    figure = new_figure(6.6, 2.7 + _LEGEND_ROW * -(-len(series) // 3))
+    labels = [*series, *([CHANCE] if chance is not None else [])]
+    figure = new_figure(6.6, 2.7 + _legend_height(labels))
     left, right = figure.subplots(1, 2)
     for label, rows in series.items():
-        colour, marker = _style(styles[label])
+        drawn = styles[label].drawn
         accuracy = [100 * row.accuracy for row in rows]
         bounds = [[100 * (row.accuracy - row.interval[0]) for row in rows], [100 * (row.interval[1] - row.accuracy) for row in rows]]
-        left.errorbar([row.steps for row in rows], accuracy, yerr=bounds, color=colour, marker=marker, capsize=2, label=label)
+        left.errorbar([row.steps for row in rows], accuracy, yerr=bounds, capsize=2, label=fill(label, _WRAP), **drawn)
         known = [(100 * row.confidence, 100 * row.accuracy) for row in rows if row.confidence is not None]
         if known:
-            right.plot(*zip(*known, strict=True), color=colour, marker=marker, linestyle=":")
+            right.plot(*zip(*known, strict=True), **(drawn | {"linestyle": ":", "linewidth": 1}))
+    _chance_line(left.axhline, chance)
     left.set(xlabel="steps of the problem", ylabel="accuracy, percent", title=title, ylim=(0, 104))
     _integer_axis(left)
     right.plot([0, 100], [0, 100], color=COLOURS[7], linewidth=0.8, linestyle="--")
     right.set(xlabel="mean confidence, percent", ylabel="accuracy, percent", title="calibration", xlim=(0, 104), ylim=(0, 104))
-    figure.legend(loc="outside lower center", ncols=3, fontsize="small")
+    _legend(figure, labels)
     return figure
 
 
-def _style(index: int) -> tuple[str, str]:
-    """Colour and marker; more than eight get other markers in the same colours."""
-    return COLOURS[index % len(COLOURS)], MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
+def _chance_line(draw: Callable[..., Any], chance: float | None) -> None:
+    if chance is not None:
+        draw(100 * chance, color=text_colour(), linewidth=1, linestyle=":", label=CHANCE)
+
+
+def _legend(figure: Figure, labels: Sequence[str]) -> None:
+    figure.legend(loc="outside lower center", ncols=_legend_columns(labels), fontsize="small")
+
+
+def _legend_columns(labels: Sequence[str]) -> int:
+    """Side by side only where the names are short: none may run out of the figure."""
+    return 2 if max(map(len, labels), default=0) <= _WRAP else 1
+
+
+def _legend_height(labels: Sequence[str]) -> float:
+    lines = [len(fill(label, _WRAP).splitlines()) for label in labels]
+    return _LEGEND_LINE * -(-sum(lines) // _legend_columns(labels)) if labels else 0.0
 
 
 def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:

@@ -3,7 +3,7 @@
 html = render_page(find_runs("outputs"), title="outputs")
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import resources
@@ -23,6 +23,7 @@ from kava.report.reference import Reference, load_reference
 from kava.report.runs import Curve, Found
 from kava.report.svg import inline_svg
 from kava.report.table import Table
+from kava.report.verdict import Verdict, verdicts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,6 +66,7 @@ class _Explained:
     questions: list[_Question]
     pictures: list[Picture]
     effects: Table | None
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class _Content:
     title: str
     found: Found
     version: str = __version__
+    verdicts: list[Verdict] = field(default_factory=list)
     accuracy: Table | None = None
     published: Table | None = None
     efficiency: Table | None = None
@@ -116,15 +119,22 @@ def render_page(found: Found, title: str) -> str:
 def _fill_results(content: _Content, found: Found, reference: Reference, paint: _Painter) -> None:
     """Tables and figures of the results: methods first, then what departs from them."""
     ranked = ablations.ranked(variants(found.groups), reference)
-    labelled = [(group, tables.label_of(group, changed, reference)) for group, changed in ranked]
-    methods = [item for item, (_, changed) in zip(labelled, ranked, strict=True) if not changed]
+    # Of two runs with one name, one is called by its folder too, in every table and figure.
+    named = scopes.by_scope([(group, tables.label_of(group, changed, reference)) for group, changed in ranked], reference)
+    labelled = [item for _, own in named for item in own]
+    centres = [group for group, changed in ranked if not changed]
+    methods = [item for item in labelled if item[0] in centres]
     departing = [item for item in labelled if item not in methods]
     content.accuracy, content.efficiency = tables.result_tables(methods, reference, tables.relevant(methods, reference))
+    content.accuracy.notes.extend(_chance_note(methods, reference))
+    content.verdicts = verdicts(methods, reference)
     content.published = None if tables.relevant(labelled, reference) else tables.published_table(reference)
     content.passes = _passes(scopes.with_other_cost(labelled, methods), reference, paint)
     for number, family in enumerate(ablations.families(ranked), 1):
-        draw = partial(compared.bars_figure, ablations.bars(family, reference), family.title(reference))
-        picture = paint(draw, f"Ablations: {family.title(reference)}", "Bars with 95 % intervals; the table has the numbers")
+        chance = scopes.chance(family.named(reference), family.dataset)
+        draw = partial(compared.bars_figure, ablations.bars(family, reference), family.title(reference), chance)
+        title = f"Ablations: {family.title(reference)}{f', runs in {family.folder}' if family.folder else ''}"
+        picture = paint(draw, title, "Bars with 95 % intervals; the table has the numbers")
         content.ablations.append(_Ablated(picture, ablations.ablation_table(family, f"ablations{number}", reference)))
     if departing:
         content.ablated = [replace(table, name=f"ablated-{table.name}") for table in tables.result_tables(departing, reference)]
@@ -135,8 +145,10 @@ def _fill_results(content: _Content, found: Found, reference: Reference, paint: 
         if (rows := scopes.by_steps(own, dataset))
     }
     for (dataset, scope), rows in series.items():
-        name, styles = _named(dataset, scope, reference), _styles(rows, reference)
-        content.steps.append(paint(partial(compared.steps_figure, rows, styles, name), f"Number of steps: {name}", _STEPS))
+        if any(len(own) > 1 for own in rows.values()):
+            name, styles = _named(dataset, scope, reference), compared.styles_of(rows, reference.labels.methods)
+            draw = partial(compared.steps_figure, rows, styles, name, scopes.chance(methods, dataset))
+            content.steps.append(paint(draw, f"Number of steps: {name}", _STEPS))
     content.steps_table = tables.steps_table(series, reference) if series else None
     content.provenance = provenance_table([group for group, _ in labelled])
     content.settings = [(group.path, yaml.safe_dump(group.aggregate.config, sort_keys=False)) for group, _ in labelled]
@@ -145,15 +157,25 @@ def _fill_results(content: _Content, found: Found, reference: Reference, paint: 
 _STEPS = "Left: accuracy by steps of the problem with 95 % intervals. Right: mean confidence against accuracy; the diagonal is calibrated."
 
 
+def _chance_note(methods: tables.Labelled, reference: Reference) -> list[str]:
+    known = {name: chance for name in tables.test_sets(methods) if (chance := scopes.chance(methods, name)) is not None}
+    said = ", ".join(f"{100 * chance:.1f} % on {reference.dataset_label(name)}" for name, chance in known.items())
+    return [f"Chance level, always giving the commonest answer: {said}."] if said else []
+
+
 def _passes(labelled: tables.Labelled, reference: Reference, paint: _Painter) -> list[Picture]:
-    """A figure per test set and scope, with the reference points that have both numbers."""
+    """A figure per test set and scope, with the reference points that have both numbers; none for a single point."""
     pictures = []
     for scope, own in scopes.by_scope(labelled, reference):
+        styles = compared.styles_of([label for _, label in own], reference.labels.methods)
         for dataset in tables.test_sets(own):
-            points = scopes.points(own, dataset, _styles([label for _, label in own], reference), reference)
+            points = scopes.points(own, dataset, styles, reference)
+            if len(points) < 2:
+                continue
             name = _named(dataset, scope, reference)
             words = "; ".join(f"{p.label}: {p.accuracy:.1f} % at {p.passes:.1f}" for p in points)
-            pictures.append(paint(partial(compared.passes_figure, points, name), f"Accuracy against forward passes: {name}", words))
+            draw = partial(compared.passes_figure, points, name, scopes.chance(own, dataset))
+            pictures.append(paint(draw, f"Accuracy against forward passes: {name}", words))
     return pictures
 
 
@@ -161,15 +183,12 @@ def _named(dataset: str, scope: str, reference: Reference) -> str:
     return ", ".join(filter(None, [reference.dataset_label(dataset), scope]))
 
 
-def _styles(labels: Iterable[str], reference: Reference) -> dict[str, int]:
-    """A method looks the same in every figure; what is no plain method comes after them."""
-    return {label: index for index, label in enumerate(dict.fromkeys([*reference.labels.methods.values(), *labels]))}
-
-
 def _losses(curves: Sequence[Curve], paint: _Painter) -> list[_Curves]:
     found = []
     for path in dict.fromkeys(curve.path for curve in curves):
         own = sorted((curve for curve in curves if curve.path == path), key=lambda curve: (len(curve.name), curve.name))
+        if not compared.drawn_terms(own):
+            continue
         last = "; ".join(f"{curve.name} ends at {curve.scalars['train/loss'][-1][1]:.3g}" for curve in own if "train/loss" in curve.scalars)
         picture = paint(partial(compared.loss_figure, own), f"Losses: {path}", f"Each term by step, a line per seed. Total: {last}")
         found.append(_Curves(path, picture))
@@ -181,10 +200,10 @@ def _explained(path: str, item: Explanation, paint: _Painter, number: int) -> _E
     if item.convergence is not None:
         draw = partial(drawn.convergence_figure, item.convergence)
         pictures.append(paint(draw, "Convergence", "Left: distance of the latents to the fixed point T = M. Right: answers by T"))
-    if item.interventions is not None:
+    if item.interventions is not None and any(effect.changed for effect in item.interventions.effects):
         draw = partial(drawn.interventions_figure, item.interventions)
         pictures.append(paint(draw, "Interventions", "Share of answers that change when one latent is disturbed, with 95 % intervals"))
-    if item.intermediate:
+    if item.intermediate and any(found.above_chance for found in item.intermediate):
         words = "; ".join(found.in_words() for found in item.intermediate)
         pictures.append(paint(partial(drawn.intermediate_figure, item.intermediate), "Intermediate results", words))
     if item.mean_similarity is not None:
@@ -192,7 +211,17 @@ def _explained(path: str, item: Explanation, paint: _Painter, number: int) -> _E
             pictures.append(paint(partial(drawn.similarity_figure, layers, what), f"Similarity of {what}, mean", _SIMILARITY))
     questions = [_Question(view, _question_pictures(view, paint), index == 0) for index, view in enumerate(item.questions)]
     effects = None if item.interventions is None else interventions_table(item.interventions, f"effects{number}")
-    return _Explained(path, item, questions, pictures, effects)
+    return _Explained(path, item, questions, pictures, effects, _without_figure(item))
+
+
+def _without_figure(item: Explanation) -> list[str]:
+    """What a figure would show as nothing but an empty field."""
+    notes = list(item.notes)
+    if item.intermediate and not any(found.above_chance for found in item.intermediate):
+        notes.append("No latent decodes to a step's result more often than by chance.")
+    if item.interventions is not None and not any(effect.changed for effect in item.interventions.effects):
+        notes.append("No disturbed latent changed an answer.")
+    return notes
 
 
 _SIMILARITY = "Cosine of each latent's cache entry (row) with each kept entry of the teacher (column), a panel per layer"
@@ -202,7 +231,7 @@ def _question_pictures(view: QuestionView, paint: _Painter) -> list[Picture]:
     pictures = [
         paint(partial(drawn.attention_figure, view), "Attention", "Where the answer looks: each latent per layer, and parts of text")
     ]
-    if view.kept is not None:
+    if view.kept is not None and min(view.kept.share) < 1:
         pictures.append(paint(partial(drawn.kept_figure, view.kept), "Kept tokens", "Tokens of the trace that each layer and head kept"))
     if view.similarity is not None:
         for what, layers in (("keys", view.similarity.keys), ("values", view.similarity.values)):
