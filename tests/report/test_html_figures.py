@@ -2,9 +2,10 @@
 
 from kava.explain.record import StepResults
 from kava.methods import METHODS
-from kava.report.html_figures import METHOD_STYLES, Point, bars_figure, drawn_terms, passes_figure, styles_of
+from kava.report.html_figures import METHOD_STYLES, Point, bars_figure, drawn_terms, loss_figure, passes_figure, styles_of
 from kava.report.reference import load_reference
 from kava.report.runs import Curve
+from kava.report.svg import WIDE
 
 LABELS = load_reference().labels.methods
 FALLING = [(0, 2.0), (100, 1.0)]
@@ -59,6 +60,14 @@ def test_chance_is_a_dotted_line_and_the_centre_is_in_kavas_colour() -> None:
     assert [line.get_xdata()[0] for line in bars.get_lines() if line.get_linestyle() == ":"] == [25.0]
     first, second = (patch.get_facecolor() for patch in bars.patches)
     assert first != second
+
+
+def test_the_losses_of_one_run_fit_a_phone_and_every_term_has_its_line() -> None:
+    own = [curve(train__loss=FALLING, train__student_ce=[(0, 1.0), (100, 0.5)])]
+    figure = loss_figure(own)
+    assert figure.get_figwidth() * 96 <= WIDE
+    assert [panel.get_title() for panel in figure.axes] == ["L, total", "CE student"]
+    assert [list(panel.get_lines()[0].get_ydata()) for panel in figure.axes] == [[2.0, 1.0], [1.0, 0.5]]
 
 
 def test_results_no_more_frequent_than_by_chance_are_nothing_to_draw() -> None:

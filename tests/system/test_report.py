@@ -84,7 +84,8 @@ def test_every_figure_is_there_and_nothing_is_fetched(outputs: Path, browser: An
     assert [address for address in addresses if not address.startswith("data:")] == [url(outputs)]
     captions = page.locator("figcaption").all_text_contents()
     for wanted in (
-        "Accuracy against forward passes: GSM8k", "Accuracy against forward passes: SVAMP", "Ablations: KaVa on GSM8k", "Number of steps",
+        "Accuracy against forward passes: GSM8k", "Accuracy against forward passes: SVAMP", "Ablations: KaVa on GSM8k",
+        "Number of steps: GSM8k", "Calibration: SVAMP",
         "Convergence", "Interventions", "Similarity of keys", "Similarity of values", "Attention",
         *(f"Losses: {name}" for name in CONFIGURATIONS),
     ):  # fmt: skip

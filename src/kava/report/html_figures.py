@@ -13,7 +13,6 @@ from kava.report.runs import Curve
 from kava.report.steps import StepRow
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MAX_POINTS = 200
@@ -118,7 +117,7 @@ def loss_figure(curves: Sequence[Curve]) -> Figure:
     tags = drawn_terms(curves)
     columns = min(3, len(tags))
     rows = -(-len(tags) // columns)
-    figure = new_figure(2.5 * columns + 0.3, 1.9 * rows + 0.4)
+    figure = new_figure(2.3 * columns + 0.4, 1.9 * rows + 0.4)
     panels = figure.subplots(rows, columns, squeeze=False)
     for place, panel in enumerate(panels.flat):
         if place >= len(tags):
@@ -159,24 +158,36 @@ def bars_figure(bars: Sequence[tuple[str, float, tuple[float, float]]], title: s
 
 
 def steps_figure(series: Mapping[str, Sequence[StepRow]], styles: Mapping[str, Style], title: str, chance: float | None = None) -> Figure:
-    """Left: accuracy by number of steps, with intervals. Right: mean confidence against accuracy, a point per number of steps."""
+    """Accuracy by number of steps, with intervals."""
+    from matplotlib.ticker import MaxNLocator
+
     labels = [*series, *([CHANCE] if chance is not None else [])]
-    figure = new_figure(6.6, 2.7 + _legend_height(labels))
-    left, right = figure.subplots(1, 2)
+    figure = new_figure(4.6, 2.5 + _legend_height(labels))
+    axes = figure.subplots()
     for label, rows in series.items():
-        drawn = styles[label].drawn
         accuracy = [100 * row.accuracy for row in rows]
         bounds = [[100 * (row.accuracy - row.interval[0]) for row in rows], [100 * (row.interval[1] - row.accuracy) for row in rows]]
-        left.errorbar([row.steps for row in rows], accuracy, yerr=bounds, capsize=2, label=fill(label, _WRAP), **drawn)
+        drawn = styles[label].drawn | {"label": fill(label, _WRAP)}
+        axes.errorbar([row.steps for row in rows], accuracy, yerr=bounds, capsize=2, **drawn)
+    _chance_line(axes.axhline, chance)
+    axes.set(xlabel="steps of the problem", ylabel="accuracy, percent", title=title, ylim=(0, 104))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend(figure, labels)
+    return figure
+
+
+def calibration_figure(series: Mapping[str, Sequence[StepRow]], styles: Mapping[str, Style], title: str) -> Figure:
+    """Mean confidence against accuracy, a point per number of steps."""
+    figure = new_figure(4.6, 2.5 + _legend_height([*series]))
+    axes = figure.subplots()
+    for label, rows in series.items():
         known = [(100 * row.confidence, 100 * row.accuracy) for row in rows if row.confidence is not None]
         if known:
-            right.plot(*zip(*known, strict=True), **(drawn | {"linestyle": ":", "linewidth": 1}))
-    _chance_line(left.axhline, chance)
-    left.set(xlabel="steps of the problem", ylabel="accuracy, percent", title=title, ylim=(0, 104))
-    _integer_axis(left)
-    right.plot([0, 100], [0, 100], color=COLOURS[7], linewidth=0.8, linestyle="--")
-    right.set(xlabel="mean confidence, percent", ylabel="accuracy, percent", title="calibration", xlim=(0, 104), ylim=(0, 104))
-    _legend(figure, labels)
+            drawn = styles[label].drawn | {"linestyle": ":", "linewidth": 1, "label": fill(label, _WRAP)}
+            axes.plot(*zip(*known, strict=True), **drawn)
+    axes.plot([0, 100], [0, 100], color=COLOURS[7], linewidth=0.8, linestyle="--")
+    axes.set(xlabel="mean confidence, percent", ylabel="accuracy, percent", title=title, xlim=(0, 104), ylim=(0, 104))
+    _legend(figure, [*series])
     return figure
 
 
@@ -203,9 +214,3 @@ def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
     """At most MAX_POINTS points, the last one among them: more than a panel's pixels only make the page heavy."""
     stride = -(-len(points) // MAX_POINTS)
     return [*points[:-1:stride], points[-1]] if stride > 1 else points
-
-
-def _integer_axis(axes: Axes) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))

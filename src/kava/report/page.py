@@ -54,7 +54,6 @@ class _Question:
 
     view: QuestionView
     pictures: list[Picture]
-    first: bool
 
 
 @dataclass(frozen=True)
@@ -69,22 +68,6 @@ class _Explained:
     notes: list[str]
 
 
-@dataclass(frozen=True)
-class _Ablated:
-    """One family of ablations."""
-
-    picture: Picture
-    table: Table
-
-
-@dataclass(frozen=True)
-class _Curves:
-    """Losses of all seeds of one configuration."""
-
-    path: str
-    picture: Picture
-
-
 @dataclass
 class _Content:
     title: str
@@ -95,8 +78,8 @@ class _Content:
     published: Table | None = None
     efficiency: Table | None = None
     passes: list[Picture] = field(default_factory=list)
-    losses: list[_Curves] = field(default_factory=list)
-    ablations: list[_Ablated] = field(default_factory=list)
+    losses: list[tuple[str, Picture]] = field(default_factory=list)
+    ablations: list[tuple[Picture, Table]] = field(default_factory=list)
     ablated: list[Table] = field(default_factory=list)
     steps: list[Picture] = field(default_factory=list)
     steps_table: Table | None = None
@@ -135,7 +118,7 @@ def _fill_results(content: _Content, found: Found, reference: Reference, paint: 
         draw = partial(compared.bars_figure, ablations.bars(family, reference), family.title(reference), chance)
         title = f"Ablations: {family.title(reference)}{f', runs in {family.folder}' if family.folder else ''}"
         picture = paint(draw, title, "Bars with 95 % intervals; the table has the numbers")
-        content.ablations.append(_Ablated(picture, ablations.ablation_table(family, f"ablations{number}", reference)))
+        content.ablations.append((picture, ablations.ablation_table(family, f"ablations{number}", reference)))
     if departing:
         content.ablated = [replace(table, name=f"ablated-{table.name}") for table in tables.result_tables(departing, reference)]
     series = {
@@ -145,16 +128,19 @@ def _fill_results(content: _Content, found: Found, reference: Reference, paint: 
         if (rows := scopes.by_steps(own, dataset))
     }
     for (dataset, scope), rows in series.items():
+        name, styles = _named(dataset, scope, reference), compared.styles_of(rows, reference.labels.methods)
         if any(len(own) > 1 for own in rows.values()):
-            name, styles = _named(dataset, scope, reference), compared.styles_of(rows, reference.labels.methods)
             draw = partial(compared.steps_figure, rows, styles, name, scopes.chance(methods, dataset))
-            content.steps.append(paint(draw, f"Number of steps: {name}", _STEPS))
+            content.steps.append(paint(draw, f"Number of steps: {name}", "Accuracy by steps of the problem with 95 % intervals"))
+        if any(row.confidence is not None for own in rows.values() for row in own):
+            draw = partial(compared.calibration_figure, rows, styles, name)
+            content.steps.append(paint(draw, f"Calibration: {name}", _CALIBRATION))
     content.steps_table = tables.steps_table(series, reference) if series else None
     content.provenance = provenance_table([group for group, _ in labelled])
     content.settings = [(group.path, yaml.safe_dump(group.aggregate.config, sort_keys=False)) for group, _ in labelled]
 
 
-_STEPS = "Left: accuracy by steps of the problem with 95 % intervals. Right: mean confidence against accuracy; the diagonal is calibrated."
+_CALIBRATION = "Mean confidence against accuracy, a point per number of steps; on the diagonal, confidence is accuracy"
 
 
 def _chance_note(methods: tables.Labelled, reference: Reference) -> list[str]:
@@ -183,7 +169,7 @@ def _named(dataset: str, scope: str, reference: Reference) -> str:
     return ", ".join(filter(None, [reference.dataset_label(dataset), scope]))
 
 
-def _losses(curves: Sequence[Curve], paint: _Painter) -> list[_Curves]:
+def _losses(curves: Sequence[Curve], paint: _Painter) -> list[tuple[str, Picture]]:
     found = []
     for path in dict.fromkeys(curve.path for curve in curves):
         own = sorted((curve for curve in curves if curve.path == path), key=lambda curve: (len(curve.name), curve.name))
@@ -191,7 +177,7 @@ def _losses(curves: Sequence[Curve], paint: _Painter) -> list[_Curves]:
             continue
         last = "; ".join(f"{curve.name} ends at {curve.scalars['train/loss'][-1][1]:.3g}" for curve in own if "train/loss" in curve.scalars)
         picture = paint(partial(compared.loss_figure, own), f"Losses: {path}", f"Each term by step, a line per seed. Total: {last}")
-        found.append(_Curves(path, picture))
+        found.append((path, picture))
     return found
 
 
@@ -209,7 +195,7 @@ def _explained(path: str, item: Explanation, paint: _Painter, number: int) -> _E
     if item.mean_similarity is not None:
         for what, layers in (("keys", item.mean_similarity.keys), ("values", item.mean_similarity.values)):
             pictures.append(paint(partial(drawn.similarity_figure, layers, what), f"Similarity of {what}, mean", _SIMILARITY))
-    questions = [_Question(view, _question_pictures(view, paint), index == 0) for index, view in enumerate(item.questions)]
+    questions = [_Question(view, _question_pictures(view, paint)) for view in item.questions]
     effects = None if item.interventions is None else interventions_table(item.interventions, f"effects{number}")
     return _Explained(path, item, questions, pictures, effects, _without_figure(item))
 
