@@ -3,6 +3,8 @@
 - relative links (and their #anchors in Markdown files);
 - every `path/to/file.py` and `path/to/file.py:function` of docs/PAPER_MAPPING.md, and of all others what begins with a folder of the root;
 - scripts, `kava` commands, `make` targets and configurations in fenced shell blocks;
+- lines of at most 160 characters, rows of tables apart, which Markdown cannot break;
+- a blank line before each list and table, which the site's Markdown asks for and GitHub's does not;
 - the site's menu (`nav` of mkdocs.yml), which must name every page of docs/;
 - the annotated file tree of docs/PROJECT_INVENTORY.md, which must also name all of src/kava: its lines are the modules' first sentences.
 """
@@ -12,6 +14,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -19,7 +22,10 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 PAPER_MAPS = ("PAPER_MAPPING.md",)
 INVENTORY = ROOT / "docs" / "PROJECT_INVENTORY.md"
+GENERATED = ("configuration.md",)
 SHELLS = {"bash", "sh", "shell", "console", "powershell"}
+
+LONGEST = 160  # characters of a line
 
 FENCE = re.compile(r"^[ \t]*(```+|~~~+)[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*\1[ \t]*$", re.M | re.S)
 LINK = re.compile(r"!?\[[^\]\n]*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)")
@@ -107,6 +113,19 @@ def reference_problems(text: str, root: Path) -> Iterator[str]:
         # `file.py::Class::test` arrives as `Class` here; a line number needs no name.
         if names and wanted and not wanted.isdigit() and wanted not in names:
             yield f"`{file}:{name}`: the file defines no {wanted}"
+
+
+def layout_problems(text: str) -> Iterator[str]:
+    """Lines that are too long, and lists and tables that the site would take for part of the paragraph above them."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if len(line) > LONGEST and not line.startswith("|"):
+            yield f"line {number} has {len(line)} characters: {LONGEST} at most"
+    blank = FENCE.sub(lambda block: "\n" * block.group().count("\n"), text)
+    lines = ["", *re.sub(r"<!--.*?-->", "", blank).splitlines()]
+    for number, (above, line) in enumerate(pairwise(lines), 1):
+        starts, follows = (re.match(r"\s*(?:[-*] |\d+\. |\|)", text) for text in (line, above))
+        if starts and not follows and above.strip() and not above.startswith(("#", " ")) and not line.startswith(" "):
+            yield f"line {number}: a blank line is missing above the list or table"
 
 
 def nav_pages(nav: object) -> Iterator[str]:
@@ -205,6 +224,11 @@ def first_sentence(path: Path) -> str:
     return re.split(r"(?<=\.)\s", " ".join(said.split("\n\n")[0].split()), maxsplit=1)[0].rstrip(".")
 
 
+def shorten(line: str) -> str:
+    """A line of the tree that is too long ends at its last stop that fits."""
+    return line if len(line) <= LONGEST else re.sub(r"[:;,] [^:;,]*$", "", line[:LONGEST])
+
+
 def drawn_tree(root: Path) -> str:
     """The tree of src/kava, a line for each directory and module, beside it what that says of itself."""
     package = root / "src" / "kava"
@@ -212,7 +236,7 @@ def drawn_tree(root: Path) -> str:
     for path in source_paths(package):
         depth = len(path.relative_to(package).parts)
         name = "  " * depth + path.name + ("/" if path.is_dir() else "")
-        lines.append(f"{name:<30}  {first_sentence(path)}".rstrip())
+        lines.append(shorten(f"{name:<30}  {first_sentence(path)}".rstrip()))
     return "\n".join(lines) + "\n"
 
 
@@ -228,6 +252,8 @@ def main() -> int:
     for path in markdown_files(ROOT):
         text = path.read_text(encoding="utf-8")
         found = [*link_problems(path, text, ROOT), *shell_problems(text, ROOT, set(COMMANDS), make_targets(ROOT))]
+        if path.parent in (ROOT, ROOT / "docs") and path.name not in GENERATED:
+            found += layout_problems(text)
         found += [problem for problem in reference_problems(text, ROOT) if path.name in PAPER_MAPS or FROM_THE_ROOT.match(problem)]
         if path == INVENTORY:
             found += tree_problems(text, ROOT)

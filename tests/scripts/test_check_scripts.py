@@ -200,3 +200,17 @@ def test_links_for_the_site() -> None:
         "[a](index.md#start) [b](source/src/kava/cli.py.md)"
     )
     assert pages.turned("[a](../x.json)", "docs/results/t/y.md", "results/t/y.md") == "[a](../../source/docs/results/x.json.md)"
+
+
+def test_long_lines_and_missing_blank_lines() -> None:
+    long = "x" * 161
+    good = f"# A\n- one\n- two\n  - deep\n\nText:\n\n| a |\n|---|\n| {long} |\n\n```text\nText\n- no list\n```\n1. one\n"
+    assert list(docs.layout_problems(good)) == []
+    assert list(docs.layout_problems(f"Text:\n- one\n\n{long}\nText:\n| a |\n")) == [
+        "line 4 has 161 characters: 160 at most",
+        "line 2: a blank line is missing above the list or table",
+        "line 6: a blank line is missing above the list or table",
+    ]
+    tree = f"{'name.py':<30}  One thing: {'y' * 100}, another {'z' * 60}"
+    assert docs.shorten(tree).endswith("y")
+    assert docs.shorten(tree[:160]) == tree[:160]

@@ -124,13 +124,8 @@ def test_commands_are_found_in_blocks_loops_and_inline() -> None:
         "python train.py --seed 1", "sbatch --time=1 x.sh",
     ]  # fmt: skip
     documents = {command.document for command in of_the_project()}
-    assert {
-        "README.md",
-        "README.zh-CN.md",
-        "docs/REPRODUCTION_GUIDE.zh-CN.md",
-        "docs/QUICK_REFERENCE.md",
-        "docs/quickstart.md",
-    } <= documents
+    assert {"README.md", "README.zh-CN.md"} <= {command.document for command in shown()}
+    assert {"docs/REPRODUCTION_GUIDE.zh-CN.md", "docs/QUICK_REFERENCE.md", "docs/quickstart.md"} <= documents
 
 
 def parsed(command: Shown) -> tuple[Any, dict[str, Any]]:
