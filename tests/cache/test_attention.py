@@ -7,7 +7,7 @@ from helpers.checks import check_backends, check_importance, recorded
 from helpers.tiny import BACKENDS, HAS_FLASH, KINDS, assert_close, make_batch, make_examples, relative, tiny_model
 
 
-@pytest.mark.parametrize("method", ["kava", "codi", "full_cot"])
+@pytest.mark.parametrize("method", ["kava", "codi", "simcot", "full_cot"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_backends_agree_on_losses_and_gradients(kind: str, method: str) -> None:
     check_backends(kind, method)

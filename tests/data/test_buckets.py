@@ -117,7 +117,7 @@ def test_the_trace_counts_as_the_method_pads_it() -> None:
     assert traces["no_cot"] == [0] * 6
 
 
-@pytest.mark.parametrize("method", ["kava", "full_cot", "coconut"])
+@pytest.mark.parametrize("method", ["kava", "simcot", "full_cot", "coconut"])
 def test_padding_changes_no_loss_and_no_gradient(method: str) -> None:
     """To a bucket far longer in all three parts; what is kept of a trace is the same, bit for bit (tests/model/test_batching.py)."""
     model, examples = tiny_model(method=method, lora=True), make_examples()
@@ -127,7 +127,7 @@ def test_padding_changes_no_loss_and_no_gradient(method: str) -> None:
     collator.buckets = Buckets(np.array([[40, 37, 13]]))
     padded = collator.collate(examples)
     assert padded.question_ids.shape == (5, 40)
-    assert padded.student.ids.shape == (5, 13 if method == "kava" else 50)
+    assert padded.student.ids.shape == (5, 13 if method in ("kava", "simcot") else 50)
     results = [model(batch) for batch in (plain, padded)]
     for name, value in results[0]["terms"].items():
         assert_close(results[1]["terms"][name], value, what=name)

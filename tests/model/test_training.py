@@ -40,7 +40,7 @@ def test_adapters_projection_and_new_token_rows_move_and_nothing_else(kind: str)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("method", ["kava", "codi", "full_cot", "coconut"])
+@pytest.mark.parametrize("method", ["kava", "codi", "simcot", "full_cot", "coconut"])
 def test_full_fine_tuning_moves_every_parameter(kind: str, method: str) -> None:
     model = tiny_model(kind, method=method)
     before = copies(model)

@@ -153,7 +153,7 @@ def test_a_damaged_replay_is_one_line(stopped: tuple[Path, str]) -> None:
     (directory / "batch_1.safetensors").write_bytes(content)
 
 
-@pytest.mark.parametrize("method", ["kava", "no_cot"])
+@pytest.mark.parametrize("method", ["kava", "simcot", "no_cot"])
 def test_a_batch_survives_its_file(tmp_path: Path, method: str) -> None:
     model = tiny_model(method=method)
     batch = make_batch(model, make_examples())
