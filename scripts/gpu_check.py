@@ -125,9 +125,8 @@ def one_variant(workload: Workload, name: str, repeats: int) -> None:
     place = VARIANTS.index(name)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    model, builder = build_workload(workload)
-    model.train()
-    batch = random_batch(workload, model, builder)
+    trained = build_workload(workload)
+    model, batch = trained.model.train(), random_batch(workload, trained)
     if place < VARIANTS.index("adapters"):
         plain_adapters(model)
     if place < VARIANTS.index("losses"):
@@ -160,11 +159,11 @@ def exact() -> None:
         workload = replace(SMOLLM2, batch=16, dropout=dropout, layers=4)
         results = []
         for captured in (False, True):
-            model, builder = build_workload(workload)
-            model.train()
+            trained = build_workload(workload)
+            model = trained.model.train()
             fuse_kernels(model.backbone)
             step, _ = step_of(model, captured)
-            batches = [random_batch(replace(workload, question=question), model, builder) for question in (40, 64)]
+            batches = [random_batch(replace(workload, question=question), trained) for question in (40, 64)]
             torch.cuda.manual_seed(0)
             losses = [step(batch, 16.0)["loss"].clone() for batch in (*batches, *batches, *batches)]
             results.append((torch.stack(losses), torch.cat([parameter.grad.flatten() for parameter in step.parameters])))
@@ -178,11 +177,10 @@ def exact() -> None:
 def waits() -> None:
     """A step in which nothing may wait for the device."""
     workload = replace(SMOLLM2, batch=8, layers=3)
-    model, builder = build_workload(workload)
-    model.train()
+    trained = build_workload(workload)
+    model, batch = trained.model.train(), random_batch(workload, trained)
     fuse_kernels(model.backbone)
     step, _ = step_of(model, captured=False)
-    batch = random_batch(workload, model, builder)
     step(batch, 8.0)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
@@ -200,11 +198,10 @@ def profile(output: Path) -> None:
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiler
 
-    model, builder = build_workload(LLAMA)
-    model.train()
+    trained = build_workload(LLAMA)
+    model, batch = trained.model.train(), random_batch(LLAMA, trained)
     fuse_kernels(model.backbone)
     step, _ = step_of(model, captured=False)
-    batch = random_batch(LLAMA, model, builder)
     for _ in range(2):
         step(batch, 128.0)
     with profiler(activities=[ProfilerActivity.CUDA]) as record:
@@ -220,18 +217,14 @@ def profile(output: Path) -> None:
 
 def decoding() -> None:
     """A pass of decoding, and latents against 65 written tokens."""
-    from kava.generate import Reasoner
-    from kava.tools.bench.decoding import EndlessBackbone
+    from kava.tools.bench.decoding import build_reasoner
 
     for graphs in (False, True):
-        model, builder = build_workload(replace(LLAMA, dropout=0.0))
-        model.eval()
-        fuse_kernels(model.backbone)
-        model.backbone = EndlessBackbone(model.backbone, builder.tokenizer.eos_token_id)
-        model.backbone.use_graphs(graphs)
-        reasoner = Reasoner(model, builder, 24, 3)
+        reasoner = build_reasoner(replace(LLAMA, dropout=0.0))
+        fuse_kernels(reasoner.model.backbone)
+        reasoner.model.backbone.use_graphs(graphs)
         for batch in (1, 32):
-            questions = random_questions(builder, batch, 64)
+            questions = random_questions(reasoner.builder, batch, 64)
             thinking = asking(reasoner, questions, 3, True)
             writing, few = asking(reasoner, questions, 65 + 3, False), asking(reasoner, questions, 5, False)
             say(
@@ -250,10 +243,10 @@ def training(output: Path, shape: str, batch: int, steps: int) -> None:
     """`kava train` on random weights in a model's shape, and rows as long and as different as GSM8k-AUG's."""
     place = Path(tempfile.mkdtemp(prefix="kava-gpu-check-"))
     model_directory, rows = place / shape, place / "train.jsonl"
-    model, builder = build_workload(replace(LLAMA, shape=shape, lora_r=0))
-    model.backbone.causal_lm.save_pretrained(model_directory)
-    builder.tokenizer.save_pretrained(model_directory)
-    del model
+    trained = build_workload(replace(LLAMA, shape=shape, lora_r=0))
+    trained.model.backbone.causal_lm.save_pretrained(model_directory)
+    trained.tokenizer.save_pretrained(model_directory)
+    del trained
     torch.cuda.empty_cache()
     # So few that shapes come back within the minute that this may take: a real epoch has 3,000 steps of 199 shapes.
     write_rows(rows, 32 * batch)

@@ -41,18 +41,16 @@ def test_bench_measures_every_variant(recorded: tuple[Path, str]) -> None:
         "decoding.incremental_over_recomputed", "decoding.latent_over_written_batch_1", "decoding.latent_over_written_batch_3",
     }  # fmt: skip
     assert all(value > 0 for value in found.ratios.values())
-    step = found.measured["step"]
-    assert list(step["variants"]) == list(variants_of(Workload()))
-    assert list(step["bf16_speedup"]) == (list(VARIANTS) if half else [])
-    assert all(len(entry["seconds"]) == 2 and entry["peak_bytes"] > entry["rest_bytes"] > 0 for entry in step["variants"].values())
-    assert all(step["loss_difference"][name] < 1e-4 for name in VARIANTS[1:])
-    assert found.measured["decoding"]["same_tokens"]
-    for batch, entry in zip((1, 3), found.measured["thinking"], strict=True):
-        passes = {name: (variant["forward_passes"], variant["generated_tokens"]) for name, variant in entry["variants"].items()}
-        # 1 for the prefill, T = 3, 1 for the fixed text, and one for every further token.
-        assert (entry["batch"], passes) == (batch, {"latent": (6, 2), "written": (9, 9)})
+    step, _, (incremental, recomputed), thinking = found.measured.values()
+    assert [row["variant"] for row in step] == list(variants_of(Workload()))
+    assert all(len(row["all seconds"]) == 2 and row["peak MiB"] > row["step alone MiB"] > 0 for row in step)
+    assert all(row["loss off by"] < 1e-4 for row in step if row["variant"] in VARIANTS)
+    assert incremental["tokens written"] == recomputed["tokens written"] == 6
+    passes = [(row["batch"], row["one question"], row["forward passes"], row["tokens written"]) for row in thinking]
+    # 1 for the prefill, T = 3, 1 for the fixed text, and one for every further token.
+    assert passes == [(batch, *row) for batch in (1, 3) for row in (("latent", 6, 2), ("written", 9, 9))]
     assert found.provenance["command_line"].startswith("__main__.py bench --shape tiny")
-    assert "incremental decoding is" in shown
+    assert "decoding.incremental_over_recomputed" in shown
     assert "6 tokens after at most 9, all the same" in shown
     assert "utilisation" in shown
 
@@ -75,12 +73,12 @@ def test_incremental_decoding_as_the_guide_types_it(tmp_path: Path) -> None:
     words = ["--max_new_tokens", "5", "--batch_size", "2", "--repeats", "1", "--output", str(output)]
     done = run("benchmark_incremental_decoding.py", *words)
     assert "2 x 5 tokens after at most 64, all the same" in done.stdout
-    decoding = read_bench(output).measured["decoding"]
-    assert decoding["same_tokens"]
-    assert all(entry["peak_bytes"] > entry["rest_bytes"] > 0 for entry in decoding["variants"].values())
-    cost = {name: (entry["forward_passes"], entry["generated_tokens"]) for name, entry in decoding["variants"].items()}
-    assert cost == {"incremental": (5, 5), "recomputed": (5, 5)}
-    assert decoding["variants"]["incremental"]["cache_bytes"] > 0 == decoding["variants"]["recomputed"]["cache_bytes"]
+    assert "incremental decoding is" in done.stdout
+    ((incremental, recomputed),) = read_bench(output).measured.values()
+    for row in (incremental, recomputed):
+        assert row["peak MiB"] > row["decoding alone MiB"] > 0
+        assert (row["forward passes"], row["tokens written"]) == (5, 5)
+    assert incremental["cache KiB"] > 0 == recomputed["cache KiB"]
 
 
 @pytest.mark.parametrize(

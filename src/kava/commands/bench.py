@@ -1,7 +1,11 @@
 """`kava bench`, which `make bench` and `make bench-guard` call."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from kava.tools.bench.record import Found
 
 Part = Literal["step", "calls", "decoding", "data", "scaling"]
 
@@ -65,24 +69,29 @@ class Bench:
     def run(self) -> int:
         from rich.console import Console
 
-        from kava.tools.bench.record import guard, guard_table, unequal_work, write_bench
-        from kava.tools.bench.scaling_report import faster_than_formulas
+        from kava.tools.bench.record import guard, show, write_bench
 
         console = Console(highlight=False)
-        recorded = self._recorded() if self.guard else None
-        command = replace(self, **recorded[0]) if recorded else self
-        ratios, measured = command.measure(console)
+        settings, recorded = self._recorded() if self.guard else ({}, {})
+        command = replace(self, **settings)
+        tables: dict[str, Any] = {}
+        ratios: dict[str, float] = {}
+        problems: list[str] = []
+        for found in command.measure():
+            for title, rows in found.tables.items():
+                show(console, title, rows)
+            tables |= found.tables
+            ratios |= found.ratios
+            problems += found.problems
         if self.output:
-            write_bench(self.output, command.settings(), ratios, measured)
+            write_bench(self.output, command.settings(), ratios, tables)
             console.print(f"written: {self.output}", soft_wrap=True)
-        problems = [f"NOT the same work: {problem}" for problem in unequal_work(measured, command.dtype)]
-        problems += [f"NOT as the formulas say: {problem}" for problem in faster_than_formulas(measured.get("scaling", {}))]
         for problem in problems:
             console.print(problem, soft_wrap=True)
-        rows = guard(recorded[1], ratios) if recorded else []
-        if rows:
-            console.print(guard_table(rows))
-        return 0 if not problems and all(row.passed for row in rows) else 1
+        compared = guard(recorded, ratios)
+        if rows := compared or [{"ratio": name, "now": value} for name, value in ratios.items()]:
+            show(console, "how many times better ours is", rows)
+        return 1 if problems or any(row["verdict"] != "ok" for row in compared) else 0
 
     def settings(self) -> dict[str, Any]:
         """What was measured, as `--guard` repeats it; the number of threads as it really was."""
@@ -91,83 +100,43 @@ class Bench:
         used = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
         return {key: value for key, value in used.items() if key not in UNRECORDED} | {"threads": torch.get_num_threads()}
 
-    def measure(self, console: Any) -> tuple[dict[str, float], dict[str, Any]]:
-        """Run the parts and show their tables; returns all ratios, and everything behind them."""
+    def measure(self) -> "Iterator[Found]":
+        """Run the parts, one after the other."""
         from kava.errors import at_least
         from kava.runtime.device import choose_device
-        from kava.tools.bench import decoding, step
-        from kava.tools.bench import record as report
-        from kava.tools.bench.workload import HALF, Workload
+        from kava.tools.bench import data, decoding, scaling, step
+        from kava.tools.bench.workload import Workload
 
-        counts = {
-            "repeats": self.repeats,
-            "new_tokens": self.new_tokens,
-            "trace_tokens": self.trace_tokens,
-            "answer_tokens": self.answer_tokens,
-        }
-        growth = {"data_rows": self.data_rows, "doublings": self.doublings, "long_cot": self.long_cot}
-        at_least(1, **counts, **growth, decoding_batches=min(self.decoding_batches, default=1))
+        numbers = ("repeats", "new_tokens", "trace_tokens", "answer_tokens", "data_rows", "doublings", "long_cot")
+        at_least(1, **{name: getattr(self, name) for name in numbers}, decoding_batches=min(self.decoding_batches, default=1))
         workload = Workload(
             self.shape, self.batch_size, self.question, self.cot, self.answer, self.latents, self.iterations,
             self.lora_r, self.dtype, choose_device(self.device), self.threads,
         )  # fmt: skip
         workload.config()  # refuses what is out of range before anything is built
-        ratios: dict[str, float] = {}
-        measured: dict[str, Any] = {}
         if "step" in self.parts:
-            measured["step"] = found = step.measure_step(workload, self.repeats)
-            # Of ours in bfloat16 the ratio of interest is the other one.
-            others = [name for name in found["speedup"] if name != HALF]
-            ratios |= {f"step.speedup_over_{name}": found["speedup"][name] for name in others}
-            ratios |= {f"step.bf16_speedup_over_{name}": value for name, value in found["bf16_speedup"].items()}
-            ratios |= {f"step.memory_of_{name}": found["memory_ratio"][name] for name in others}
-            console.print(report.step_table(found), report.utilisation_line(found), report.half_line(found), "", sep="\n", soft_wrap=True)
+            yield step.measure_step(workload, self.repeats)
         if "decoding" in self.parts:
-            found = decoding.compare_decoding(workload, batch=1, new_tokens=self.new_tokens, repeats=self.repeats)
-            thinking = [
-                decoding.compare_thinking(
-                    workload, batch=batch, trace_tokens=self.trace_tokens, answer_tokens=self.answer_tokens, repeats=self.repeats
-                )
-                for batch in self.decoding_batches
-            ]
-            measured |= {"decoding": found, "thinking": thinking}
-            ratios["decoding.incremental_over_recomputed"] = found["speedup"]
-            ratios |= {f"decoding.latent_over_written_batch_{entry['batch']}": entry["speedup"] for entry in thinking}
-            console.print(
-                report.decoding_table(found, f"decoding, {self.shape}"), report.same_tokens_line(found), "", sep="\n", soft_wrap=True
+            yield decoding.compare_decoding(workload, batch=1, new_tokens=self.new_tokens, repeats=self.repeats)
+            yield decoding.compare_thinking(
+                workload,
+                batches=self.decoding_batches,
+                trace_tokens=self.trace_tokens,
+                answer_tokens=self.answer_tokens,
+                repeats=self.repeats,
             )
-            console.print(report.thinking_table(thinking))
         if "calls" in self.parts:
-            self._count_calls(console, workload, measured)
-        self._measure_growth(console, ratios, measured)
-        return ratios, measured
-
-    def _count_calls(self, console: Any, workload: Any, measured: dict[str, Any]) -> None:
-        """Operations of a step, added to what is measured already."""
-        from kava.tools.bench.calls import count_calls
-        from kava.tools.bench.record import calls_table
-
-        measured["calls"] = count_calls(workload)
-        console.print(calls_table(measured["calls"], self.shape))
-
-    def _measure_growth(self, console: Any, ratios: dict[str, float], measured: dict[str, Any]) -> None:
-        """The parts whose figures grow with their input, added to what is measured already."""
-        from kava.tools.bench import data, scaling
-        from kava.tools.bench import scaling_report as growth
-
+            yield step.count_calls(workload)
         if "data" in self.parts:
-            measured["data"] = found = data.measure_data(self.data_rows, self.data_model)
-            ratios["data.limit_over_peak_memory"] = data.MEMORY_LIMIT / found["first"]["peak"]
-            console.print(growth.data_table(found))
+            yield data.measure_data(self.data_rows, self.data_model)
         if "scaling" in self.parts:
             base = replace(scaling.BASE, threads=self.threads or scaling.BASE.threads)
-            measured["scaling"] = found = scaling.measure_scaling(base, self.doublings, self.repeats)
-            measured["long_trace"] = long = scaling.measure_long_trace(self.long_cot, "mini", base.threads)
-            ratios |= {f"scaling.memory_formula_over_{axis}": growth.over_formula(entry["bytes"]) for axis, entry in found.items()}
-            console.print(growth.scaling_table(found), growth.long_table(long), sep="\n")
+            yield (found := scaling.measure_scaling(base, self.doublings, self.repeats))
+            yield scaling.measure_long_trace(self.long_cot, "mini", base.threads)
             if self.figure:
-                growth.scaling_figure(found).savefig(self.figure)
-                console.print(f"written: {self.figure}", soft_wrap=True)
+                (rows,) = found.tables.values()
+                scaling.scaling_figure(rows).savefig(self.figure)
+                print(f"written: {self.figure}")
 
     def _recorded(self) -> tuple[dict[str, Any], dict[str, float]]:
         """Settings and ratios of the file that `--guard` names.

@@ -159,10 +159,38 @@ def build_model(base: str, tokenizer: Any, config: Config) -> KavaModel:
     return kava
 
 
+def random_model(shape: Any, config: Config, device: str = "cpu") -> KavaModel:
+    """The model that `build_model` makes, with random weights in a shape; on "meta" without any.
+
+    The new tokens take the last three rows of the vocabulary.
+
+    Args:
+        shape: transformers' configuration of the base model.
+        config: of the run.
+        device: of torch; a large model is drawn on it, which is quicker on a GPU.
+    """
+    from transformers import AutoModelForCausalLM
+
+    silence_libraries()
+    register_backends()
+    vocabulary = shape.get_text_config().vocab_size
+    special_ids = [vocabulary - 3 + row for row in range(3)]
+    backend = PREFIX + ("eager" if config.model.attn_implementation == "eager" else "sdpa")
+    with torch.device(device):
+        causal_lm = AutoModelForCausalLM.from_config(shape, dtype=stored_dtype(config, on_gpu=True), attn_implementation=backend)
+        projection = projection_of(causal_lm, config)
+        language_model = add_lora(causal_lm, special_ids, config) if config.lora.enabled else causal_lm
+        model = assemble(language_model.to(device), special_ids, projection, config)
+    if config.training.gradient_checkpointing:
+        recompute_layers(model.backbone.decoder)
+    return model
+
+
 def assemble(language_model: Any, special_ids: list[int], projection: nn.Module, config: Config) -> KavaModel:
     """A model from its parts, whoever made them: a new one, a checkpoint's, a peer's."""
     backbone = Backbone(language_model, special_ids)
-    if not config.system.fsdp:
+    # On "meta" there is nothing to run yet.
+    if not config.system.fsdp and not backbone.special_ids.is_meta:
         backbone.share_adapter_inputs()
     return KavaModel(backbone, projection, METHODS[config.method], settings_of(config))
 

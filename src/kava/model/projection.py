@@ -40,6 +40,8 @@ def entering_size(embedding: nn.Module) -> float:
     # peft's wrapper copies the whole matrix to look a row up.
     module: Any = getattr(embedding, "original_module", embedding)
     weight: Tensor = module.weight.detach()
+    if weight.is_meta:
+        return 1.0
     scale = torch.linalg.vector_norm(weight.float()) / weight.numel() ** 0.5
     with torch.no_grad():
         rows = torch.arange(min(len(weight), _PROBED), device=weight.device)

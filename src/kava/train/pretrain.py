@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
 from kava.cache.attention import PREFIX, register_backends
 from kava.config import Config
-from kava.config.schema import TrainingConfig
+from kava.config.schema import MiniModelConfig, TrainingConfig
 from kava.data.collate import Collator
 from kava.data.encoded_rows import lengths_of
 from kava.data.mini.problems import generate
@@ -25,9 +25,7 @@ from kava.data.mini.tokenizer import build_mini_tokenizer
 from kava.data.sequences import EncodedExample, SequenceBuilder
 from kava.errors import UserError
 from kava.methods import METHODS
-from kava.model.backbone import Backbone
-from kava.model.build import silence_libraries
-from kava.model.kava import KavaModel, Settings
+from kava.model.build import assemble, silence_libraries
 from kava.runtime import processes
 from kava.runtime.cache_directory import cache_dir, ensured
 from kava.runtime.device import choose_device
@@ -98,9 +96,11 @@ def _pretrain(config: Config, directory: Path, quiet: bool) -> None:
     builder = SequenceBuilder(tokenizer, config.dataset.answer_prompt)
     examples = builder.encode_all(generate("train", config.dataset.mini, config.dataset.cot_type))
     set_seed(config.training.seed)
-    model = _new_model(config, len(tokenizer), tokenizer)
-    full_cot = METHODS["full_cot"]
-    wrapped = KavaModel(Backbone(model, [0, 0, 0]), nn.Identity(), full_cot, Settings(0, {"student_ce": 1.0}))
+    register_backends()
+    shape = mini_shape(mini, tokenizer)
+    model = LlamaForCausalLM._from_config(shape, attn_implementation=PREFIX + config.model.attn_implementation)
+    # It reads plain text only: there is no row of a new token.
+    wrapped = assemble(model, [0, 0, 0], nn.Identity(), Config(method="full_cot"))
     collator = DroppingCollator(mini.pretrain_drop_steps, pad_id=tokenizer.pad_token_id, prompt_length=len(builder.prompt_ids))
     # Only what the base's name is made of: another schedule of the run's own must not find this base in the cache.
     training = TrainingConfig(
@@ -128,11 +128,10 @@ def _pretrain(config: Config, directory: Path, quiet: bool) -> None:
     tokenizer.save_pretrained(directory)
 
 
-def _new_model(config: Config, vocabulary: int, tokenizer: Any) -> LlamaForCausalLM:
-    mini = config.model.mini
-    register_backends()
-    shape = LlamaConfig(
-        vocab_size=vocabulary,
+def mini_shape(mini: MiniModelConfig, tokenizer: Any) -> LlamaConfig:
+    """transformers' configuration of the mini model."""
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
         hidden_size=mini.hidden_size,
         intermediate_size=2 * mini.hidden_size,
         num_hidden_layers=mini.num_layers,
@@ -144,7 +143,6 @@ def _new_model(config: Config, vocabulary: int, tokenizer: Any) -> LlamaForCausa
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    return LlamaForCausalLM._from_config(shape, attn_implementation=PREFIX + config.model.attn_implementation)
 
 
 class DroppingCollator(Collator):

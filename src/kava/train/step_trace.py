@@ -7,7 +7,7 @@ whatever the step comes to keep, in any architecture, is counted.
 
 import math
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -18,18 +18,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from kava.cache.attention import PREFIX, register_backends
-from kava.cache.recompute import recompute_layers
 from kava.cache.short_attention import sdpa_alone
 from kava.config import Config
 from kava.data.collate import Batch, Collator
 from kava.data.sequences import EncodedExample
 from kava.losses.total import combine
-from kava.methods import METHODS, Method
-from kava.model.backbone import Backbone
-from kava.model.build import add_lora, settings_of, silence_libraries, stored_dtype
+from kava.methods import METHODS
+from kava.model.build import random_model
 from kava.model.kava import KavaModel
-from kava.model.projection import Projection
 
 PROMPT_TOKENS = 4
 # Rows of the traced batch. A prime that divides no size of a model, so that whatever is a multiple of it belongs to the rows.
@@ -148,9 +144,9 @@ def trace_step(shape: Any, config: Config, lengths: Lengths, rows: int = ROWS) -
     """
     fake = FakeTensorMode()
     with _quiet_backward():
-        model = random_model(shape, config, "meta")
+        model = random_model(shape, config, "meta").train()
         _replace(model, fake)
-        real = longest_batch(config, rows, lengths, shape.get_text_config().vocab_size)
+        real = longest_batch(config, rows, lengths)
         batch = real.mapped(fake.from_tensor)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         with fake:
@@ -189,29 +185,6 @@ def _peaks(moments: dict[int, int]) -> tuple[tuple[float, float], ...]:
     return tuple(found)
 
 
-def random_model(shape: Any, config: Config, device: str) -> KavaModel:
-    """The model that `kava.model.build.build_model` makes, with random weights on "cpu" or without any on "meta"; in training mode.
-
-    The new tokens take the last rows of the vocabulary instead of three more: a difference of 3 x E numbers.
-    """
-    from transformers import AutoModelForCausalLM
-
-    silence_libraries()
-    register_backends()
-    method, text = METHODS[config.method], shape.get_text_config()
-    special_ids = [text.vocab_size - 3 + row for row in range(3)]
-    backend = PREFIX + ("eager" if config.model.attn_implementation == "eager" else "sdpa")
-    with torch.device(device):
-        causal_lm = AutoModelForCausalLM.from_config(shape, dtype=stored_dtype(config, on_gpu=True), attn_implementation=backend)
-        projects = method.uses_projection and config.loss.use_projection
-        projection = Projection(causal_lm.get_input_embeddings().weight.shape[1]) if projects else nn.Identity()
-        wrapped = add_lora(causal_lm, special_ids, config) if config.lora.enabled else causal_lm
-        backbone = Backbone(wrapped, special_ids)
-    if config.training.gradient_checkpointing:
-        recompute_layers(backbone.decoder)
-    return KavaModel(backbone, projection, method, settings_of(config)).train()
-
-
 def _replace(model: nn.Module, fake: FakeTensorMode) -> None:
     """Put fake CPU tensors in the place of meta ones; a tied weight stays tied."""
     made: dict[int, Tensor] = {}
@@ -229,21 +202,23 @@ def _replace(model: nn.Module, fake: FakeTensorMode) -> None:
                 held[name] = made[id(tensor)]
 
 
-def longest_batch(config: Config, batch_size: int, lengths: Lengths, vocabulary: int) -> Batch:
-    """A batch of equal rows for the configured method: a curriculum's at its longest stage (iCoT the first, Coconut the last)."""
-    method = METHODS[config.method]
-    steps = [[0] * (lengths.cot - lengths.last_step), [0] * lengths.last_step]
-    example = EncodedExample([0] * lengths.question, steps, [0] * lengths.answer, 0)
+def longest_batch(config: Config, batch_size: int, lengths: Lengths, draw: Callable[[int], list[int]] = lambda count: [0] * count) -> Batch:
+    """A batch of rows of equal lengths for the configured method: a curriculum's at its longest stage (iCoT the first, Coconut the last).
+
+    `draw` gives so many token ids.
+    """
+    rows = [
+        EncodedExample(draw(lengths.question), [draw(lengths.cot - lengths.last_step), draw(lengths.last_step)], draw(lengths.answer), seed)
+        for seed in range(batch_size)
+    ]
+    method, latent = METHODS[config.method], config.latent
     collator = Collator(
-        method, min(1, vocabulary - 1), PROMPT_TOKENS, num_latents=config.latent.num_tokens,
-        drop_last_step=config.dataset.drop_last_step, tokens_per_step=config.latent.tokens_per_step,
+        method, 0, PROMPT_TOKENS, num_latents=latent.num_tokens,
+        drop_last_step=config.dataset.drop_last_step, tokens_per_step=latent.tokens_per_step,
     )  # fmt: skip
-    collator.stage = _longest_stage(method, config)
-    return collator.collate([example] * batch_size)
-
-
-def _longest_stage(method: Method, config: Config) -> int:
-    return -(-config.latent.num_tokens // config.latent.tokens_per_step) if method.curriculum == "replace_steps" else 0
+    if method.curriculum == "replace_steps":
+        collator.stage = -(-latent.num_tokens // latent.tokens_per_step)
+    return collator.collate(rows)
 
 
 def _bytes(tensors: Sequence[Tensor]) -> int:

@@ -11,8 +11,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from kava.cache.attention import ImportanceRecorder, _record
 from kava.eviction import SCORERS, Trace, compress
 from kava.tools.bench.data import measure_data
-from kava.tools.bench.scaling import BASE, entries, exponent, measure_scaling
-from kava.tools.bench.scaling_report import faster_than_formulas, over_formula, scaling_figure, scaling_table
+from kava.tools.bench.scaling import (
+    BASE,
+    entries,
+    exponent,
+    faster_than_formulas,
+    growth,
+    measure_scaling,
+    over_formula,
+    scaling_figure,
+)
 
 LAYERS, HEADS, WIDTH, ANSWER = 2, 2, 8, 5
 
@@ -105,36 +113,35 @@ def test_entries_are_proportional_to_batch_and_layers(field: str, factor: float)
     assert entries(replace(BASE, **{field: 8 * getattr(BASE, field)})) / entries(BASE) == factor
 
 
-def growth(seconds: float, memory: float) -> dict[str, Any]:
-    def entry(power: float) -> dict[str, Any]:
-        measured, formula = [float(value**power) for value in (1, 2, 4)], [1.0, 2.0, 4.0]
-        return {
-            "measured": measured, "formula": formula, "exponent": power, "formula_exponent": 1.0,
-            "growth": measured[-1], "formula_growth": 4.0,
-        }  # fmt: skip
-
-    return {"values": [1, 2, 4], "seconds": entry(seconds), "bytes": entry(memory)}
+def grown(axis: str, seconds: float, memory: float) -> list[dict[str, Any]]:
+    """What grows by these powers, beside a formula that grows in proportion."""
+    values = [1, 2, 4]
+    powers = (("seconds", seconds), ("step alone MiB", memory))
+    return [growth(axis, what, values, [float(value**power) for value in values], values) for what, power in powers]
 
 
 def test_what_grows_faster_than_its_formula_is_named() -> None:
-    found = {"Q": growth(1.2, 1.05), "C": growth(2.0, 0.5), "M": growth(0.9, 1.3)}
-    assert faster_than_formulas(found) == [
-        "seconds grow with C to the power 2.00, the formula's is 1.00",
-        "bytes grow with M to the power 1.30, the formula's is 1.00",
+    rows = [*grown("Q", 1.2, 1.05), *grown("C", 2.0, 0.5), *grown("M", 0.9, 1.3)]
+    assert faster_than_formulas(rows) == [
+        "NOT as the formulas say: seconds grow with C to the power 2.00, the formula's is 1.00",
+        "NOT as the formulas say: step alone MiB grow with M to the power 1.30, the formula's is 1.00",
     ]
-    assert faster_than_formulas({"Q": growth(math.nan, 1.0)}) == ["seconds grow with Q to the power nan, the formula's is 1.00"]
-    assert over_formula(found["M"]["bytes"]) == pytest.approx(4 / 4**1.3)
-    assert len(scaling_figure(found).axes) == 6
-    assert scaling_table(found).row_count == 3
+    assert len(faster_than_formulas([rows[0] | {"power": math.nan}])) == 1
+    assert over_formula(rows[-1]) == pytest.approx(4 / 4**1.3)
+    figure = scaling_figure(rows)
+    assert len(figure.axes) == 6
+    assert all(len(axes.lines) == 2 for axes in figure.axes)
 
 
 @pytest.mark.slow
 def test_a_point_is_measured_in_a_process_of_its_own() -> None:
     base = replace(BASE, shape="tiny", question=9, cot=7, latents=4, lora_r=4)
     found = measure_scaling(base, doublings=1, repeats=1, axes=("L",))
-    assert found["L"]["values"] == [2, 4]
-    assert found["L"]["bytes"]["formula_growth"] == 2.0
-    assert all(value > 0 for name in ("seconds", "bytes") for value in found["L"][name]["measured"])
+    (rows,) = found.tables.values()
+    assert [(row["axis"], row["what"], row["values"]) for row in rows] == [("L", "seconds", [2, 4]), ("L", "step alone MiB", [2, 4])]
+    assert rows[1]["formula power"] == pytest.approx(1.0)
+    assert all(value > 0 for row in rows for value in row["measured"])
+    assert found.ratios.keys() == {"scaling.memory_formula_over_L"}
 
 
 @pytest.mark.slow
@@ -144,7 +151,9 @@ def test_two_starts_on_generated_data(monkeypatch: pytest.MonkeyPatch, tmp_path:
     mini_tokenizer().save_pretrained(tmp_path)
     tiny_lm(vocabulary=len(mini_tokenizer())).config.save_pretrained(tmp_path)
     found = measure_data(900, str(tmp_path))
-    assert found["second"]["seconds"] < found["first"]["seconds"]
-    assert found["first"]["peak"] > found["first"]["rest"] > 0
-    assert 0 < found["cache_bytes"] < found["source_bytes"] * 4
-    assert 0 < found["padding"]["training"] < found["padding"]["shuffled"] < 1
+    (first, second), (read,) = found.tables.values()
+    assert second["processor seconds"] < first["processor seconds"]
+    assert first["peak MiB"] > first["before it"] > 0
+    assert 0 < read["MiB tokenised"] < read["MiB"] * 4
+    assert 0 < read["padding, %"] < read["shuffled, %"] < 100
+    assert found.ratios["data.limit_over_peak_memory"] == pytest.approx(2048 / first["peak MiB"])

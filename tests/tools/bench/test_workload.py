@@ -16,8 +16,8 @@ SMALL = Workload(shape="mini", batch=2, question=9, cot=7, answer=6, latents=4, 
 
 
 def test_batch_has_exactly_the_asked_lengths() -> None:
-    model, builder = build_workload(SMALL)
-    batch = random_batch(SMALL, model, builder)
+    trained = build_workload(SMALL)
+    batch = random_batch(SMALL, trained)
     assert batch.question_ids.shape == (2, 9)
     assert batch.teacher is not None
     assert batch.teacher.ids.shape == (2, 7 + 6)
@@ -25,25 +25,25 @@ def test_batch_has_exactly_the_asked_lengths() -> None:
     assert batch.student.ids.shape == (2, 6)
     assert batch.question_mask.all()
     assert batch.teacher.mask.all()
-    special = set(model.backbone.special_ids.tolist())
+    special = set(trained.model.backbone.special_ids.tolist())
     assert not special & set(batch.question_ids.flatten().tolist())
 
 
 def test_questions_have_exactly_the_asked_length() -> None:
-    _, builder = build_workload(SMALL)
+    builder = build_workload(SMALL).builder
     questions = random_questions(builder, 3, 17)
     assert [len(builder.question_ids(question)) for question in questions] == [17] * 3
     assert len(set(questions)) == 3
 
 
 def test_the_same_workload_is_the_same_model() -> None:
-    first, second = (build_workload(SMALL)[0].state_dict() for _ in range(2))
+    first, second = (build_workload(SMALL).model.state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_variants_do_the_same_work() -> None:
-    model, builder = build_workload(replace(SMALL, shape="tiny"))
-    batch = random_batch(SMALL, model, builder)
+    trained = build_workload(replace(SMALL, shape="tiny"))
+    model, batch = trained.model, random_batch(SMALL, trained)
     values, gradients = {}, {}
     for variant in VARIANTS:
         values[variant] = _values(_losses(variant)(model, batch))
@@ -57,14 +57,14 @@ def test_variants_do_the_same_work() -> None:
 @pytest.mark.parametrize("lora_r", [4, 0], ids=["lora", "full"])
 def test_needed_flops_are_close_to_what_torch_counts(lora_r: int) -> None:
     workload = replace(SMALL, lora_r=lora_r)
-    model, builder = build_workload(workload)
-    batch = random_batch(workload, model, builder)
+    trained = build_workload(workload)
+    model, batch = trained.model, random_batch(workload, trained)
     # Eager attention consists of the plain products that torch counts, forward and backward.
     model.backbone.causal_lm.set_attn_implementation("kava_eager")
     counter = FlopCounterMode(display=False)
     with counter:
         _step(model, batch, _losses("ours"))
-    shape = replace(SHAPES["mini"], vocabulary=len(builder.tokenizer))
+    shape = replace(SHAPES["mini"], vocabulary=len(trained.tokenizer))
     needed = sum(2 * rows * inner * outer * count for (rows, inner, outer), count in products(workload, shape).items())
     needed += attention_flops(workload, shape)
     assert needed == pytest.approx(counter.get_total_flops(), rel=0.1)

@@ -1,27 +1,23 @@
 """Decoding: with a cache against recomputing everything, and thinking in latents against writing the chain of thought."""
 
-import statistics
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from statistics import median
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kava.config import MiniDataConfig, build_config
 from kava.data.mini.problems import generate
 from kava.data.sequences import SequenceBuilder
 from kava.errors import UserError
 from kava.generate import Generation, Reasoner
-from kava.methods import METHODS
-from kava.model.backbone import Backbone
-from kava.model.build import load_base, load_tokenizer
-from kava.model.kava import KavaModel, Settings
-from kava.tools.bench.timing import Run, alternate, median_ratio, peak_memory
+from kava.model.build import assemble, load_base, load_tokenizer
+from kava.tools.bench.record import MIB, Found
+from kava.tools.bench.timing import Run, alternate, peak_memory
 from kava.tools.bench.workload import ANSWER_PROMPT, Workload, build_workload, random_questions
-
-VARIANTS = ("incremental", "recomputed")
+from kava.train.prepare import resolve_base
 
 
 @dataclass(frozen=True)
@@ -31,53 +27,32 @@ class NamedModel:
     name: str
     dtype: str = "float32"
     device: str = "cpu"
-    attn_implementation: str = "sdpa"
     trust_remote_code: bool = False
 
 
 Source = NamedModel | Workload
 
 
-class EndlessBackbone(Backbone):
-    """A backbone that never writes EOS, so that a text has exactly as many tokens as asked for."""
-
-    eos: Tensor
-
-    def __init__(self, backbone: Backbone, eos: int) -> None:
-        super().__init__(backbone.model, backbone.special_ids.tolist())
-        self.register_buffer("eos", torch.tensor([eos]), persistent=False)
-        self.to(backbone.special_ids.device)
-        self.adapters = backbone.adapters
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """The model's logits, -inf for EOS."""
-        return super().logits(hidden).index_fill(-1, self.eos, -torch.inf)
-
-
 def build_reasoner(source: Source) -> Reasoner:
-    """The model behind a source, with EOS suppressed.
+    """The model behind a source; no token ends its text, so that a text has exactly as many tokens as asked for.
 
     Raises:
         UserError: it cannot be found or loaded.
     """
-    if isinstance(source, Workload):
-        model, builder = build_workload(source)
-        return _endless(model, builder, source.latents, source.iterations)
-    # Loads the Hugging Face Trainer, whose memory and seconds a random model does without.
-    from kava.train.prepare import resolve_base
+    reasoner = build_workload(source).reasoner() if isinstance(source, Workload) else _load(source)
+    reasoner.model.eval()
+    reasoner.builder.tokenizer.eos_token = None
+    return reasoner
 
-    settings = {
-        "model.name": source.name,
-        "model.dtype": source.dtype,
-        "model.attn_implementation": source.attn_implementation,
-        "model.trust_remote_code": source.trust_remote_code,
-    }
+
+def _load(source: NamedModel) -> Reasoner:
+    settings = {"model.name": source.name, "model.dtype": source.dtype, "model.trust_remote_code": source.trust_remote_code}
     config = build_config({"method": "full_cot"}, "the command line", settings)
     base = resolve_base(config)
     builder = SequenceBuilder(load_tokenizer(base, source.trust_remote_code), ANSWER_PROMPT)
     # Plain text only: the rows of the new tokens are never read.
-    backbone = Backbone(load_base(base, config).to(source.device), [0, 0, 0]).to(source.device)
-    return _endless(KavaModel(backbone, nn.Identity(), METHODS[config.method], Settings(0, {})), builder, 0, 0)
+    model = assemble(load_base(base, config).to(source.device), [0, 0, 0], nn.Identity(), config)
+    return Reasoner(model.to(source.device), builder, 0, 0)
 
 
 def questions_for(source: Source, builder: SequenceBuilder, count: int) -> list[str]:
@@ -99,7 +74,7 @@ def decode_recomputed(reasoner: Reasoner, questions: list[str], new_tokens: int)
     start = ids.shape[1]
     for _ in range(new_tokens):
         positions = (mask.long().cumsum(1) - 1).clamp(min=0)
-        embeds = backbone.embed(ids)
+        embeds = backbone.embed_written(ids)
         output = backbone.decoder(inputs_embeds=embeds, attention_mask=mask.long(), position_ids=positions, use_cache=False)
         token = backbone.logits(output.last_hidden_state[:, -1]).argmax(-1, keepdim=True)
         ids, mask = torch.cat([ids, token], dim=1), torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
@@ -109,113 +84,83 @@ def decode_recomputed(reasoner: Reasoner, questions: list[str], new_tokens: int)
 
 def decode_incremental(reasoner: Reasoner, questions: list[str], new_tokens: int) -> list[list[int]]:
     """The same tokens by `kava.generate`, with its cache."""
-    return [generation.token_ids for generation in _generations(reasoner, questions, new_tokens)]
+    return [generation.token_ids for generation in _write(reasoner, questions, new_tokens)]
 
 
-def _generations(reasoner: Reasoner, questions: list[str], new_tokens: int) -> list[Generation]:
-    return reasoner.generate(questions, batch_size=len(questions), max_new_tokens=new_tokens, use_latent=False)
+def _write(reasoner: Reasoner, questions: list[str], new_tokens: int, use_latent: bool = False) -> list[Generation]:
+    return reasoner.generate(questions, batch_size=len(questions), max_new_tokens=new_tokens, use_latent=use_latent)
 
 
-def compare_decoding(source: Source, *, batch: int, new_tokens: int, repeats: int) -> dict[str, Any]:
-    """Cached against recomputed decoding of the same questions with the same weights.
+WAYS = {"incremental": decode_incremental, "recomputed": decode_recomputed}
 
-    Returns:
-        `same_tokens`, and at `first_difference` the earliest step at which they part (None: nowhere); per variant its seconds,
-        memory in bytes, and of the first question its forward passes, tokens and bytes of cache; `speedup`.
-    """
+
+def compare_decoding(source: Source, *, batch: int, new_tokens: int, repeats: int) -> Found:
+    """Cached against recomputed decoding of the same questions with the same weights; passes, tokens and cache are of one question."""
     reasoner = build_reasoner(source)
     questions = questions_for(source, reasoner.builder, batch)
     longest = max(len(reasoner.builder.question_ids(question)) for question in questions)
     _refuse_too_long(reasoner, longest + new_tokens)
-    written = _generations(reasoner, questions, new_tokens)
-    texts = {
-        "incremental": [generation.token_ids for generation in written],
-        "recomputed": decode_recomputed(reasoner, questions, new_tokens),
-    }
+    texts = {name: decode(reasoner, questions, new_tokens) for name, decode in WAYS.items()}
     # Recomputed: a pass for every token, and nothing is kept.
-    cost = {"incremental": (written[0].forward_passes, written[0].cache_bytes), "recomputed": (new_tokens, 0)}
-    runs = {name: partial(_decoder(name), reasoner, questions, new_tokens) for name in VARIANTS}
-    seconds = alternate(runs, repeats, source.device)
-    del reasoner, runs
-    memory = {name: peak_memory(prepare_decoding, source, batch, new_tokens, name, device=source.device) for name in VARIANTS}
-    difference = _first_difference(texts["incremental"], texts["recomputed"])
-    return {
-        "batch": batch,
-        "new_tokens": new_tokens,
-        "prompt_tokens": longest,
-        "same_tokens": difference is None,
-        "first_difference": difference,
-        "variants": {
-            name: {
-                "median_seconds": statistics.median(seconds[name]),
-                "seconds": seconds[name],
-                "peak_bytes": memory[name].peak,
-                "rest_bytes": memory[name].rest,
-                "forward_passes": cost[name][0],
-                "generated_tokens": len(texts[name][0]),
-                "cache_bytes": cost[name][1],
-            }
-            for name in VARIANTS
-        },
-        "speedup": median_ratio(seconds["recomputed"], seconds["incremental"]),
-    }
+    first = _write(reasoner, questions, new_tokens)[0]
+    cost = {"incremental": (first.forward_passes, first.cache_bytes), "recomputed": (new_tokens, 0)}
+    taken = alternate({name: partial(decode, reasoner, questions, new_tokens) for name, decode in WAYS.items()}, repeats, source.device)
+    del reasoner
+    rows = []
+    for name, seconds in taken.items():
+        memory = peak_memory(prepare_decoding, source, batch, new_tokens, name, device=source.device)
+        passes, cache = cost[name]
+        rows.append({
+            "way": name, "seconds": median(seconds), "ms per token": 1000 * median(seconds) / new_tokens, "forward passes": passes,
+            "tokens written": len(texts[name][0]), "cache KiB": cache / 1024, "peak MiB": memory.peak / MIB,
+            "decoding alone MiB": memory.above_rest / MIB, "all seconds": seconds,
+        })  # fmt: skip
+    place = first_difference(*texts.values())
+    problems = [] if place is None else [f"NOT the same work: decoding differs from token {place + 1} on"]
+    ratio = median(taken["recomputed"]) / median(taken["incremental"])
+    title = f"decoding: {batch} x {new_tokens} tokens after at most {longest}{', all the same' if place is None else ''}"
+    return Found({title: rows}, {"decoding.incremental_over_recomputed": ratio}, problems)
 
 
-def prepare_decoding(source: Source, batch: int, new_tokens: int, variant: str) -> Run:
+def prepare_decoding(source: Source, batch: int, new_tokens: int, way: str) -> Run:
     """One decoding, ready to run."""
     reasoner = build_reasoner(source)
-    return partial(_decoder(variant), reasoner, questions_for(source, reasoner.builder, batch), new_tokens)
+    return partial(WAYS[way], reasoner, questions_for(source, reasoner.builder, batch), new_tokens)
 
 
-def compare_thinking(workload: Workload, *, batch: int, trace_tokens: int, answer_tokens: int, repeats: int) -> dict[str, Any]:
+def compare_thinking(workload: Workload, *, batches: Sequence[int], trace_tokens: int, answer_tokens: int, repeats: int) -> Found:
     """Per question: M latents and a short answer, against a written chain of thought, by the same weights and the same decoder.
 
     Args:
         workload: the model, Q, M and T.
-        batch: questions answered together.
+        batches: so many questions answered together.
         trace_tokens: tokens of a written chain of thought with its answer and EOS.
         answer_tokens: tokens written after the latents and the fixed text, EOS included.
         repeats: measured rounds.
     """
     reasoner = build_reasoner(workload)
-    questions = random_questions(reasoner.builder, batch, workload.question)
-
-    def answer(latent: bool) -> Any:
-        tokens = answer_tokens if latent else trace_tokens
-        return reasoner.generate(questions, batch_size=batch, max_new_tokens=tokens, use_latent=latent)
-
-    runs = {"latent": partial(answer, True), "written": partial(answer, False)}
-    seconds = alternate(runs, repeats, workload.device)
-    first = {name: run()[0] for name, run in runs.items()}
-    return {
-        "batch": batch,
-        "variants": {
-            name: {
-                "median_seconds_per_question": statistics.median(seconds[name]) / batch,
-                "seconds": seconds[name],
-                "forward_passes": first[name].forward_passes,
-                "generated_tokens": first[name].generated_tokens,
-                "cache_bytes": first[name].cache_bytes,
-            }
-            for name in runs
-        },
-        "speedup": median_ratio(seconds["written"], seconds["latent"]),
-    }
+    rows, ratios = [], {}
+    for batch in batches:
+        questions = random_questions(reasoner.builder, batch, workload.question)
+        runs = {
+            "latent": partial(_write, reasoner, questions, answer_tokens, use_latent=True),
+            "written": partial(_write, reasoner, questions, trace_tokens),
+        }
+        taken = alternate(runs, repeats, workload.device)
+        for name, seconds in taken.items():
+            answered = runs[name]()[0]
+            rows.append({
+                "one question": name, "batch": batch, "seconds": median(seconds) / batch, "forward passes": answered.forward_passes,
+                "tokens written": answered.generated_tokens, "cache KiB": answered.cache_bytes / 1024, "all seconds": seconds,
+            })  # fmt: skip
+        ratios[f"decoding.latent_over_written_batch_{batch}"] = median(taken["written"]) / median(taken["latent"])
+    return Found({"thinking in latents, and in words": rows}, ratios)
 
 
-def _endless(model: KavaModel, builder: SequenceBuilder, num_latents: int, num_iterations: int) -> Reasoner:
-    backbone = EndlessBackbone(model.backbone, builder.tokenizer.eos_token_id)
-    return Reasoner(KavaModel(backbone, model.projection, model.method, model.settings).eval(), builder, num_latents, num_iterations)
-
-
-def _decoder(variant: str) -> Callable[[Reasoner, list[str], int], list[list[int]]]:
-    return decode_incremental if variant == "incremental" else decode_recomputed
-
-
-def _first_difference(first: list[list[int]], second: list[list[int]]) -> int | None:
-    steps = zip(*first, *second, strict=True)
-    half = len(first)
-    return next((number for number, tokens in enumerate(steps) if tokens[:half] != tokens[half:]), None)
+def first_difference(first: list[list[int]], second: list[list[int]]) -> int | None:
+    """The earliest step at which two texts of a batch part; None: nowhere."""
+    pairs = zip(zip(*first, strict=True), zip(*second, strict=True), strict=True)
+    return next((step for step, (own, other) in enumerate(pairs) if own != other), None)
 
 
 def _refuse_too_long(reasoner: Reasoner, length: int) -> None:

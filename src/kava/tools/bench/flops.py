@@ -6,13 +6,15 @@ is 2 FLOPs.
 """
 
 import statistics
-import time
 from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from kava.methods import METHODS
-from kava.tools.bench.workload import SHAPES, ModelShape, Workload, build_builder
+from kava.tools.bench.timing import alternate
+from kava.tools.bench.workload import SHAPES, ModelShape, Workload, build_tokenizer
 
 TIMINGS = 3
 Product = tuple[int, int, int]
@@ -95,34 +97,22 @@ def shape_of(workload: Workload) -> ModelShape:
     """The model's sizes with its real vocabulary and number of layers."""
     shape = SHAPES[workload.shape]
     if not shape.vocabulary:
-        shape = replace(shape, vocabulary=len(build_builder().tokenizer))
+        shape = replace(shape, vocabulary=len(build_tokenizer()))
     return replace(shape, layers=workload.layers or shape.layers)
 
 
 def utilisation(workload: Workload, seconds: float) -> dict[str, Any]:
     """FLOPs of a step, the rate at which this machine multiplies matrices of those shapes, and the share of it that was reached."""
-    import torch
-
     shape = shape_of(workload)
     counted = products(workload, shape)
-    flops = {product: 2 * product[0] * product[1] * product[2] * count for product, count in counted.items()}
+    multiplied = sum(2 * rows * inner * outer * count for (rows, inner, outer), count in counted.items())
     dtype = getattr(torch, workload.dtype)
-    needed_seconds = sum(count * _product_seconds(product, dtype, workload.device) for product, count in counted.items())
-    rate = sum(flops.values()) / needed_seconds
+    rate = multiplied / sum(count * _product_seconds(product, dtype, workload.device) for product, count in counted.items())
     total = step_flops(workload, shape)
-    return {"flops": total, "matmul_flops_per_second": rate, "share": total / rate / seconds}
+    return {"GFLOP a step": total / 1e9, "GFLOP/s of its matrix products alone": rate / 1e9, "utilisation, %": 100 * total / rate / seconds}
 
 
-def _product_seconds(product: Product, dtype: Any, device: str) -> float:
-    import torch
-
+def _product_seconds(product: Product, dtype: torch.dtype, device: str) -> float:
     rows, inner, outer = product
     left, right = torch.randn(rows, inner, dtype=dtype, device=device), torch.randn(outer, inner, dtype=dtype, device=device)
-    seconds = []
-    for _ in range(TIMINGS + 1):
-        started = time.perf_counter()
-        torch.nn.functional.linear(left, right)
-        if device != "cpu":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[1:])
+    return statistics.median(alternate({"product": lambda: torch.nn.functional.linear(left, right)}, TIMINGS, device)["product"])

@@ -1,6 +1,5 @@
 """Seconds and peak memory, measured so that the variants can be compared: turns taken, medians, a fresh process each."""
 
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -26,8 +25,8 @@ class Memory:
 
     rest: int
     peak: int
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
+    seconds: float
+    cpu_seconds: float
 
     @property
     def above_rest(self) -> int:
@@ -45,24 +44,15 @@ def alternate(variants: Mapping[str, Run], repeats: int, device: str = "cpu") ->
         repeats: measured rounds, at least 1.
         device: where the work happens; a GPU is waited for.
     """
-    wait = _waiter(device)
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     with stage("measuring", (repeats + 1) * len(variants), "runs") as advance:
         for round_number in range(repeats + 1):
             for name, run in variants.items():
-                wait()
-                started = time.perf_counter()
-                run()
-                wait()
+                taken = _spend(run, device)[0]
                 if round_number:
-                    seconds[name].append(time.perf_counter() - started)
+                    seconds[name].append(taken)
                 advance(1)
     return seconds
-
-
-def median_ratio(slow: list[float], fast: list[float]) -> float:
-    """How many times faster: the ratio of the medians."""
-    return statistics.median(slow) / statistics.median(fast)
 
 
 def peak_memory(prepare: Callable[..., Run], *arguments: Any, device: str = "cpu") -> Memory:
@@ -81,31 +71,38 @@ def peak_memory(prepare: Callable[..., Run], *arguments: Any, device: str = "cpu
             return pool.submit(_measure, prepare, arguments, device).result()
     except BrokenProcessPool:
         raise UserError(
-            "the process that measures memory was killed, most likely for want of it; take a smaller --shape or --batch_size"
+            "the process that measures memory was killed, most likely because memory ran out; take a smaller --shape or --batch_size"
         ) from None
 
 
 def _measure(prepare: Callable[..., Run], arguments: tuple[Any, ...], device: str) -> Memory:
     run = prepare(*arguments)
-    if device != "cpu":
-        import torch
-
-        torch.cuda.reset_peak_memory_stats(device)
-        rest = torch.cuda.memory_allocated(device)
+    if device == "cpu":
+        rest = _resident("VmRSS")
         spent = _spend(run, device)
-        return Memory(rest, torch.cuda.max_memory_allocated(device), *spent)
-    rest = _resident("VmRSS")
+        return Memory(rest, _resident("VmHWM"), *spent)
+    import torch
+
+    torch.cuda.reset_peak_memory_stats(device)
+    rest = torch.cuda.memory_allocated(device)
     spent = _spend(run, device)
-    return Memory(rest, _resident("VmHWM"), *spent)
+    return Memory(rest, torch.cuda.max_memory_allocated(device), *spent)
 
 
 def _spend(run: Run, device: str) -> tuple[float, float]:
     """Seconds of one run by the clock, and of processors."""
-    wait = _waiter(device)
+    _wait(device)
     started, before = time.perf_counter(), time.process_time()
     run()
-    wait()
+    _wait(device)
     return time.perf_counter() - started, time.process_time() - before
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        import torch
+
+        torch.cuda.synchronize(device)
 
 
 def _resident(field: str) -> int:
@@ -118,11 +115,3 @@ def _resident(field: str) -> int:
     import resource  # not on Windows
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _waiter(device: str) -> Callable[[], None]:
-    if device == "cpu":
-        return lambda: None
-    import torch
-
-    return lambda: torch.cuda.synchronize(device)

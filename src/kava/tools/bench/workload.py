@@ -1,17 +1,21 @@
 """What a benchmark runs on: random weights in a model's shape, and text of exact lengths for it."""
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from transformers import LlamaConfig
+
+from kava.checkpoint import Trained
 from kava.config import Config, MiniDataConfig, MiniModelConfig, build_config
+from kava.data.collate import Batch
+from kava.data.mini.problems import vocabulary as words_of
+from kava.data.mini.tokenizer import build_mini_tokenizer
+from kava.data.sequences import SPECIAL_TOKENS, SequenceBuilder
 from kava.errors import UserError, at_least
-
-if TYPE_CHECKING:
-    from kava.data.collate import Batch
-    from kava.data.sequences import SequenceBuilder
-    from kava.model.kava import KavaModel
+from kava.model.build import random_model, silence_libraries
+from kava.train.step_trace import Lengths, longest_batch
 
 _MINI = MiniModelConfig()
 ANSWER_PROMPT = "The answer is:"
@@ -51,10 +55,6 @@ SHAPES = {
     # Small enough for loops, with weights wide enough for a wrong sign to show: what the smoke test runs on.
     "tiny": ModelShape(32, 64, 3, 4, 2, 0, 0.1),
 }
-
-
-# The step that `kava bench` measures once more in bfloat16, where float32 is asked for and the machine multiplies bfloat16.
-HALF = "ours_bf16"
 
 
 @dataclass(frozen=True)
@@ -104,47 +104,23 @@ class Workload:
         return build_config({}, "the benchmark", {**lora, **latent, "model.dtype": self.dtype})
 
 
-def build_workload(workload: Workload) -> tuple["KavaModel", "SequenceBuilder"]:
+def build_workload(workload: Workload) -> Trained:
     """A KaVa model with random weights on its device, and a tokenizer whose words are single tokens; always the same."""
-    import torch
-    from transformers import LlamaForCausalLM
-
-    from kava.cache.attention import PREFIX, register_backends
-    from kava.methods import METHODS
-    from kava.model.backbone import Backbone
-    from kava.model.build import add_lora, settings_of, silence_libraries
-    from kava.model.kava import KavaModel
-    from kava.model.projection import build_projection
-
     silence_libraries()
-    register_backends()
-    config, builder = workload.config(), build_builder()
+    config, tokenizer = workload.config(), build_tokenizer()
     if workload.threads:
         torch.set_num_threads(workload.threads)
     torch.manual_seed(0)
-    backend = PREFIX + config.model.attn_implementation
-    shape = llama_config(workload.shape, builder.tokenizer, workload.layers)
-    # On the device at once: a large model takes long to draw on the processor.
-    with torch.device(workload.device):
-        causal_lm = LlamaForCausalLM._from_config(shape, attn_implementation=backend)
-    causal_lm.to(getattr(torch, workload.dtype))
-    special_ids = special_ids_of(builder.tokenizer)
-    projection = build_projection(True, shape.hidden_size, causal_lm.get_input_embeddings())
-    wrapped = add_lora(causal_lm, special_ids, config) if workload.lora_r else causal_lm
-    backbone = Backbone(wrapped, special_ids).to(workload.device)
-    backbone.share_adapter_inputs()
-    model = KavaModel(backbone, projection, METHODS["kava"], settings_of(config))
-    return model.to(workload.device), builder
+    model = random_model(llama_config(workload.shape, tokenizer, workload.layers), config, workload.device)
+    return Trained(model, tokenizer, config, workload.shape)
 
 
-def llama_config(shape_name: str, tokenizer: Any, layers: int = 0) -> Any:
+def llama_config(shape_name: str, tokenizer: Any, layers: int = 0) -> LlamaConfig:
     """transformers' configuration of a shape, with other than its own number of layers where that is not 0.
 
     Raises:
         UserError: there is no such shape.
     """
-    from transformers import LlamaConfig
-
     if shape_name not in SHAPES:
         raise UserError(f"unknown shape '{shape_name}'; valid shapes: {', '.join(SHAPES)}")
     shape = SHAPES[shape_name]
@@ -164,53 +140,27 @@ def llama_config(shape_name: str, tokenizer: Any, layers: int = 0) -> Any:
     )
 
 
-def build_builder() -> "SequenceBuilder":
+def build_tokenizer() -> Any:
     """The built-in tokenizer with the new tokens."""
-    from kava.data.mini.tokenizer import build_mini_tokenizer
-    from kava.data.sequences import SPECIAL_TOKENS, SequenceBuilder
-
     tokenizer = build_mini_tokenizer(MiniDataConfig(), ANSWER_PROMPT)
     tokenizer.add_tokens(SPECIAL_TOKENS, special_tokens=True)
-    return SequenceBuilder(tokenizer, ANSWER_PROMPT)
+    return tokenizer
 
 
-def special_ids_of(tokenizer: Any) -> list[int]:
-    """Ids of the new tokens."""
-    from kava.data.sequences import SPECIAL_TOKENS
-
-    ids: list[int] = tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS)
-    return ids
-
-
-def random_batch(workload: Workload, model: "KavaModel", builder: "SequenceBuilder") -> "Batch":
+def random_batch(workload: Workload, trained: Trained) -> Batch:
     """A training batch of random tokens, all rows of the same lengths."""
-    from kava.data.collate import Collator
-    from kava.data.sequences import EncodedExample
-
-    draw = _drawer(model.backbone.causal_lm.config.vocab_size, builder)
-    number = workload.answer - len(builder.prompt_ids) - 1
-    eos = builder.tokenizer.eos_token_id
-    # The last step is left out of the teacher's trace, so a second one makes the first the whole trace.
-    examples = [
-        EncodedExample(draw(workload.question), [draw(workload.cot), draw(1)], [*builder.prompt_ids, *draw(number), eos], seed)
-        for seed in range(workload.batch)
-    ]
-    collator = Collator(model.method, builder.tokenizer.pad_token_id, len(builder.prompt_ids), num_latents=workload.latents)
-    return collator.collate(examples).to(workload.device)
+    rng, vocabulary = random.Random(0), trained.model.backbone.causal_lm.config.vocab_size
+    reserved = {*trained.model.backbone.special_ids.tolist(), *trained.tokenizer.all_special_ids}
+    ordinary = [token for token in range(vocabulary) if token not in reserved]
+    # The last step is left out of the teacher's trace, so one of a single token leaves C.
+    lengths = Lengths(workload.question, workload.cot + 1, 1, workload.answer)
+    batch = longest_batch(trained.config, workload.batch, lengths, lambda count: rng.choices(ordinary, k=count))
+    return batch.to(workload.device)
 
 
-def random_questions(builder: "SequenceBuilder", count: int, length: int) -> list[str]:
+def random_questions(builder: SequenceBuilder, count: int, length: int) -> list[str]:
     """Questions of exactly `length` tokens: random words of the built-in problems, no sentences."""
-    from kava.data.mini.problems import vocabulary
-
-    rng, words = random.Random(0), vocabulary(MiniDataConfig())
+    rng, words = random.Random(0), words_of(MiniDataConfig())
     questions = [" ".join(rng.choice(words) for _ in range(length)) for _ in range(count)]
     assert all(len(builder.question_ids(question)) == length for question in questions)
     return questions
-
-
-def _drawer(vocabulary: int, builder: "SequenceBuilder") -> Callable[[int], list[int]]:
-    rng = random.Random(0)
-    reserved = {*special_ids_of(builder.tokenizer), *builder.tokenizer.all_special_ids}
-    usable = [token for token in range(vocabulary) if token not in reserved]
-    return lambda count: [rng.choice(usable) for _ in range(count)]

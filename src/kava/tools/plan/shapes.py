@@ -1,7 +1,7 @@
 """What a plan needs to know: the base model's shape and the rows of the data set, without weights and without a network.
 
-The three base models of the shipped configurations are known by their published `config.json` (`data/known.yaml`); any other
-model's is read by transformers from its directory or the hub.
+The base models of the shipped configurations are known by their published `config.json` (`data/known.yaml`); transformers reads any
+other from its directory or the hub.
 """
 
 from dataclasses import dataclass
@@ -17,12 +17,15 @@ from kava.config.strict_yaml import load_yaml
 from kava.data.mini.tokenizer import build_mini_tokenizer
 from kava.data.sequences import SPECIAL_TOKENS, builder_of
 from kava.errors import UserError
+from kava.methods import METHODS
 from kava.model.build import load_tokenizer
 from kava.model.smollm2 import SMOLLM2_DIRECTORY, SMOLLM2_NAME
 from kava.runtime.cache_directory import cache_dir
-from kava.tools.bench.workload import ModelShape
+from kava.tools.bench.flops import step_flops
+from kava.tools.bench.workload import ModelShape, Workload
 from kava.train.footprint import of_depth
 from kava.train.prepare import MINI_NAME, prepare_data
+from kava.train.pretrain import mini_shape
 from kava.train.step_trace import Lengths
 
 
@@ -57,17 +60,14 @@ def model_shape(config: Config) -> tuple[Any, str]:
     Raises:
         UserError: it is neither known nor can it be read.
     """
-    from transformers import AutoConfig, LlamaConfig
+    from transformers import AutoConfig
 
-    base, mini = config.model.name, config.model.mini
+    base = config.model.name
     found = known()["models"].get(base)
     if found is not None:
         return AutoConfig.for_model(**found["config"]), found["source"]
     if base == MINI_NAME:
-        sizes = {"hidden_size": mini.hidden_size, "intermediate_size": 2 * mini.hidden_size, "num_hidden_layers": mini.num_layers}
-        heads = {"num_attention_heads": mini.num_heads, "num_key_value_heads": mini.num_kv_heads}
-        vocabulary = len(_tokenizer_here(config))
-        return LlamaConfig(vocab_size=vocabulary, tie_word_embeddings=True, **sizes, **heads), "model.mini"
+        return mini_shape(config.model.mini, _tokenizer_here(config)), "model.mini"
     try:
         return AutoConfig.from_pretrained(base, trust_remote_code=config.model.trust_remote_code), f"config.json of {base}"
     except (OSError, ValueError, KeyError) as error:
@@ -100,27 +100,60 @@ def _mlp_matrices(shape: Any, hidden: int, inner: int) -> int:
     return max(2, round(sum(weight.numel() for weight in found if hidden in weight.shape) / (hidden * inner)))
 
 
-def data_shape(config: Config) -> DataShape:
-    """Rows and lengths of the configured data set: known, or counted where data set and tokenizer are on this machine.
+def example_flops(shape: Any, config: Config, data: DataShape) -> int:
+    """FLOPs of one row of mean length, forward and backward; a curriculum counts at its longest stage."""
+    method = METHODS[config.method]
+    whole = method.writes_cot or method.curriculum == "remove_tokens" or not config.dataset.drop_last_step
+    workload = Workload(
+        batch=1,
+        question=data.mean.question,
+        cot=data.mean.cot if whole else data.mean.cot - data.mean.last_step,
+        answer=data.mean.answer,
+        latents=config.latent.num_tokens,
+        iterations=config.latent.num_iterations,
+        lora_r=config.lora.r if config.lora.enabled else 0,
+        method=config.method,
+    )
+    return step_flops(workload, sizes_of(shape), recompute=config.training.gradient_checkpointing)
+
+
+def data_shape(
+    config: Config, rows: int | None = None, mean: tuple[int, int, int] | None = None, longest: tuple[int, int, int] | None = None
+) -> DataShape:
+    """Rows and lengths of the configured data set: as given, known, or counted where data set and tokenizer are on this machine.
+
+    Args:
+        config: of the run.
+        rows: of the training set.
+        mean, longest: tokens of question, trace and answer.
 
     Raises:
-        UserError: neither; the lengths have to be given.
+        UserError: none of these; the lengths have to be given.
     """
+    # Of four steps, one is the last.
+    given_mean, given_longest = (given and Lengths(given[0], given[1], given[1] // 4, given[2]) for given in (mean, longest))
+    if rows and given_mean and given_longest:
+        return DataShape(rows, given_mean, given_longest, "as given")
+    found = _known(config) or _counted(config)
+    return DataShape(rows or found.rows, given_mean or found.mean, given_longest or found.longest, found.source)
+
+
+def _known(config: Config) -> DataShape | None:
     found = known()["datasets"].get(config.dataset.name)
-    if found is not None:
-        mean, longest = Lengths(**found["mean"]), Lengths(**found["longest"])
-        limit, rows = config.dataset.max_length, min(found["rows"], config.dataset.max_train_samples or found["rows"])
-        return DataShape(rows, mean, longest.scaled(min(1.0, limit / found["row"])), found["source"])
+    if found is None:
+        return None
+    limit, rows = config.dataset.max_length, min(found["rows"], config.dataset.max_train_samples or found["rows"])
+    longest = Lengths(**found["longest"]).scaled(min(1.0, limit / found["row"]))
+    return DataShape(rows, Lengths(**found["mean"]), longest, found["source"])
+
+
+def _counted(config: Config) -> DataShape:
     tokenizer = _tokenizer_here(config)
     if not (Path(config.dataset.name).exists() or config.dataset.name == MINI_NAME) or tokenizer is None:
         raise UserError(
             f"how long the rows of '{config.dataset.name}' are is not known here: download the data and the tokenizer, or give "
             "--rows N --mean_lengths Q C A --longest_lengths Q C A (tokens of question, trace and answer)"
         )
-    return _counted(config, tokenizer)
-
-
-def _counted(config: Config, tokenizer: Any) -> DataShape:
     rows = prepare_data(config, builder_of(tokenizer, config.dataset)).train
     question, trace, answer = rows.lengths
     parts = np.stack([question, trace, trace - rows.teacher_traces(drop_last_step=True), answer])

@@ -1,7 +1,8 @@
-"""Checks of configurations and data: what ships, what is built in, what can be reached."""
+"""Checks of configurations and data: what ships, what is built in, what KAVA_DATA_DIR holds."""
 
 import os
 import re
+from itertools import combinations
 from pathlib import Path
 
 from kava.config import CONFIG_DIR, Config, load_config
@@ -10,9 +11,7 @@ from kava.data.sources.load import load_benchmark
 from kava.errors import UserError
 from kava.experiment.suite import SUITE_DIR, plans_of, read_suite
 from kava.runtime import shipped
-from kava.runtime.hub import unreachable
-from kava.tools.smoke.check import CheckFailedError, Information
-from kava.tools.smoke.lab import PROBLEMS, Lab
+from kava.tools.smoke.lab import PROBLEMS, CheckFailedError, Information, Lab
 
 DATA_DIR_VARIABLE = "KAVA_DATA_DIR"
 
@@ -39,10 +38,10 @@ def configurations(_: Lab) -> str:
 
 def built_in_data(lab: Lab) -> str:
     """Traces that end in the answer, splits without overlap, and a tokenizer that loses nothing."""
-    tokenizer = lab.builder.tokenizer
+    tokenizer = lab.trained.tokenizer
     splits = {split: generate(split, PROBLEMS) for split in ("train", "validation", "test")}
     questions = [{example.question for example in examples} for examples in splits.values()]
-    shared = len(questions[0] & questions[1]) + len(questions[0] & questions[2]) + len(questions[1] & questions[2])
+    shared = sum(len(first & second) for first, second in combinations(questions, 2))
     examples = [example for split in splits.values() for example in split]
     wrong = sum(re.findall(r"=(-?\d+)>>", example.steps[-1])[-1] != example.answer for example in examples)
     texts = [text for example in examples for text in (example.question, *example.steps)]
@@ -52,21 +51,6 @@ def built_in_data(lab: Lab) -> str:
         raise CheckFailedError(f"{counts}, {lost} texts not restored by the tokenizer")
     return (
         f"{len(examples)} problems in {len(splits)} splits, 0 shared; traces end in their answers; {len(texts)} texts survive the tokenizer"
-    )
-
-
-def hub_access(_: Lab) -> Information:
-    """Can models and data sets be downloaded from here?"""
-    from huggingface_hub import constants
-
-    reason = unreachable()
-    if reason is None:
-        return Information(f"{constants.ENDPOINT} can be reached")
-    if constants.is_offline_mode():
-        return Information(f"{reason}: only what is in {constants.HF_HOME} and local paths")
-    return Information(
-        f"{reason}: set HF_ENDPOINT to a mirror (https://hf-mirror.com), download beforehand into HF_HOME, "
-        "or give local paths in model.name and dataset.name"
     )
 
 

@@ -2,14 +2,13 @@
 
 import os
 import shutil
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from kava.tools.smoke.check import close_to_zero
-from kava.tools.smoke.lab import Lab, relative, terms_apart
+from kava.cache.attention import PREFIX
+from kava.tools.smoke.lab import Lab, close_to_zero, relative, terms_apart
 
 _SIZE = 512
 
@@ -33,15 +32,13 @@ def device(_: Lab) -> str:
 
 def attention_backends(lab: Lab) -> str:
     """The same losses from every attention backend, on a batch with padding."""
-    from kava.cache.attention import PREFIX
-
-    batch = lab.batch(lab.problems[:4])
-    causal_lm = lab.model.backbone.causal_lm
+    model, batch = lab.trained.model, lab.batch(lab.problems[:4])
+    causal_lm = model.backbone.causal_lm
     with torch.no_grad():
-        expected = lab.model.losses(batch)
+        expected = model.losses(batch)
         try:
             causal_lm.set_attn_implementation(f"{PREFIX}eager")
-            difference = terms_apart(lab.model.losses(batch), expected)
+            difference = terms_apart(model.losses(batch), expected)
         finally:
             causal_lm.set_attn_implementation(f"{PREFIX}sdpa")
     return f"{close_to_zero(difference, 1e-4, 'losses under eager and sdpa')}; {_flash(lab)}"
@@ -52,10 +49,9 @@ def _flash(lab: Lab) -> str:
 
     if not (is_flash_attn_2_available() and torch.cuda.is_available()):
         return "flash_attention_2 is not available here"
-    from kava.cache.attention import PREFIX
     from kava.tools.bench.workload import Workload, build_workload
 
-    model, _ = build_workload(Workload(shape="tiny", latents=4, lora_r=4, dtype="bfloat16", device="cuda"))
+    model = build_workload(Workload(shape="tiny", latents=4, lora_r=4, dtype="bfloat16", device="cuda")).model
     batch = lab.batch(lab.problems[:4]).to("cuda")
     with torch.no_grad():
         expected = model.losses(batch)
@@ -64,11 +60,6 @@ def _flash(lab: Lab) -> str:
 
 
 def _seconds(run: Callable[[], Any], where: str) -> float:
-    best = float("inf")
-    for _ in range(3):
-        started = time.perf_counter()
-        run()
-        if where == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - started)
-    return best
+    from kava.tools.bench.timing import alternate
+
+    return min(alternate({"run": run}, 3, where)["run"])

@@ -1,4 +1,4 @@
-"""What the checks share: tiny random models with grouped queries and a few of the built-in problems, made on first use.
+"""What the checks share: a tiny random model with grouped queries and a few of the built-in problems, made on first use.
 
 Nothing heavy is imported before it is needed: where a package is broken, the checks that need it say so and the others run.
 """
@@ -13,18 +13,26 @@ from typing import TYPE_CHECKING, Any
 from kava.config import Config, MiniDataConfig, build_config
 from kava.data.example import Example
 from kava.data.mini.problems import generate
-from kava.tools.bench.workload import ANSWER_PROMPT, Workload, build_workload, llama_config
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from kava.checkpoint import Trained
     from kava.data.collate import Batch
-    from kava.data.sequences import SequenceBuilder
     from kava.losses.total import LossTerms
-    from kava.model.kava import KavaModel
 
 PROBLEMS = MiniDataConfig(max_steps=3, num_train=60, num_eval=60)
 LATENTS = 4
+
+
+class Information(str):
+    """What a check has to say where there is nothing to pass or fail."""
+
+    __slots__ = ()
+
+
+class CheckFailedError(Exception):
+    """A check measured something wrong; the message says what."""
 
 
 class Lab:
@@ -34,39 +42,9 @@ class Lab:
         self.directory = directory
 
     @cached_property
-    def _built(self) -> tuple["KavaModel", "SequenceBuilder"]:
-        import torch
-
-        model, builder = build_workload(Workload(shape="tiny", latents=LATENTS, lora_r=4))
-        generator = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if "lora_B" in name:
-                    # Adapters start as zero, and a zero hides mistakes.
-                    parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-        return model.eval(), builder
-
-    @property
-    def model(self) -> "KavaModel":
-        """A tiny KaVa model, M = 4, T = 3."""
-        return self._built[0]
-
-    @property
-    def builder(self) -> "SequenceBuilder":
-        """Its sequences."""
-        return self._built[1]
-
-    @cached_property
     def problems(self) -> list[Example]:
         """Built-in problems of one to three steps."""
         return generate("train", PROBLEMS)
-
-    def batch(self, problems: list[Example]) -> "Batch":
-        """A training batch."""
-        from kava.data.collate import Collator
-
-        collator = Collator(self.model.method, self.builder.tokenizer.pad_token_id, len(self.builder.prompt_ids), num_latents=LATENTS)
-        return collator.collate([self.builder.encode(problem) for problem in problems])
 
     @cached_property
     def base(self) -> Path:
@@ -75,23 +53,48 @@ class Lab:
         from transformers import LlamaForCausalLM
 
         from kava.data.mini.tokenizer import build_mini_tokenizer
+        from kava.model.build import silence_libraries
+        from kava.tools.bench.workload import llama_config
 
-        directory = self.directory / "base"
-        tokenizer = build_mini_tokenizer(PROBLEMS, ANSWER_PROMPT)
+        silence_libraries()
+        tokenizer = build_mini_tokenizer(PROBLEMS, Config().dataset.answer_prompt)
         torch.manual_seed(0)
-        LlamaForCausalLM(llama_config("tiny", tokenizer)).save_pretrained(directory)
-        tokenizer.save_pretrained(directory)
-        return directory
+        for part in (LlamaForCausalLM(llama_config("tiny", tokenizer)), tokenizer):
+            part.save_pretrained(self.directory / "base")
+        return self.directory / "base"
 
-    def config(self, overrides: dict[str, Any]) -> Config:
+    def config(self, overrides: dict[str, Any] | None = None) -> Config:
         """KaVa on the tiny base and the built-in problems, on the CPU."""
+        mini = {f"dataset.mini.{name}": getattr(PROBLEMS, name) for name in ("max_steps", "num_train", "num_eval")}
         settings = {
             "model.name": str(self.base), "lora.r": 4, "lora.dropout": 0.0, "latent.num_tokens": LATENTS,
-            "dataset.mini.max_steps": PROBLEMS.max_steps, "dataset.mini.num_train": PROBLEMS.num_train,
-            "dataset.mini.num_eval": PROBLEMS.num_eval,
             "system.mixed_precision": "no", "system.device": "cpu",
         }  # fmt: skip
-        return build_config({}, "the smoke test", settings | overrides)
+        return build_config({}, "the smoke test", mini | settings | (overrides or {}))
+
+    @cached_property
+    def trained(self) -> "Trained":
+        """A tiny KaVa model, M = 4, T = 3. Adapters start as zero, and a zero hides mistakes: whatever is trained is moved at random."""
+        import torch
+
+        from kava.checkpoint import Trained
+        from kava.model.build import build_model, load_tokenizer
+
+        tokenizer, config = load_tokenizer(str(self.base)), self.config()
+        torch.manual_seed(1)
+        model = build_model(str(self.base), tokenizer, config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+        return Trained(model.eval(), tokenizer, config, str(self.base))
+
+    def batch(self, problems: list[Example]) -> "Batch":
+        """A training batch."""
+        from kava.data.collate import build_collator
+
+        builder = self.trained.builder
+        return build_collator(self.trained.config, builder).collate([builder.encode(problem) for problem in problems])
 
 
 @contextmanager
@@ -99,6 +102,17 @@ def open_lab() -> Iterator[Lab]:
     """A lab in a temporary directory that is removed afterwards."""
     with TemporaryDirectory(prefix="kava-smoke-") as directory:
         yield Lab(Path(directory))
+
+
+def close_to_zero(difference: float, allowed: float, what: str) -> str:
+    """The sentence about a difference that should be rounding only.
+
+    Raises:
+        CheckFailedError: it is larger than allowed, or not a number.
+    """
+    if not difference <= allowed:
+        raise CheckFailedError(f"{what}: off by {difference:.1e}, allowed {allowed:.0e}")
+    return f"{what}: off by {difference:.1e}"
 
 
 def relative(actual: "Tensor", expected: "Tensor") -> float:

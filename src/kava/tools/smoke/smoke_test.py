@@ -1,60 +1,97 @@
-"""The list of checks, and the smoke test itself."""
+"""The list of checks, and the smoke test itself: one check after the other, none stopped by the failure of another."""
 
+import importlib
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.text import Text
 
-from kava.tools.smoke.check import REINSTALL, Check, Outcome, run_checks
-from kava.tools.smoke.lab import open_lab
+from kava.tools.smoke.lab import CheckFailedError, Information, Lab, open_lab
 
-NEWER_PYTHON = "make an environment with a newer Python: make BASE_PYTHON=python3.11 setup"
-DEVICE = "install the torch build for this machine (https://pytorch.org/get-started/locally/), or set system.device to cpu"
-CONFIGURATIONS = "mend the key that is named, or take the file back: git checkout configs suites, or kava configs --copy"
-LOCAL_DATA = "point KAVA_DATA_DIR at the directory that holds gsm8k_test.jsonl, gsm8k_hard.jsonl and svamp.json, or unset it"
+REINSTALL = "install the pinned versions: pip install -r requirements.txt"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One component.
+
+    Attributes:
+        name: a word or two.
+        function: `module:name` in `kava.tools.smoke`; takes the lab, returns what it measured. Imported only when the check runs, so
+            that a package that cannot be imported fails this check and not the whole test.
+        cure: what to do when it fails.
+    """
+
+    name: str
+    function: str
+    cure: str = f"{REINSTALL}; if it still fails, please report it together with this output"
+
 
 CHECKS = (
-    Check("python", "environment:python_version", NEWER_PYTHON),
-    Check("packages", "environment:packages", REINSTALL),
-    Check("optional packages", "environment:optional_packages"),
-    Check("device", "device:device", DEVICE),
+    Check("python", "machine:python_version", "make an environment with a newer Python: make BASE_PYTHON=python3.11 setup"),
+    Check("packages", "machine:packages", REINSTALL),
+    Check("optional packages", "machine:optional_packages"),
+    Check(
+        "device",
+        "device:device",
+        "install the torch build for this machine (https://pytorch.org/get-started/locally/), or set system.device to cpu",
+    ),
     Check("attention backends", "device:attention_backends"),
     Check("eviction", "method:eviction"),
     Check("loss functions", "method:losses"),
     Check("training losses", "method:training_losses"),
     Check("padding", "method:padding"),
     Check("jacobi", "method:jacobi"),
-    Check("training", "chain:training"),
-    Check("generation", "chain:generation"),
-    Check("save and load", "chain:save_and_load"),
-    Check("configurations", "data:configurations", CONFIGURATIONS),
+    Check("training", "training:training"),
+    Check("generation", "training:generation"),
+    Check("save and load", "training:save_and_load"),
+    Check(
+        "configurations",
+        "data:configurations",
+        "correct the key that is named, or restore the file: git checkout configs suites, or kava configs --copy",
+    ),
     Check("built-in data", "data:built_in_data"),
-    Check("hub", "data:hub_access"),
-    Check("local data", "data:local_data", LOCAL_DATA),
+    Check("hub", "machine:hub_access"),
+    Check(
+        "local data",
+        "data:local_data",
+        "point KAVA_DATA_DIR at the directory that holds gsm8k_test.jsonl, gsm8k_hard.jsonl and svamp.json, or unset it",
+    ),
 )
 _STYLES = {"ok": "green", "info": "cyan", "FAILED": "bold red"}
 
 
 def smoke_test() -> int:
-    """Run every check, a line each; returns the exit code: 1 where any failed."""
+    """Run every check, a line each; returns the exit code: 1 if any failed."""
     console, started = Console(highlight=False), time.perf_counter()
-    outcomes = []
+    counts = dict.fromkeys(_STYLES, 0)
     with open_lab() as lab:
-        for outcome in run_checks(CHECKS, lab):
-            outcomes.append(outcome)
-            _show(console, outcome)
-    counts = {status: sum(outcome.status == status for outcome in outcomes) for status in _STYLES}
-    seconds = time.perf_counter() - started
+        for check in CHECKS:
+            began = time.perf_counter()
+            status, measured = run_check(check, lab)
+            counts[status] += 1
+            seconds = (f"{time.perf_counter() - began:6.2f} s  ", "dim")
+            console.print(Text.assemble((f"{status:<7}", _STYLES[status]), f"{check.name:<19}", seconds, measured), soft_wrap=True)
+            if status == "FAILED":
+                console.print(Text(f"       cure: {check.cure}", style="yellow"), soft_wrap=True)
     console.print(
-        f"{len(outcomes)} checks in {seconds:.1f} s: {counts['ok']} ok, {counts['info']} for information, {counts['FAILED']} failed"
+        f"{len(CHECKS)} checks in {time.perf_counter() - started:.1f} s: "
+        f"{counts['ok']} ok, {counts['info']} for information, {counts['FAILED']} failed"
     )
     return 1 if counts["FAILED"] else 0
 
 
-def _show(console: Console, outcome: Outcome) -> None:
-    line = Text.assemble(
-        (f"{outcome.status:<7}", _STYLES[outcome.status]), f"{outcome.name:<19}", (f"{outcome.seconds:6.2f} s  ", "dim"), outcome.measured
-    )
-    console.print(line, soft_wrap=True)
-    if outcome.cure:
-        console.print(Text(f"       cure: {outcome.cure}", style="yellow"), soft_wrap=True)
+def run_check(check: Check, lab: Lab) -> tuple[str, str]:
+    """ "ok", "info" or "FAILED", and what was measured or went wrong."""
+    module, _, name = check.function.partition(":")
+    try:
+        run: Callable[[Lab], str] = getattr(importlib.import_module(f"kava.tools.smoke.{module}"), name)
+        found = run(lab)
+    except CheckFailedError as failure:
+        return "FAILED", str(failure)
+    except Exception as error:  # whatever is broken, the other checks still run
+        lines = str(error).strip().splitlines() or ["no message"]
+        return "FAILED", f"{type(error).__name__}: {lines[0]}"
+    return "info" if isinstance(found, Information) else "ok", found

@@ -4,13 +4,9 @@ import json
 
 import torch
 
-from kava.checkpoint import Trained, load_checkpoint, save_checkpoint
-from kava.data.sequences import SequenceBuilder
-from kava.generate import Reasoner
-from kava.model.build import build_model, load_tokenizer
+from kava.checkpoint import load_checkpoint, save_checkpoint
 from kava.runtime.atomic import verify
-from kava.tools.smoke.check import CheckFailedError
-from kava.tools.smoke.lab import LATENTS, Lab
+from kava.tools.smoke.lab import CheckFailedError, Lab
 
 STEPS = 10
 NEW_TOKENS = 8
@@ -41,7 +37,7 @@ def generation(lab: Lab) -> str:
     """Latent answers in a batch against alone, and cached against recomputed decoding."""
     from kava.tools.bench.decoding import decode_incremental, decode_recomputed
 
-    reasoner = Reasoner(lab.model, lab.builder, LATENTS, lab.model.settings.num_iterations)
+    reasoner = lab.trained.reasoner()
     questions = [problem.question for problem in lab.problems[:4]]
     together = reasoner.generate(questions, max_new_tokens=NEW_TOKENS)
     alone = [reasoner.generate([question], max_new_tokens=NEW_TOKENS)[0] for question in questions]
@@ -56,29 +52,17 @@ def generation(lab: Lab) -> str:
 
 
 def save_and_load(lab: Lab) -> str:
-    """A checkpoint gives the same logits, bit for bit."""
-    config = lab.config({})
-    tokenizer = load_tokenizer(str(lab.base))
-    torch.manual_seed(2)
-    model = build_model(str(lab.base), tokenizer, config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    trained = Trained(model.eval(), tokenizer, config, str(lab.base))
-    save_checkpoint(lab.directory / "saved", trained)
-    loaded = load_checkpoint(lab.directory / "saved")
-    mine, theirs = (_logits(lab, item) for item in (trained, loaded))
+    """A checkpoint gives the same logits after the latents and the answer prompt, bit for bit."""
+    saved = lab.directory / "saved"
+    save_checkpoint(saved, lab.trained)
+    logits = []
+    for trained in (lab.trained, load_checkpoint(saved)):
+        questions = [trained.builder.question_ids(problem.question) for problem in lab.problems[:4]]
+        with torch.inference_mode():
+            logits.append(trained.reasoner().start(questions)[1])
+    mine, theirs = logits
     different = int((mine != theirs).sum())
     if different or not torch.isfinite(mine).all():
         raise CheckFailedError(f"{different} of {mine.numel()} logits changed, by at most {float((mine - theirs).abs().max()):.1e}")
-    size = sum(path.stat().st_size for path in (lab.directory / "saved").rglob("*") if path.is_file())
+    size = sum(path.stat().st_size for path in saved.rglob("*") if path.is_file())
     return f"{mine.numel()} logits the same bit for bit; {size / 1024:.0f} KiB on disk"
-
-
-def _logits(lab: Lab, trained: Trained) -> torch.Tensor:
-    """After the latents and the answer prompt."""
-    builder: SequenceBuilder = trained.builder
-    reasoner = trained.reasoner(LATENTS)
-    with torch.inference_mode():
-        return reasoner.start([builder.question_ids(problem.question) for problem in lab.problems[:4]])[1]

@@ -1,11 +1,11 @@
-"""Checks of Python and the installed packages; they need none of them."""
+"""Checks of Python, the installed packages and the model hub; they need none of the packages."""
 
 import platform
 from importlib import metadata
 
+from kava.runtime.hub import unreachable
 from kava.runtime.installed import declared, foreign_packages, version
-from kava.tools.smoke.check import CheckFailedError, Information
-from kava.tools.smoke.lab import Lab
+from kava.tools.smoke.lab import CheckFailedError, Information, Lab
 
 OPTIONAL = ("flash-attn", "bitsandbytes", "wandb", "gguf")
 
@@ -25,8 +25,7 @@ def packages(_: Lab) -> str:
     from packaging.requirements import Requirement
 
     problems, versions = [], {}
-    for line in declared()[1]:
-        requirement = Requirement(line)
+    for requirement in map(Requirement, declared()[1]):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:
@@ -47,3 +46,18 @@ def packages(_: Lab) -> str:
 def optional_packages(_: Lab) -> Information:
     """What some options need, so that its absence is seen."""
     return Information(", ".join(f"{name} {version(name) or 'absent'}" for name in OPTIONAL))
+
+
+def hub_access(_: Lab) -> Information:
+    """Can models and data sets be downloaded from here?"""
+    from huggingface_hub import constants
+
+    reason = unreachable()
+    if reason is None:
+        return Information(f"{constants.ENDPOINT} can be reached")
+    if constants.is_offline_mode():
+        return Information(f"{reason}: only what is in {constants.HF_HOME} and local paths")
+    return Information(
+        f"{reason}: set HF_ENDPOINT to a mirror (https://hf-mirror.com), download beforehand into HF_HOME, "
+        "or give local paths in model.name and dataset.name"
+    )

@@ -1,0 +1,277 @@
+"""What to run a configuration with on a card: the largest batch that fits, the fewest changes that make it fit, and the hours it takes.
+
+A card's rate is measured where docs/results/gpu.json has it; elsewhere a share of its published peak is assumed, and the plan says so.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+from pydantic import ConfigDict, PlainSerializer, ValidationError
+
+from kava.config import Config, build_config
+from kava.errors import UserError, nearest
+from kava.model.build import stored_dtype
+from kava.results import Record
+from kava.runtime.shipped import shipped
+from kava.tools.plan.shapes import DataShape, example_flops
+from kava.train.footprint import GIB, HELD_BACK, Profile
+from kava.train.micro_batches import MicroBatches, positions_of
+
+# Below this many rows a step is mostly waiting: the next change is tried first.
+ENOUGH_ROWS = 8
+# In the order in which they are proposed. Weights are stored as they are published, in bfloat16, before work is done twice.
+CHANGES: tuple[dict[str, Any], ...] = (
+    {},
+    {"model.dtype": "bfloat16"},
+    {"training.gradient_checkpointing": True},
+    {"model.dtype": "bfloat16", "training.gradient_checkpointing": True},
+)
+# GB and dense bf16 peak in TFLOP/s, as the data sheets have them.
+CARDS: dict[str, tuple[float, float]] = {
+    "A10": (24, 125.0), "A100-40GB": (40, 312.0), "A100-80GB": (80, 312.0), "H100": (80, 989.0), "H200": (141, 989.0),
+}  # fmt: skip
+UTILISATION = 0.3
+# Seconds in which the host asks for a step's operations, per layer: 376 ms for 16 layers on an H100 machine (2026-11-26, LLaMA-3.2-1B).
+HOST_SECONDS = 0.0235
+PARTS = ("weights", "trained", "gradients", "optimizer", "activations", "working", "gathered")
+
+
+class Measured(Record):
+    """A training step as it was measured on a card; other fields of its record are not read."""
+
+    model_config = ConfigDict(extra="ignore", strict=False)
+
+    card: str
+    batch: int
+    examples_per_second: float
+    tflops: float
+    layers: int | None = None
+
+
+def measurements(path: Path | None = None) -> list[Measured]:
+    """The training steps that were measured on cards; none where there is no such file."""
+    path = path or shipped("docs/results") / "gpu.json"
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError:
+        content = [json.loads(line) for line in text.splitlines() if line.strip()]
+    found = []
+    for row in content.get("records", []) if isinstance(content, dict) else content:
+        try:
+            found.append(Measured.model_validate(row))
+        except ValidationError:
+            # A figure of another kind, such as a decoding pass.
+            continue
+    return found
+
+
+class Speed(NamedTuple):
+    """How fast a card trains: TFLOP/s that a step reaches, the least seconds per layer (of the host), and where both come from."""
+
+    tflops: float
+    host_seconds: float = HOST_SECONDS
+    source: str = "computed"
+
+
+@dataclass(frozen=True)
+class Card:
+    """GPUs to train on: GB of each, how many, whether the model is split over them, their peak, the share of it assumed, their name."""
+
+    gigabytes: int | float
+    gpus: int = 1
+    sharded: bool = False
+    tflops: float | None = None
+    utilisation: float = UTILISATION
+    name: str | None = None
+
+    @property
+    def room(self) -> float:
+        """Bytes that training may take on each."""
+        return self.gigabytes * GIB * (1 - HELD_BACK)
+
+    @property
+    def peak_tflops(self) -> float:
+        """As given, or that of the largest card in the table that is no larger; of cards of one size the slowest."""
+        smaller = [kind for kind in CARDS.values() if kind[0] <= self.gigabytes] or [min(CARDS.values())]
+        return self.tflops or min(smaller, key=lambda kind: (-kind[0], kind[1]))[1]
+
+    def speed(self, measured: Sequence[Measured]) -> Speed:
+        """The rate that was measured on such a card, or a share of its peak."""
+        rows = [row for row in measured if self.name and self.name.lower() in row.card.lower()]
+        if not rows:
+            return Speed(self.peak_tflops * self.utilisation)
+        best = max(rows, key=lambda row: row.tflops)
+        floors = [row.batch / row.examples_per_second / row.layers for row in rows if row.layers]
+        source = f"measured: {best.tflops:.0f} TFLOP/s, {best.examples_per_second:.0f} examples/s in batches of {best.batch} on {best.card}"
+        return Speed(best.tflops, min(floors, default=HOST_SECONDS), source)
+
+
+def card_named(name: str) -> tuple[float, float]:
+    """GB and peak of the card that a user names.
+
+    Raises:
+        UserError: it is not in the table.
+    """
+    found = next((kind for known, kind in CARDS.items() if known.lower() == name.lower()), None)
+    if found is None:
+        raise UserError(f"--card '{name}' is not known{nearest(name, CARDS)}; give --gpu_memory and --tflops instead")
+    return found
+
+
+def _rounded(digits: int) -> PlainSerializer:
+    return PlainSerializer(lambda value: round(value, digits))
+
+
+class Way(Record):
+    """One set of changes on one card: the most rows per GPU that fit at once (0: not even one), in how many parts, and what they need."""
+
+    changes: dict[str, Any]
+    batch_size: int
+    gradient_accumulation_steps: int
+    gib: dict[str, Annotated[float, _rounded(2)]]
+    total_gib: Annotated[float, _rounded(1)]
+    hours: Annotated[float, PlainSerializer(lambda value: float(f"{value:.2g}"))]
+    proposed: bool = False
+
+
+class Plan(Record):
+    """One configuration on one card; sizes in GiB per GPU."""
+
+    config: str
+    model: str
+    gpu_memory: float
+    gpus: int
+    fsdp: bool
+    effective_batch: int
+    tflops: Annotated[float, _rounded(1)]
+    speed: str
+    rows: int
+    ways: list[Way]
+
+    @property
+    def chosen(self) -> Way | None:
+        """The proposed way; None where nothing fits."""
+        return next((way for way in self.ways if way.proposed), None)
+
+
+class PlanFile(Record):
+    """What `kava plan` writes. Memory is computed; hours are too where `speed` does not say that it was measured."""
+
+    format: Literal["kava.plan/2"] = "kava.plan/2"
+    held_back: float = HELD_BACK
+    plans: list[Plan]
+
+
+class Planner:
+    """Everything that is computed once per configuration.
+
+    Args:
+        name: of the configuration.
+        shape: transformers' configuration of the base model.
+        config: of the run.
+        data: rows and lengths.
+        measured: training steps on cards.
+    """
+
+    def __init__(self, name: str, shape: Any, config: Config, data: DataShape, measured: Sequence[Measured] = ()) -> None:
+        self.name, self.shape, self.config, self.data, self.measured = name, shape, config, data, measured
+        self._profiles: dict[int, tuple[Profile, int]] = {}
+        # Rows per optimizer step, which a plan keeps.
+        self.effective_batch = config.training.batch_size * config.training.gradient_accumulation_steps
+
+    def changes(self) -> list[dict[str, Any]]:
+        """Those that change something: a configuration that already recomputes or stores bfloat16 has fewer."""
+        content = self.config.to_dict()
+        # Without autocast the arithmetic would be bfloat16 too, which the configuration refuses; and on a GPU they mostly are stored so.
+        kept = self.config.system.mixed_precision == "no" or stored_dtype(self.config, on_gpu=True) == torch.bfloat16
+        found: list[dict[str, Any]] = []
+        for changes in CHANGES:
+            new = {}
+            for key, value in changes.items():
+                section, field = key.split(".")
+                if content[section][field] != value and not (kept and key == "model.dtype"):
+                    new[key] = value
+            if new not in found:
+                found.append(new)
+        return found
+
+    def plan(self, card: Card) -> Plan:
+        """Every set of changes on a card.
+
+        Raises:
+            UserError: the effective batch cannot be divided over the GPUs.
+        """
+        if self.effective_batch % card.gpus:
+            raise UserError(
+                f"an effective batch of {self.effective_batch} cannot be divided over {card.gpus} GPUs; give --gpus a divisor of it"
+            )
+        ways = [self._way(index, changes, card) for index, changes in enumerate(self.changes())]
+        if (chosen := proposed(ways)) is not None:
+            chosen.proposed = True
+        speed = card.speed(self.measured)
+        return Plan(
+            config=self.name, model=self.config.model.name, gpu_memory=card.gigabytes, gpus=card.gpus, fsdp=card.sharded,
+            effective_batch=self.effective_batch, tflops=speed.tflops, speed=speed.source, rows=self.data.rows, ways=ways,
+        )  # fmt: skip
+
+    def _way(self, index: int, changes: dict[str, Any], card: Card) -> Way:
+        if index not in self._profiles:
+            config = build_config(self.config.to_dict(), "the plan", changes)
+            self._profiles[index] = Profile(self.shape, config, self.data.longest), example_flops(self.shape, config, self.data)
+        profile, flops = self._profiles[index]
+        share = self.effective_batch // card.gpus
+        sizes = (size for size in range(share, 0, -1) if share % size == 0)
+        batch = next((size for size in sizes if profile.footprint(size, card.gpus, card.sharded).total <= card.room), 0)
+        footprint = profile.footprint(batch or 1, card.gpus, card.sharded)
+        layers = int(self.shape.get_text_config().num_hidden_layers)
+        examples, speed = training_examples(self.config, self.data), card.speed(self.measured)
+        return Way(
+            changes=changes, batch_size=batch, gradient_accumulation_steps=share // batch if batch else 0,
+            gib={part: getattr(footprint, part) / GIB for part in PARTS}, total_gib=footprint.total / GIB,
+            hours=hours(flops, examples, self._mean_rows(share, batch or 1), layers, card.gpus, speed),
+        )  # fmt: skip
+
+    def _mean_rows(self, share: int, batch: int) -> int:
+        """Rows of mean length that are computed at once where so many of the longest are."""
+        longest, mean = (
+            positions_of(self.config, row.question, row.cot - row.last_step * self.config.dataset.drop_last_step, row.answer)
+            for row in (self.data.longest, self.data.mean)
+        )
+        return MicroBatches(share, batch * longest).rows_of(mean)
+
+
+def proposed(ways: Sequence[Way]) -> Way | None:
+    """The first way with enough rows per step, else the one with the most; None where nothing fits."""
+    fitting = [way for way in ways if way.batch_size]
+    enough = [way for way in fitting if way.batch_size >= min(ENOUGH_ROWS, way.batch_size * way.gradient_accumulation_steps)]
+    return enough[0] if enough else max(fitting, key=lambda way: way.batch_size, default=None)
+
+
+def training_examples(config: Config, data: DataShape) -> float:
+    """Rows that a run sees: epochs, or optimizer steps times the effective batch."""
+    training = config.training
+    if training.max_steps > 0:
+        return float(training.max_steps * training.batch_size * training.gradient_accumulation_steps)
+    return float(data.rows * training.epochs)
+
+
+def hours(flops: int | float, examples: int | float, rows: int, layers: int, gpus: int, speed: Speed) -> float:
+    """Hours of wall clock; validation by generation is not in it.
+
+    Args:
+        flops: of a row.
+        examples: that the run sees.
+        rows: that a card computes at once.
+        layers: of the model.
+        gpus: that share the rows.
+        speed: of each.
+    """
+    seconds = max(rows * flops / (speed.tflops * 1e12), layers * speed.host_seconds)
+    return examples / rows * seconds / gpus / 3600

@@ -1,0 +1,104 @@
+"""Plans as a table, as Markdown for the documents, and in sentences."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from kava.config import Config
+from kava.tools.plan.planner import Plan, Way
+from kava.tools.plan.shapes import DataShape
+from kava.train.footprint import HELD_BACK
+from kava.train.step_trace import Lengths
+
+_SHORT = {"model.dtype": "bf16 weights", "training.gradient_checkpointing": "recompute"}
+
+
+def plan_table(plan: Plan) -> Table:
+    """Every way on one card; the proposed one is marked."""
+    cards = f"{plan.gpus} x {plan.gpu_memory:g} GB" if plan.gpus > 1 else f"{plan.gpu_memory:g} GB"
+    title = f"{plan.config} on {cards}{', split (FSDP)' if plan.fsdp else ''}; effective batch {plan.effective_batch}; hours {plan.speed}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in ("settings", "at once", "GiB per GPU", "weights", "trained", "kept", "peak", "hours"):
+        table.add_column(column, justify="left" if column == "settings" else "right")
+    for way in plan.ways:
+        gib = way.gib
+        sizes = (
+            gib["weights"] + gib["gathered"], gib["trained"] + gib["gradients"] + gib["optimizer"], gib["activations"], gib["working"]
+        )  # fmt: skip
+        settings = ", ".join(_SHORT[key] for key in way.changes) or "as configured"
+        mark = "* " if way.proposed else "  "
+        figures = (f"{size:.1f}" for size in (way.total_gib, *sizes))
+        table.add_row(mark + settings, _batch(way), *figures, _hours(way) if way.batch_size else "-")
+    return table
+
+
+def markdown(plans: Sequence[Plan]) -> str:
+    """The proposals of several configurations: a row for each configuration, a column for each card."""
+    cards = sorted({plan.gpu_memory for plan in plans})
+    lines = ["| configuration | " + " | ".join(f"{card:g} GB" for card in cards) + " |", "|---" + "|---" * len(cards) + "|"]
+    for name in dict.fromkeys(plan.config for plan in plans):
+        found = {plan.gpu_memory: _cell(plan) for plan in plans if plan.config == name}
+        lines.append(f"| {name} | " + " | ".join(found.get(card, "") for card in cards) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(plan: Plan) -> str:
+    if plan.chosen is None:
+        return "does not fit"
+    way = plan.chosen
+    return "; ".join([f"{way.total_gib:.1f} GiB, {_hours(way)} h", _batch(way), *(_SHORT[key] for key in way.changes)])
+
+
+def _batch(way: Way) -> str:
+    return f"{way.batch_size} x {way.gradient_accumulation_steps}" if way.batch_size else "does not fit"
+
+
+def _hours(way: Way) -> str:
+    return f"{way.hours:.0f}" if way.hours >= 1 else f"{way.hours:.2g}"
+
+
+def advice(plan: Plan, config: Config) -> str:
+    """What to type, or why nothing fits, with the cure.
+
+    A run cuts its batches by itself, so only what differs from the configuration is said.
+    """
+    way = plan.chosen
+    if way is None:
+        return _why_nothing_fits(plan)
+    share = plan.effective_batch // plan.gpus
+    size = {} if plan.gpus == 1 else {"training.batch_size": share, "training.gradient_accumulation_steps": 1}
+    changes = size | way.changes | ({"system.fsdp": True} if plan.fsdp else {})
+    at_once = f"{way.batch_size} of {share if size else config.training.batch_size} rows of the longest at once"
+    return f"{f'proposed: {_options(changes)}' if changes else 'runs as configured'} ({at_once})"
+
+
+def _why_nothing_fits(plan: Plan) -> str:
+    least = min(plan.ways, key=lambda way: way.total_gib)
+    split = "" if plan.fsdp else f", or split it over several: --gpus {2 * plan.gpus} --fsdp"
+    return (
+        f"{plan.config} does not fit {plan.gpu_memory:g} GB: it takes at least {least.total_gib:.1f} GiB per GPU, with one row at a time"
+        f"{' and ' + _options(least.changes) if least.changes else ''}; take a card of {math.ceil(least.total_gib / (1 - HELD_BACK))} GB "
+        f"or more{split}, or shorter rows (--dataset.max_length)"
+    )
+
+
+def _options(changes: dict[str, Any]) -> str:
+    """Changes as one types them."""
+    return " ".join(f"--{key} {str(value).lower() if isinstance(value, bool) else value}" for key, value in changes.items())
+
+
+def assumptions(plan: Plan, data: DataShape) -> str:
+    """What the figures rest on."""
+    memory = f"memory for the batch with the longest rows ({_parts(data.longest)}), {100 * HELD_BACK:.0f} % of the card held back"
+    speed = f"{plan.tflops:.4g} TFLOP/s ({'assumed' if plan.speed == 'computed' else plan.speed}), validation left out"
+    return (
+        f"Computed: {memory}; hours for {data.rows:,} rows of {_parts(data.mean)} at {speed}. Rows: {data.source}. "
+        "kept: activations, caches and logits for the backward pass; peak: what comes on top."
+    )
+
+
+def _parts(lengths: Lengths) -> str:
+    return f"{lengths.question} + {lengths.cot} + {lengths.answer} tokens of question, trace and answer"
