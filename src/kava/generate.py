@@ -70,6 +70,10 @@ class Reasoner:
         self.num_iterations = num_iterations
         self._prompts: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
 
+    def with_iterations(self, num_iterations: int) -> "Reasoner":
+        """The same model with another T."""
+        return Reasoner(self.model, self.builder, self.num_latents, num_iterations)
+
     def generate(
         self,
         questions: Sequence[str],

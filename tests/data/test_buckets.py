@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.loading import load_examples
 from helpers.tiny import PROMPT_IDS, assert_close, gradients, lora_config, make_examples, tiny_model
 from kava.data.buckets import MOST, Buckets, fit_buckets
 from kava.data.collate import Collator
 from kava.data.encoded_rows import Lengths, lengths_of
-from kava.data.sources.load import load_examples
 from kava.methods import METHODS
 from kava.train.prepare import bucketed, padded_lengths
 from kava.train.sampler import LengthSortedSampler, padding_share, widths_of

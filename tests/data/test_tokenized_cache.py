@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.loading import open_named
 from helpers.tiny import make_examples, mini_builder, mini_examples
 from kava.data.encoded_rows import EncodedRows, lengths_of, write_rows
 from kava.data.sequences import EncodedExample, SequenceBuilder
-from kava.data.sources.splits import Splits, open_training
+from kava.data.sources.splits import Splits
 from kava.data.tokenized_cache import ROWS, Tokenised, entry_name, tokenise
 from kava.errors import UserError
 from kava.runtime.lock import locked
@@ -43,7 +44,7 @@ def rows(tmp_path: Path) -> Path:
 
 
 def opened(path: Path, **changes: object) -> Splits:
-    return open_training(str(path), **{"cot_type": "equation", **changes})
+    return open_named(str(path), **{"cot_type": "equation", **changes})
 
 
 def counted(splits: Splits) -> tuple[Splits, list[int]]:
@@ -136,7 +137,7 @@ def test_the_generator_has_an_entry_of_its_own_for_each_shape() -> None:
     from kava.config import MiniDataConfig
 
     shapes = [MiniDataConfig(num_train=20), MiniDataConfig(num_train=21), MiniDataConfig(num_train=20, data_seed=1)]
-    names = {entry_name(open_training("builtin:mini", cot_type="equation", mini=shape), mini_builder()) for shape in shapes}
+    names = {entry_name(open_named("builtin:mini", cot_type="equation", mini=shape), mini_builder()) for shape in shapes}
     assert len(names) == 3
 
 

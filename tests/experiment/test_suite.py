@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from kava.errors import UserError
-from kava.experiment.reproduce import Options, _chosen, reproduce
+from kava.experiment.reproduce import chosen, reproduce
 from kava.experiment.suite import plans_of, read_suite, suite_path
 
 REPOSITORY = Path(__file__).parents[2]
@@ -20,12 +20,12 @@ def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "suites").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_suite_is_valid(path: Path) -> None:
     suite = read_suite(path)
-    plans = plans_of(suite, Path("out"), {}, [])
+    plans = plans_of(suite, Path("out"), {})
     assert len(plans) == len(suite.variants) * len(suite.runs)
 
 
 def test_a_plan_carries_its_overrides_and_its_fingerprint() -> None:
-    plans = plans_of(read_suite("suites/demo.yaml"), Path("out"), {"training.batch_size": 8}, [])
+    plans = plans_of(read_suite("suites/demo.yaml"), Path("out"), {"training.batch_size": 8})
     plan = plans["all", "no_cot"]
     assert plan.output_dir == Path("out/all/no_cot")
     assert plan.seed_dir(42) == Path("out/all/no_cot/seed_42")
@@ -35,7 +35,7 @@ def test_a_plan_carries_its_overrides_and_its_fingerprint() -> None:
 
 
 def test_a_suite_of_anothers_runs_has_that_suites_runs() -> None:
-    owner, other = (plans_of(read_suite(f"suites/{name}.yaml"), Path("out"), {}, []) for name in ("mini-table1", "mini-table2"))
+    owner, other = (plans_of(read_suite(f"suites/{name}.yaml"), Path("out"), {}) for name in ("mini-table1", "mini-table2"))
     assert owner == other
 
 
@@ -54,7 +54,7 @@ def test_an_exception_holds_for_its_run_in_its_variant_alone(tmp_path: Path) -> 
     suite = read_suite(tmp_path / "suite.yaml")
 
     def latents(overrides: dict[str, Any]) -> dict[tuple[str, str], str]:
-        plans = plans_of(suite, Path("out"), overrides, [])
+        plans = plans_of(suite, Path("out"), overrides)
         return {cell: plan.train_flags[plan.train_flags.index("--latent.num_tokens") + 1] for cell, plan in plans.items()}
 
     assert latents({}) == {("short", "a"): "4", ("short", "b"): "3", ("long", "a"): "5", ("long", "b"): "3"}
@@ -89,20 +89,20 @@ def test_an_override_that_no_configuration_has_stops_before_anything_runs(tmp_pa
     path = tmp_path / "typo.yaml"
     path.write_text("title: x\nseeds: [1]\nruns: {a: {loss.alpha3: 1}}\n")
     with pytest.raises(UserError, match="alpha3"):
-        plans_of(read_suite(path), Path("out"), {}, [])
+        plans_of(read_suite(path), Path("out"), {})
 
 
 def test_a_variant_that_the_suite_lacks_is_one_line() -> None:
     with pytest.raises(UserError, match="no variant 'equations'; did you mean 'equation'"):
-        reproduce(suite_path("mini-table1"), Options("out", variants=["equations"]), {})
+        reproduce(suite_path("mini-table1"), Path("out"), {}, variants=["equations"])
 
 
 def test_only_the_runs_that_are_named_in_the_suites_order() -> None:
-    chosen = _chosen(read_suite("suites/mini-table1.yaml"), Options("out", runs=["kava", "no_cot"]))
-    assert list(chosen.runs) == ["no_cot", "kava"]
-    assert list(chosen.variants) == ["equation", "natural_language"]
+    part = chosen(read_suite("suites/mini-table1.yaml"), [], [], ["kava", "no_cot"])
+    assert list(part.runs) == ["no_cot", "kava"]
+    assert list(part.variants) == ["equation", "natural_language"]
     with pytest.raises(UserError, match="no run 'kave'; did you mean 'kava'"):
-        _chosen(chosen, Options("out", runs=["kave"]))
+        chosen(part, [], [], ["kave"])
 
 
 def test_an_unknown_suite_names_the_nearest() -> None:

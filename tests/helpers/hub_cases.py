@@ -11,8 +11,9 @@ from pathlib import Path
 
 from huggingface_hub import constants, get_session
 
+from helpers.loading import train_validation
 from kava.config import build_config
-from kava.data.sources.load import load_benchmark, train_validation
+from kava.data.sources.load import load_benchmark
 from kava.errors import UserError
 from kava.runtime.hub import commit_of
 

@@ -33,7 +33,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     root = tmp_path_factory.mktemp("suites")
     for name in ("mini-table1", "mini-ablations"):
         suite = read_suite(SUITES / f"{name}.yaml").model_copy(update={"seeds": list(SEEDS)})
-        for (variant, run), plan in plans_of(suite, root / name, {}, []).items():
+        for (variant, run), plan in plans_of(suite, root / name, {}).items():
             overrides = {**suite.variants[variant], **suite.runs[run]}
             for seed in SEEDS if (name, run) in TWO_SEEDS else SEEDS[:1]:
                 config = load_config(config_path("mini"), {**overrides, "training.seed": seed})

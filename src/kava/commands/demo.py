@@ -16,6 +16,8 @@ class Demo:
     overrides: ClassVar[dict[str, Any]] = {}
 
     def run(self) -> int:
+        from pathlib import Path
+
         from kava.experiment.demo import demo
 
-        return demo(self.output_dir, ["--quick_test"] if self.quick_test else [], self.overrides)
+        return demo(Path(self.output_dir), self.quick_test, self.overrides)

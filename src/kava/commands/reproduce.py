@@ -33,18 +33,15 @@ class Reproduce:
     overrides: ClassVar[dict[str, Any]] = {}
 
     def run(self) -> int:
+        from pathlib import Path
+
         from kava.experiment.multi_seed import read_seeds
-        from kava.experiment.reproduce import Options, reproduce
+        from kava.experiment.reproduce import reproduce
         from kava.experiment.suite import suite_path
 
         path = suite_path(self.suite)
-        options = Options(
-            output_dir=self.output_dir or f"outputs/{path.stem}{'_quick_test' if self.quick_test else ''}",
-            seeds=read_seeds(self.seeds),
-            variants=list(self.variants),
-            runs=list(self.runs),
-            parallel=self.parallel,
-            flags=["--quick_test"] if self.quick_test else [],
-            tables_only=self.tables_only,
-        )
-        return reproduce(path, options, self.overrides).exit_code
+        output_dir = Path(self.output_dir or f"outputs/{path.stem}{'_quick_test' if self.quick_test else ''}")
+        return reproduce(
+            path, output_dir, self.overrides, seeds=read_seeds(self.seeds), variants=self.variants, runs=self.runs,
+            parallel=self.parallel, quick_test=self.quick_test, tables_only=self.tables_only,
+        ).exit_code  # fmt: skip

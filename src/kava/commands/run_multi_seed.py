@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from kava.experiment.multi_seed import Plan, SeedOutcome
+    from kava.experiment.multi_seed import Plan
 
 
 @dataclass
 class RunMultiSeed:
-    """Train each seed, evaluate it, aggregate. Done steps are skipped, unfinished ones go on. Any field of
+    """Train each seed, evaluate it, aggregate. Finished steps are skipped, unfinished ones continue. Any field of
     the configuration is an override: --training.batch_size 64.
 
-    Exit code 0: all seeds done; 1: a seed failed (the others are kept); stopped by a signal: the exit code of the step that it stopped.
+    Exit code 0: all seeds done; 1: a seed failed (the others are kept); stopped by a signal: that of the interrupted step.
     """
 
     config: str
@@ -39,28 +39,32 @@ class RunMultiSeed:
         from rich.console import Console
 
         from kava.errors import UserError
-        from kava.experiment.multi_seed import RUN_LOG, exit_code, run_plans
+        from kava.experiment.collect import collect_all
+        from kava.experiment.progress_view import run_all
+        from kava.report.aggregate_file import AGGREGATE_YAML
+        from kava.report.reference import load_reference
+        from kava.report.table import show
+        from kava.report.tables import result_tables
 
         if self.parallel < 1:
             raise UserError(f"--parallel {self.parallel}: give the number of seeds to run side by side, at least 1")
         plan = self._plan()
-        console = Console(highlight=False, markup=False)
-        outcomes, stopped = run_plans([plan], min(self.parallel, len(plan.seeds)), lambda line: console.print(line, soft_wrap=True))
-        for outcome in outcomes:
-            if outcome.tail:
-                log = plan.seed_dir(outcome.seed) / RUN_LOG
-                console.print(f"\nseed {outcome.seed}: the last lines of {log}\n{outcome.tail}", soft_wrap=True)
-        if self.aggregate:
-            _aggregate(plan, outcomes, console)
-        _show(plan, outcomes, console)
-        return exit_code(outcomes, stopped)
+        # A suite of one run, whose seeds lie where the guide has them.
+        plans = {("all", plan.name): plan}
+        console = Console(highlight=False)
+        code = run_all(plans, self.parallel, console)
+        if code and self.aggregate:
+            # A mean over two of three seeds must not pass for the number that was asked for.
+            console.print("not aggregated, because not every seed is done: run the same command again to continue", soft_wrap=True)
+        elif self.aggregate and (groups := collect_all(plans, plan.name, console)):
+            show(result_tables([(group, plan.name) for group in groups.values()], load_reference()), console)
+            console.print(f"aggregated: {plan.output_dir / AGGREGATE_YAML}", soft_wrap=True)
+        return code
 
     def _plan(self) -> "Plan":
-        from kava.config import config_path, load_config
-        from kava.config.overrides import as_flags
-        from kava.config.quick_test import quick_test
+        from kava.config import config_path
         from kava.errors import UserError
-        from kava.experiment.multi_seed import Plan, read_seeds, trust_flags
+        from kava.experiment.multi_seed import plan_of, read_seeds
         from kava.results import checked_name
 
         if "training.seed" in self.overrides:
@@ -70,61 +74,22 @@ class RunMultiSeed:
             raise UserError("--seeds: give at least one seed")
         path = config_path(self.config)
         name = checked_name(path.stem, "configuration")
-        config = load_config(path, self.overrides)
-        if self.quick_test:
-            config = quick_test(config, self.overrides)
-        flags = ["--quick_test"] if self.quick_test else []
-        default_dir = f"outputs/{name}_quick_test_multi_seed" if self.quick_test else f"outputs/{name}_multi_seed"
-        return Plan(
-            config=str(path),
-            name=name,
-            output_dir=Path(self.output_dir or default_dir),
-            seeds=seeds,
-            datasets=_datasets(self.datasets, config.evaluation.datasets),
-            fingerprint=config.fingerprint(),
-            train_flags=[*flags, *(["--use_wandb"] if self.use_wandb else []), *as_flags(self.overrides)],
-            evaluate_flags=[*flags, *trust_flags(config)],
-        )
+        output_dir = Path(self.output_dir or f"outputs/{name}{'_quick_test' if self.quick_test else ''}_multi_seed")
+        plan = plan_of(path, name, output_dir, seeds, self.overrides, short=self.quick_test, datasets=self._datasets)
+        plan.train_flags.extend(["--use_wandb"] if self.use_wandb else [])
+        return plan
 
+    def _datasets(self, known: dict[str, str]) -> dict[str, str]:
+        """The data sets to evaluate on, by the name that their result files carry."""
+        from kava.errors import UserError, nearest
+        from kava.results import checked_name, dataset_label
 
-def _datasets(asked: tuple[str, ...], known: dict[str, str]) -> dict[str, str]:
-    from kava.errors import UserError, nearest
-    from kava.results import checked_name, dataset_label
-
-    chosen: dict[str, str] = {}
-    for text in asked or tuple(known):
-        if text not in known and not Path(text).exists():
-            raise UserError(f"data set '{text}' is neither in the configuration's evaluation.datasets nor a path{nearest(text, known)}")
-        name = checked_name(dataset_label(text, known), "data set")
-        if name in chosen:
-            raise UserError(f"data set '{name}' is given twice; give each once")
-        chosen[name] = text
-    return chosen
-
-
-def _aggregate(plan: "Plan", outcomes: "list[SeedOutcome]", console: Any) -> None:
-    from kava.experiment.collect import collect, write_aggregate
-    from kava.report.reference import load_reference
-    from kava.report.table import show
-    from kava.report.tables import result_tables
-
-    if any(outcome.problem for outcome in outcomes):
-        # A mean over two of three seeds must not pass for the number that was asked for.
-        console.print("not aggregated, for not every seed is done: the same command again goes on where this one ended", soft_wrap=True)
-        return
-    group, problems = collect(plan, plan.name, plan.name)
-    for problem in problems:
-        console.print(f"left out: {problem}", soft_wrap=True)
-    if group is not None:
-        show(result_tables([(group, plan.name)], load_reference()), console)
-        console.print(f"aggregated: {write_aggregate(plan, group)}", soft_wrap=True)
-
-
-def _show(plan: "Plan", outcomes: "list[SeedOutcome]", console: Any) -> None:
-    from kava.report.table import Cell, Table, show
-
-    rows = []
-    for outcome in outcomes:
-        cells = [f"{100 * outcome.results[name].metrics.accuracy:.1f}" if name in outcome.results else "-" for name in plan.datasets]
-        rows.append([Cell(text) for text in (str(outcome.seed), *cells, outcome.problem or "done")])
-    show([Table("seeds", f"{plan.name}: accuracy in percent, each seed", "", ["seed", *plan.datasets, "state"], rows)], console)
+        chosen: dict[str, str] = {}
+        for text in self.datasets or tuple(known):
+            if text not in known and not Path(text).exists():
+                raise UserError(f"data set '{text}' is neither in the configuration's evaluation.datasets nor a path{nearest(text, known)}")
+            name = checked_name(dataset_label(text, known), "data set")
+            if name in chosen:
+                raise UserError(f"data set '{name}' is given twice; give each once")
+            chosen[name] = text
+        return chosen

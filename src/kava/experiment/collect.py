@@ -4,7 +4,10 @@ group, problems = collect(plan, "equation/kava")
 write_aggregate(plan, group)      # what format_results, compare and aggregate_multi_seed read and write
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+
+from rich.console import Console
 
 from kava.errors import UserError
 from kava.experiment.multi_seed import Plan, result_of
@@ -12,6 +15,19 @@ from kava.report.aggregate import SeedResults
 from kava.report.aggregate_file import AGGREGATE_JSON, AGGREGATE_YAML, write_aggregates
 from kava.report.group import Group, group_of
 from kava.results import Result, result_path
+
+
+def collect_all(plans: Mapping[tuple[str, str], Plan], path: str, console: Console) -> dict[tuple[str, str], Group]:
+    """The finished runs, with an aggregate beside each; says what is left out. `path`: what tables call their directory."""
+    groups = {}
+    for (variant, run), plan in plans.items():
+        group, problems = collect(plan, path, run if variant == "all" else f"{variant}/{run}")
+        for problem in problems:
+            console.print(f"left out: {problem}", style="yellow", markup=False, soft_wrap=True)
+        if group is not None:
+            write_aggregate(plan, group)
+            groups[variant, run] = group
+    return groups
 
 
 def collect(plan: Plan, path: str, model_name: str | None = None) -> tuple[Group | None, list[str]]:

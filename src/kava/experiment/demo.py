@@ -10,7 +10,7 @@ from rich.text import Text
 
 from kava.checkpoint import open_checkpoint
 from kava.config import config_path, load_config
-from kava.experiment.reproduce import Options, Reproduced, reproduce
+from kava.experiment.reproduce import Reproduced, reproduce
 from kava.experiment.suite import suite_path
 from kava.experiment.verdict import Measured, alone_ms, verdict
 from kava.explain.readout import read_latents
@@ -20,17 +20,17 @@ from kava.train.prepare import resolve_base
 QUESTIONS = 4
 
 
-def demo(output_dir: str, flags: list[str], overrides: dict[str, Any]) -> int:
+def demo(output_dir: Path, quick_test: bool, overrides: dict[str, Any]) -> int:
     """Run the demo; returns the exit code."""
     started = time.perf_counter()
     console = Console(highlight=False)
     console.print(
         "[bold]kava demo[/bold]: the mini experiment with three methods and one seed (kava reproduce mini-table1: seven, and three)\n"
     )
-    if not flags:
+    if not quick_test:
         # With all cores, before the methods share them.
         resolve_base(load_config(config_path("mini"), overrides))
-    outcome = reproduce(suite_path("demo"), Options(output_dir, flags=flags), overrides)
+    outcome = reproduce(suite_path("demo"), output_dir, overrides, quick_test=quick_test)
     if outcome.exit_code == 0:
         _worked_questions(outcome, console)
         _verdict(outcome, console)

@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kava.config import Config
+from kava.config import load_config
+from kava.config.overrides import as_flags
+from kava.config.quick_test import quick_test
 from kava.errors import UserError
 from kava.experiment.child_processes import Children, StoppedError, environments, visible_gpus
 from kava.results import BEST_CHECKPOINT, TRAINING_DONE, Result, own_result, own_rows, read_result, result_path
@@ -49,10 +51,38 @@ class Plan:
         return self.output_dir / f"seed_{seed}"
 
 
-def trust_flags(config: Config) -> list[str]:
-    """What a command that loads a checkpoint is told again: that it may run code of its own, and to stay on the CPU."""
+def plan_of(
+    path: Path, name: str, output_dir: Path, seeds: Sequence[int], overrides: dict[str, Any], *, short: bool = False,
+    datasets: Callable[[dict[str, str]], dict[str, str]] = lambda known: dict(zip(known, known, strict=True)),
+    variant: str = "",
+) -> Plan:  # fmt: skip
+    """A plan for one configuration, which is checked before anything runs.
+
+    Args:
+        path: of the configuration's file.
+        name: of the run.
+        output_dir: holds a directory per seed.
+        seeds: to train with.
+        overrides: dotted settings that differ from the file's.
+        short: a few steps and a few questions (`--quick_test`).
+        datasets: from the configuration's `evaluation.datasets` to those of the plan.
+        variant: of a suite.
+
+    Raises:
+        UserError: the configuration is not valid.
+    """
+    config = load_config(path, overrides)
+    if short:
+        config = quick_test(config, overrides)
+    flags = ["--quick_test"] if short else []
+    # What a command that loads a checkpoint is told again: that it may run code of its own, and to stay on the CPU.
     trust = ["--model.trust_remote_code", "true"] if config.model.trust_remote_code else []
-    return [*trust, *(["--system.device", "cpu"] if config.system.device == "cpu" else [])]
+    place = ["--system.device", "cpu"] if config.system.device == "cpu" else []
+    return Plan(
+        config=str(path), name=name, output_dir=output_dir, seeds=seeds, datasets=datasets(config.evaluation.datasets),
+        fingerprint=config.fingerprint(), train_flags=[*flags, *as_flags(overrides)], evaluate_flags=[*flags, *trust, *place],
+        variant=variant,
+    )  # fmt: skip
 
 
 def read_seeds(words: Sequence[str]) -> list[int]:

@@ -1,59 +1,66 @@
-"""A live view of the runs of a suite on a terminal: a bar per run, read off the `train.log` that each writes."""
+"""Run plans and show how they go: a bar per run on a terminal, read off the `train.log` that each writes."""
 
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
-from kava.experiment.multi_seed import Plan
+from kava.experiment.child_processes import PROGRESS, visible_gpus
+from kava.experiment.multi_seed import RUN_LOG, Plan, exit_code, run_plans
 from kava.results import TRAINING_DONE
 
 TRAIN_LOG = "train.log"
-LINES_KEPT = 4
 # Characters of a bar: name, steps and the first numbers fit beside it in a terminal of 80.
 _BAR = 12
 _STEP = re.compile(r"step (\d+)/(\d+)  (.*)")
 _TAIL_BYTES = 600
 
 
-class Board:
-    """Shows runs as they go; on anything but a terminal it prints plain lines.
+def run_all(plans: Mapping[tuple[str, str], Plan], parallel: int, console: Console) -> int:
+    """Run every seed of plans by variant and run, with a bar per run on a terminal and plain lines elsewhere.
 
     Args:
-        plans: what is run.
+        plans: what to run; the last one is the method of interest and the longest, so it starts first.
+        parallel: so many seeds side by side; 0: one per GPU, or one per two CPU cores but at least two.
         console: where to.
+
+    Returns:
+        The exit code: 0, 1 if a run failed, or the code of the step that a signal stopped.
     """
+    parallel = parallel or len(visible_gpus()) or max(2, (os.cpu_count() or 2) // 2)
+    parallel = min(parallel, sum(len(plan.seeds) for plan in plans.values()))
 
-    def __init__(self, plans: Sequence[Plan], console: Console) -> None:
-        self.plans = plans
-        self.console = console
-        self.lines: list[str] = []
-        self.live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
+    def say(line: str) -> None:
+        # On a terminal the bars tell the steps, and lines stay above them.
+        if not (console.is_terminal and PROGRESS.search(line)):
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
 
-    def __enter__(self) -> Callable[[str], None]:
-        if not self.console.is_terminal:
-            return lambda line: self.console.print(line, soft_wrap=True, markup=False, highlight=False)
-        self.live.start()
-        return self.lines.append
+    live = Live(get_renderable=lambda: _board(plans.values()), console=console, refresh_per_second=2, transient=True)
+    with live if console.is_terminal else nullcontext():
+        outcomes, stopped = run_plans(list(plans.values())[::-1], parallel, say)
+    for outcome in outcomes:
+        if outcome.problem:
+            console.print(f"{outcome.directory}: {outcome.problem}", style="red", markup=False, soft_wrap=True)
+        if outcome.tail:
+            console.print(f"the last lines of {outcome.directory / RUN_LOG}:\n{outcome.tail}", markup=False, soft_wrap=True)
+    return exit_code(outcomes, stopped)
 
-    def __exit__(self, *_: object) -> None:
-        if self.console.is_terminal:
-            self.live.stop()
 
-    def _render(self) -> RenderableType:
-        table = Table.grid(padding=(0, 1))
-        table.add_column(no_wrap=True)
-        table.add_column(width=_BAR)
-        table.add_column(no_wrap=True, overflow="ellipsis")
-        for plan in self.plans:
-            for seed in plan.seeds:
-                table.add_row(f"{plan.label} seed {seed}", *_state(plan.seed_dir(seed)))
-        return Group(table, *(Text(line, style="dim") for line in self.lines[-LINES_KEPT:]))
+def _board(plans: Iterable[Plan]) -> Table:
+    table = Table.grid(padding=(0, 1))
+    table.add_column(no_wrap=True)
+    table.add_column(width=_BAR)
+    table.add_column(no_wrap=True, overflow="ellipsis")
+    for plan in plans:
+        for seed in plan.seeds:
+            table.add_row(f"{plan.label} seed {seed}", *_state(plan.seed_dir(seed)))
+    return table
 
 
 def _state(directory: Path) -> tuple[RenderableType, str]:

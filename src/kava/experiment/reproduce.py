@@ -4,20 +4,17 @@ The aggregates are what `format_results`, `compare` and `report` read.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
 
 from kava.errors import UserError, nearest
-from kava.experiment.child_processes import visible_gpus
-from kava.experiment.collect import collect, write_aggregate
-from kava.experiment.multi_seed import RUN_LOG, Plan, SeedOutcome, run_plans
-from kava.experiment.multi_seed import exit_code as run_exit_code
-from kava.experiment.progress_view import Board
+from kava.experiment.collect import collect_all
+from kava.experiment.multi_seed import Plan
+from kava.experiment.progress_view import run_all
 from kava.experiment.suite import Suite, plans_of, read_suite
 from kava.experiment.suite_figure import write_figure
 from kava.report.group import Group
@@ -40,19 +37,6 @@ FIGURE = "accuracy.svg"
 
 
 @dataclass(frozen=True)
-class Options:
-    """How to run a suite; see `kava reproduce --help`."""
-
-    output_dir: str
-    seeds: list[int] = field(default_factory=list)
-    variants: list[str] = field(default_factory=list)
-    runs: list[str] = field(default_factory=list)
-    parallel: int = 0
-    flags: list[str] = field(default_factory=list)
-    tables_only: bool = False
-
-
-@dataclass(frozen=True)
 class Reproduced:
     """What a suite gave.
 
@@ -68,19 +52,21 @@ class Reproduced:
     exit_code: int
 
 
-def reproduce(path: Path, options: Options, overrides: dict[str, Any]) -> Reproduced:
-    """Run what is not done, then write the tables of all that is.
+def reproduce(
+    path: Path, output_dir: Path, overrides: dict[str, Any], *, seeds: Sequence[int] = (), variants: Sequence[str] = (),
+    runs: Sequence[str] = (), parallel: int = 0, quick_test: bool = False, tables_only: bool = False,
+) -> Reproduced:  # fmt: skip
+    """Run what is not done, then write the tables of all that is; the arguments are those of `kava reproduce --help`.
 
     Raises:
         UserError: the suite is broken, has no such variant, or nothing of it is finished.
     """
-    suite = _chosen(read_suite(path), options)
-    output_dir = Path(options.output_dir)
+    suite = chosen(read_suite(path), seeds, variants, runs)
     runs_dir = output_dir.parent / checked_name(suite.runs_of, "suite") if suite.runs_of else output_dir
-    plans = plans_of(suite, runs_dir, overrides, options.flags)
+    plans = plans_of(suite, runs_dir, overrides, short=quick_test)
     console = Console(highlight=False)
-    exit_code = 0 if options.tables_only else _run(plans, options.parallel, console)
-    groups = _collect(plans, output_dir, console)
+    exit_code = 0 if tables_only else run_all(plans, parallel, console)
+    groups = collect_all(plans, output_dir.name, console)
     if not groups and exit_code:
         return Reproduced(plans, {}, output_dir, exit_code)  # what went wrong has been said
     if not groups:
@@ -97,20 +83,6 @@ def reproduce(path: Path, options: Options, overrides: dict[str, Any]) -> Reprod
     show(tables, console)
     console.print(f"written: {', '.join(map(str, written))}, and aggregated_results.yaml beside each run", soft_wrap=True)
     return Reproduced(plans, groups, output_dir, exit_code)
-
-
-def _collect(plans: Mapping[Key, Plan], output_dir: Path, console: Console) -> dict[Key, Group]:
-    """The finished runs, with an aggregate beside each; what is left out is said."""
-    groups = {}
-    for (variant, run), plan in plans.items():
-        name = run if variant == "all" else f"{variant}/{run}"
-        group, problems = collect(plan, output_dir.name, name)
-        for problem in problems:
-            console.print(f"left out: {problem}", style="yellow", markup=False, soft_wrap=True)
-        if group is not None:
-            write_aggregate(plan, group)
-            groups[variant, run] = group
-    return groups
 
 
 def _tables(suite: Suite, groups: Mapping[Key, Group], main: str, compared: Sequence[Compared]) -> list[Table]:
@@ -163,37 +135,19 @@ def _record(title: str, groups: Mapping[Key, Group], main: str, compared: Sequen
     return {"title": title, "cells": cells, "comparisons": comparisons}
 
 
-def _chosen(suite: Suite, options: Options) -> Suite:
-    """The part of a suite that is asked for."""
-    return suite.model_copy(
-        update={
-            "seeds": options.seeds or suite.seeds,
-            "variants": _only(options.variants, suite.variants, "variant"),
-            "runs": _only(options.runs, suite.runs, "run"),
-        }
-    )
+def chosen(suite: Suite, seeds: Sequence[int], variants: Sequence[str], runs: Sequence[str]) -> Suite:
+    """The part of a suite that is asked for; all of it where nothing is.
+
+    Raises:
+        UserError: the suite has no such variant or run.
+    """
+    kept = {"variants": _only(variants, suite.variants, "variant"), "runs": _only(runs, suite.runs, "run")}
+    return suite.model_copy(update={"seeds": list(seeds) or suite.seeds, **kept})
 
 
-def _only(names: list[str], existing: dict[str, T], what: str) -> dict[str, T]:
+def _only(names: Sequence[str], existing: dict[str, T], what: str) -> dict[str, T]:
     """Those that are named, in the suite's order; all, where none is."""
     for name in names:
         if name not in existing:
             raise UserError(f"the suite has no {what} '{name}'{nearest(name, existing)}")
     return {name: value for name, value in existing.items() if not names or name in names}
-
-
-def _run(plans: Mapping[Key, Plan], parallel: int, console: Console) -> int:
-    parallel = parallel or len(visible_gpus()) or max(2, (os.cpu_count() or 2) // 2)
-    with Board(list(plans.values()), console) as say:
-        # The last run is the suite's own method, and its longest: it starts first, so that no core waits for it at the end.
-        outcomes, stopped = run_plans(list(plans.values())[::-1], parallel, say)
-    for outcome in outcomes:
-        _show_failure(outcome, console)
-    return run_exit_code(outcomes, stopped)
-
-
-def _show_failure(outcome: SeedOutcome, console: Console) -> None:
-    if outcome.problem:
-        console.print(f"{outcome.directory}: {outcome.problem}", style="red", markup=False, soft_wrap=True)
-    if outcome.tail:
-        console.print(f"the last lines of {outcome.directory / RUN_LOG}:\n{outcome.tail}", markup=False, soft_wrap=True)

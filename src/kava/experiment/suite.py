@@ -15,10 +15,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from kava.config import config_path, load_config
-from kava.config.overrides import as_flags
+from kava.config import config_path
 from kava.errors import UserError, nearest
-from kava.experiment.multi_seed import Plan, trust_flags
+from kava.experiment.multi_seed import Plan, plan_of
 from kava.results import checked_name, read_mapping
 from kava.runtime import shipped
 
@@ -108,24 +107,15 @@ def _shared_of(path: Path) -> dict[str, Any]:
     return {key: content[key] for key in SHARED if key in content}
 
 
-def plans_of(suite: Suite, output_dir: Path, overrides: dict[str, Any], flags: list[str]) -> dict[tuple[str, str], Plan]:
+def plans_of(suite: Suite, output_dir: Path, overrides: dict[str, Any], *, short: bool = False) -> dict[tuple[str, str], Plan]:
     """A plan per (variant, run), in the order of the file; every configuration is checked before anything runs."""
     plans = {}
     for variant, variant_overrides in suite.variants.items():
         for run, run_overrides in suite.runs.items():
             merged = {**variant_overrides, **run_overrides, **suite.exceptions.get(variant, {}).get(run, {}), **overrides}
             path = config_path(str(merged.pop("config", suite.config)))
-            config = load_config(path, merged)
-            names = suite.datasets or list(config.evaluation.datasets)
-            plans[variant, run] = Plan(
-                config=str(path),
-                name=checked_name(run, "run"),
-                output_dir=output_dir / checked_name(variant, "variant") / run,
-                seeds=suite.seeds,
-                datasets={name: name for name in names},
-                fingerprint=None if flags else config.fingerprint(),
-                train_flags=[*flags, *as_flags(merged)],
-                evaluate_flags=[*flags, *trust_flags(config)],
-                variant="" if variant == "all" else variant,
-            )
+            plans[variant, run] = plan_of(
+                path, checked_name(run, "run"), output_dir / checked_name(variant, "variant") / run, suite.seeds, merged, short=short,
+                datasets=lambda known: {name: name for name in suite.datasets or known}, variant="" if variant == "all" else variant,
+            )  # fmt: skip
     return plans

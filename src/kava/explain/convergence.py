@@ -25,7 +25,7 @@ class Settling:
 @torch.inference_mode()
 def settling(reasoner: Reasoner, questions: Sequence[str], batch_size: int = 32) -> Settling:
     """Iterate to the fixed point and look back: |h_t - h_M| / |h_M| for t = 0 .. M."""
-    exact = Reasoner(reasoner.model, reasoner.builder, reasoner.num_latents, reasoner.num_latents)
+    exact = reasoner.with_iterations(reasoner.num_latents)
     distance, agreement = [], []
     for ids, mask in exact.batches(questions, batch_size):
         thought, _ = exact.think(ids, mask, keep_trajectory=True)
@@ -51,7 +51,7 @@ def convergence(reasoner: Reasoner, examples: Sequence[Example], batch_size: int
     chosen = sorted({t for t in (0, 1, 2, trained, 2 * trained, exact) if t <= exact})
     predictions = {}
     for iterations in chosen:
-        variant = Reasoner(reasoner.model, reasoner.builder, reasoner.num_latents, iterations)
+        variant = reasoner.with_iterations(iterations)
         answered = variant.generate(questions, batch_size=batch_size, max_new_tokens=max_new_tokens)
         predictions[iterations] = [item.answer for item in answered]
     return Convergence(

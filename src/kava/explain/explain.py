@@ -1,6 +1,6 @@
 """Explain one checkpoint: single questions in detail, many questions in numbers.
 
-explanation = explain(Reasoner(...), config, examples, Options(checkpoint="outputs/mini/best_checkpoint"))
+explanation = explain(trained.reasoner(), config, examples, Options(checkpoint="outputs/mini/best_checkpoint"))
 """
 
 import time

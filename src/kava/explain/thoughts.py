@@ -48,7 +48,7 @@ def think(reasoner: Reasoner, questions: Sequence[str], top_k: int = 1) -> Thoug
     iterations = [0] if model.method.latents == "sequential" else range(min(reasoner.num_iterations, latents) + 1)
     hidden, keys, values = [], [], []
     for iteration in iterations:
-        thought, _ = Reasoner(model, reasoner.builder, latents, iteration).think(ids, mask)
+        thought, _ = reasoner.with_iterations(iteration).think(ids, mask)
         layers_keys, layers_values = stack_layers(thought.prefix.layers, thought.prefix.length - latents, thought.prefix.length)
         hidden.append(thought.hidden[:, -latents:])
         keys.append(layers_keys)

@@ -58,36 +58,17 @@ def resolve_base(config: Config, quiet: bool = False) -> str:
     return config.model.name
 
 
-def open_data(config: Config) -> Splits:
-    """The configured training and validation rows, found but not read.
-
-    Raises:
-        UserError: there is no such data.
-    """
-    dataset = config.dataset
-    return open_training(
-        f"{dataset.name}@{dataset.revision}" if dataset.revision else dataset.name,
-        cot_type=dataset.cot_type,
-        train_split=dataset.train_split,
-        validation_split=dataset.validation_split,
-        on_bad_row=dataset.on_bad_row,
-        mini=dataset.mini,
-        limit=dataset.max_train_samples,
-        answer_type=dataset.answer_type,
-    )
-
-
 def prepare_data(config: Config, builder: SequenceBuilder, splits: Splits | None = None) -> Prepared:
     """The encoded training data, from the cache where it is there; rows longer than `dataset.max_length` are left out and counted.
 
     Args:
-        splits: what `open_data` found, if it was asked before.
+        splits: what `open_training` found, if it was asked before.
 
     Raises:
         UserError: there is no such data, or nothing is left to train on.
     """
     dataset = config.dataset
-    splits = splits or open_data(config)
+    splits = splits or open_training(dataset)
     found = tokenise(splits, builder)
     total, fits = len(found.rows), found.rows.lengths.total <= dataset.max_length
     if not fits.any():

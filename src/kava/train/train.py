@@ -20,6 +20,7 @@ from kava.config import Config, build_config
 from kava.data.collate import build_collator
 from kava.data.example import Example
 from kava.data.sequences import builder_of
+from kava.data.sources.splits import open_training
 from kava.errors import UserError, naming_out_of_memory
 from kava.evaluate.accuracy import Evaluation, evaluate_accuracy
 from kava.generate import Reasoner
@@ -43,7 +44,6 @@ from kava.train.prepare import (
     eviction_note,
     longest_entries,
     makes_base,
-    open_data,
     prepare_data,
     resolve_base,
 )
@@ -150,7 +150,7 @@ class _How:
 def _train(config: Config, output_dir: Path, newest: Path | None, how: _How) -> Outcome:
     if config.system.num_threads:
         torch.set_num_threads(config.system.num_threads)
-    splits = open_data(config) if makes_base(config) else None  # a wrong name is found before minutes are spent on a base model
+    splits = open_training(config.dataset) if makes_base(config) else None  # a wrong name is found before minutes are spent on a base model
     base = resolve_base(config, how.quiet)
     tokenizer = load_tokenizer(base, config.model.trust_remote_code, config.model.revision)
     agree_with_model(tokenizer, base, config.model.trust_remote_code, config.model.revision)

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.loading import load_examples, train_validation
 from kava.data.answers import canonical_number, parse_number
 from kava.data.encoded_rows import Lengths
-from kava.data.sources.load import load_benchmark, load_examples, train_validation
+from kava.data.sources.load import load_benchmark
 from kava.train.sampler import LengthSortedSampler, padding_share
 
 pytestmark = pytest.mark.data

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from helpers.loading import load_examples, train_validation
 from kava.config import build_config
 from kava.data.example import CotType, Example
 from kava.data.sources.benchmarks import BENCHMARKS
 from kava.data.sources.formats import FORMATS, recognise
-from kava.data.sources.load import load_benchmark, load_examples, train_validation
+from kava.data.sources.load import load_benchmark
 from kava.data.sources.usable_rows import Loaded
 from kava.errors import UserError
 from kava.evaluate.evaluate import load_questions

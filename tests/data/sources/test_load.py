@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from helpers.loading import load_examples, train_validation
 from kava.config import Config, MiniDataConfig
-from kava.data.sources.load import load_benchmark, load_examples, train_validation
+from kava.data.sources.load import load_benchmark
 from kava.errors import UserError
 from kava.evaluate.evaluate import load_questions
 
@@ -184,7 +185,8 @@ def run_offline(home: Path, code: str) -> subprocess.CompletedProcess[str]:
 
 
 LOAD = """
-from kava.data.sources.load import train_validation, load_benchmark
+from helpers.loading import train_validation
+from kava.data.sources.load import load_benchmark
 from kava.errors import UserError
 try:
     {call}

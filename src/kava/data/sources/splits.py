@@ -5,13 +5,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from kava.config import MiniDataConfig
-from kava.data.answer_types import AnswerType
-from kava.data.example import CotType, Example
+from kava.config.schema import DatasetConfig
+from kava.data.example import Example
 from kava.data.fingerprint import fingerprint
 from kava.data.sources.directory import NoSuchSplitError
 from kava.data.sources.resolve import Opened, open_split
-from kava.data.sources.usable_rows import BUILTIN, Loaded, OnBadRow, Rules, Stream, Tally, builtin_stream, question_key, stream
+from kava.data.sources.usable_rows import BUILTIN, Loaded, Rules, Stream, Tally, builtin_stream, question_key, stream
 from kava.errors import UserError
 
 HELD_OUT_ROWS = 500
@@ -33,37 +32,33 @@ class Splits:
     read: Callable[[], tuple[Stream, Loaded]]
 
 
-def open_training(
-    name: str,
-    *,
-    cot_type: CotType,
-    train_split: str = "train",
-    validation_split: str = "validation",
-    on_bad_row: OnBadRow = "error",
-    mini: MiniDataConfig | None = None,
-    limit: int | None = None,
-    answer_type: AnswerType = "number",
-) -> Splits:
-    """Open both splits of a source.
+def open_training(dataset: DatasetConfig) -> Splits:
+    """Find the training and validation rows of a configuration, without reading them.
 
     Where the source has no validation split of the wanted kind (a single file, `openai/gsm8k`, a directory whose validation file holds
     equations when sentences are asked for), the last 500 rows of train (at most a tenth) are held out. Where it has one, training
     rows that ask one of its questions are left out and counted in `note`: all 500 GSM8k-AUG validation questions are GSM8K training
-    questions. `limit` applies to the training examples.
+    questions. `max_train_samples` applies to the training examples.
 
     Raises:
-        UserError: as `load_examples`.
+        UserError: there is no such data, or no steps of kind `cot_type` in it.
     """
+    name = f"{dataset.name}@{dataset.revision}" if dataset.revision else dataset.name
+    train_split, validation_split, cot_type, limit = (
+        dataset.train_split,
+        dataset.validation_split,
+        dataset.cot_type,
+        dataset.max_train_samples,
+    )
     if name.startswith(BUILTIN):
         if "/" in name:
             raise UserError(f"'{name}' names one split, but training needs two; use '{name.partition('/')[0]}'")
-        mini = mini or MiniDataConfig()
-        train = builtin_stream(name, train_split, cot_type, mini, limit)
-        validation = builtin_stream(name, validation_split, cot_type, mini, None)
-        shape = [train.source, validation.source, cot_type, str(limit), mini.model_dump_json()]
+        train = builtin_stream(name, train_split, cot_type, dataset.mini, limit)
+        validation = builtin_stream(name, validation_split, cot_type, dataset.mini, None)
+        shape = [train.source, validation.source, cot_type, str(limit), dataset.mini.model_dump_json()]
         return Splits(train.source, lambda: shape, lambda: (train, validation.load()))
-    rules = Rules(cot_type, on_bad_row, limit, need_trace=True, answer_type=answer_type)
-    ruled = [train_split, validation_split, cot_type, on_bad_row, str(limit), answer_type]
+    rules = Rules(cot_type, dataset.on_bad_row, limit, need_trace=True, answer_type=dataset.answer_type)
+    ruled = [train_split, validation_split, cot_type, dataset.on_bad_row, str(limit), dataset.answer_type]
     try:
         apart = open_split(name, validation_split, cot_type, apart_from_train=True)
     except NoSuchSplitError:
@@ -75,7 +70,7 @@ def open_training(
         return [*ruled, opened.stem, opened.content(), apart.stem, apart.content()]
 
     def read() -> tuple[Stream, Loaded]:
-        validation = stream(apart, validation_split, Rules(cot_type, on_bad_row, None, answer_type=answer_type)).load()
+        validation = stream(apart, validation_split, replace(rules, limit=None, need_trace=False)).load()
         asked = frozenset(question_key(example.question) for example in validation.examples)
         return stream(opened, train_split, replace(rules, exclude=asked)), validation
 

@@ -8,6 +8,7 @@ from statistics import median
 import torch
 from torch import nn
 
+from kava.checkpoint import Trained
 from kava.config import MiniDataConfig, build_config
 from kava.data.mini.problems import generate
 from kava.data.sequences import SequenceBuilder
@@ -16,7 +17,7 @@ from kava.generate import Generation, Reasoner
 from kava.model.build import assemble, load_base, load_tokenizer
 from kava.tools.bench.record import MIB, Found
 from kava.tools.bench.timing import Run, alternate, peak_memory
-from kava.tools.bench.workload import ANSWER_PROMPT, Workload, build_workload, random_questions
+from kava.tools.bench.workload import Workload, build_workload, random_questions
 from kava.train.prepare import resolve_base
 
 
@@ -49,10 +50,10 @@ def _load(source: NamedModel) -> Reasoner:
     settings = {"model.name": source.name, "model.dtype": source.dtype, "model.trust_remote_code": source.trust_remote_code}
     config = build_config({"method": "full_cot"}, "the command line", settings)
     base = resolve_base(config)
-    builder = SequenceBuilder(load_tokenizer(base, source.trust_remote_code), ANSWER_PROMPT)
+    tokenizer = load_tokenizer(base, source.trust_remote_code)
     # Plain text only: the rows of the new tokens are never read.
     model = assemble(load_base(base, config).to(source.device), [0, 0, 0], nn.Identity(), config)
-    return Reasoner(model.to(source.device), builder, 0, 0)
+    return Trained(model.to(source.device), tokenizer, config, base).reasoner(0, 0)
 
 
 def questions_for(source: Source, builder: SequenceBuilder, count: int) -> list[str]:
