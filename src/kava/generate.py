@@ -1,6 +1,6 @@
 """Inference: read a question, think in latents (or in words, or not at all), write the answer; batched and cached.
 
-reasoner = Reasoner(model, builder)
+reasoner = open_checkpoint("builtin:mini").reasoner()
 reasoner.generate([kava.data.mini.problems.EXAMPLE])[0].text
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kava.cache.layers import cache_bytes
 from kava.data.answer_types import read_answer
@@ -278,9 +278,7 @@ class Reasoner:
 
     def pad(self, questions: list[list[int]], more: int = 0) -> tuple[Tensor, Tensor]:
         """Left-padded ids and mask of tokenised questions, with so many columns more than the longest needs."""
-        pad_id = self.builder.tokenizer.pad_token_id
-        ids, mask = left_padded(questions, pad_id)
-        ids, mask = nn.functional.pad(ids, (more, 0), value=pad_id), nn.functional.pad(mask, (more, 0))
+        ids, mask = left_padded(questions, self.builder.tokenizer.pad_token_id, max(map(len, questions)) + more)
         return ids.to(self._device), mask.to(self._device)
 
     def batches(self, questions: Sequence[str], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

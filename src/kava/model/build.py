@@ -160,21 +160,12 @@ def build_model(base: str, tokenizer: Any, config: Config) -> KavaModel:
 
 
 def random_model(shape: Any, config: Config, device: str = "cpu") -> KavaModel:
-    """The model that `build_model` makes, with random weights in a shape; on "meta" without any.
-
-    The new tokens take the last three rows of the vocabulary.
-
-    Args:
-        shape: transformers' configuration of the base model.
-        config: of the run.
-        device: of torch; a large model is drawn on it, which is quicker on a GPU.
-    """
+    """`build_model` with random weights in a shape of transformers, drawn on `device` ("meta": none); new tokens take the last rows."""
     from transformers import AutoModelForCausalLM
 
     silence_libraries()
     register_backends()
-    vocabulary = shape.get_text_config().vocab_size
-    special_ids = [vocabulary - 3 + row for row in range(3)]
+    special_ids = [shape.get_text_config().vocab_size - 3 + row for row in range(3)]
     backend = PREFIX + ("eager" if config.model.attn_implementation == "eager" else "sdpa")
     with torch.device(device):
         causal_lm = AutoModelForCausalLM.from_config(shape, dtype=stored_dtype(config, on_gpu=True), attn_implementation=backend)
