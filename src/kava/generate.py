@@ -98,23 +98,18 @@ class Reasoner:
             UserError: a question and its answer may grow longer than the model's window or table of positions.
         """
         # Weights that are gathered in inference mode could not be trained afterwards.
-        with torch.no_grad() if self.model.split else torch.inference_mode():
-            return self._generate(questions, batch_size, max_new_tokens, temperature, seed, use_latent)
-
-    def _generate(
-        self, questions: Sequence[str], batch_size: int, max_new_tokens: int, temperature: float, seed: int, use_latent: bool
-    ) -> list[Generation]:
-        ids = [self.builder.question_ids(question) for question in questions]
-        self.require_room(ids, max_new_tokens, use_latent)
-        order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
-        results: dict[int, Generation] = {}
-        generator = torch.Generator(self._device).manual_seed(seed)
-        with evaluating(self.model), stage("answering", len(ids), "questions") as advance:
-            for start in range(0, len(order), batch_size):
-                chunk = order[start : start + batch_size]
-                answered = self._answer([ids[index] for index in chunk], max_new_tokens, temperature, generator, use_latent)
-                results.update(zip(chunk, answered, strict=True))
-                advance(len(chunk))
+        with torch.no_grad() if self.model.split else torch.inference_mode(), evaluating(self.model):
+            ids = [self.builder.question_ids(question) for question in questions]
+            self.require_room(ids, max_new_tokens, use_latent)
+            order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
+            results: dict[int, Generation] = {}
+            generator = torch.Generator(self._device).manual_seed(seed)
+            with stage("answering", len(ids), "questions") as advance:
+                for start in range(0, len(order), batch_size):
+                    chunk = order[start : start + batch_size]
+                    answered = self._answer([ids[index] for index in chunk], max_new_tokens, temperature, generator, use_latent)
+                    results.update(zip(chunk, answered, strict=True))
+                    advance(len(chunk))
         return [results[index] for index in range(len(ids))]
 
     def require_room(self, questions: list[list[int]], max_new_tokens: int, use_latent: bool = True) -> None:

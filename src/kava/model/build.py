@@ -138,14 +138,13 @@ def _not_loaded(what: str, base: str, error: Exception) -> UserError:
 
 def build_model(base: str, tokenizer: Any, config: Config) -> KavaModel:
     """A model ready to train. Seed torch before; new rows, adapters and projection are drawn from its generator."""
-    method = METHODS[config.method]
     causal_lm = load_base(base, config)
     fingerprint = fingerprint_of(causal_lm)
     special_ids = add_token_rows(causal_lm, tokenizer)
     projection = projection_of(causal_lm, config)
     language_model = add_lora(causal_lm, special_ids, config) if config.lora.enabled else causal_lm
     # Before anything else runs the model.
-    check_behaviour(base, Backbone(language_model, special_ids), unrotates=method.kv and config.loss.kv_rope == "pre")
+    check_behaviour(base, Backbone(language_model, special_ids), unrotates=METHODS[config.method].kv and config.loss.kv_rope == "pre")
     kava = assemble(language_model, special_ids, projection, config)
     backbone = kava.backbone
     backbone.fused = config.system.fused_cross_entropy
