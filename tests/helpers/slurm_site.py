@@ -16,7 +16,6 @@ LINKED = [
     "submit_kava.sh",
     "submit_multi_seed.slurm",
     "submit_aggregate.slurm",
-    "submit_two_nodes.slurm",
     "train.py",
     "evaluate.py",
     "run_multi_seed.py",

@@ -27,7 +27,7 @@ def test_two_nodes_train_one_model_stop_and_go_on(slurm: Any, tmp_path: Any) -> 
     site = Site(tmp_path, {"tiny": SHORT}, slurm.environment)
     # The same two ranks on one node, beside it.
     reference = site.sbatch("sbatch --gres=gpu:2 --export=CONFIG=tiny,SEED=123,OUTPUT_DIR=outputs/reference submit_kava.sh")
-    job = site.sbatch("sbatch --export=CONFIG=tiny,SEED=123 submit_two_nodes.slurm")
+    job = site.sbatch("sbatch --export=CONFIG=tiny,SEED=123 scripts/submit_two_nodes.slurm")
     run_dir = site.root / "outputs" / "tiny_multi_seed" / "seed_123"
     log = run_dir / "train.log"
     until(lambda: log.exists() and " step " in log.read_text(), "a step of both nodes", 900, site.logs)
@@ -48,10 +48,10 @@ def test_two_nodes_train_one_model_stop_and_go_on(slurm: Any, tmp_path: Any) -> 
 
 def test_a_rank_that_fails_ends_the_job_with_its_reason(slurm: Any, tmp_path: Any) -> None:
     site = Site(tmp_path, {"tiny": SHORT.replace("batch_size: 2,", "batch_size: 2, optimizer: no_such_optimizer,")}, slurm.environment)
-    job = site.sbatch("sbatch --export=CONFIG=tiny submit_two_nodes.slurm")
+    job = site.sbatch("sbatch --export=CONFIG=tiny scripts/submit_two_nodes.slurm")
     site.wait(job, seconds=900)
     assert (site.field(job, "JobState"), site.field(job, "ExitCode")) == ("FAILED", "2:0"), site.logs()
-    again = "sbatch --nodes=2 --export=CONFIG=tiny,SEED=42 submit_two_nodes.slurm"
+    again = "sbatch --nodes=2 --export=CONFIG=tiny,SEED=42 scripts/submit_two_nodes.slurm"
     failed = "seed 42 of tiny on 2 nodes (training) failed with status 2; the reason stands above and in the .err log"
     assert f"{failed}; then continue with: {again}" in site.log(job)
     assert "training.optimizer 'no_such_optimizer' is unknown" in site.log(job, "err")
