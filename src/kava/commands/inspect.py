@@ -1,5 +1,6 @@
 """`kava inspect`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,27 +52,28 @@ def _checked(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     from kava.tools.bench.record import FORMAT as BENCH_FORMAT
     from kava.tools.bench.record import read_bench
 
-    kind = content.get("format")
-    if kind == RESULT_FORMAT:
-        read_result(path)
-    elif _is_aggregate(content):
+    if _is_aggregate(content):
         read_aggregates(path)
-    elif kind == EXPLANATION_FORMAT:
-        read_explanation(path)
-        return _without(content, "questions", "mean_similarity", "intermediate", "convergence", "interventions")
-    elif kind == BENCH_FORMAT:
-        read_bench(path)
-        return _without(content, "measured")
-    elif kind != FORMAT:
+        return content
+    # What was measured fills pages, and has commands of its own to show it.
+    readers: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
+        RESULT_FORMAT: (read_result, ()),
+        EXPLANATION_FORMAT: (read_explanation, ("questions", "mean_similarity", "intermediate", "convergence", "interventions")),
+        BENCH_FORMAT: (read_bench, ("measured",)),
+        FORMAT: (lambda path: None, ()),
+    }
+    kind = content.get("format")
+    if not isinstance(kind, str) or kind not in readers:
         raise UserError(
             f"{path} is neither a result, an aggregate, an explanation, a benchmark nor a checkpoint's configuration; 'format' is {kind!r}"
         )
-    return content
+    read, left_out = readers[kind]
+    read(path)
+    return _without(content, *left_out)
 
 
-def _without(content: dict[str, Any], *measured: str) -> dict[str, Any]:
-    """What was measured fills pages, and has commands of its own to show it."""
-    return {key: value for key, value in content.items() if key not in measured}
+def _without(content: dict[str, Any], *left_out: str) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key not in left_out}
 
 
 def _is_aggregate(content: dict[str, Any]) -> bool:

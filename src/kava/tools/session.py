@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from kava.checkpoint import Trained
 from kava.config import Config
+from kava.config.differences import flatten
 from kava.data.sources.readers import BadRow, read_rows
 from kava.errors import UserError
 from kava.explain.questions import why_unknowable
@@ -21,38 +23,29 @@ from kava.explain.readout import Readout, read_latents
 from kava.generate import Generation, Reasoner
 from kava.results import write_text
 
+# Settings that decide what a checkpoint answers.
+_MATTERS = (
+    "method", "model.name", "latent.num_tokens", "dataset.answer_prompt", "dataset.answer_separator", "dataset.answer_type",
+    "dataset.question_suffix",
+)  # fmt: skip
 HELP = "commands: /latent on|off   /temp NUMBER   /trace (what the latents decode to)   /help   /quit"
 
 
 def check_config(trained: Trained, config: Config) -> None:
     """Refuse a configuration file that is not the one the checkpoint was trained with, where it matters at inference."""
-    for key in (
-        "method",
-        "model.name",
-        "latent.num_tokens",
-        "dataset.answer_prompt",
-        "dataset.answer_separator",
-        "dataset.answer_type",
-        "dataset.question_suffix",
-    ):
-        mine, theirs = _get(trained.config, key), _get(config, key)
+    mine, theirs = flatten(trained.config.to_dict()), flatten(config.to_dict())
+    for key in _MATTERS:
         # The fingerprint has said that the base is the right one; in a directory it has no name.
-        if mine != theirs and not (key == "model.name" and any(map(is_directory, (mine, theirs)))):
+        if mine[key] != theirs[key] and not (key == "model.name" and any(map(is_directory, (mine[key], theirs[key])))):
             raise UserError(
-                f"the checkpoint was trained with {key} {mine!r}, but --config says {theirs!r}; leave --config out or give the right one"
+                f"the checkpoint was trained with {key} {mine[key]!r}, but --config says {theirs[key]!r}; "
+                "leave --config out or give the right one"
             )
 
 
 def is_directory(name: object) -> bool:
     """Whether a base model is named by its place."""
     return str(name).startswith(("/", ".", "~")) or Path(str(name)).is_dir()
-
-
-def _get(config: Config, key: str) -> object:
-    value: object = config
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value
 
 
 class Session:
@@ -196,20 +189,12 @@ def answer_file(
     generations = iter(reasoner.generate(asked, max_new_tokens=max_new_tokens, temperature=temperature, use_latent=use_latent))
     lines = []
     for question in questions:
-        if not question.strip():
-            blank = {"question": question, "answer": None, "text": "", "forward_passes": 0, "generated_tokens": 0}
-            lines.append(json.dumps(blank, ensure_ascii=False))
-            continue
-        generation = next(generations)
-        row = {
-            "question": question,
-            "answer": generation.answer,
-            "text": generation.text,
-            "forward_passes": generation.forward_passes,
-            "generated_tokens": generation.generated_tokens,
-        }
-        reason = why_unknowable(reasoner.builder, config, question) if config else None
-        row |= {"guess": reason} if reason else {}
+        row: dict[str, Any] = {"question": question, "answer": None, "text": "", "forward_passes": 0, "generated_tokens": 0}
+        if question.strip():
+            generation = next(generations)
+            row |= {name: getattr(generation, name) for name in row if name != "question"}
+            reason = why_unknowable(reasoner.builder, config, question) if config else None
+            row |= {"guess": reason} if reason else {}
         lines.append(json.dumps(row, ensure_ascii=False))
     text = "\n".join(lines) + "\n"
     if output is None:
