@@ -64,14 +64,14 @@ LESS_MEMORY = "ask for less at once, such as a batch size of 8 (evaluate: --batc
 
 
 def main(command: str | None = None, arguments: list[str] | None = None) -> NoReturn:
-    """Run a command and leave the process with its exit code: 0 done, 1 a check failed, 2 something the user can mend."""
+    """Run a command and leave the process with its exit code: 0 done, 1 a check failed, 2 something the user can fix."""
     arguments = sys.argv[1:] if arguments is None else arguments
     end_with_parent()
     refuse_half_a_launch()
-    _print_any_language()
-    _leave_disks_to_the_main_thread()
+    _print_any_character()
+    _silence_disk_errors_of_threads()
     use_shared_library()
-    _give_waiting_cores_away()
+    _let_waiting_threads_sleep()
     speak_on("stdout")
     try:
         _refuse_other_encodings(arguments)
@@ -98,7 +98,7 @@ def _refuse(message: str) -> NoReturn:
     sys.exit(EXIT_USER_ERROR)
 
 
-def _print_any_language() -> None:
+def _print_any_character() -> None:
     """Questions and file names come in every script; a terminal or log that was set up for fewer must not end the run.
 
     Nor must names that are no text: Python keeps the odd bytes of a file's name as characters that no encoding takes.
@@ -109,14 +109,15 @@ def _print_any_language() -> None:
             stream.reconfigure(encoding="utf-8" if narrow else None, errors="backslashreplace")
 
 
-def _give_waiting_cores_away() -> None:
-    """OpenMP's threads spin while they wait for each other. Beside any other busy program that doubles the time of a step and more;
-    sleeping costs nothing that can be measured. To be said before torch is imported; a user's own word holds.
+def _let_waiting_threads_sleep() -> None:
+    """Let OpenMP's threads sleep, not spin, while they wait: beside another busy program spinning more than doubles the time of a step.
+
+    Set before torch is imported; what the user has set wins.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def _leave_disks_to_the_main_thread() -> None:
+def _silence_disk_errors_of_threads() -> None:
     """TensorBoard writes in a thread: where its disk is full the main thread hears of it too, and says so in one line."""
     if threading.excepthook is threading.__excepthook__:
         threading.excepthook = _report_of_a_thread

@@ -24,7 +24,7 @@ _CURES = {
 
 
 class UserError(Exception):
-    """Something the user can mend: the message says what, where and how."""
+    """Something the user can fix: the message says what, where and how."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -86,7 +86,7 @@ def test_incremental_decoding_as_the_guide_types_it(tmp_path: Path) -> None:
     [
         (["benchmark_incremental_decoding.py", "--model", "./no_such_model"], "'./no_such_model' cannot be loaded"),
         (["benchmark_incremental_decoding.py", "--max_new_tokens", "0"], "max_new_tokens is 0; it must be at least 1"),
-        (["-m", "kava", "bench", "--guard", "no_such_file.json"], "benchmark file no_such_file.json does not exist; record it anew"),
+        (["-m", "kava", "bench", "--guard", "no_such_file.json"], "benchmark file no_such_file.json does not exist; record it again"),
         (["-m", "kava", "bench", "--answer", "3"], "answer is 3; it must be at least 6"),
     ],
 )

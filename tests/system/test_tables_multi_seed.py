@@ -107,7 +107,7 @@ def test_a_lost_best_checkpoint_is_made_again_and_nothing_is_evaluated_anew(work
     manifest = (best / "manifest.json").read_bytes()
     shutil.rmtree(best)
     text = run(workplace, "--seeds", "1", "2")
-    assert text.count("training goes on") == 1
+    assert text.count("training continues") == 1
     assert "evaluating" not in text
     assert (best / "manifest.json").read_bytes() == manifest
 
@@ -166,7 +166,7 @@ def cut(workplace):
 
 def test_a_signal_reaches_the_training_and_the_same_command_goes_on(cut):
     directory, text = cut
-    assert "training goes on" in text
+    assert "training continues" in text
     log = directory / "seed_5" / "train.log"
     steps = [int(line.split("step ")[1].split("/")[0]) for line in log.read_text().splitlines() if "s/step" in line]
     assert sorted(set(steps)) == list(range(1, 401))
@@ -185,7 +185,7 @@ def test_killed_with_its_trainer_the_same_command_ends_in_the_same_weights(workp
     psutil.wait_procs(family)
     run_dir = workplace / "killed" / "seed_5"
     assert not (run_dir / "training_done.json").exists()
-    assert "training goes on" in run(workplace, *LONG, "--output_dir", "killed")
+    assert "training continues" in run(workplace, *LONG, "--output_dir", "killed")
     assert_same_ending(run_dir, ending(cut[0] / "seed_5"))
 
 

@@ -75,7 +75,7 @@ def test_it_names_term_step_and_example_and_how_to_go_on(stopped: tuple[Path, st
     directory = next(run.glob("bad_batch-*"))
     step = directory.name.partition("-")[2]
     assert message.startswith(f"step {step}: student_ce is NaN in 1 of 4 examples (rows/train/{BAD_ROW}); kava replay {directory} ")
-    assert message.endswith("or go on without such batches: --resume --training.max_bad_batches 1")
+    assert message.endswith("or continue without such batches: --resume --training.max_bad_batches 1")
     assert "\n" not in message
     assert not (run / "training_done.json").exists()
 

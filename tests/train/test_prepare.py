@@ -98,7 +98,7 @@ def write_rows(path: Path, count: int, bad: int) -> None:
 def test_bad_rows_are_refused_or_counted_in_training_and_in_validation(tmp_path: Path) -> None:
     write_rows(tmp_path / "train.jsonl", 12, bad=3)
     write_rows(tmp_path / "validation.jsonl", 4, bad=2)
-    with pytest.raises(UserError, match="validation.jsonl line 5: answer None is not a number; mend the row, or set dataset.on_bad_row"):
+    with pytest.raises(UserError, match="validation.jsonl line 5: answer None is not a number; fix the row, or set dataset.on_bad_row"):
         prepare_data(config_over(tmp_path, 40), mini_builder())
     config = build_config({}, "a test", {"dataset.name": str(tmp_path), "dataset.on_bad_row": "skip"})
     data = prepare_data(config, mini_builder()).data

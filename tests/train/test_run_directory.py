@@ -83,7 +83,7 @@ def begun(directory: Path, resume: bool = False, quick_test: bool = False) -> Be
 
 def test_a_finished_run_is_not_trained_over(run: Path, place: Path) -> None:
     before = contents(run)
-    with pytest.raises(UserError, match=r"run holds a finished run \(4 steps\): --resume goes on .* --overwrite deletes it"):
+    with pytest.raises(UserError, match=r"run holds a finished run \(4 steps\): --resume continues .* --overwrite deletes it"):
         train(settings(place), run, quiet=True)
     with pytest.raises(UserError, match="give one of them"):
         train(settings(place), run, resume=True, overwrite=True, quiet=True)

@@ -63,7 +63,7 @@ def train(
         options: of `kava.train.train.train`: resume, overwrite, report_to, quiet, name.
 
     Raises:
-        UserError: whatever the user can mend: a wrong setting, a missing model or data set, an output directory in use.
+        UserError: whatever the user can fix: a wrong setting, a missing model or data set, an output directory in use.
     """
     if isinstance(config, str | Path):
         path = config_path(str(config))

@@ -151,6 +151,6 @@ class Bench:
         found = read_bench(self.guard)
         known = vars(self).keys() - set(UNRECORDED)
         if not found.settings.keys() <= known:
-            cure = f"record it anew: python -m kava bench --output {self.guard}"
+            cure = f"record it again: python -m kava bench --output {self.guard}"
             raise UserError(f"benchmark file {self.guard} has other settings than `kava bench`; {cure}")
         return {key: tuple(value) if isinstance(value, list) else value for key, value in found.settings.items()}, found.ratios

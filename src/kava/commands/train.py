@@ -27,7 +27,7 @@ class Train:
     quick_test: bool = False
     """A few dozen steps on a few examples, then twenty test questions: does everything work?"""
     resume: bool = False
-    """Go on from the newest checkpoint in output_dir."""
+    """Continue from the newest checkpoint in output_dir."""
     overwrite: bool = False
     """Delete the run that output_dir holds, and start again."""
 
@@ -55,7 +55,7 @@ class Train:
         if not is_main():
             return outcome.exit_code
         if outcome.exit_code:
-            print(f"stopped by a signal after step {outcome.steps}; go on with --resume --output_dir {output_dir}")
+            print(f"stopped by a signal after step {outcome.steps}; continue with --resume --output_dir {output_dir}")
         else:
             accuracy = f"best validation accuracy {100 * outcome.accuracy:.1f} %"
             print(f"trained {outcome.steps} steps, {accuracy}: {outcome.output_dir}/best_checkpoint")

@@ -197,7 +197,7 @@ class _Seed:
             return
         # Where a trainer has already been, it goes on from its newest checkpoint.
         begun = any(entry.name not in (RUN_LOG, LOCK_FILE) for entry in self.directory.iterdir())
-        self._say(f"training{' goes on' if begun else ''} in {self.directory}")
+        self._say(f"training{' continues' if begun else ''} in {self.directory}")
         flags = ["--config", self.plan.config, "--output_dir", str(self.directory), "--seed", str(self.seed)]
         self._step(outcome, "train", [*flags, *(["--resume"] if begun else []), *self.plan.train_flags])
         if self._training_fingerprint() is None:

@@ -1,4 +1,4 @@
-"""A base model in 4 bits, and compiled passes: each optional, each refused in one sentence where it cannot be had."""
+"""A base model in 4 bits, and compiled passes: each optional, each refused in one sentence where it is not available."""
 
 import os
 import shutil

@@ -78,5 +78,5 @@ def _refuse_an_idle_gpu(setting: str) -> None:
         what = f"{given[0]}={os.environ[given[0]]}"
         raise UserError(
             f"Slurm gave this job a GPU ({what}), but torch {torch.__version__} sees none: it is built for the CPU, or for "
-            f"another CUDA than the driver's (nvidia-smi); mend that, or set {setting} to cpu"
+            f"another CUDA than the driver's (nvidia-smi); fix that, or set {setting} to cpu"
         )

@@ -45,8 +45,8 @@ class BadSteps:
         allowed = trained.config.training.max_bad_batches
         message = f"step {step}: {problem} ({shown(examples)}); kava replay {place} takes the step again"
         if state.skipped_batches >= allowed:
-            cure = f"go on without such batches: --resume --training.max_bad_batches {allowed + 1}"
-            raise UserError(f"{message}; lower training.learning_rate, mend the data, or {cure}")
+            cure = f"continue without such batches: --resume --training.max_bad_batches {allowed + 1}"
+            raise UserError(f"{message}; lower training.learning_rate, fix the data, or {cure}")
         state.skipped_batches += 1
         print(f"kava: {message}; skipped, {state.skipped_batches} of at most {allowed}", file=sys.stderr, flush=True)
         return True

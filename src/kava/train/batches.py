@@ -1,4 +1,4 @@
-"""The micro-batches of every optimizer step: a function of seed and step alone, so that a run goes on from any step.
+"""The micro-batches of every optimizer step: a function of seed and step alone, so that a run continues from any step.
 
 An epoch is dealt out in rounds of one batch per process; a step is so many rounds. In an epoch's last step there may be fewer. A batch is
 cut where it does not fit the device.

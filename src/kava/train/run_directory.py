@@ -1,4 +1,4 @@
-"""A run's directory: who may use it, what in it is the run's own, and the checkpoint that a run goes on from.
+"""A run's directory: who may use it, what in it is the run's own, and the checkpoint that a run continues from.
 
 A checkpoint is ours by its manifest, everything else by `run.json`. Nothing else is ever removed or written over, and what is ours
 goes only when the run that takes its place is about to take its first step.
@@ -91,7 +91,7 @@ def refuse_held(directory: Path, *, resume: bool, overwrite: bool, quick_test: b
         UserError: it holds a run that is neither gone on with nor given up, or files of something else under a run's names.
     """
     if resume and overwrite:
-        raise UserError("--resume goes on with a run and --overwrite deletes it: give one of them")
+        raise UserError("--resume continues a run and --overwrite deletes it: give one of them")
     ours = _begun(directory) is not None or _trained(directory) is not None or _is_dump(directory / CONFIG)
     foreign = [] if ours else [name for name in (CONFIG, TRAIN_LOG, TRAINING_DONE, RUN, BEST_CHECKPOINT) if _holds(directory / name)]
     foreign += [] if ours else [path.name for path in checkpoints(directory) if _holds(path)]
@@ -102,7 +102,7 @@ def refuse_held(directory: Path, *, resume: bool, overwrite: bool, quick_test: b
     trained, begun = _trained(directory), _begun(directory)
     if trained and not (resume or overwrite or (quick_test and begun is not None and begun.quick_test)):
         raise UserError(
-            f"{directory} holds {trained}: --resume goes on with it, --overwrite deletes it and starts again; "
+            f"{directory} holds {trained}: --resume continues it, --overwrite deletes it and starts again; "
             "or choose another --output_dir"
         )
 

@@ -112,7 +112,7 @@ def train(
         pictures: drawn of the model at each epoch's end, for the trackers.
 
     Raises:
-        UserError: whatever the user can mend: a model or data set that is missing, a full disk, an output directory in use.
+        UserError: whatever the user can fix: a model or data set that is missing, a full disk, an output directory in use.
     """
     output_dir = Path(output_dir)
     trackers = checked_trackers(report_to)

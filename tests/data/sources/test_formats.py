@@ -142,7 +142,7 @@ def test_a_broken_row_is_named_or_counted(tmp_path: Path, line: str, reason: str
     with pytest.raises(UserError) as caught:
         load(path)
     assert str(caught.value).startswith(f"gsm8k_train.jsonl line 3: {reason}")
-    assert str(caught.value).endswith("; mend the row, or set dataset.on_bad_row to skip")
+    assert str(caught.value).endswith("; fix the row, or set dataset.on_bad_row to skip")
     loaded = load(path, on_bad_row="skip")
     assert (len(loaded.examples), loaded.bad_rows) == (2, 1)
     assert [example.id for example in loaded.examples] == ["gsm8k_train/test/1", "gsm8k_train/test/3"]
@@ -317,7 +317,7 @@ def test_rows_that_all_fail_alike_are_of_an_unknown_layout(tmp_path: Path) -> No
         in message
     )
     assert all(f"{form.name}: {form.description}" in message for form in FORMATS.values())
-    assert "mend the row" not in message
+    assert "fix the row" not in message
 
 
 @pytest.mark.parametrize(("answer", "cure"), [("B", "choice"), ("Tom is a bear.", "text")])

@@ -93,7 +93,7 @@ def test_bench_file_round_trip_and_refusal(tmp_path: Path) -> None:
     assert (found.settings, found.ratios) == ({"shape": "tiny", "threads": 1}, {"a": 2.5})
     assert found.provenance["packages"]["torch"] == torch.__version__
     path.write_text('{"format": "kava.bench/1"}')
-    with pytest.raises(UserError, match=r"bench.json is broken: settings: .*record it anew: python -m kava bench --output"):
+    with pytest.raises(UserError, match=r"bench.json is broken: settings: .*record it again: python -m kava bench --output"):
         read_bench(path)
     path.write_text('{"format": ')
     with pytest.raises(UserError, match=r"bench.json cannot be read \(Expecting value"):

@@ -151,7 +151,7 @@ def _usable(opened: Opened, split: str, rules: Rules, tally: Tally) -> Iterator[
                 tally.unanswerable += 1
                 continue
             if rules.on_bad_row == "error":
-                raise UserError(f"{opened.label} {place}: {error}; mend the row, or set dataset.on_bad_row to skip") from None
+                raise UserError(f"{opened.label} {place}: {error}; fix the row, or set dataset.on_bad_row to skip") from None
             tally.bad += 1
             continue
         if drop_untraced and not steps:

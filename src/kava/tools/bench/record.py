@@ -18,7 +18,7 @@ from kava.runtime.text import read_text
 FORMAT: Literal["kava.bench/1"] = "kava.bench/1"
 TOLERANCE = 0.15
 MIB = 2**20
-_CURE = "record it anew: python -m kava bench --output FILE"
+_CURE = "record it again: python -m kava bench --output FILE"
 
 
 @dataclass
