@@ -55,6 +55,11 @@ def one_line(text: object, limit: int = LONGEST_LINE) -> str:
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in line)
 
 
+def reason_of(error: object) -> str:
+    """What another library's error says, as one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200]
+
+
 def blame_of(error: OSError) -> str | None:
     """What the disk or the operating system refused, and the cure; None where it is no affair of the user's."""
     cure = _CURES.get(error.errno or 0)

@@ -16,7 +16,7 @@ from helpers.checks import make_trained, outputs
 from helpers.tiny import assert_close, mini_examples
 from kava.api import Model
 from kava.checkpoint import ADAPTER, KAVA_CONFIG, PROJECTION, load_checkpoint, save_checkpoint
-from kava.checkpoint.peers import import_checkpoint
+from kava.checkpoint.convert import import_checkpoint
 from kava.checkpoint.publish import merge
 from kava.errors import UserError
 from kava.model.smollm2 import smollm2_directory

@@ -9,7 +9,7 @@ from kava.data.example import CotType
 from kava.data.sources.directory import canonical_split
 from kava.data.sources.resolve import open_split
 from kava.data.sources.splits import Splits, open_training
-from kava.data.sources.usable_rows import BUILTIN, Loaded, OnBadRow, Rules, builtin_stream, stream
+from kava.data.sources.stream import BUILTIN, Loaded, OnBadRow, Rules, builtin_stream, stream
 
 
 def load_examples(

@@ -5,7 +5,7 @@ from typing import Any
 
 from kava.config import Config, load_config
 from kava.results import DataInfo, Metrics, Result, Row, RunInfo, result_path, write_result
-from kava.statistics import wilson_interval
+from kava.results.statistics import wilson_interval
 
 GUIDE_CONFIG = Path(__file__).parents[2] / "configs" / "llama1b_aug.yaml"
 

@@ -16,7 +16,7 @@ from kava.report.reference import load_reference
 from kava.report.runs import Found, find_runs
 from kava.report.tables import changes, label_of, published_table, relevant, result_tables
 from kava.results import result_path, rows_path, write_result, write_rows
-from kava.statistics import paired_difference
+from kava.results.statistics import paired_difference
 
 SUITES = Path(__file__).parents[2] / "suites"
 SEEDS, QUESTIONS = (1, 2), 12

@@ -19,7 +19,7 @@ from kava.report.reference import load_reference
 from kava.report.runs import find_runs
 from kava.report.tables import label_of, relevant, result_tables
 from kava.results import read_result
-from kava.statistics import summarise
+from kava.results.statistics import summarise
 
 pytestmark = pytest.mark.slow
 

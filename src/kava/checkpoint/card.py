@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kava.config import Config
+from kava.config.differences import flatten
 from kava.data.mini.problems import EXAMPLE
 from kava.methods import METHODS
 from kava.results import Result
@@ -36,6 +37,7 @@ def render_card(config: Config, base: str, metadata: dict[str, Any], results: Se
     template = resources.files(__package__).joinpath("card.md.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, autoescape=False)
     content = config.to_dict()
+    flat = flatten(content)
     method = METHODS[config.method]
     unused = (() if config.lora.enabled else ("lora.",)) + (() if method.step_decoder else ("loss.alpha_step",))
     provenance = metadata.get("provenance") or {}
@@ -55,7 +57,7 @@ def render_card(config: Config, base: str, metadata: dict[str, Any], results: Se
         question=EXAMPLE if config.dataset.name == "builtin:mini" else "YOUR QUESTION",
         name=name or "PATH_OR_HUB_NAME",
         results=[*_validation(metadata), *map(_row, results)],
-        settings={key: _at(content, key) for key in _SHOWN if not key.startswith(unused)},
+        settings={key: flat[key] for key in _SHOWN if not key.startswith(unused)},
     )
 
 
@@ -132,10 +134,3 @@ def _validation(metadata: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _short(base: str) -> str:
     return Path(base).name if is_local(base) else base
-
-
-def _at(content: dict[str, Any], key: str) -> Any:
-    value: Any = content
-    for part in key.split("."):
-        value = value[part]
-    return value

@@ -27,7 +27,7 @@ from kava.checkpoint.shipped import located
 from kava.config import Config, build_config
 from kava.config.differences import flatten
 from kava.data.sequences import SPECIAL_TOKENS, SequenceBuilder, builder_of
-from kava.errors import UserError
+from kava.errors import UserError, reason_of
 from kava.generate import Reasoner
 from kava.model.build import assemble, fingerprint_of, load_base, load_tokenizer, make_room, projection_of
 from kava.model.fused_kernels import fuse_kernels
@@ -130,7 +130,7 @@ def fitting(directory: str | Path | None) -> Iterator[None]:
         yield
     # PickleError: torch refuses to unpickle anything but tensors and plain values.
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, SafetensorError, PickleError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise UserError(
             f"checkpoint {directory} does not fit ({type(error).__name__}: {reason}): it is of another configuration, base model or program"
         ) from error

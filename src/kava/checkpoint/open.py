@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kava.checkpoint.files import KAVA_CONFIG, Trained, load_checkpoint
-from kava.errors import UserError
+from kava.errors import UserError, reason_of
 from kava.results import BEST_CHECKPOINT
 from kava.runtime.device import choose_device
 
@@ -59,7 +59,7 @@ def _download(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = reason_of(error)
         raise UserError(
             f"'{name}' is not a checkpoint: there is no such directory with a {KAVA_CONFIG}, and no such model on the hub ({reason})"
         ) from None

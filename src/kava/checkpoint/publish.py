@@ -11,7 +11,7 @@ from typing import Any
 from kava.checkpoint.card import is_local, render_card
 from kava.checkpoint.files import CARD, KAVA_CONFIG, Trained, load_checkpoint, read_kava_config, save_checkpoint
 from kava.checkpoint.open import checkpoint_directory
-from kava.errors import UserError
+from kava.errors import UserError, reason_of
 from kava.results import Result, own_results
 from kava.runtime.atomic import refuse_foreign, seal
 
@@ -62,7 +62,7 @@ def push(
             api.create_repo(name, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=name, folder_path=str(Path(work) / "model"), **commit))
         except (HfHubHTTPError, OSError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = reason_of(error)
             raise UserError(f"'{name}' could not be pushed to the hub ({reason}); log in (hf auth login)") from None
 
 

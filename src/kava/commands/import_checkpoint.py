@@ -24,7 +24,7 @@ class ImportCheckpoint:
     """and its LoRA's alpha."""
 
     def run(self) -> None:
-        from kava.checkpoint.peers import import_checkpoint
+        from kava.checkpoint.convert import import_checkpoint
 
         layout = None if self.layout == "auto" else self.layout
         found = import_checkpoint(

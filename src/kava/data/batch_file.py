@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kava.data.collate import Batch, Suffix
-from kava.errors import UserError
+from kava.errors import UserError, reason_of
 
 _SUFFIXES = ("student", "teacher")
 _EXTRA = "extra."
@@ -52,7 +52,7 @@ def read_batch(path: Path) -> tuple[Batch, dict[str, Tensor]]:
             raise KeyError("student")
         batch = Batch(**values | suffixes | {"ids": tuple(values["ids"])})
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no saved batch ({' '.join(str(error).split())[:200]}); run the training again to save one") from None
+        raise UserError(f"{path} is no saved batch ({reason_of(error)}); run the training again to save one") from None
     return batch, extra
 
 

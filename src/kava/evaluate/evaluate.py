@@ -14,7 +14,7 @@ from kava.config import Config, build_config
 from kava.data.example import CotType
 from kava.data.sources.benchmarks import BENCHMARKS
 from kava.data.sources.load import load_benchmark
-from kava.data.sources.usable_rows import Loaded
+from kava.data.sources.stream import Loaded
 from kava.errors import UserError, at_least
 from kava.evaluate.accuracy import Evaluation, evaluate_accuracy
 from kava.results import (
@@ -33,10 +33,10 @@ from kava.results import (
     write_result,
     write_rows,
 )
+from kava.results.statistics import wilson_interval
 from kava.runtime import processes
 from kava.runtime.device import choose_device
 from kava.runtime.provenance import collect
-from kava.statistics import wilson_interval
 
 QUICK_TEST_QUESTIONS = 20
 

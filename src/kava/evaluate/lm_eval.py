@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from kava.checkpoint import open_checkpoint
 from kava.data.answers import extract_answer
-from kava.errors import UserError
+from kava.errors import UserError, reason_of
 
 TASKS = Path(__file__).parent / "tasks"
 _FRAME = ("Question:", "Answer:")
@@ -132,7 +132,7 @@ def naming_absent_data() -> Iterator[None]:
         yield
     # FileNotFoundError: also what the hub's client says of a file that is neither cached nor within reach.
     except (ConnectionError, DatasetNotFoundError, FileNotFoundError, HfHubHTTPError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise UserError(
             f"the task's data cannot be loaded ({reason}); download it beforehand, or ask local files: "
             '--tasks kava_gsm8k --metadata \'{"data_dir": "DIRECTORY"}\''

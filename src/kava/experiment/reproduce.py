@@ -24,7 +24,7 @@ from kava.report.steps import step_rows
 from kava.report.table import Table, as_markdown, show
 from kava.report.tables import relevant, result_tables, steps_table
 from kava.results import checked_name, write_text
-from kava.statistics import PairedDifference
+from kava.results.statistics import PairedDifference
 
 T = TypeVar("T")
 Key = tuple[str, str]

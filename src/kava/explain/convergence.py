@@ -11,7 +11,7 @@ from kava.data.answer_types import same_answer
 from kava.data.example import Example
 from kava.explain.record import Convergence, Iterations
 from kava.generate import Reasoner
-from kava.statistics import paired_difference, wilson_interval
+from kava.results.statistics import paired_difference, wilson_interval
 
 
 @dataclass(frozen=True)

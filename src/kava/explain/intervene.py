@@ -21,7 +21,7 @@ from kava.explain.convergence import marks_of
 from kava.explain.record import Effect, Interventions
 from kava.generate import Reasoner
 from kava.model.backbone import Prefix
-from kava.statistics import paired_difference, wilson_interval
+from kava.results.statistics import paired_difference, wilson_interval
 
 Kind = Literal["zero", "mean", "swap"]
 KINDS: tuple[Kind, ...] = ("zero", "mean", "swap")

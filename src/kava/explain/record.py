@@ -12,9 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from kava.errors import UserError
-from kava.results import Record, parse_record, write_text
-from kava.runtime.text import read_text
+from kava.results import Record, parse_record, read_mapping, write_text
 
 EXPLANATION_FORMAT: Literal["kava.explanation/1"] = "kava.explanation/1"
 EXPLANATION = "explanation.json"
@@ -180,11 +178,7 @@ def read_explanation(path: str | Path) -> Explanation:
     Raises:
         UserError: missing, broken or of another kind.
     """
-    try:
-        content = json.loads(read_text(path, "explanation", _CURE))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"explanation {path} cannot be read ({error}); {_CURE}") from None
-    return parse_record(Explanation, content, f"explanation {path}", _CURE)
+    return parse_record(Explanation, read_mapping(path, "explanation", _CURE), f"explanation {path}", _CURE)
 
 
 def _rounded(value: Any) -> Any:

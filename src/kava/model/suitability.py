@@ -13,7 +13,7 @@ from kava.cache.attention import ImportanceRecorder, recording
 from kava.cache.layers import stack_layers
 from kava.cache.limits import layers_without_cache
 from kava.cache.rope import unrotate
-from kava.errors import UserError
+from kava.errors import UserError, reason_of
 from kava.model.backbone import Backbone, Prefix, evaluating
 
 _PROBE_TOKENS = 4
@@ -87,7 +87,7 @@ def _shown_obstacle(backbone: Backbone) -> str | None:
         behind = backbone.extend(start, backbone.embed(ids[:, -1:]), keep_hidden=True)
         last = behind.hidden
     except Exception as error:  # what an unknown architecture does in its own forward pass can be anything
-        return f"a pass that keeps a KV cache fails ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        return f"a pass that keeps a KV cache fails ({type(error).__name__}: {reason_of(error)})"
     assert behind.all_hidden is not None
     widths = sorted({backbone.embed(ids).shape[-1], *(hidden.shape[-1] for hidden in behind.all_hidden)})
     if len(widths) > 1:

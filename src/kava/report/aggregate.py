@@ -16,7 +16,7 @@ from kava.config.differences import differences
 from kava.errors import UserError
 from kava.report.aggregate_file import Aggregate, DatasetSummary, SeedRun, SeedValues
 from kava.results import Result, own_result, result_path
-from kava.statistics import summarise
+from kava.results.statistics import summarise
 
 DEFAULT_DATASETS = ("gsm8k", "gsm8k-hard", "svamp")
 _SHOWN_DIFFERENCES = 5

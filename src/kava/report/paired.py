@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from kava.report.group import Group
 from kava.report.reference import Reference
 from kava.report.table import NOTHING, Cell, Table
-from kava.statistics import PairedDifference, paired_difference
+from kava.results.statistics import PairedDifference, paired_difference
 
 DIFFERENCE = "over the seeds that both have (paired t); where that is one, over questions (Bonett and Price) with McNemar's exact p"
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kava.results import Row, by_steps
-from kava.statistics import summarise, wilson_interval
+from kava.results.statistics import summarise, wilson_interval
 
 
 @dataclass(frozen=True)

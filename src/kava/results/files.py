@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kava.config.overrides import is_safe_name
 from kava.config.strict_yaml import YAML_ERRORS, load_yaml
-from kava.errors import UserError
+from kava.errors import UserError, reason_of
 from kava.runtime.text import read_text
 
 # Of a file with a mapping: far above what any of ours needs.
@@ -75,7 +75,7 @@ def read_mapping(path: str | Path, what: str, cure: str) -> dict[str, Any]:
         content = load(text)
         _refuse_odd(content)
     except YAML_ERRORS as error:
-        raise UserError(f"{what} {path} is not valid {kind} ({_one_line(error)}); {cure}") from None
+        raise UserError(f"{what} {path} is not valid {kind} ({reason_of(error)}); {cure}") from None
     if not isinstance(content, dict):
         raise UserError(f"{what} {path} holds no mapping (truncated or another kind of file); {cure}")
     return content
@@ -90,14 +90,10 @@ def parse_record(model: type[T], content: Any, where: str, cure: str) -> T:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, p['loc'])) or 'content'}: {_one_line(p['msg'])}" for p in error.errors()[:3]]
+        problems = [f"{'.'.join(map(str, p['loc'])) or 'content'}: {reason_of(p['msg'])}" for p in error.errors()[:3]]
     except RecursionError:
         problems = ["nested too deeply"]
     raise UserError(f"{where} is broken: {'; '.join(problems)}; {cure}")
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def _refuse_odd(content: Any) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from kava.config import Config
-from kava.errors import UserError
+from kava.errors import UserError, reason_of
 from kava.train.step_trace import Lengths, Traced, trace_step
 
 GIB = 2**30
@@ -69,7 +69,7 @@ class Profile:
         try:
             self._shallow, self._deep = (trace_step(of_depth(shape, depth), config, lengths) for depth in (low, high))
         except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
-            reason = " ".join(str(error).split())[:160]
+            reason = reason_of(error)
             raise UserError(f"the step of model '{config.model.name}' cannot be traced in shapes ({reason})") from None
         self._share = (layers - low) / (high - low)
         weights = [trace.weights[0] + trace.weights[1] for trace in (self._shallow, self._deep)]

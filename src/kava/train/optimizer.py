@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from kava.config.schema import TrainingConfig
-from kava.errors import UserError, nearest
+from kava.errors import UserError, nearest, reason_of
 from kava.runtime.optional_packages import require
 from kava.train.sharding import make_portable
 
@@ -61,7 +61,7 @@ def build_optimizer(model: nn.Module, training: TrainingConfig, device: torch.de
         kind, options = _class_and_options(model, training, device)
         optimizer: torch.optim.Optimizer = kind(groups, **options)
     except (ImportError, ValueError, RuntimeError) as error:
-        raise UserError(f"training.optimizer {training.optimizer} cannot be used here: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"training.optimizer {training.optimizer} cannot be used here: {reason_of(error)}") from None
     if options.get("optim_bits") == 8:
         _keep_embeddings_in_32_bits(model)
     if sharded:

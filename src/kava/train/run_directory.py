@@ -102,8 +102,7 @@ def refuse_held(directory: Path, *, resume: bool, overwrite: bool, quick_test: b
     trained, begun = _trained(directory), _begun(directory)
     if trained and not (resume or overwrite or (quick_test and begun is not None and begun.quick_test)):
         raise UserError(
-            f"{directory} holds {trained}: --resume continues it, --overwrite deletes it and starts again; "
-            "or choose another --output_dir"
+            f"{directory} holds {trained}: --resume continues it, --overwrite deletes it and starts again; or choose another --output_dir"
         )
 
 

@@ -15,7 +15,7 @@ from kava.data.example import CotType, Example
 from kava.data.sources.benchmarks import BENCHMARKS
 from kava.data.sources.formats import FORMATS, recognise
 from kava.data.sources.load import load_benchmark
-from kava.data.sources.usable_rows import Loaded
+from kava.data.sources.stream import Loaded
 from kava.errors import UserError
 from kava.evaluate.evaluate import load_questions
 

@@ -96,7 +96,7 @@ def test_bench_file_round_trip_and_refusal(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"bench.json is broken: settings: .*record it again: python -m kava bench --output"):
         read_bench(path)
     path.write_text('{"format": ')
-    with pytest.raises(UserError, match=r"bench.json cannot be read \(Expecting value"):
+    with pytest.raises(UserError, match=r"bench.json is not valid JSON \(Expecting value"):
         read_bench(path)
 
 

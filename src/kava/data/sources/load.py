@@ -13,7 +13,7 @@ from kava.data.example import CotType
 from kava.data.fingerprint import fingerprint
 from kava.data.sources.benchmarks import BENCHMARKS
 from kava.data.sources.resolve import open_benchmark, open_split
-from kava.data.sources.usable_rows import BUILTIN, Loaded, OnBadRow, Rules, builtin_stream, stream
+from kava.data.sources.stream import BUILTIN, Loaded, OnBadRow, Rules, builtin_stream, stream
 
 
 def load_benchmark(

@@ -10,7 +10,7 @@ from kava.data.example import Example
 from kava.data.fingerprint import fingerprint
 from kava.data.sources.directory import NoSuchSplitError
 from kava.data.sources.resolve import Opened, open_split
-from kava.data.sources.usable_rows import BUILTIN, Loaded, Rules, Stream, Tally, builtin_stream, question_key, stream
+from kava.data.sources.stream import BUILTIN, Loaded, Rules, Stream, Tally, builtin_stream, question_key, stream
 from kava.errors import UserError
 
 HELD_OUT_ROWS = 500

@@ -10,10 +10,8 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from kava.errors import UserError
-from kava.results import Record, parse_record, write_text
+from kava.results import Record, parse_record, read_mapping, write_text
 from kava.runtime.provenance import collect
-from kava.runtime.text import read_text
 
 FORMAT: Literal["kava.bench/1"] = "kava.bench/1"
 TOLERANCE = 0.15
@@ -62,11 +60,7 @@ def read_bench(path: str | Path) -> BenchFile:
     Raises:
         UserError: missing, broken or of another kind.
     """
-    try:
-        content = json.loads(read_text(path, "benchmark file", _CURE))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"benchmark file {path} cannot be read ({error}); {_CURE}") from None
-    return parse_record(BenchFile, content, f"benchmark file {path}", _CURE)
+    return parse_record(BenchFile, read_mapping(path, "benchmark file", _CURE), f"benchmark file {path}", _CURE)
 
 
 def guard(recorded: Mapping[str, float], measured: Mapping[str, float]) -> list[dict[str, Any]]:

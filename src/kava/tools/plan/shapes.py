@@ -16,7 +16,7 @@ from kava.config import Config
 from kava.config.strict_yaml import load_yaml
 from kava.data.mini.tokenizer import build_mini_tokenizer
 from kava.data.sequences import SPECIAL_TOKENS, builder_of
-from kava.errors import UserError
+from kava.errors import UserError, reason_of
 from kava.methods import METHODS
 from kava.model.build import load_tokenizer
 from kava.model.smollm2 import SMOLLM2_DIRECTORY, SMOLLM2_NAME
@@ -71,7 +71,7 @@ def model_shape(config: Config) -> tuple[Any, str]:
     try:
         return AutoConfig.from_pretrained(base, trust_remote_code=config.model.trust_remote_code), f"config.json of {base}"
     except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = reason_of(error)
         raise UserError(
             f"the shape of model '{base}' cannot be read ({reason}); set model.name to a local directory or to one of "
             f"{', '.join(known()['models'])}"

@@ -24,7 +24,7 @@ from kava.explain.questions import Solution, checked_question, solution, why_unk
 from kava.explain.readout import Readout, read_latents
 from kava.generate import Reasoner
 from kava.methods import WITH_LATENTS
-from kava.statistics import wilson_interval
+from kava.results.statistics import wilson_interval
 
 SUGGESTIONS = 4
 

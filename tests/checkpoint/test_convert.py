@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from helpers.families import plain_tokenizer
 from helpers.tiny import HIDDEN, PROMPT, assert_close, mini_examples, tiny_lm
 from kava.checkpoint import Trained, load_checkpoint
-from kava.checkpoint.peers import import_checkpoint
+from kava.checkpoint.convert import import_checkpoint
 from kava.errors import UserError
 from kava.model.build import load_tokenizer
 from kava.runtime.atomic import seal

@@ -1,4 +1,4 @@
-"""Checkpoints of the peers, read into ours: what they trained is folded into full weights, so that nothing of it is lost.
+"""Checkpoints of PCCoT and CODI converted to ours: what they trained is merged into full weights, so that nothing of it is lost.
 
 PCCoT (github.com/whyNLP/PCCoT): a peft adapter with five trained token rows (its three, padding, EOS) and `prj` weights,
 `pccot_args.json`, the model's `config.json` with `num_iterations`, and a tokenizer.

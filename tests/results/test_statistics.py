@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from kava.statistics import mcnemar, paired_difference, summarise, wilson_interval
+from kava.results.statistics import mcnemar, paired_difference, summarise, wilson_interval
 
 
 def test_wilson_by_hand():
