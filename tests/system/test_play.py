@@ -2,6 +2,7 @@
 
 import re
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from kava.explain.questions import Solution, solution
 from kava.explain.readout import Readout
 from kava.tools.playground.markup import answers_html, grid_html, note_html
 from kava.tools.playground.page import serve
-from kava.tools.playground.player import Player, Progress
+from kava.tools.playground.player import Measured, Player, Progress
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
@@ -118,6 +119,20 @@ def test_the_map_lies_around_the_trained_setting_and_starts_there(player: Player
     answers = [example.answer for example in EXAMPLES]
     assert own.chance == max(map(answers.count, answers)) / len(answers)
     assert Player(make_trained("codi"), EXAMPLES).axes()[1] == [ITERATIONS]
+
+
+def test_the_map_waits_for_answers_that_are_being_written(player: Player) -> None:
+    own = Player(player.trained, EXAMPLES)
+    answer = own.ask(EXAMPLES[0].question, LATENTS, ITERATIONS, use_latent=False)
+    next(answer)
+    measured: list[Measured] = []
+    filling = threading.Thread(target=lambda: measured.append(next(own.measure_all())))
+    filling.start()
+    filling.join(0.3)
+    assert measured == []
+    answer.close()
+    filling.join(60)
+    assert len(measured) == 1
 
 
 def test_a_measurement_counts_answers(player: Player) -> None:

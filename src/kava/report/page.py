@@ -78,7 +78,7 @@ class _Content:
     published: Table | None = None
     efficiency: Table | None = None
     passes: list[Picture] = field(default_factory=list)
-    losses: list[tuple[str, Picture]] = field(default_factory=list)
+    losses: list[tuple[str, Picture | None]] = field(default_factory=list)
     ablations: list[tuple[Picture, Table]] = field(default_factory=list)
     ablated: list[Table] = field(default_factory=list)
     steps: list[Picture] = field(default_factory=list)
@@ -169,11 +169,13 @@ def _named(dataset: str, scope: str, reference: Reference) -> str:
     return ", ".join(filter(None, [reference.dataset_label(dataset), scope]))
 
 
-def _losses(curves: Sequence[Curve], paint: _Painter) -> list[tuple[str, Picture]]:
-    found = []
+def _losses(curves: Sequence[Curve], paint: _Painter) -> list[tuple[str, Picture | None]]:
+    """By configuration; None where too little was logged for a line."""
+    found: list[tuple[str, Picture | None]] = []
     for path in dict.fromkeys(curve.path for curve in curves):
         own = sorted((curve for curve in curves if curve.path == path), key=lambda curve: (len(curve.name), curve.name))
         if not compared.drawn_terms(own):
+            found.append((path, None))
             continue
         last = "; ".join(f"{curve.name} ends at {curve.scalars['train/loss'][-1][1]:.3g}" for curve in own if "train/loss" in curve.scalars)
         picture = paint(partial(compared.loss_figure, own), f"Losses: {path}", f"Each term by step, a line per seed. Total: {last}")

@@ -69,9 +69,9 @@ def build(player: Player) -> Any:
         gradio.on([ask.click, question.submit], _asking(player), trigger_mode="multiple", **asked)
         if examples is not None:
             examples.load_input_event.then(_asking(player), **asked)
-            app.load(_asking(player), **asked)
+        opened = app.load(_asking(player), **asked)
         if player.examples:
-            _add_map(player, gradio, app, latents, iterations)
+            _add_map(player, gradio, opened, latents, iterations)
     return app
 
 
@@ -100,13 +100,14 @@ def _sliders(player: Player, gradio: Any) -> tuple[Any, Any]:
     return latents, iterations
 
 
-def _add_map(player: Player, gradio: Any, app: Any, latents: Any, iterations: Any) -> None:
+def _add_map(player: Player, gradio: Any, opened: Any, latents: Any, iterations: Any) -> None:
     shown = gradio.HTML(elem_id="map")
     every = gradio.Button("Measure the whole map", size="sm", elem_id="measure")
     measuring = {"inputs": [latents, iterations], "outputs": shown, "show_progress": "hidden"}
     # Of the many events of a slider that is dragged, the last one counts.
     gradio.on([latents.change, iterations.change], _measuring(player), trigger_mode="always_last", **measuring)
-    app.load(_filling(player, BUDGET), outputs=shown, show_progress="hidden")
+    # After the first answer: its time is to be its own.
+    opened.then(_filling(player, BUDGET), outputs=shown, show_progress="hidden")
     every.click(_filling(player), outputs=shown, show_progress="hidden")
 
 
@@ -171,5 +172,5 @@ def _gradio() -> Any:
     try:
         import gradio
     except ImportError:
-        raise UserError("the playground needs gradio: pip install -e '.[play]'") from None
+        raise UserError("the playground needs gradio: pip install 'kava-latent[play]'") from None
     return gradio

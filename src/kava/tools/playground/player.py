@@ -27,6 +27,8 @@ from kava.methods import WITH_LATENTS
 from kava.results.statistics import wilson_interval
 
 SUGGESTIONS = 4
+# Seconds between two looks at whether answers are being written: what is measured beside them would make them slower than they are.
+_PATIENCE = 0.02
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class Player:
         self._measured: dict[tuple[int, int], Measured] = {}
         self._predictions: dict[tuple[int, int] | None, list[str | None]] = {}
         self._measuring = threading.Lock()
+        self._answering: set[object] = set()
 
     @property
     def trained_setting(self) -> tuple[int, int]:
@@ -126,6 +129,14 @@ class Player:
         """
         reasoner = self.reasoner(num_latents, num_iterations)
         checked_question(reasoner, question, self.config)
+        ticket = object()
+        self._answering.add(ticket)
+        try:
+            yield from self._written(reasoner, question, use_latent)
+        finally:
+            self._answering.discard(ticket)
+
+    def _written(self, reasoner: Reasoner, question: str, use_latent: bool) -> Iterator[Progress]:
         seconds, resumed = 0.0, time.perf_counter()
         prefix, logits, passes = reasoner.start([self.builder.question_ids(question)], use_latent)
         written: list[int] = []
@@ -186,10 +197,12 @@ class Player:
         return list(self._measured.values())
 
     def measure_all(self) -> Iterator[Measured]:
-        """Measure every setting of `axes`, those nearest to the trained one first."""
+        """Measure every setting of `axes`, those nearest to the trained one first, each after the answers that are being written."""
         m, t = self.trained_setting
         settings = ((own_m, own_t) for own_m in self.axes()[0] for own_t in self.axes()[1])
         for setting in sorted(settings, key=lambda setting: abs(setting[0] - m) / m + abs(setting[1] - t) / max(t, 1)):
+            while self._answering:
+                time.sleep(_PATIENCE)
             yield self.measure(*setting)
 
     def measure(self, num_latents: int, num_iterations: int) -> Measured:
