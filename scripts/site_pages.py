@@ -116,3 +116,12 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     source = repository_path(page.file.src_uri)
     return turned(markdown, source, page.file.src_uri) if source else markdown
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Long names in tables may break behind their separators, so that columns share the width."""
+
+    def breakable(code: re.Match[str]) -> str:
+        return re.sub(r"(::?|[/_.])(?=\w)", r"\1<wbr>", code.group())
+
+    return re.sub(r"<td.*?</td>", lambda cell: re.sub(r"(?<=<code>)[^<]*", breakable, cell.group()), html, flags=re.S)

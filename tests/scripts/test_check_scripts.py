@@ -214,3 +214,9 @@ def test_long_lines_and_missing_blank_lines() -> None:
     tree = f"{'name.py':<30}  One thing: {'y' * 100}, another {'z' * 60}"
     assert docs.shorten(tree).endswith("y")
     assert docs.shorten(tree[:160]) == tree[:160]
+
+
+def test_long_names_in_the_site_s_tables_may_break() -> None:
+    pytest.importorskip("mkdocs")
+    html = "<p><code>a/b_c</code></p><td>a_b <code>a/b_c.py::d</code></td>"
+    assert _load("site_pages").on_page_content(html) == "<p><code>a/b_c</code></p><td>a_b <code>a/<wbr>b_<wbr>c.<wbr>py::<wbr>d</code></td>"
