@@ -115,7 +115,10 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     source = repository_path(page.file.src_uri)
-    return turned(markdown, source, page.file.src_uri) if source else markdown
+    if not source:
+        return markdown
+    # A line's end is a space in a paragraph, and Chinese has none between its characters.
+    return re.sub(r"(?<=[\u3000-\u9fff\uff00-\uffef])\n(?=[\u4e00-\u9fff])", "", turned(markdown, source, page.file.src_uri))
 
 
 def on_page_content(html: str, **_: Any) -> str:
