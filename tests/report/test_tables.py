@@ -12,7 +12,7 @@ from kava.report.aggregate import SeedResults, combine
 from kava.report.group import Group
 from kava.report.reference import load_reference
 from kava.report.steps import step_rows
-from kava.report.table import Cell, Table, as_markdown, show, without_constants
+from kava.report.table import Cell, Table, as_markdown, share, show, signed, without_constants
 from kava.report.tables import accuracy_table, relevant, result_tables, steps_table
 from kava.results import Row, by_steps
 
@@ -88,6 +88,11 @@ def test_a_table_has_the_same_numbers_in_every_form() -> None:
         assert [number for number in numbers if number not in form] == []
         assert "[1] ours: first, 3 seeds" in form
         assert "arXiv 2510.02312, Table 1" in form
+
+
+def test_a_difference_has_a_sign_and_zero_no_minus() -> None:
+    assert [signed(points).text for points in (2.06, -2.06, -0.04, 0.0)] == ["+2.1", "-2.1", "+0.0", "+0.0"]
+    assert [share(fraction).text for fraction in (0.565, 0.0, None)] == ["56.5", "0.0", "--"]
 
 
 def test_what_is_the_same_in_every_row_stands_in_the_caption() -> None:

@@ -91,7 +91,7 @@ def ablation_table(family: Family, name: str, reference: Reference) -> Table:
             ]
         )
     caption = (
-        f"{family.title(reference)}: mean (sample deviation over seeds) and 95 % interval; differences to the first row on the same"
+        f"{family.title(reference)}: mean (standard deviation over seeds) and 95 % interval; differences to the first row on the same"
         f" questions, {DIFFERENCE}{f'. Runs in {family.folder}' if family.folder else ''}"
     )
     columns = ["Changed setting", "Accuracy, %", "Difference, points", "p", "Forward passes", "Run"]

@@ -10,7 +10,7 @@ from typing import Literal
 
 from kava.report.aggregate_file import Aggregate
 from kava.report.reference import Reference, Source
-from kava.report.table import PARTIAL, Cell, Table, number
+from kava.report.table import PARTIAL, Cell, Table, number, percent, signed
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def compare(aggregates: Iterable[tuple[str, Aggregate]], reference: Reference, s
         if (summary := aggregate.datasets.get(row.dataset)) is not None
         for why in [aggregate.partial(row.dataset)]
         for cell in (
-            _cell(name, row.dataset, "accuracy", _percent(summary.accuracy_mean), _percent(summary.accuracy_std),
+            _cell(name, row.dataset, "accuracy", percent(summary.accuracy_mean), percent(summary.accuracy_std),
                   row.accuracy, row.accuracy_std, row.where, None if why else reference.tolerance_points, why),
             _cell(name, row.dataset, "forward_passes", summary.forward_passes_mean, summary.forward_passes_std,
                   row.forward_passes, row.forward_passes_std, row.where, None, why),
@@ -60,8 +60,7 @@ def reference_table(cells: Sequence[Comparison], source: str, tolerance: float) 
             Cell("accuracy %" if cell.measure == "accuracy" else "passes"),
             Cell(number(cell.ours, cell.ours_std) + (PARTIAL if cell.partial else ""), cell.ours),
             Cell(number(cell.reference, cell.reference_std), cell.reference),
-            # Adding zero makes a rounded -0.0 a plain 0.0.
-            Cell(f"{round(cell.difference, 1) + 0.0:+.1f}", cell.difference),
+            signed(cell.difference),
             Cell({True: "yes", False: "NO", None: "-"}[cell.within]),
         ]
         for cell in cells
@@ -83,7 +82,3 @@ def _cell(
     # 54.5 against 56.5 is within 2 points, whatever binary fractions make of it.
     within = None if tolerance is None else abs(difference) <= tolerance + 1e-9
     return Comparison(config, dataset, measure, ours, ours_std, published, published_std, difference, within, where, partial)
-
-
-def _percent(value: float | None) -> float | None:
-    return None if value is None else 100 * value

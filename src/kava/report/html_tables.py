@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from kava.explain.record import Interventions
 from kava.report.group import Group
-from kava.report.table import NOTHING, Cell, Table
+from kava.report.table import NOTHING, Cell, Table, share, signed
 from kava.report.tables import interval_text
 
 
@@ -14,12 +14,10 @@ def interventions_table(found: Interventions, name: str) -> Table:
         [
             Cell("all", -1) if effect.latent is None else Cell(str(effect.latent), effect.latent),
             Cell(effect.kind),
-            Cell(f"{100 * effect.changed:.1f}", effect.changed, interval_text(effect.changed_ci95)),
-            Cell(NOTHING) if effect.accuracy is None else Cell(f"{100 * effect.accuracy:.1f}", effect.accuracy),
-            Cell(NOTHING)
-            if effect.difference is None
-            else Cell(f"{100 * effect.difference:+.1f}", effect.difference, interval_text(effect.difference_ci95 or [])),
-            Cell(NOTHING) if effect.took_donor is None else Cell(f"{100 * effect.took_donor:.1f}", effect.took_donor),
+            share(effect.changed, interval_text(effect.changed_ci95)),
+            share(effect.accuracy),
+            Cell(NOTHING) if effect.difference is None else signed(100 * effect.difference, interval_text(effect.difference_ci95 or [])),
+            share(effect.took_donor),
         ]
         for effect in found.effects
     ]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from kava.report.group import Group
 from kava.report.reference import Reference
-from kava.report.table import NOTHING, Cell, Table
+from kava.report.table import NOTHING, Cell, Table, signed
 from kava.results.statistics import PairedDifference, paired_difference
 
 DIFFERENCE = "over the seeds that both have (paired t); where that is one, over questions (Bonett and Price) with McNemar's exact p"
@@ -28,8 +28,7 @@ def difference_cells(test: PairedDifference | None) -> list[Cell]:
     if test is None:
         return [Cell(NOTHING)] * 2
     low, high = (100 * bound for bound in test.ci95)
-    points = Cell(f"{100 * test.difference:+.1f}", 100 * test.difference, f"[{low:+.1f}, {high:+.1f}]")
-    return [points, Cell(f"{test.p_value:.2g}", test.p_value)]
+    return [signed(100 * test.difference, f"[{low:+.1f}, {high:+.1f}]"), Cell(f"{test.p_value:.2g}", test.p_value)]
 
 
 def comparison_table(found: Sequence[tuple[str, str, str, PairedDifference]], reference: Reference) -> Table:

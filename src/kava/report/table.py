@@ -79,6 +79,21 @@ def number(mean: float | None, std: float | None = None, digits: int = 1) -> str
     return f"{mean:.{digits}f}" if std is None else f"{mean:.{digits}f} ({std:.{digits}f})"
 
 
+def percent(fraction: float | None) -> float | None:
+    """A fraction in percent."""
+    return None if fraction is None else 100 * fraction
+
+
+def share(fraction: float | None, remark: str = "") -> Cell:
+    """A fraction as `56.5`; '--' for nothing."""
+    return Cell(number(percent(fraction)), fraction, remark)
+
+
+def signed(points: float, remark: str = "") -> Cell:
+    """`+2.1`; adding zero makes a rounded -0.0 a plain +0.0."""
+    return Cell(f"{round(points, 1) + 0.0:+.1f}", points, remark)
+
+
 def without_constants(table: Table, names: Collection[str]) -> Table:
     """Columns of these names that say the same in every row go into the caption."""
     said, kept = [], []

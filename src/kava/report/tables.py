@@ -15,12 +15,12 @@ from kava.report.aggregate_file import Aggregate, DatasetSummary
 from kava.report.group import Group
 from kava.report.reference import Reference, ReferenceRow
 from kava.report.steps import StepRow
-from kava.report.table import NOTHING, PARTIAL, SOURCE, UNCONFIRMED, Cell, Table, number, shown, without_constants
+from kava.report.table import NOTHING, PARTIAL, SOURCE, UNCONFIRMED, Cell, Table, number, percent, share, shown, signed, without_constants
 
 Labelled = Sequence[tuple[Group, str]]
 OF_RUN = MODEL, DATA = "Model", "Training data"
 _NO_SECOND_SOURCE = f"{UNCONFIRMED} no second source gives this figure."
-_SPREAD = "mean (sample deviation over seeds)"
+_SPREAD = "mean (standard deviation over seeds)"
 _INTERVAL = "95 % interval (over seeds; over questions where there is one seed)"
 
 
@@ -114,9 +114,9 @@ def steps_table(series: Mapping[tuple[str, str], Mapping[str, Sequence[StepRow]]
             Cell(scope),
             Cell(str(row.steps), row.steps),
             Cell(str(row.questions), row.questions),
-            Cell(number(100 * row.accuracy, _percent(row.std)), row.accuracy, interval_text(row.interval)),
-            Cell(NOTHING) if row.confidence is None else Cell(f"{100 * row.confidence:.1f}", row.confidence),
-            Cell(NOTHING) if row.confidence is None else _signed(100 * (row.confidence - row.accuracy)),
+            Cell(number(100 * row.accuracy, percent(row.std)), row.accuracy, interval_text(row.interval)),
+            share(row.confidence),
+            Cell(NOTHING) if row.confidence is None else signed(100 * (row.confidence - row.accuracy)),
         ]
         for (dataset, scope), by_label in series.items()
         for label, own in by_label.items()
@@ -170,7 +170,7 @@ def interval_text(bounds: Sequence[float]) -> str:
 def accuracy_cell(summary: DatasetSummary, mark: str = "") -> Cell:
     """`56.5 (0.4)` with its interval."""
     low, high = interval_of(summary)
-    text = number(100 * summary.accuracy_mean, _percent(summary.accuracy_std)) + mark
+    text = number(100 * summary.accuracy_mean, percent(summary.accuracy_std)) + mark
     return Cell(text, 100 * summary.accuracy_mean, f"[{low:.1f}, {high:.1f}]")
 
 
@@ -259,14 +259,6 @@ def _unrounded(value: Any) -> Cell:
     if value is None:
         return Cell(NOTHING)
     return Cell(str(value), None if isinstance(value, str) else value)
-
-
-def _percent(value: float | None) -> float | None:
-    return None if value is None else 100 * value
-
-
-def _signed(value: float) -> Cell:
-    return Cell(f"{value:+.1f}", value)
 
 
 def _whole(value: Any) -> Any:
