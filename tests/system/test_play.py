@@ -102,6 +102,26 @@ def test_steps_results_are_marked_where_they_appear(player: Player) -> None:
     assert "ring" not in grid_html(readout, player.marks(readout, None))
 
 
+@pytest.mark.browser
+def test_a_method_without_iterations_has_no_slider_and_no_rows_for_them(browser: Any) -> None:
+    codi = Player(make_trained("codi"), EXAMPLES)
+    url, app = serve(codi, block=False)
+    page, complaints, _ = open_page(browser, url)
+    wait_for_answers(page)
+    assert page.locator("#latents").is_visible()
+    assert not page.locator("#iterations").is_visible()
+    assert page.locator("#grid tr").count() == 2
+    assert page.locator("#grid th").all_inner_texts() == ["latent", *map(str, range(LATENTS)), "token"]
+    page.locator('#map td[data-m="2"]').click()
+    page.locator(".answers.stale").wait_for()
+    ask(page, EXAMPLE)
+    wait_for_answers(page)
+    assert page.locator("#grid td").count() == 2
+    assert page.locator("#map h2").inner_text() == "Accuracy over M"
+    assert complaints == []
+    app.close()
+
+
 def test_only_a_model_taught_short_chains_is_said_to_end_early(player: Player) -> None:
     progress = Progress("2", "<<4+1=0>>", "2", 9, 0.01, True)
     assert "without their last step" in answers_html(player, progress, progress, None, None)

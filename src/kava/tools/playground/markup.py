@@ -53,20 +53,34 @@ def _card(title: str, progress: Progress | None, gold: Solution | None, about: s
     return f'<section class="kava-card"><h3>{title}</h3><p class="kava-answer">{answer}</p>{cost}{chain}{about}</section>'
 
 
-def grid_html(readout: Readout, marks: Sequence[Sequence[Sequence[int]]]) -> str:
-    """A row per iteration, a column per latent; the stronger the colour, the more probable the token; steps' results are marked."""
+def grid_html(readout: Readout, marks: Sequence[Sequence[Sequence[int]]], parallel: bool = True) -> str:
+    """A row per iteration, a column per latent; the stronger the colour, the more probable the token; steps' results are marked.
+
+    Args:
+        readout: what the latents decode to.
+        marks: see `Player.marks`.
+        parallel: the latents are revised together; else they come one after the other, in one row.
+    """
     rows = []
     for iteration, (latents, chances) in enumerate(zip(readout.tokens, readout.probabilities, strict=True)):
-        name = "prefill" if iteration == 0 and len(readout.tokens) > 1 else str(iteration)
+        name, when = (str(iteration), f", iteration {iteration}") if iteration else ("prefill", ", prefill") if parallel else ("token", "")
         cells = "".join(
-            _cell(f"latent {latent}, {name if name == 'prefill' else f'iteration {name}'}", tokens, own, marks[iteration][latent])
+            _cell(f"latent {latent}{when}", tokens, own, marks[iteration][latent])
             for latent, (tokens, own) in enumerate(zip(latents, chances, strict=True))
         )
         rows.append((name, cells))
     ringed = " A ring marks the result of the step with that number; a number can also be there by accident."
     about = f"The stronger the colour, the more probable.{ringed if any(any(row) for row in marks) else ''}"
     title = "What the latents decode to"
-    return _table("latents-grid", title, about, "iteration", range(len(readout.tokens[0])), rows, "a cell tells its likeliest tokens")
+    return _table(
+        "latents-grid",
+        title,
+        about,
+        "iteration" if parallel else "latent",
+        range(len(readout.tokens[0])),
+        rows,
+        "a cell tells its likeliest tokens",
+    )
 
 
 def _table(name: str, title: str, about: str, corner: str, columns: Iterable[int], rows: Iterable[tuple[str, str]], tip: str) -> str:
@@ -93,13 +107,17 @@ def _cell(place: str, tokens: Sequence[str], chances: Sequence[float], steps: Se
 def map_html(player: Player) -> str:
     """Accuracy on the sample over M (columns) and T (rows); what was not measured is a dot. The page marks where its sliders stand."""
     several, iterations = player.axes()
+    what, corner, axes = ("M and T", "T \\ M", "M across, T down") if player.parallel else ("M", "M", "by M")
     found = {(item.num_latents, item.num_iterations): item for item in player.measured()}
-    rows = ((str(t), "".join(_setting(found.get((m, t)), (m, t), player.trained_setting) for m in several)) for t in iterations)
+    rows = (
+        (str(t) if player.parallel else "", "".join(_setting(found.get((m, t)), (m, t), player.trained_setting) for m in several))
+        for t in iterations
+    )
     about = (
-        f"Percent of {len(player.examples)} sample questions answered rightly: M across, T down. Thick border: as trained; dashed: the "
+        f"Percent of {len(player.examples)} sample questions answered rightly: {axes}. Thick border: as trained; dashed: the "
         f"sliders. Always giving the commonest answer: {100 * player.chance:.0f} %."
     )
-    return _table("map", "Accuracy over M and T", about, "T \\ M", several, rows, "a click or Enter sets the sliders to its M and T")
+    return _table("map", f"Accuracy over {what}", about, corner, several, rows, f"a click or Enter sets the sliders to its {what}")
 
 
 def _setting(found: Measured | None, setting: tuple[int, int], trained: tuple[int, int]) -> str:

@@ -77,7 +77,7 @@ def build(player: Player) -> Any:
 
 def _about(player: Player) -> str:
     method, (num_latents, num_iterations) = player.trained.model.method, player.trained_setting
-    if method.latents == "parallel":
+    if player.parallel:
         return (
             f"`{method.name}` reads the question, thinks in **M** latent tokens in place of written words, revises all of them together "
             f"**T** times, and answers. It was trained with M = {num_latents} and T = {num_iterations}."
@@ -89,13 +89,15 @@ def _about(player: Player) -> str:
 
 
 def _sliders(player: Player, gradio: Any) -> tuple[Any, Any]:
-    (num_latents, num_iterations), parallel = player.trained_setting, player.trained.model.method.latents == "parallel"
+    num_latents, num_iterations = player.trained_setting
     latents = gradio.Slider(
         1, player.most[0], num_latents, step=1, label="M, latents", info="How many tokens it thinks in.", elem_id="latents"
     )
+    # Hidden, not absent: the page compares what was asked with where the sliders stand.
     iterations = gradio.Slider(
-        0, player.most[1], num_iterations, step=1, label="T, iterations", elem_id="iterations", interactive=parallel,
-        info="How often it revises them; 0 takes them as the first pass (prefill) leaves them." if parallel else "This method has none.",
+        0, player.most[1], num_iterations, step=1, label="T, iterations", elem_id="iterations",
+        visible=True if player.parallel else "hidden",
+        info="How often it revises them; 0 takes them as the first pass (prefill) leaves them.",
     )  # fmt: skip
     return latents, iterations
 
@@ -137,7 +139,7 @@ def _answered(player: Player, question: str, setting: tuple[int, int]) -> Iterat
         for latent in player.ask(question, *setting):
             yield shown(latent), ""
         readout = player.trace(question, *setting)
-        grid = shown_html("latents", question, setting, grid_html(readout, player.marks(readout, gold)))
+        grid = shown_html("latents", question, setting, grid_html(readout, player.marks(readout, gold), player.parallel))
         for written in player.ask(question, *setting, use_latent=False):
             yield shown(latent, written), grid
     except UserError as error:

@@ -100,6 +100,11 @@ class Player:
         return self.config.latent.num_tokens, self.config.latent.num_iterations
 
     @property
+    def parallel(self) -> bool:
+        """Whether the latents are revised together, T times; else they come one after the other."""
+        return self.trained.model.method.latents == "parallel"
+
+    @property
     def most(self) -> tuple[int, int]:
         """The largest M and T that can be asked for."""
         num_latents, num_iterations = self.trained_setting
@@ -186,10 +191,9 @@ class Player:
     def axes(self) -> tuple[list[int], list[int]]:
         """Values of M and of T for a map of the sample's accuracy, around the trained ones; those measured besides among them."""
         (m, t), (most_m, most_t) = self.trained_setting, self.most
-        parallel = self.trained.model.method.latents == "parallel"
         measured = list(self._measured)
         several = {1, m // 4, m // 2, 3 * m // 4, m, 3 * m // 2, 2 * m, *(own for own, _ in measured)}
-        iterations = {0, 1, 2, 3, t // 2, t, 2 * t, *(own for _, own in measured)} if parallel else {t}
+        iterations = {0, 1, 2, 3, t // 2, t, 2 * t, *(own for _, own in measured)} if self.parallel else {t}
         return sorted(n for n in several if 1 <= n <= most_m), sorted(n for n in iterations if n <= most_t)
 
     def measured(self) -> list[Measured]:
