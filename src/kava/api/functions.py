@@ -37,7 +37,7 @@ def compress(trace: Trace, scorer: str = "rkv", slots: int = 24, *, lam: float =
 
     Args:
         trace: a cached chain of thought, such as `Trace.from_cache(cache, attentions)`.
-        scorer: a name in `SCORERS`.
+        scorer: a name in `SCORERS`; `rkv_original` takes the trace's importance for that of its last 8 tokens, which it always keeps.
         slots: M, entries to keep.
         lam: weight of importance against redundancy, 0 to 1 (`rkv` only).
         seed: of the scorer `random`.

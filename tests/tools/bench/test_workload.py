@@ -7,6 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from kava.errors import UserError, at_least
+from kava.methods import METHODS
 from kava.runtime.device import choose_device
 from kava.tools.bench.flops import attention_flops, passes, products
 from kava.tools.bench.step import VARIANTS, _losses, _step, _values
@@ -75,6 +76,16 @@ def test_passes_hold_the_latents_that_are_neither_final_nor_lead_nowhere() -> No
     assert len(passes(replace(SMALL, iterations=99))) == 2 + SMALL.latents
     assert passes(replace(SMALL, iterations=0)) == [(14, 14), (7, 21), (13, 22)]
     assert passes(replace(SMALL, method="full_cot")) == [(22, 22)]
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.curriculum == "none"])
+def test_each_method_takes_the_passes_that_are_counted(method: str) -> None:
+    workload = replace(SMALL, shape="tiny", method=method)
+    trained = build_workload(workload)
+    model = trained.model
+    assert model.method.name == method
+    model(random_batch(workload, trained))
+    assert model.backbone.forward_passes == len(passes(workload))
 
 
 @pytest.mark.parametrize(

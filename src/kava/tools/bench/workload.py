@@ -71,7 +71,7 @@ class Workload:
         dtype: of the base model.
         device: of torch.
         threads: of torch on a CPU; 0 leaves its own choice.
-        method: whose passes are counted (the model that is built here is KaVa's).
+        method: what is trained.
         layers: L; 0 leaves the shape's own.
     """
 
@@ -101,11 +101,11 @@ class Workload:
         at_least(MIN_ANSWER, answer=self.answer)
         lora = {"lora.enabled": self.lora_r > 0, "lora.r": self.lora_r or 1, "lora.dropout": self.dropout}
         latent = {"latent.num_tokens": self.latents, "latent.num_iterations": self.iterations}
-        return build_config({}, "the benchmark", {**lora, **latent, "model.dtype": self.dtype})
+        return build_config({"method": self.method}, "the benchmark", {**lora, **latent, "model.dtype": self.dtype})
 
 
 def build_workload(workload: Workload) -> Trained:
-    """A KaVa model with random weights on its device, and a tokenizer whose words are single tokens; always the same."""
+    """A model with random weights on its device, and a tokenizer whose words are single tokens; always the same."""
     silence_libraries()
     config, tokenizer = workload.config(), build_tokenizer()
     if workload.threads:
