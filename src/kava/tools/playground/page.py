@@ -14,6 +14,8 @@ HOST = "127.0.0.1"
 AT_ONCE = 4
 # Seconds that the map takes to fill itself in when the page opens; the rest waits for its button.
 BUDGET = 20.0
+# Seconds between two drawings of the map while it fills.
+REDRAW = 0.2
 
 
 def serve(player: Player, port: int | None = None, *, block: bool = True) -> tuple[str, Any]:
@@ -161,11 +163,15 @@ def _measuring(player: Player) -> Any:
 def _filling(player: Player, budget: float = float("inf")) -> Any:
     @no_type_check
     def fill() -> Iterator[str]:
-        started = time.perf_counter()
+        started = shown = time.perf_counter()
         for _ in player.measure_all():
-            yield map_html(player)
-            if time.perf_counter() - started > budget:
-                return
+            now = time.perf_counter()
+            if now - started > budget:
+                break
+            if now - shown > REDRAW:
+                yield map_html(player)
+                shown = now
+        yield map_html(player)
 
     return fill
 
