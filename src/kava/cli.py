@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "aggregate": ("kava.commands.aggregate", "Aggregate", "mean and deviation over the seeds of one configuration"),
     "inference": ("kava.commands.inference", "Inference", "ask a trained model, in a session or in batches"),
     "play": ("kava.commands.play", "Play", "a page to ask a trained model, watch its latents, and turn T and M"),
+    "serve": ("kava.commands.serve", "Serve", "answer OpenAI's chat and completions requests with a trained model"),
     "explain": ("kava.commands.explain", "Explain", "what the latents think: decoded, compared with the teacher, disturbed"),
     "format-results": ("kava.commands.format_results", "FormatResults", "LaTeX and CSV tables, ours beside the reference numbers"),
     "compare": ("kava.commands.compare", "Compare", "results against the paper's or the guide's numbers"),

@@ -17,8 +17,7 @@ from kava.data.answer_types import read_answer
 from kava.data.collate import left_padded
 from kava.data.sequences import SequenceBuilder
 from kava.model.backbone import Extension, Prefix, evaluating
-from kava.model.decoding import Choose, choose_token, write_on
-from kava.model.graphs import InferenceGraphs
+from kava.model.decoding import Choose, ReplayedStart, choose_token, write_on
 from kava.model.kava import KavaModel
 from kava.model.latents import Thought
 from kava.runtime.stage import stage
@@ -103,7 +102,7 @@ class Reasoner:
             self.require_room(ids, max_new_tokens, use_latent)
             order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
             results: dict[int, Generation] = {}
-            generator = torch.Generator(self._device).manual_seed(seed)
+            generator = torch.Generator(self.device).manual_seed(seed)
             with stage("answering", len(ids), "questions") as advance:
                 for start in range(0, len(order), batch_size):
                     chunk = order[start : start + batch_size]
@@ -124,19 +123,25 @@ class Reasoner:
     @property
     def _prompt(self) -> Tensor:
         """The answer's fixed text; on the device before a graph could be captured."""
-        key = (tuple(self.builder.prompt_ids), self._device)
+        key = (tuple(self.builder.prompt_ids), self.device)
         if key not in self._prompts:
             with torch.inference_mode(False):
-                self._prompts[key] = torch.tensor(self.builder.prompt_ids, device=self._device)
+                self._prompts[key] = torch.tensor(self.builder.prompt_ids, device=self.device)
         return self._prompts[key]
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
+        """Where the model is."""
         return self.model.backbone.special_ids.device
 
     def start(self, questions: list[list[int]], use_latent: bool = True) -> tuple[Prefix, Tensor, int]:
-        """Read questions up to the first free token: (prefix, logits of that token [B, V], forward passes so far)."""
-        return self._start(*self.pad(questions), use_latent)
+        """Read questions up to the first free token: (prefix, logits of that token [B, V], forward passes so far).
+
+        Where passes are replayed, what it gives lives until the next batch of this shape.
+        """
+        if self.model.backbone.graphs is None:
+            return self._start(*self.pad(questions), use_latent)
+        return self._replayed_start(questions, use_latent)
 
     def _start(self, ids: Tensor, mask: Tensor, use_latent: bool) -> tuple[Prefix, Tensor, int]:
         backbone, method = self.model.backbone, self.model.method
@@ -164,9 +169,8 @@ class Reasoner:
     def _answer(
         self, questions: list[list[int]], max_new_tokens: int, temperature: float, generator: torch.Generator, use_latent: bool
     ) -> list[Generation]:
-        prompted = not self.writes_trace(use_latent)
-        begin = self.start if self.model.backbone.graphs is None else self._replayed_start
-        return self.write(*begin(questions, use_latent), max_new_tokens, temperature, generator, prompted=prompted)
+        begun = self.start(questions, use_latent)
+        return self.write(*begun, max_new_tokens, temperature, generator, prompted=not self.writes_trace(use_latent))
 
     def writes_trace(self, use_latent: bool = True) -> bool:
         """Whether it writes a chain of thought, answer prompt included; otherwise it writes behind the fixed text that it was given."""
@@ -174,14 +178,14 @@ class Reasoner:
         return method.writes_cot or (method.thinks and not use_latent)
 
     def _replayed_start(self, questions: list[list[int]], use_latent: bool) -> tuple[Prefix, Tensor, int]:
-        """`start` as one graph per shape; its outputs live until the next batch of that shape."""
+        """One graph per shape."""
         graphs = self.model.backbone.graphs
         assert graphs is not None
         longest = max(map(len, questions))
         ids, mask = self.pad(questions, -longest % PADDED_QUESTION)
         self.model.backbone.adapters.refresh_if_changed()
         key = ("start", *ids.shape, use_latent, self.num_latents, self.num_iterations, self.model.method.name)
-        start = graphs.get(key, lambda: _Start(lambda ids, mask: self._start(ids, mask, use_latent), ids, mask, graphs))
+        start = graphs.get(key, lambda: ReplayedStart(lambda ids, mask: self._start(ids, mask, use_latent), ids, mask, graphs))
         return start(ids, mask)
 
     @torch.no_grad()
@@ -195,6 +199,7 @@ class Reasoner:
         generator: torch.Generator | None = None,
         *,
         prompted: bool = True,
+        watch: Callable[[list[list[int]]], bool] | None = None,
     ) -> list[Generation]:
         """Write on a prefix until every row has ended.
 
@@ -202,6 +207,7 @@ class Reasoner:
             prefix, logits, passes: what `start` returns.
             max_new_tokens, temperature, generator: when to stop, how to sample.
             prompted: the prefix ends in the answer's fixed text.
+            watch: is shown every row's tokens so far after each pass; False ends it, as if `max_new_tokens` had run out.
         """
         written: list[list[int]] = [[] for _ in logits]
         chances: list[list[float]] = [[] for _ in logits]
@@ -213,6 +219,8 @@ class Reasoner:
             for row, token, probability in zip(rows, tokens.tolist(), chance, strict=True):
                 written[row].append(token)
                 chances[row].append(probability)
+            if watch and not watch(written):
+                break
         return [
             self._finish(ids, chance, passes, entries, entry_bytes, prompted)
             for ids, chance, entries in zip(written, chances, start_entries, strict=True)
@@ -250,7 +258,7 @@ class Reasoner:
         complete = bool(ids) and ids[-1] == self.builder.tokenizer.eos_token_id
         content = ids[:-1] if complete else ids
         fed = max(len(ids) - 1, 0)
-        text = self.builder.tokenizer.decode(content, skip_special_tokens=True).strip()
+        text = self.text(content)
         return Generation(
             text=text,
             token_ids=content,
@@ -261,6 +269,10 @@ class Reasoner:
             answer=read_answer(text, self.builder.answer_prompt, self.builder.answer_type, behind_prompt=prompted),
             confidence=math.exp(sum(chances[self._answer_start(ids) :])),
         )
+
+    def text(self, ids: list[int]) -> str:
+        """Written tokens as text."""
+        return str(self.builder.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def _answer_start(self, ids: list[int]) -> int:
         """Where the text behind the last fixed text begins; 0 where the model wrote none."""
@@ -274,24 +286,9 @@ class Reasoner:
     def pad(self, questions: list[list[int]], more: int = 0) -> tuple[Tensor, Tensor]:
         """Left-padded ids and mask of tokenised questions, with so many columns more than the longest needs."""
         ids, mask = left_padded(questions, self.builder.tokenizer.pad_token_id, max(map(len, questions)) + more)
-        return ids.to(self._device), mask.to(self._device)
+        return ids.to(self.device), mask.to(self.device)
 
     def batches(self, questions: Sequence[str], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """`pad` of so many questions at a time, in the order asked."""
         for start in range(0, len(questions), batch_size):
             yield self.pad([self.builder.question_ids(question) for question in questions[start : start + batch_size]])
-
-
-class _Start:
-    """Reading a batch of questions and thinking, from buffers that stay where they are."""
-
-    def __init__(
-        self, run: Callable[[Tensor, Tensor], tuple[Prefix, Tensor, int]], ids: Tensor, mask: Tensor, graphs: InferenceGraphs
-    ) -> None:
-        self.ids, self.mask = ids.clone(), mask.clone()
-        self.replay = graphs.capture(lambda: run(self.ids, self.mask))
-
-    def __call__(self, ids: Tensor, mask: Tensor) -> tuple[Prefix, Tensor, int]:
-        self.ids.copy_(ids)
-        self.mask.copy_(mask)
-        return self.replay()

@@ -5,7 +5,6 @@ model.answer("...")
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, overload
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kava.api.generation import generate
+from kava.api.pieces import Pieces
 from kava.checkpoint import Trained, checkpoint_directory, load_checkpoint
 from kava.checkpoint.publish import push, results_beside, save_with_card
 from kava.config import Config
@@ -112,17 +112,13 @@ class Model:
     def _pieces(self, reasoner: Any, question: str, max_new_tokens: int, use_latent: bool) -> Iterator[str]:
         prefix, logits, _ = reasoner.start([reasoner.builder.question_ids(question)], use_latent)
         ids: list[int] = []
-        shown = text = ""
+        pieces = Pieces()
         for _, tokens, _ in reasoner.tokens(prefix, logits, max_new_tokens):
             ids.append(int(tokens))
-            before, text = text, self.tokenizer.decode(ids, skip_special_tokens=True).strip()
-            # The end may still change: a letter of several tokens is U+FFFD until its last one, and some tokenizers close up spaces.
-            settled = text[: sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, text, strict=False)))]
-            if len(settled) > len(shown):
-                yield settled[len(shown) :]
-                shown = settled
-        if text != shown:
-            yield text[len(shown) :]
+            if piece := pieces.of(reasoner.text(ids)):
+                yield piece
+        if rest := pieces.rest(reasoner.text(ids)):
+            yield rest
 
     def think(self, questions: str | Sequence[str], top_k: int = 1) -> Thoughts:
         """Think without answering: hidden states, keys, values and decoded tokens of every latent after every iteration.

@@ -10,6 +10,7 @@ from torch import Tensor
 from kava.cache.preallocated import to_growing_cache
 from kava.cache.static import static_cache
 from kava.model.backbone import Backbone, Prefix
+from kava.model.graphs import InferenceGraphs
 
 CAPACITY_STEP = 64
 """Static caches have room for a multiple of this, so that few sizes occur."""
@@ -149,6 +150,21 @@ class _Extending:
         prefix = self.prefix
         layers = tuple((keys[rows], values[rows]) for keys, values in prefix.layers)
         self.prefix = Prefix(layers, prefix.mask[rows], prefix.next_position[rows], prefix.last_hidden[rows])
+
+
+class ReplayedStart:
+    """Reading a batch of questions and thinking, from buffers that stay where they are."""
+
+    def __init__(
+        self, run: Callable[[Tensor, Tensor], tuple[Prefix, Tensor, int]], ids: Tensor, mask: Tensor, graphs: InferenceGraphs
+    ) -> None:
+        self.ids, self.mask = ids.clone(), mask.clone()
+        self.replay = graphs.capture(lambda: run(self.ids, self.mask))
+
+    def __call__(self, ids: Tensor, mask: Tensor) -> tuple[Prefix, Tensor, int]:
+        self.ids.copy_(ids)
+        self.mask.copy_(mask)
+        return self.replay()
 
 
 def choose_token(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:

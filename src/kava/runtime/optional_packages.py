@@ -9,6 +9,8 @@ EXTRAS = {
     "bitsandbytes": ("bitsandbytes", "quant"),
     "liger-kernel": ("liger_kernel", "liger"),
     "flash-attn": ("flash_attn", "flash"),
+    "fastapi": ("fastapi", "serve"),
+    "uvicorn": ("uvicorn", "serve"),
 }
 
 

@@ -1,0 +1,1 @@
+"""`kava serve`: a trained model behind OpenAI's chat and completions interface."""

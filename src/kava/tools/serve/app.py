@@ -1,0 +1,317 @@
+"""The web application: OpenAI's chat and completions requests on one model.
+
+POST /v1/chat/completions     one user message is the question
+POST /v1/completions          the prompt is the question
+GET  /v1/models, /health
+"""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Literal
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from kava.api.pieces import Pieces
+from kava.checkpoint import Trained
+from kava.errors import UserError
+from kava.explain.questions import checked_question, why_unknowable
+from kava.generate import Generation
+from kava.tools.serve.batching import Asked, Batcher, ClosedError, QueueFullError, Settings
+
+RETRY_SECONDS = 1
+"""What a client is told to wait where the queue is full."""
+
+
+class StreamOptions(BaseModel):
+    """`include_usage`: a last chunk with the costs."""
+
+    include_usage: bool = False
+
+
+class Wanted(BaseModel):
+    """What both kinds of request share. A parameter that would change nothing here is refused, unless it has its neutral value."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float = Field(0.0, ge=0, le=2)
+    seed: int = Field(0, ge=0)
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    use_latent: bool = True
+
+    @property
+    def question(self) -> str:
+        """What is asked."""
+        raise NotImplementedError
+
+
+class Message(BaseModel):
+    """One message of a chat."""
+
+    model_config = ConfigDict(extra="allow")
+
+    role: str
+    content: str | list[dict[str, Any]]
+
+    @property
+    def text(self) -> str:
+        """Its words.
+
+        Raises:
+            UserError: it holds something else than text.
+        """
+        if isinstance(self.content, str):
+            return self.content
+        if any(part.get("type") != "text" or not isinstance(part.get("text"), str) for part in self.content):
+            raise UserError("messages: this model reads text alone")
+        return "".join(part["text"] for part in self.content)
+
+
+class Chat(Wanted):
+    """POST /v1/chat/completions."""
+
+    messages: list[Message] = Field(min_length=1)
+
+    @property
+    def question(self) -> str:
+        """The one message.
+
+        Raises:
+            UserError: there are others.
+        """
+        if [message.role for message in self.messages] != ["user"]:
+            raise UserError("messages: this model answers one question at a time and remembers nothing; send one message, of role user")
+        return self.messages[0].text
+
+
+class Completion(Wanted):
+    """POST /v1/completions."""
+
+    prompt: str | list[str]
+
+    @property
+    def question(self) -> str:
+        """The prompt.
+
+        Raises:
+            UserError: there are several.
+        """
+        prompts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+        if len(prompts) != 1:
+            raise UserError("prompt: send one question per request; those that wait together are answered together")
+        return prompts[0]
+
+
+# Parameters of OpenAI's that do not apply here, and the values that ask for nothing.
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "n": (1,), "best_of": (1,), "top_p": (1,), "frequency_penalty": (0,), "presence_penalty": (0,), "logit_bias": ({},),
+    "logprobs": (False, 0), "top_logprobs": (0,), "echo": (False,), "stop": ([],), "suffix": ("",), "tools": ([],),
+    "tool_choice": ("none", "auto"), "parallel_tool_calls": (True, False), "response_format": ({"type": "text"},),
+}  # fmt: skip
+# Parameters that say something about the request, and ask nothing of the model.
+NOTES = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
+
+
+def build_app(trained: Trained, name: str, batcher: Batcher, max_new_tokens: int | None = None) -> FastAPI:
+    """The application.
+
+    Args:
+        trained: the model.
+        name: what clients call it.
+        batcher: what answers; closed when the application ends.
+        max_new_tokens: of an answer, whatever a request asks for; default: evaluation.max_new_tokens.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(batcher.close)
+
+    app = FastAPI(title=f"kava: {name}", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(UserError, lambda _, error: _error(400, str(error)))
+    app.add_exception_handler(QueueFullError, lambda _, __: _error(503, "the queue is full; try again in a moment", retry=True))
+    app.add_exception_handler(ClosedError, lambda _, __: _error(503, "the server is ending"))
+    app.add_exception_handler(HTTPException, _other)
+    service = _Service(trained, name, batcher, max_new_tokens or trained.config.evaluation.max_new_tokens)
+
+    @app.post("/v1/chat/completions", response_model=None)
+    async def chat(wanted: Chat) -> JSONResponse | StreamingResponse:
+        return await service.respond(wanted, "chat.completion")
+
+    @app.post("/v1/completions", response_model=None)
+    async def completions(wanted: Completion) -> JSONResponse | StreamingResponse:
+        return await service.respond(wanted, "text_completion")
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [{"id": name, "object": "model", "created": service.created, "owned_by": "kava"}]}
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    return app
+
+
+Kind = Literal["chat.completion", "text_completion"]
+
+
+class _Service:
+    def __init__(self, trained: Trained, name: str, batcher: Batcher, max_new_tokens: int) -> None:
+        self.trained = trained
+        self.name = name
+        self.batcher = batcher
+        self.max_new_tokens = max_new_tokens
+        self.created = int(time.time())
+
+    async def respond(self, wanted: Wanted, kind: Kind) -> JSONResponse | StreamingResponse:
+        _refuse_other_parameters(wanted)
+        if wanted.model != self.name:
+            return _error(404, f"there is no model {wanted.model!r} here; it is {self.name!r}", code="model_not_found")
+        reasoner = self.batcher.reasoner
+        question = checked_question(reasoner, wanted.question, self.trained.config)
+        ids = reasoner.builder.question_ids(question)
+        limit = min(wanted.max_completion_tokens or wanted.max_tokens or self.max_new_tokens, self.max_new_tokens)
+        # A seed means nothing to a greedy answer: those may share a batch whatever theirs are.
+        seed = wanted.seed if wanted.temperature else 0
+        settings = Settings(limit, wanted.temperature, seed, wanted.use_latent)
+        loop, events = asyncio.get_running_loop(), asyncio.Queue[str | Generation | Exception]()
+
+        def hand_over(event: str | Generation | Exception) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        asked = Asked(ids, settings, hand_over if wanted.stream else None, hand_over)
+        self.batcher.ask(asked)
+        answer = _Answer(kind, self.name, len(ids), self._latents(wanted), why_unknowable(reasoner.builder, self.trained.config, question))
+        if wanted.stream:
+            lines = self._stream(asked, events, answer, wanted.stream_options.include_usage)
+            return StreamingResponse(lines, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        try:
+            result = await events.get()
+        finally:
+            asked.left.set()
+        if isinstance(result, (UserError, ClosedError)):
+            raise result
+        if isinstance(result, Exception):
+            return _error(500, _reason(result))
+        assert isinstance(result, Generation)
+        return JSONResponse(answer.whole(result))
+
+    def _latents(self, wanted: Wanted) -> int:
+        return self.batcher.reasoner.num_latents if self.trained.model.method.thinks and wanted.use_latent else 0
+
+    async def _stream(
+        self, asked: Asked, events: "asyncio.Queue[str | Generation | Exception]", answer: "_Answer", usage: bool
+    ) -> AsyncIterator[str]:
+        pieces = Pieces()
+        try:
+            yield _line(answer.chunk("", first=True))
+            while isinstance(event := await events.get(), str):
+                if piece := pieces.of(event):
+                    yield _line(answer.chunk(piece))
+            if isinstance(event, Exception):
+                yield _line({"error": _body(_reason(event), "server_error")})
+                return
+            if rest := pieces.rest(event.text):
+                yield _line(answer.chunk(rest))
+            yield _line(answer.chunk("", last=event))
+            if usage:
+                yield _line(answer.costs(event))
+            yield "data: [DONE]\n\n"
+        finally:
+            # Also where the client has gone away in the middle.
+            asked.left.set()
+
+
+class _Answer:
+    """The bodies of one answer, whole or in chunks."""
+
+    def __init__(self, kind: Kind, model: str, prompt_tokens: int, latents: int, guess: str | None) -> None:
+        self.kind = kind
+        self.head = {"id": f"kava-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+        self.prompt_tokens = prompt_tokens
+        self.latents = latents
+        self.guess = guess
+
+    def whole(self, found: Generation) -> dict[str, Any]:
+        message = {"message": {"role": "assistant", "content": found.text}} if self.kind == "chat.completion" else {"text": found.text}
+        choice = {"index": 0, **message, "logprobs": None, "finish_reason": _finish(found)}
+        return {**self.head, "object": self.kind, "choices": [choice], **self._cost(found)}
+
+    def chunk(self, text: str, first: bool = False, last: Generation | None = None) -> dict[str, Any]:
+        reason = None if last is None else _finish(last)
+        if self.kind == "chat.completion":
+            delta = {"role": "assistant", "content": ""} if first else {} if last else {"content": text}
+            return {**self.head, "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
+        return {**self.head, "object": self.kind, "choices": [{"index": 0, "text": text, "logprobs": None, "finish_reason": reason}]}
+
+    def costs(self, found: Generation) -> dict[str, Any]:
+        kind = "chat.completion.chunk" if self.kind == "chat.completion" else self.kind
+        return {**self.head, "object": kind, "choices": [], **self._cost(found)}
+
+    def _cost(self, found: Generation) -> dict[str, Any]:
+        completion = self.latents + found.generated_tokens
+        usage = {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": completion,
+            "total_tokens": self.prompt_tokens + completion,
+            "completion_tokens_details": {"reasoning_tokens": self.latents},
+        }
+        ours = {"answer": found.answer, "forward_passes": found.forward_passes, "cache_bytes": found.cache_bytes, "guess": self.guess}
+        return {"usage": usage, "kava": ours}
+
+
+def _finish(found: Generation) -> str:
+    return "stop" if found.complete else "length"
+
+
+def _refuse_other_parameters(wanted: Wanted) -> None:
+    for name, value in (wanted.model_extra or {}).items():
+        if value is None or name in NOTES or value in NEUTRAL.get(name, ()):
+            continue
+        if name in NEUTRAL:
+            raise UserError(f"{name} = {json.dumps(value)} is not possible with this model; leave it out")
+        raise UserError(f"unknown parameter {name!r}; leave it out")
+
+
+def _line(content: dict[str, Any]) -> str:
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
+
+
+def _body(message: str, kind: str, code: str | None = None) -> dict[str, Any]:
+    return {"message": message, "type": kind, "param": None, "code": code}
+
+
+def _reason(error: Exception) -> str:
+    return "the server is ending" if isinstance(error, ClosedError) else f"{type(error).__name__}: {error}"
+
+
+def _error(status: int, message: str, code: str | None = None, retry: bool = False) -> JSONResponse:
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    headers = {"Retry-After": str(RETRY_SECONDS)} if retry else None
+    return JSONResponse({"error": _body(message, kind, code)}, status, headers)
+
+
+async def _other(_: Request, error: Exception) -> JSONResponse:
+    """No such path, another method than POST, a body that cannot be read."""
+    assert isinstance(error, HTTPException)
+    return _error(error.status_code, str(error.detail))
+
+
+async def _invalid(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    return _error(400, f"{where}: {first['msg']}" if where else first["msg"])
