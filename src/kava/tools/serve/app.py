@@ -16,7 +16,6 @@ from typing import Any, Literal
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from kava.api.pieces import Pieces
@@ -25,102 +24,10 @@ from kava.errors import UserError
 from kava.explain.questions import checked_question, why_unknowable
 from kava.generate import Generation
 from kava.tools.serve.batching import Asked, Batcher, ClosedError, QueueFullError, Settings
+from kava.tools.serve.requests import Chat, Completion, Wanted, refuse_other_parameters
 
 RETRY_SECONDS = 1
 """What a client is told to wait where the queue is full."""
-
-
-class StreamOptions(BaseModel):
-    """`include_usage`: a last chunk with the costs."""
-
-    include_usage: bool = False
-
-
-class Wanted(BaseModel):
-    """What both kinds of request share. A parameter that would change nothing here is refused, unless it has its neutral value."""
-
-    model_config = ConfigDict(extra="allow")
-
-    model: str
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    temperature: float = Field(0.0, ge=0, le=2)
-    seed: int = Field(0, ge=0)
-    stream: bool = False
-    stream_options: StreamOptions = StreamOptions()
-    use_latent: bool = True
-
-    @property
-    def question(self) -> str:
-        """What is asked."""
-        raise NotImplementedError
-
-
-class Message(BaseModel):
-    """One message of a chat."""
-
-    model_config = ConfigDict(extra="allow")
-
-    role: str
-    content: str | list[dict[str, Any]]
-
-    @property
-    def text(self) -> str:
-        """Its words.
-
-        Raises:
-            UserError: it holds something else than text.
-        """
-        if isinstance(self.content, str):
-            return self.content
-        if any(part.get("type") != "text" or not isinstance(part.get("text"), str) for part in self.content):
-            raise UserError("messages: this model reads text alone")
-        return "".join(part["text"] for part in self.content)
-
-
-class Chat(Wanted):
-    """POST /v1/chat/completions."""
-
-    messages: list[Message] = Field(min_length=1)
-
-    @property
-    def question(self) -> str:
-        """The one message.
-
-        Raises:
-            UserError: there are others.
-        """
-        if [message.role for message in self.messages] != ["user"]:
-            raise UserError("messages: this model answers one question at a time and remembers nothing; send one message, of role user")
-        return self.messages[0].text
-
-
-class Completion(Wanted):
-    """POST /v1/completions."""
-
-    prompt: str | list[str]
-
-    @property
-    def question(self) -> str:
-        """The prompt.
-
-        Raises:
-            UserError: there are several.
-        """
-        prompts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
-        if len(prompts) != 1:
-            raise UserError("prompt: send one question per request; those that wait together are answered together")
-        return prompts[0]
-
-
-# Parameters of OpenAI's that do not apply here, and the values that ask for nothing.
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "n": (1,), "best_of": (1,), "top_p": (1,), "frequency_penalty": (0,), "presence_penalty": (0,), "logit_bias": ({},),
-    "logprobs": (False, 0), "top_logprobs": (0,), "echo": (False,), "stop": ([],), "suffix": ("",), "tools": ([],),
-    "tool_choice": ("none", "auto"), "parallel_tool_calls": (True, False), "response_format": ({"type": "text"},),
-}  # fmt: skip
-# Parameters that say something about the request, and ask nothing of the model.
-NOTES = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
 
 
 def build_app(trained: Trained, name: str, batcher: Batcher, max_new_tokens: int | None = None) -> FastAPI:
@@ -177,7 +84,7 @@ class _Service:
         self.created = int(time.time())
 
     async def respond(self, wanted: Wanted, kind: Kind) -> JSONResponse | StreamingResponse:
-        _refuse_other_parameters(wanted)
+        refuse_other_parameters(wanted)
         if wanted.model != self.name:
             return _error(404, f"there is no model {wanted.model!r} here; it is {self.name!r}", code="model_not_found")
         reasoner = self.batcher.reasoner
@@ -275,15 +182,6 @@ class _Answer:
 
 def _finish(found: Generation) -> str:
     return "stop" if found.complete else "length"
-
-
-def _refuse_other_parameters(wanted: Wanted) -> None:
-    for name, value in (wanted.model_extra or {}).items():
-        if value is None or name in NOTES or value in NEUTRAL.get(name, ()):
-            continue
-        if name in NEUTRAL:
-            raise UserError(f"{name} = {json.dumps(value)} is not possible with this model; leave it out")
-        raise UserError(f"unknown parameter {name!r}; leave it out")
 
 
 def _line(content: dict[str, Any]) -> str:
