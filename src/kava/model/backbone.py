@@ -1,7 +1,7 @@
 """Any causal language model of transformers, reduced to three calls: embed tokens, extend a prefix, read off logits.
 
 Masks and position ids belong to every call here, the latent ones first; leaving them to defaults is how padding leaks
-into other implementations (method.md, section 10).
+into other implementations (docs/evidence.md).
 """
 
 from collections.abc import Callable, Iterator
