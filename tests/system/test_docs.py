@@ -203,6 +203,13 @@ def test_optional_packages_are_declared() -> None:
     assert {"wandb", "quant", "notebook", "play"} <= named <= declared
 
 
+def test_the_range_of_torch_in_documents_is_the_package_s() -> None:
+    declared = re.findall(r'"(torch>=[^"]*)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    named = [word for command in shown() for word in command.words if word.startswith("torch>")]
+    named += [name for path in DOCS.markdown_files(ROOT) for name in re.findall(r"'(torch>=[^']*)'", path.read_text(encoding="utf-8"))]
+    assert set(named) == set(declared)
+
+
 def shell(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
