@@ -103,6 +103,11 @@ def test_only_the_runs_that_are_named_in_the_suites_order() -> None:
     assert list(part.variants) == ["equation", "natural_language"]
     with pytest.raises(UserError, match="no run 'kave'; did you mean 'kava'"):
         chosen(part, [], [], ["kave"])
+    table = read_suite("suites/smollm2-table1.yaml")
+    assert chosen(table, [], [], []).datasets == table.datasets == ["gsm8k", "gsm8k-hard", "svamp", "multiarith"]
+    assert chosen(table, [], [], [], ["svamp", "gsm8k"]).datasets == ["gsm8k", "svamp"]
+    with pytest.raises(UserError, match="the suite has no data set 'svam'; did you mean 'svamp'"):
+        chosen(table, [], [], [], ["svam"])
 
 
 def test_an_unknown_suite_names_the_nearest() -> None:

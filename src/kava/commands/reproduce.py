@@ -23,6 +23,8 @@ class Reproduce:
     """Only these of the suite's variants (default: all)."""
     runs: tuple[str, ...] = ()
     """Only these of the suite's runs (default: all)."""
+    datasets: tuple[str, ...] = ()
+    """Only these of the suite's data sets (default: all)."""
     parallel: int = 0
     """Runs side by side (default: one per GPU, or one per two CPU cores but at least two)."""
     quick_test: bool = False
@@ -43,5 +45,5 @@ class Reproduce:
         output_dir = Path(self.output_dir or f"outputs/{path.stem}{'_quick_test' if self.quick_test else ''}")
         return reproduce(
             path, output_dir, self.overrides, seeds=read_seeds(self.seeds), variants=self.variants, runs=self.runs,
-            parallel=self.parallel, quick_test=self.quick_test, tables_only=self.tables_only,
+            datasets=self.datasets, parallel=self.parallel, quick_test=self.quick_test, tables_only=self.tables_only,
         ).exit_code  # fmt: skip

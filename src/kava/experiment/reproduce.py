@@ -54,14 +54,14 @@ class Reproduced:
 
 def reproduce(
     path: Path, output_dir: Path, overrides: dict[str, Any], *, seeds: Sequence[int] = (), variants: Sequence[str] = (),
-    runs: Sequence[str] = (), parallel: int = 0, quick_test: bool = False, tables_only: bool = False,
+    runs: Sequence[str] = (), datasets: Sequence[str] = (), parallel: int = 0, quick_test: bool = False, tables_only: bool = False,
 ) -> Reproduced:  # fmt: skip
     """Run what is not done, then write the tables of all that is; the arguments are those of `kava reproduce --help`.
 
     Raises:
         UserError: the suite is broken, has no such variant, or nothing of it is finished.
     """
-    suite = chosen(read_suite(path), seeds, variants, runs)
+    suite = chosen(read_suite(path), seeds, variants, runs, datasets)
     runs_dir = output_dir.parent / checked_name(suite.runs_of, "suite") if suite.runs_of else output_dir
     plans = plans_of(suite, runs_dir, overrides, short=quick_test)
     console = Console(highlight=False)
@@ -135,14 +135,16 @@ def _record(title: str, groups: Mapping[Key, Group], main: str, compared: Sequen
     return {"title": title, "cells": cells, "comparisons": comparisons}
 
 
-def chosen(suite: Suite, seeds: Sequence[int], variants: Sequence[str], runs: Sequence[str]) -> Suite:
+def chosen(suite: Suite, seeds: Sequence[int], variants: Sequence[str], runs: Sequence[str], datasets: Sequence[str] = ()) -> Suite:
     """The part of a suite that is asked for; all of it where nothing is.
 
     Raises:
-        UserError: the suite has no such variant or run.
+        UserError: the suite has no such variant, run or data set.
     """
     kept = {"variants": _only(variants, suite.variants, "variant"), "runs": _only(runs, suite.runs, "run")}
-    return suite.model_copy(update={"seeds": list(seeds) or suite.seeds, **kept})
+    # A suite that names no data sets has those of its configuration, which `plans_of` knows.
+    sets = _only(datasets, dict.fromkeys(suite.datasets or datasets), "data set")
+    return suite.model_copy(update={"seeds": list(seeds) or suite.seeds, "datasets": list(sets) or None, **kept})
 
 
 def _only(names: Sequence[str], existing: dict[str, T], what: str) -> dict[str, T]:
