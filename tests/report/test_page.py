@@ -40,6 +40,7 @@ def test_a_figure_with_something_to_see_is_drawn() -> None:
 def test_solid_and_empty_figures_give_way_to_a_sentence() -> None:
     page = render_page(Found(explanations=[("kava", explanation([[[0, 1]]], [1.0, 1.0], held=0.2, changed=0.0))]), "t")
     assert captions(page) == ["Attention"]
+    assert "Every layer and head kept every token of the trace." in page
     assert "No latent decodes to a step&#39;s result more often than by chance." in page
     assert "No disturbed latent changed an answer." in page
     assert "<mark" in page

@@ -5,10 +5,12 @@ for name, figure in figures(explanation): figure.savefig(f"{name}.png")
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from kava.explain.record import Convergence, Explanation, Grid, Interventions, Kept, QuestionView, StepResults
+from kava.explain.record import Convergence, Explanation, Grid, Interventions, Kept, QuestionView, Similarity, StepResults
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,25 +21,72 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8
 PANEL = (2.1, 2.1)
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """A figure before it is drawn.
+
+    Attributes:
+        stem: of its file.
+        title, words: what it shows, for a caption.
+        draw: makes it.
+        blank: a sentence in its place where there would be nothing to see; empty where there is.
+    """
+
+    stem: str
+    title: str
+    words: str
+    draw: Callable[[], Figure]
+    blank: str = ""
+
+
 def figures(explanation: Explanation) -> Iterator[tuple[str, Figure]]:
     """Every figure that the explanation has numbers for, as (file stem, figure)."""
     for number, view in enumerate(explanation.questions, 1):
-        yield f"question{number}_readout", readout_figure(view)
-        yield f"question{number}_attention", attention_figure(view)
-        if view.kept is not None:
-            yield f"question{number}_kept", kept_figure(view.kept)
-        if view.similarity is not None:
-            yield f"question{number}_keys", similarity_figure(view.similarity.keys, "keys")
-            yield f"question{number}_values", similarity_figure(view.similarity.values, "values")
-    if explanation.mean_similarity is not None:
-        yield "mean_keys", similarity_figure(explanation.mean_similarity.keys, "keys")
-        yield "mean_values", similarity_figure(explanation.mean_similarity.values, "values")
-    if explanation.intermediate:
-        yield "intermediate", intermediate_figure(explanation.intermediate)
-    if explanation.convergence is not None:
-        yield "convergence", convergence_figure(explanation.convergence)
-    if explanation.interventions is not None:
-        yield "interventions", interventions_figure(explanation.interventions)
+        for drawing in question_drawings(view):
+            yield f"question{number}_{drawing.stem}", drawing.draw()
+    for drawing in drawings(explanation):
+        yield drawing.stem, drawing.draw()
+
+
+def question_drawings(view: QuestionView) -> list[Drawing]:
+    """The figures of one question."""
+    found = [
+        Drawing("readout", "Top tokens", "Top token of every latent by iteration, with its probability", partial(readout_figure, view)),
+        Drawing(
+            "attention", "Attention", "Where the answer looks: each latent per layer, and parts of text", partial(attention_figure, view)
+        ),
+    ]
+    if view.kept is not None:
+        blank = "Every layer and head kept every token of the trace." if min(view.kept.share) >= 1 else ""
+        words = "Tokens of the trace that each layer and head kept"
+        found.append(Drawing("kept", "Kept tokens", words, partial(kept_figure, view.kept), blank))
+    return found + _similarities("{}", "Similarity of {}", view.similarity)
+
+
+def drawings(explanation: Explanation) -> list[Drawing]:
+    """The figures over all questions."""
+    found = []
+    if (convergence := explanation.convergence) is not None:
+        words = "Left: distance of the latents to the fixed point T = M. Right: answers by T"
+        found.append(Drawing("convergence", "Convergence", words, partial(convergence_figure, convergence)))
+    if (interventions := explanation.interventions) is not None:
+        words = "Share of answers that change when one latent is disturbed, with 95 % intervals"
+        blank = "" if any(effect.changed for effect in interventions.effects) else "No disturbed latent changed an answer."
+        found.append(Drawing("interventions", "Interventions", words, partial(interventions_figure, interventions), blank))
+    if results := explanation.intermediate:
+        words = "; ".join(item.in_words() for item in results)
+        above = any(item.above_chance for item in results)
+        blank = "" if above else "No latent decodes to a step's result more often than by chance."
+        found.append(Drawing("intermediate", "Intermediate results", words, partial(intermediate_figure, results), blank))
+    return found + _similarities("mean_{}", "Similarity of {}, mean", explanation.mean_similarity)
+
+
+def _similarities(stem: str, title: str, found: Similarity | None) -> list[Drawing]:
+    words = "Cosine of each latent's cache entry (row) with each kept entry of the teacher (column), a panel per layer"
+    layers = {} if found is None else {"keys": found.keys, "values": found.values}
+    return [
+        Drawing(stem.format(what), title.format(what), words, partial(similarity_figure, cosines, what)) for what, cosines in layers.items()
+    ]
 
 
 def new_figure(width: float, height: float) -> Figure:

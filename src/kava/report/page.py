@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from kava import __version__
-from kava.explain import figures as drawn
+from kava.explain.figures import Drawing, drawings, question_drawings
 from kava.explain.record import Explanation, QuestionView
 from kava.report import ablations, tables
 from kava.report import grouping as scopes
@@ -54,6 +54,7 @@ class _Question:
 
     view: QuestionView
     pictures: list[Picture]
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,8 @@ def _fill_results(content: _Content, found: Found, reference: Reference, paint: 
     centres = [group for group, changed in ranked if not changed]
     methods = [item for item in labelled if item[0] in centres]
     departing = [item for item in labelled if item not in methods]
-    content.accuracy, content.efficiency = tables.result_tables(methods, reference, tables.relevant(methods, reference))
-    content.accuracy.notes.extend(_chance_note(methods, reference))
+    accuracy, content.efficiency = tables.result_tables(methods, reference, tables.relevant(methods, reference))
+    content.accuracy = replace(accuracy, notes=[*accuracy.notes, *_chance_note(methods, reference)])
     content.verdicts = verdicts(methods, reference)
     content.published = None if tables.relevant(labelled, reference) else tables.published_table(reference)
     content.passes = _passes(scopes.with_other_cost(labelled, methods), reference, paint)
@@ -184,47 +185,20 @@ def _losses(curves: Sequence[Curve], paint: _Painter) -> list[tuple[str, Picture
 
 
 def _explained(path: str, item: Explanation, paint: _Painter, number: int) -> _Explained:
-    pictures = []
-    if item.convergence is not None:
-        draw = partial(drawn.convergence_figure, item.convergence)
-        pictures.append(paint(draw, "Convergence", "Left: distance of the latents to the fixed point T = M. Right: answers by T"))
-    if item.interventions is not None and any(effect.changed for effect in item.interventions.effects):
-        draw = partial(drawn.interventions_figure, item.interventions)
-        pictures.append(paint(draw, "Interventions", "Share of answers that change when one latent is disturbed, with 95 % intervals"))
-    if item.intermediate and any(found.above_chance for found in item.intermediate):
-        words = "; ".join(found.in_words() for found in item.intermediate)
-        pictures.append(paint(partial(drawn.intermediate_figure, item.intermediate), "Intermediate results", words))
-    if item.mean_similarity is not None:
-        for what, layers in (("keys", item.mean_similarity.keys), ("values", item.mean_similarity.values)):
-            pictures.append(paint(partial(drawn.similarity_figure, layers, what), f"Similarity of {what}, mean", _SIMILARITY))
-    questions = [_Question(view, _question_pictures(view, paint)) for view in item.questions]
+    questions = []
+    for view in item.questions:
+        # The page has the readout as a table.
+        pictures, notes = _painted([drawing for drawing in question_drawings(view) if drawing.stem != "readout"], paint)
+        questions.append(_Question(view, pictures, notes))
+    pictures, notes = _painted(drawings(item), paint)
     effects = None if item.interventions is None else interventions_table(item.interventions, f"effects{number}")
-    return _Explained(path, item, questions, pictures, effects, _without_figure(item))
+    return _Explained(path, item, questions, pictures, effects, [*item.notes, *notes])
 
 
-def _without_figure(item: Explanation) -> list[str]:
-    """What a figure would show as nothing but an empty field."""
-    notes = list(item.notes)
-    if item.intermediate and not any(found.above_chance for found in item.intermediate):
-        notes.append("No latent decodes to a step's result more often than by chance.")
-    if item.interventions is not None and not any(effect.changed for effect in item.interventions.effects):
-        notes.append("No disturbed latent changed an answer.")
-    return notes
-
-
-_SIMILARITY = "Cosine of each latent's cache entry (row) with each kept entry of the teacher (column), a panel per layer"
-
-
-def _question_pictures(view: QuestionView, paint: _Painter) -> list[Picture]:
-    pictures = [
-        paint(partial(drawn.attention_figure, view), "Attention", "Where the answer looks: each latent per layer, and parts of text")
-    ]
-    if view.kept is not None and min(view.kept.share) < 1:
-        pictures.append(paint(partial(drawn.kept_figure, view.kept), "Kept tokens", "Tokens of the trace that each layer and head kept"))
-    if view.similarity is not None:
-        for what, layers in (("keys", view.similarity.keys), ("values", view.similarity.values)):
-            pictures.append(paint(partial(drawn.similarity_figure, layers, what), f"Similarity of {what}", _SIMILARITY))
-    return pictures
+def _painted(found: Sequence[Drawing], paint: _Painter) -> tuple[list[Picture], list[str]]:
+    """The figures, and sentences in place of those in which there is nothing to see."""
+    pictures = [paint(drawing.draw, drawing.title, drawing.words) for drawing in found if not drawing.blank]
+    return pictures, [drawing.blank for drawing in found if drawing.blank]
 
 
 def _filled(content: _Content) -> str:
