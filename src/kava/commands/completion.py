@@ -8,7 +8,7 @@ import tyro
 
 @dataclass
 class Completion:
-    """Print a shell's completion of commands and options; the shell reads it once at its start.
+    """Print shell completion of commands and options; the shell reads it once when it starts.
 
     eval "$(kava completion bash)"      in ~/.bashrc (zsh: in ~/.zshrc; fish: kava completion fish | source)
     """

@@ -9,12 +9,12 @@ import tyro
 
 @dataclass
 class Configs:
-    """List the configurations and suites that are at hand, show one, or copy some here to change them."""
+    """List the available configurations and suites, show one, or copy some here to edit."""
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Configurations to show or copy (names or files); none: list all."""
     copy: bool = False
-    """Copy them, and what they extend, to configs/ of the working directory; a file that is there stays."""
+    """Copy them, and what they extend, to configs/ of the working directory; existing files are kept."""
 
     def run(self) -> None:
         from kava.config import config_path

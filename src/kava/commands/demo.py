@@ -9,7 +9,7 @@ class Demo:
     """The mini experiment with three methods: pretrain a small teacher, train no-CoT, full CoT and KaVa, measure, look inside."""
 
     output_dir: str = "outputs/demo"
-    """Where everything goes; what is done there is not done again."""
+    """Output directory; steps that are finished there are skipped."""
     quick_test: bool = False
     """A few steps only."""
 

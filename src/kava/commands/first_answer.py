@@ -8,7 +8,7 @@ import tyro
 
 @dataclass
 class FirstAnswer:
-    """Ask the trained mini model of the package one question: what its latents decode to, beside the chain that it writes."""
+    """Ask the trained mini model of the package one question: what its latents decode to, and the chain of thought that it writes."""
 
     question: Annotated[str | None, tyro.conf.Positional] = None
     """Your own question (default: an example)."""

@@ -8,7 +8,7 @@ import tyro
 
 @dataclass
 class ImportCheckpoint:
-    """Read a checkpoint of PCCoT (peft adapter, pccot_args.json, prj weights) or CODI (one state dict) into a checkpoint of ours."""
+    """Convert a checkpoint of PCCoT (peft adapter, pccot_args.json, prj weights) or CODI (one state dict) to one of ours."""
 
     source: Annotated[str, tyro.conf.Positional]
     """The directory as it was published."""
@@ -17,7 +17,7 @@ class ImportCheckpoint:
     base: str | None = None
     """Base model, hub name or directory (PCCoT's adapter names its own)."""
     layout: Literal["auto", "pccot", "codi"] = "auto"
-    """Which of the two it is (auto: by its files)."""
+    """Which of the two it is (auto: found from its files)."""
     num_latents: int = 6
     """CODI keeps no settings beside its weights: latent tokens it was trained with,"""
     lora_alpha: float = 32.0

@@ -29,7 +29,7 @@ class Inference:
     temperature: float = 0.0
     """0 is greedy."""
     max_new_tokens: int | None = None
-    """Stop there where no end came (default: evaluation.max_new_tokens)."""
+    """Longest answer (default: evaluation.max_new_tokens)."""
 
     overrides: ClassVar[dict[str, Any]] = {}
 

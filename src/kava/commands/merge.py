@@ -8,7 +8,7 @@ import tyro
 
 @dataclass
 class Merge:
-    """Fold a checkpoint's LoRA adapter into its base: a plain transformers model that is also a checkpoint of full weights."""
+    """Merge a checkpoint's LoRA adapter into its base: a plain transformers model that is also a checkpoint of full weights."""
 
     checkpoint: Annotated[str, tyro.conf.Positional]
     """A checkpoint, the directory of a run, or a hub name."""

@@ -23,7 +23,7 @@ class Plan:
     card: str | None = None
     """A card by its name, such as H100, in place of its memory: hours are at the rate that was measured on it, where one was."""
     gpus: int = 1
-    """How many of them share a step."""
+    """GPUs that share a step."""
     fsdp: bool = False
     """Split the model over them; otherwise each holds all of it."""
     tflops: float | None = None
@@ -41,7 +41,7 @@ class Plan:
     json: bool = False
     """Short for --format json."""
     output: str | None = None
-    """Also write everything to this JSON file."""
+    """Also write the plans to this JSON file."""
     check: tuple[int, ...] = ()
     """Instead: measure on this CPU, with these batch sizes, the peak that is computed for SmolLM2-135M's shape."""
 

@@ -8,7 +8,7 @@ import tyro
 
 @dataclass
 class Play:
-    """A page on this machine: ask a trained model, watch its latents, turn T and M."""
+    """A page on this machine: ask a trained model, watch its latents, change T and M."""
 
     checkpoint: Annotated[str, tyro.conf.Positional]
     """A checkpoint, or the directory of a run that has a best_checkpoint."""

@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Replay:
-    """Take a training step again that was saved because its numbers made no sense (bad_batch-<step> in a run's directory).
+    """Repeat a training step that was saved because its numbers were not finite (bad_batch-<step> in a run's directory).
 
-    Any field of the configuration is an override, to try a cure: --loss.kv_loss_type l1. Exit code 0: all numbers are finite now; 1: not.
+    Any field of the configuration is an override, to try a fix: --loss.kv_loss_type l1. Exit code 0: all numbers are finite now; 1: they are not.
     """
 
     directory: Annotated[str, tyro.conf.Positional]
-    """What the training named: RUN/bad_batch-<step>."""
+    """As the training printed it: RUN/bad_batch-<step>."""
     all: bool = False
     """Show every example, not only those with a bad number."""
 

