@@ -17,7 +17,7 @@ from helpers.tiny import lora_config, mini_examples, mini_tokenizer, tiny_lm
 from kava.config import Config
 from kava.errors import UserError
 from kava.results import result_path, write_result
-from kava.runtime.atomic import verify, write_whole
+from kava.runtime.atomic import verify, write_atomic
 from kava.runtime.lock import locked
 from kava.train.run_directory import Begun, begin, checkpoint_to_go_on_from, claimed, identify, refuse_held
 from kava.train.train import train
@@ -157,7 +157,7 @@ def test_a_quick_test_may_replace_a_quick_test_only(tmp_path: Path) -> None:
         directory.mkdir()
         begun(directory, quick_test=was_quick)
         held(directory, quick_test=False)  # nothing of worth is in it yet
-        write_whole(directory / "checkpoint-1", lambda staging: (staging / "weights").write_bytes(b"x") and None)
+        write_atomic(directory / "checkpoint-1", lambda staging: (staging / "weights").write_bytes(b"x") and None)
         with pytest.raises(UserError, match="an unfinished run"):
             held(directory, quick_test=False)
         if was_quick:
@@ -279,7 +279,7 @@ def test_a_data_loaders_fork_does_not_hold_the_lock_on(tmp_path: Path) -> None:
 def test_the_umask_decides_who_may_read_weights(finished_run: Path, tmp_path: Path, mask: int) -> None:
     before = os.umask(mask)
     try:
-        write_whole(tmp_path / "checkpoint", lambda staging: shutil.copytree(finished_run / "checkpoint-4", staging, dirs_exist_ok=True))
+        write_atomic(tmp_path / "checkpoint", lambda staging: shutil.copytree(finished_run / "checkpoint-4", staging, dirs_exist_ok=True))
     finally:
         os.umask(before)
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "checkpoint").iterdir()}

@@ -34,7 +34,7 @@ from kava.model.fused_kernels import fuse_kernels
 from kava.model.kava import KavaModel
 from kava.model.quantization import compile_passes
 from kava.model.smollm2 import SMOLLM2_NAME, smollm2_directory
-from kava.runtime.atomic import FORMAT, not_readable, recover, verify, write_whole
+from kava.runtime.atomic import FORMAT, not_readable, recover, verify, write_atomic
 
 KAVA_CONFIG = "kava_config.json"
 PROJECTION = "projection.safetensors"
@@ -116,7 +116,7 @@ def save_checkpoint(directory: str | Path, trained: Trained, weights: dict[str, 
     Raises:
         UserError: the disk is full or the place is read-only; what was there before is untouched.
     """
-    write_whole(Path(directory), lambda staging: write_weights(staging, trained, weights))
+    write_atomic(Path(directory), lambda staging: write_weights(staging, trained, weights))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Encoded examples on disk: an Arrow file that is mapped into memory, so that only the rows of a batch are ever Python objects.
+"""Encoded examples on disk: a memory-mapped Arrow file, so that only the rows of a batch become Python objects.
 
 write_rows(path, builder.encode_each(examples))
 rows = EncodedRows(path)
@@ -34,7 +34,7 @@ class Lengths(NamedTuple):
 
 
 def lengths_of(examples: Sequence[EncodedExample], drop_last_step: bool = False) -> Lengths:
-    """Lengths of all parts of all examples, the trace perhaps without its last step; from disk where they lie there."""
+    """Lengths of all parts of all examples, optionally without the trace's last step; read from disk where they are stored."""
     if isinstance(examples, EncodedRows):
         return examples.lengths._replace(trace=examples.teacher_traces(drop_last_step))
     parts = [(len(example.question), len(example.cot(drop_last_step)), len(example.answer)) for example in examples]
@@ -91,7 +91,7 @@ class EncodedRows(Sequence[EncodedExample]):
         return self.lengths.trace - (last if self._kept is None else last[self._kept])
 
     def only(self, wanted: np.ndarray) -> "EncodedRows":
-        """The rows for which a boolean array of this length is true."""
+        """The rows selected by a boolean array of this length."""
         rows = np.flatnonzero(wanted)
         return EncodedRows(self._path, rows if self._kept is None else self._kept[rows])
 
@@ -120,7 +120,7 @@ class EncodedRows(Sequence[EncodedExample]):
         return (self[number] for number in range(len(self)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """By its path: a worker process maps the file itself."""
+        """Pickle the path only: a worker process maps the file itself."""
         return EncodedRows, (self._path, self._kept)
 
 

@@ -1,4 +1,4 @@
-"""Child processes of an experiment: output to a log, signals passed on, GPUs shared out."""
+"""Child processes of an experiment: their logs, signals and GPUs."""
 
 import contextlib
 import os
@@ -26,12 +26,12 @@ PASSED_ON = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHU
 
 
 class StoppedError(Exception):
-    """A signal arrived: no new step may start."""
+    """A signal arrived, so no new step starts."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """How a child ended, and the last lines it wrote."""
+    """How a child ended, and its last lines of output."""
 
     returncode: int
     tail: str
@@ -42,7 +42,7 @@ class Finished:
 
 
 class Children:
-    """Starts children and passes signals on to all that run. Thread-safe."""
+    """Starts children and forwards signals to those that run. Thread-safe."""
 
     def __init__(self) -> None:
         self.stop_signal: int | None = None
@@ -65,7 +65,7 @@ class Children:
             with self._guard:
                 if self.stop_signal is not None:
                     raise StoppedError
-                # A session of its own: Ctrl-C reaches the child once, from us, and not a second time from the terminal.
+                # In its own session, Ctrl-C reaches the child once, from us, and not a second time from the terminal.
                 child = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
@@ -79,7 +79,7 @@ class Children:
 
     @contextmanager
     def passing_signals(self) -> Iterator[None]:
-        """While inside, the signals of `PASSED_ON` go to the children, which save and end, and no new one starts."""
+        """Inside, the signals of `PASSED_ON` are forwarded to the children, which save and exit; no new one starts."""
         before = {number: signal.signal(number, self._pass_on) for number in obeyed(PASSED_ON)}
         try:
             yield
@@ -91,7 +91,7 @@ class Children:
         with self._guard:
             self.stop_signal = number
             for child in self._running:
-                # Windows has no such signals; there the console has told the child already.
+                # Windows has no such signals; there the console signals the child itself.
                 with contextlib.suppress(ValueError):
                     child.send_signal(number)
 
@@ -108,7 +108,7 @@ def visible_gpus() -> list[str]:
 
 
 def environments(parallel: int, gpus: Sequence[str], cpus: int) -> list[dict[str, str]]:
-    """What each of `parallel` children gets for its own: a GPU in turn where there are several, else a share of the CPU threads."""
+    """Environment of each of `parallel` children: one of the GPUs in turn if there are several, else a share of the CPU threads."""
     if parallel == 1:
         return [{}]
     threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, cpus // parallel))}

@@ -1,4 +1,4 @@
-"""One configuration, several seeds: train, evaluate, aggregate; done steps are skipped and unfinished ones go on.
+"""One configuration, several seeds: train and evaluate; finished steps are skipped and unfinished ones continue.
 
     run_plans([plan], parallel=2, say=print)
 
@@ -44,7 +44,7 @@ class Plan:
 
     @property
     def label(self) -> str:
-        """Its name in lines of progress."""
+        """Its name in progress lines."""
         return f"{self.variant} {self.name}".strip()
 
     def seed_dir(self, seed: int) -> Path:
@@ -75,7 +75,7 @@ def plan_of(
     if short:
         config = quick_test(config, overrides)
     flags = ["--quick_test"] if short else []
-    # What a command that loads a checkpoint is told again: that it may run code of its own, and to stay on the CPU.
+    # A command that loads a checkpoint must be told again that it may run remote code, and to stay on the CPU.
     trust = ["--model.trust_remote_code", "true"] if config.model.trust_remote_code else []
     place = ["--system.device", "cpu"] if config.system.device == "cpu" else []
     return Plan(
@@ -86,7 +86,7 @@ def plan_of(
 
 
 def read_seeds(words: Sequence[str]) -> list[int]:
-    """Seeds as they are typed: with blanks or commas between.
+    """Parse seeds, separated by blanks or commas.
 
     Raises:
         UserError: one is no seed, or is given twice.
@@ -132,7 +132,7 @@ class SeedOutcome:
 
 
 def run_plans(plans: Sequence[Plan], parallel: int, say: Callable[[str], None]) -> tuple[list[SeedOutcome], int | None]:
-    """Run every seed of every plan, `parallel` at a time; returns the outcomes in order and the signal that stopped the run, if one did."""
+    """Run every seed of every plan, `parallel` at a time; returns the outcomes in order and the signal that stopped the run, if any."""
     children = Children()
     jobs = [(plan, seed) for plan in plans for seed in plan.seeds]
     slots: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
@@ -152,7 +152,7 @@ def run_plans(plans: Sequence[Plan], parallel: int, say: Callable[[str], None]) 
 
 
 def exit_code(outcomes: Sequence[SeedOutcome], stopped: int | None) -> int:
-    """Of a command that ran them: 0, 1 where one failed, and where a signal stopped it the code of the step that it stopped."""
+    """The command's exit code: 0, 1 if a seed failed, or that of the step that a signal interrupted."""
     if stopped is not None:
         return max((outcome.returncode for outcome in outcomes if outcome.returncode > 0), default=128 + stopped)
     return int(any(outcome.problem for outcome in outcomes))
@@ -195,7 +195,7 @@ class _Seed:
         if self._training_fingerprint() is not None and verify(self.directory / BEST_CHECKPOINT) is None:
             self._say("training is done")
             return
-        # Where a trainer has already been, it goes on from its newest checkpoint.
+        # A training that has begun continues from its newest checkpoint.
         begun = any(entry.name not in (RUN_LOG, LOCK_FILE) for entry in self.directory.iterdir())
         self._say(f"training{' continues' if begun else ''} in {self.directory}")
         flags = ["--config", self.plan.config, "--output_dir", str(self.directory), "--seed", str(self.seed)]
@@ -215,7 +215,7 @@ class _Seed:
         self._say(f"{dataset} {100 * result.metrics.accuracy:.1f} % of {result.metrics.total}")
 
     def _say(self, line: str) -> None:
-        """Every line names its run; the name that a training gives itself is that of its configuration, which others may share."""
+        """Name the run in every line; the name that a training prints is its configuration's, which others may share."""
         own = re.sub(rf"^\S+ seed {self.seed}: ", "", line)
         self.say(f"{self.plan.label} seed {self.seed}: {own}")
 
@@ -227,7 +227,7 @@ class _Seed:
             raise StoppedError if self.children.stop_signal is not None else _StepError
 
     def _training_fingerprint(self) -> str | None:
-        """The configuration that a finished training here was run with; None: not finished.
+        """Fingerprint of the configuration of a finished training; None if it is not finished.
 
         Raises:
             UserError: it was another configuration than the plan's.
@@ -244,7 +244,7 @@ class _Seed:
         return str(fingerprint)
 
     def _finished_result(self, dataset: str) -> Result | None:
-        """The result on a data set if it is whole, with its rows, of this run's checkpoint, and on what the plan asks for."""
+        """The result on a data set if it is complete, with its rows, of this run's checkpoint and on the plan's data."""
         try:
             return result_of(self.plan, self.seed, dataset, self._training_fingerprint())
         except UserError:

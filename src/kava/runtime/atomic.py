@@ -1,6 +1,6 @@
-"""Directories that are whole or not there: written beside, flushed to disk, listed with sizes and checksums, renamed.
+"""Atomic directories: written beside their final name, flushed to disk, listed with sizes and checksums, renamed.
 
-write_whole(directory, lambda staging: (staging / "weights").write_bytes(...))
+write_atomic(directory, lambda staging: (staging / "weights").write_bytes(...))
 problem = verify(directory)
 """
 
@@ -21,18 +21,18 @@ from kava.errors import UserError
 FORMAT = "kava.checkpoint/1"
 MANIFEST = "manifest.json"
 CHECKPOINT, ANOTHER_PLACE = "checkpoint", "choose another --output_dir"
-# Windows opens no folder, and so has none to flush.
+# Windows cannot open a folder, so there is none to flush.
 FOLDERS_ARE_FILES = os.name != "nt"
-# safetensors and tokenizers (Rust) and torch.save (C++, two ways) have error types of their own for a disk that is full.
+# safetensors and tokenizers (Rust) and torch.save (C++, two ways) have their own error types for a full disk.
 _DISK_ERRORS = ("(os error ", "inline_container", "iostream error")
 NO_ROOM = 1 << 20
-# Of `write_whole`, the training loop and `write_text` in kava.results.
+# Of `write_atomic`, the training loop and `write_text` in kava.results.
 _HALF_DIRECTORY = re.compile(r"\.writing|\.(checkpoint-\d+|best_checkpoint|bad_batch-[\w-]+)\.(writing|old)")
 _HALF_FILE = re.compile(r"\.(\w+\.(json|jsonl|yaml|log)|results_.*)\.\d+\.tmp")
 
 
-def write_whole(directory: Path, write: Callable[[Path], None], what: str = CHECKPOINT, cure: str = ANOTHER_PLACE) -> None:
-    """Make a sealed directory out of what `write` puts into an empty one, all or nothing.
+def write_atomic(directory: Path, write: Callable[[Path], None], what: str = CHECKPOINT, cure: str = ANOTHER_PLACE) -> None:
+    """Publish what `write` puts into an empty directory, all or nothing.
 
     Raises:
         UserError: the disk is full or the place is read-only.
@@ -54,7 +54,7 @@ def write_whole(directory: Path, write: Callable[[Path], None], what: str = CHEC
 
 @contextmanager
 def naming_disk_errors(directory: Path, what: str = CHECKPOINT, cure: str = ANOTHER_PLACE) -> Iterator[None]:
-    """Turn a failed write inside the block into one line for the user, whichever library met it.
+    """Turn a failed write inside the block into one line for the user, whichever library raised it.
 
     Args:
         directory: what is written to.
@@ -82,7 +82,7 @@ def _reason(error: Exception, directory: Path) -> str:
 
 
 def refuse_foreign(directory: Path, cure: str = ANOTHER_PLACE) -> None:
-    """Refuse a place whose content something else has made: what is written there replaces it.
+    """Refuse a directory with foreign content, which a checkpoint there would replace.
 
     Raises:
         UserError: it is a file, or a directory that is not empty and has no manifest of ours.
@@ -94,12 +94,12 @@ def refuse_foreign(directory: Path, cure: str = ANOTHER_PLACE) -> None:
 
 
 def is_sealed(directory: Path) -> bool:
-    """Whether a manifest says that we wrote this directory, whole or damaged."""
+    """Whether a manifest says that we wrote this directory, complete or damaged."""
     return _listed(directory) is not None
 
 
 def _listed(directory: Path) -> list[str] | None:
-    """The files that a directory's manifest lists; None without one of ours."""
+    """The files in a directory's manifest; None without one of ours."""
     try:
         content = json.loads((directory / MANIFEST).read_text())
         return [str(name) for name in content["files"]] if content["format"] == FORMAT else None
@@ -133,7 +133,7 @@ def follow_umask(directory: Path) -> None:
 
 
 def publish(staging: Path, directory: Path) -> None:
-    """Give a sealed directory its final name. What someone else put into an older one stays in it."""
+    """Rename a sealed directory to its final name; foreign files in the older one are kept."""
     old = _set_aside(directory)
     staging.rename(directory)
     _flush(directory.parent)
@@ -147,7 +147,7 @@ def publish(staging: Path, directory: Path) -> None:
 
 
 def discard(directory: Path) -> None:
-    """Delete a checkpoint, in such a way that no half of it is ever seen under its name; what is not ours in it stays."""
+    """Delete a checkpoint so that no partial one is ever seen under its name; foreign files in it are kept."""
     old = _set_aside(directory)
     for path in _not_ours(old):
         with contextlib.suppress(OSError):
@@ -171,7 +171,7 @@ def _set_aside(directory: Path) -> Path:
 
 
 def tidy(run: Path) -> None:
-    """Remove what a killed run left half written or half deleted, by the names that this program gives such things."""
+    """Remove what a killed run left half written or half deleted, found by name."""
     for rest in run.iterdir():
         if _HALF_DIRECTORY.fullmatch(rest.name):
             shutil.rmtree(rest, ignore_errors=True)
@@ -180,17 +180,17 @@ def tidy(run: Path) -> None:
 
 
 def recover(directory: Path) -> None:
-    """Undo a `publish` that was cut off between its two renames: the older checkpoint gets its name back."""
+    """Roll back a `publish` that was interrupted between its two renames."""
     old = directory.with_name(f".{directory.name}.old")
     if old.exists() and not directory.exists():
         old.rename(directory)
 
 
 def verify(directory: str | Path) -> str | None:
-    """What is wrong with a checkpoint (a file that is missing, cut off or changed), or None if it is whole.
+    """What is wrong with a checkpoint (a missing, truncated or changed file), or None if it is complete.
 
     Raises:
-        UserError: it may not be read, which says nothing about its content.
+        UserError: there is no permission to read it.
     """
     directory = Path(directory)
     try:
@@ -213,7 +213,7 @@ def verify(directory: str | Path) -> str | None:
 
 
 def not_readable(path: str | Path) -> UserError:
-    """For a file that belongs to someone else."""
+    """The error for a file that this user may not read."""
     return UserError(f"you have no permission to read {path}: ask its owner for it (chmod -R a+rX, on the directory)")
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kava.errors import UserError
-from kava.runtime.atomic import verify, write_whole
+from kava.runtime.atomic import verify, write_atomic
 from kava.runtime.lock import LOCK_FILE, locked
 
 OTHER_CACHE = "set KAVA_CACHE to a directory that can be written to and has room"
@@ -48,5 +48,5 @@ def ensured(entry: Path, what: str, make: Callable[[Path], None]) -> Iterator[bo
         if problem:
             print(f"kava: {what} {entry} is damaged ({problem}); making it again", file=sys.stderr, flush=True)
         if problem is not None:
-            write_whole(entry, make, what, OTHER_CACHE)
+            write_atomic(entry, make, what, OTHER_CACHE)
         yield problem is not None

@@ -1,4 +1,4 @@
-"""Where a program computes: chosen here, for every command and for the API.
+"""The one place that chooses the device, for every command and the API.
 
 choose_device()           a GPU where there is one (of several processes each its own), else the CPU
 choose_device("cuda:1")   as asked, or one sentence where there is none
@@ -43,7 +43,7 @@ def choose_device(asked: str | None = None, setting: str = "device") -> str:
 
 
 def check_precision(device: str, precision: str) -> None:
-    """See that a device computes in `system.mixed_precision`.
+    """Check that a device supports `system.mixed_precision`.
 
     Raises:
         UserError: a GPU from before bfloat16 (V100, T4), where it would be imitated, many times slower.
@@ -56,7 +56,7 @@ def check_precision(device: str, precision: str) -> None:
 
 
 def describe_device(device: str) -> str:
-    """A device in words, and what is left unused beside it."""
+    """Describe a device, and the GPUs that are left unused."""
     import torch
 
     if device == "cpu":
@@ -68,12 +68,12 @@ def describe_device(device: str) -> str:
 
 
 def _refuse_an_idle_gpu(setting: str) -> None:
-    """A job that waited for a GPU must not spend its hours on the CPU without a word."""
+    """A job that waited for a GPU must not silently run on the CPU."""
     import torch
 
     given = [name for name in _SLURM_NUMBERS if os.environ.get(name)]
     given += [name for name in _SLURM_COUNTS if os.environ.get(name, "0") != "0"]
-    # A user who hides the GPUs means it.
+    # The user has hidden the GPUs on purpose.
     if given and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1"):
         what = f"{given[0]}={os.environ[given[0]]}"
         raise UserError(

@@ -1,4 +1,4 @@
-"""One run per directory: a lock that the operating system gives back when its last holder ends, however that comes.
+"""One run per directory: a lock that the operating system releases when its last holder exits for any reason.
 
 A runner hands its lock on to its children (`pass_fds`): an orphan of a killed runner still keeps others out, and a child that
 locks the same directory again is let in.
@@ -16,7 +16,7 @@ from kava.errors import UserError
 
 LOCK_FILE = ".lock"
 LONGEST_COMMAND = 60
-# Descriptors that hold locks here: a forked data loader must not go on holding them when this process is gone.
+# Descriptors that hold locks: a forked data loader must not keep them when this process exits.
 _held: set[int] = set()
 
 
@@ -67,7 +67,7 @@ def locked(directory: Path, wait: bool = False) -> Iterator[tuple[int, ...]]:
 
 
 def holders(lock: Path) -> str:
-    """Who holds a lock: the living processes of this machine that do, else what the last one wrote into it."""
+    """Who holds a lock: the processes of this machine that do, else what the last holder wrote into it."""
     try:
         inode = f":{lock.stat().st_ino} "
     except OSError:
@@ -100,7 +100,7 @@ def _command(number: int) -> str:
 
 
 def _given_by_parent(own: int) -> int | None:
-    """The descriptor of the same lock that the process which started this one holds and has handed on."""
+    """The parent's descriptor of the same lock, if this process inherited it."""
     import fcntl
 
     mine = os.fstat(own)
@@ -115,7 +115,7 @@ def _given_by_parent(own: int) -> int | None:
 
 
 def _sign(file: IO[str]) -> None:
-    """Who it was, for those on other machines of a shared disk; a full disk is no reason to stop."""
+    """Write who holds the lock, for other machines on a shared disk; a full disk is ignored."""
     with contextlib.suppress(OSError):
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}")

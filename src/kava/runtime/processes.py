@@ -1,4 +1,4 @@
-"""One run in several processes (torchrun, accelerate launch, srun): who am I, wait for the others, put our shares together.
+"""One run in several processes (torchrun, accelerate launch, srun): rank, barrier, and gathering of shares.
 
 Everything here is right in a single process too, where it does nothing. The launcher's environment is what says how many
 there are; the process group itself is opened by accelerate.
@@ -14,17 +14,17 @@ from typing import Any, TypeVar
 from kava.errors import UserError
 
 Item = TypeVar("Item")
-# What launchers set; a child process without them is a run of its own.
+# Set by launchers; a child process without them is an independent run.
 _NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 _LAUNCHER = (*_NUMBERS, "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
-# Set by a runner for its children: its own number.
+# Set by a runner for its children: the runner's process id.
 PARENT = "KAVA_PARENT"
 _PR_SET_PDEATHSIG = 1
 _ACCELERATE_FSDP = "ACCELERATE_USE_FSDP"
 
 
 def refuse_half_a_launch() -> None:
-    """Variables left over from a launch are no launch: they are dropped, with a line that says so, and this is a run of one process."""
+    """Drop variables left over from a launch, with a line that says so, and run as one process."""
     found = [name for name in _NUMBERS if name in os.environ]
     words = [os.environ.get(name, "").strip() for name in _NUMBERS]
     if not found or (all(word.isdigit() for word in words) and int(words[0]) < int(words[1])):
@@ -39,27 +39,27 @@ def refuse_half_a_launch() -> None:
 
 
 def rank() -> int:
-    """This process's number among all of the run, 0 for the main one."""
+    """This process's rank; 0 is the main one."""
     return int(os.environ.get("RANK", "0"))
 
 
 def world_size() -> int:
-    """Processes of the run."""
+    """Number of processes in the run."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def local_rank() -> int:
-    """This process's number on its machine: which GPU is its own."""
+    """This process's rank on its machine, which is the number of its GPU."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes files and speaks to the user."""
+    """Whether this is the process that writes files and prints."""
     return rank() == 0
 
 
 def launched_to_split() -> bool:
-    """Whether accelerate was configured to split the model (FSDP). The splitting is ours (`system.fsdp`), so it is not asked again.
+    """Whether accelerate was configured to shard the model (FSDP). Sharding is ours (`system.fsdp`), so the variable is dropped.
 
     Raises:
         UserError: it was also asked for what ours does not do.
@@ -90,14 +90,14 @@ def join(on_cpu: bool, split: bool = False) -> None:
 
 
 def leave() -> None:
-    """Close the process group at the end of a command, so that nothing waits for a process that has gone."""
+    """Close the process group at the end of a command, so that no process waits for one that has exited."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
 
 
 def wait() -> None:
-    """Return when all processes have come here."""
+    """Return when all processes have arrived here."""
     if world_size() > 1:
         from torch import distributed
 
@@ -123,7 +123,7 @@ def deal(items: Sequence[Item]) -> Sequence[Item]:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Child processes started inside the block are runs of their own."""
+    """Child processes started inside the block are independent runs."""
     held = {name: os.environ.pop(name) for name in _LAUNCHER if name in os.environ}
     try:
         yield
@@ -132,13 +132,13 @@ def alone() -> Iterator[None]:
 
 
 def obeyed(numbers: Iterable[int]) -> list[signal.Signals]:
-    """The signals to listen to: all, but for a SIGHUP that `nohup` has turned off for good reason."""
+    """The signals to handle: all, except a SIGHUP that `nohup` has disabled."""
     nohup = hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     return [signal.Signals(number) for number in numbers if not (nohup and number == signal.SIGHUP)]
 
 
 def end_with_parent() -> None:
-    """Where a runner started this process: be told to save and end (SIGTERM) when it is gone, however it went. Linux only."""
+    """If a runner started this process, get SIGTERM (save and exit) when the runner dies for any reason. Linux only."""
     parent = os.environ.pop(PARENT, "")
     if not parent.isdigit() or not sys.platform.startswith("linux"):
         return

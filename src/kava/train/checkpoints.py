@@ -20,7 +20,7 @@ from torch import Tensor
 from kava.checkpoint import Trained, fitting, read_kava_config, save_checkpoint, write_weights
 from kava.results import BEST_CHECKPOINT
 from kava.runtime import processes
-from kava.runtime.atomic import write_whole
+from kava.runtime.atomic import write_atomic
 from kava.train.guard import generator_states, restore_generators
 from kava.train.resume import keep_newest, load_weights
 from kava.train.sharding import whole_weights
@@ -72,7 +72,7 @@ class Checkpoints:
             (staging / STATE).write_text(json.dumps(state.to_dict(), indent=2) + "\n", encoding="utf-8")
 
         if processes.is_main():
-            write_whole(self.run / f"checkpoint-{state.global_step}", write)
+            write_atomic(self.run / f"checkpoint-{state.global_step}", write)
             keep_newest(self.run, self.trained.config.training.save_total_limit)
         processes.wait()
 

@@ -23,7 +23,7 @@ from kava.data.collate import Batch
 from kava.errors import UserError
 from kava.losses.fused import check_fused_available
 from kava.results import Record, parse_record, read_mapping
-from kava.runtime.atomic import seal, verify, write_whole
+from kava.runtime.atomic import seal, verify, write_atomic
 from kava.train.batch_step import autocast
 from kava.train.guard import Seen, restore_generators
 
@@ -109,7 +109,7 @@ def save_step(
         report = Report(format=FORMAT, step=step, problem=problem, examples=examples, gradient_norm=repr(norm), batches=len(seen))
         (staging / REPORT).write_text(json.dumps(report.model_dump(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    write_whole(directory, write)
+    write_atomic(directory, write)
 
 
 def replay(directory: str | Path, overrides: dict[str, Any] | None = None, device: str | None = None) -> Replayed:

@@ -24,7 +24,7 @@ from kava.config.differences import differences
 from kava.errors import UserError, blame_of
 from kava.results import BEST_CHECKPOINT, RESULT_FORMAT, TRAINING_DONE, Record, parse_record, read_mapping, rows_path, write_text
 from kava.runtime import processes
-from kava.runtime.atomic import discard, is_sealed, recover, tidy, verify, write_whole
+from kava.runtime.atomic import discard, is_sealed, recover, tidy, verify, write_atomic
 from kava.runtime.lock import locked
 from kava.train.progress import TRAIN_LOG
 from kava.train.resume import checkpoints, step_of
@@ -184,7 +184,7 @@ def checkpoint_to_go_on_from(directory: Path) -> Path | None:
     if same:
         _say(f"{best} is lost ({problem}); made again from {same[0].name}, which has the same weights")
         if processes.is_main():
-            write_whole(best, lambda staging: _copy_weights(same[0], staging))
+            write_atomic(best, lambda staging: _copy_weights(same[0], staging))
         processes.wait()
         return whole[0]
     if not earlier:

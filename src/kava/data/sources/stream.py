@@ -1,4 +1,4 @@
-"""From rows to the examples of a split, one at a time: what cannot be used is left out and counted on the way."""
+"""Rows to examples of a split, one at a time; unusable rows are left out and counted."""
 
 import reprlib
 from collections.abc import Callable, Iterator
@@ -69,7 +69,7 @@ class Tally:
 
 
 class Stream:
-    """Examples of one split, made anew by every loop over it and never all in memory.
+    """Examples of one split, read again by every loop over it and never all in memory.
 
     Args:
         source: as in `Loaded`.
@@ -85,7 +85,7 @@ class Stream:
         self.fingerprint = ""
 
     def __iter__(self) -> Iterator[Example]:
-        """`tally` and `fingerprint` are those of the loop that ended last."""
+        """Yield the examples; afterwards `tally` and `fingerprint` describe this pass."""
         tally, found = Tally(), Fingerprint()
         for example in self._make(tally):
             found.add(example)
@@ -129,7 +129,7 @@ def stream(opened: Opened, split: str, rules: Rules) -> Stream:
 
 
 def question_key(question: str) -> str:
-    """Equal for questions that differ in white space alone."""
+    """Equal for questions that differ only in white space."""
     return " ".join(question.split())
 
 
@@ -167,7 +167,7 @@ def _usable(opened: Opened, split: str, rules: Rules, tally: Tally) -> Iterator[
 
 
 def _refuse_unknown_layout(first: list[Placed], form: Format, opened: Opened, rules: Rules) -> None:
-    """Where none of the first rows can be read, no row is to blame: the layout is another one, or its answers are.
+    """If none of the first rows can be read, the layout or the type of the answers is wrong, not a row.
 
     Raises:
         UserError: so it is.
@@ -187,7 +187,7 @@ def _refuse_unknown_layout(first: list[Placed], form: Format, opened: Opened, ru
 
 
 def _other_type(first: list[Placed], form: Format, rules: Rules) -> str:
-    """A hint where the answers are of another type than the configured one."""
+    """A hint if the answers are of another type than the configured one."""
     for answer_type in ANSWER_TYPES:
         try:
             for _, row in first:
