@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class Replay:
     """Repeat a training step that was saved because its numbers were not finite (bad_batch-<step> in a run's directory).
 
-    Any field of the configuration is an override, to try a fix: --loss.kv_loss_type l1. Exit code 0: all numbers are finite now; 1: they are not.
+    Any field of the configuration is an override, to try a fix: --loss.kv_loss_type l1. Exit code 0: all numbers are finite; 1: not.
     """
 
     directory: Annotated[str, tyro.conf.Positional]

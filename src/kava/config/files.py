@@ -41,7 +41,7 @@ def read_sections(path: str | Path, inside: tuple[Path, ...] = ()) -> dict[Any, 
 
 
 def merge(base: dict[Any, Any], changes: dict[Any, Any]) -> dict[Any, Any]:
-    """`base` with `changes` in place, section by section; anything but a section is replaced whole."""
+    """`base` with `changes` applied section by section; anything but a section is replaced as a whole."""
     merged = dict(base)
     for key, value in changes.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
@@ -65,7 +65,7 @@ def _read(path: Path) -> dict[Any, Any]:
 
 
 def refuse_unused_latents(source: str, method: Any, num_tokens: Any) -> None:
-    """M beside a method without latents is a mistake where one hand wrote both; a method that is changed leaves its M behind.
+    """Refuse M beside a method without latents in one file; in a file that only changes the method, the inherited M is ignored.
 
     Raises:
         UserError: `source` states such an M.

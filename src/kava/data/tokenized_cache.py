@@ -1,4 +1,4 @@
-"""Tokenised training data in the cache: made once for all runs and processes that need the same, mapped into memory by each.
+"""Tokenised training data in the cache: made once, and memory-mapped by every run and process that needs it.
 
 What decides the tokens is the entry's name: rows, rules, tokenizer, wording, and the code that makes them. An entry is
 written aside and renamed when it is whole, under a lock for which the others wait; a damaged one is made again.
@@ -46,7 +46,7 @@ class Tokenised:
 
 
 def tokenise(splits: Splits, builder: SequenceBuilder) -> Tokenised:
-    """The cache's entry for this data and this tokenizer, made now where there is none that is whole.
+    """The cache's entry for this data and this tokenizer; made now if there is no complete one.
 
     Raises:
         UserError: as `Splits.read`; the cache cannot be written to; no training row is left.
@@ -62,7 +62,7 @@ def tokenise(splits: Splits, builder: SequenceBuilder) -> Tokenised:
 
 
 def entry_name(splits: Splits, builder: SequenceBuilder) -> str:
-    """A hash of all that decides the tokens."""
+    """A hash of everything that determines the tokens."""
     code = [checksum(path) for path in sorted(Path(kava.data.__path__[0]).rglob("*.py"))]
     libraries = [version(name) for name in ("tokenizers", "transformers")]
     content = [code, libraries, splits.content(), _tokenizer_content(builder.tokenizer), builder.wording]
@@ -103,7 +103,7 @@ def _open(directory: Path) -> Tokenised:
 
 
 def _prune(newest: Path, limit: float) -> None:
-    """Remove the entries that were used longest ago until the rest fit; never the one just made, nor one that is being opened."""
+    """Remove the least recently used entries until the rest fit; never the one just made, nor one that is being opened."""
     entries = [manifest.parent for manifest in newest.parent.glob(f"*/{MANIFEST}") if manifest.parent != newest]
     entries = [entry for entry in entries if not entry.name.startswith(".")]
     entries.sort(key=lambda entry: (entry / MANIFEST).stat().st_mtime, reverse=True)

@@ -32,7 +32,7 @@ from kava.runtime.provenance import collect
 
 @dataclass(frozen=True)
 class Options:
-    """How much to look at.
+    """How much to explain.
 
     Attributes:
         checkpoint: its path, for the record.
@@ -100,7 +100,7 @@ def explain(reasoner: Reasoner, config: Config, examples: Sequence[Example], opt
 
 
 def with_gold(examples: Sequence[Example]) -> list[Example]:
-    """The examples to measure on: where a data set is among them, its own alone, so that there is an accuracy to speak of."""
+    """The examples to measure on: those with a gold answer if there are at least two, so that an accuracy is defined."""
     known = [example for example in examples if example.answer]
     return known if len(known) >= 2 else list(examples)
 
@@ -117,7 +117,7 @@ def worth_showing(examples: Sequence[Example], drop_last_step: bool) -> list[Exa
 
 
 def _provenance(config: Config, examples: Sequence[Example], seconds: float) -> dict[str, Any]:
-    """As a result file has it: the configuration and its seed, the data's fingerprint, code, machine and command."""
+    """As in a result file: the configuration and its seed, the data's fingerprint, code, machine and command."""
     known = {"seed": config.training.seed, "data_fingerprint": fingerprint(examples), "config": config.to_dict()}
     return collect(wall_seconds=seconds) | known
 

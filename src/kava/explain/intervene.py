@@ -46,7 +46,7 @@ class _Thoughts:
 
 
 def interventions(reasoner: Reasoner, examples: Sequence[Example], batch_size: int = 32, max_new_tokens: int = 64) -> Interventions:
-    """Every kind of disturbance on every latent, and on all at once, each on the same questions.
+    """Every kind of intervention on every latent and on all at once, each on the same questions.
 
     Args:
         reasoner: a model with latents.
@@ -72,7 +72,7 @@ class _Lab:
 
     @torch.inference_mode()
     def answers(self, latent: int | None, kind: Kind | None) -> list[str | None]:
-        """Predictions with one latent disturbed (None: all); `kind` None leaves everything as it is."""
+        """Predictions after an intervention on one latent (None: all); `kind` None changes nothing."""
         found = []
         for rows, prefix in self.thoughts.batches():
             changed = prefix if kind is None else self._disturbed(rows, prefix, latent, kind)

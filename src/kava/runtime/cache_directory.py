@@ -1,4 +1,4 @@
-"""Where this project keeps what it made once: converted and pretrained base models, tokenized data."""
+"""The cache: converted and pretrained base models, tokenised data."""
 
 import os
 import sys
@@ -27,7 +27,7 @@ def cache_dir() -> Path:
 
 @contextmanager
 def ensured(entry: Path, what: str, make: Callable[[Path], None]) -> Iterator[bool]:
-    """An entry of the cache, whole: where it is not, `make` fills an empty directory with it. Yields whether it was made now.
+    """Make sure that a cache entry is complete; if not, `make` fills an empty directory. Yields whether it was made now.
 
     Whoever needs the same entry at once waits until the block is left. A cache that can only be read will do where it holds the entry.
 

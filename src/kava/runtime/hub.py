@@ -1,4 +1,4 @@
-"""Hugging Face's hub: the cache first, then the network, asked once and briefly; and what is said when neither has it."""
+"""The Hugging Face hub: first its cache, then the network, asked once and briefly; and the message when neither has it."""
 
 import contextlib
 import functools
@@ -19,7 +19,7 @@ _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt",
 
 @contextlib.contextmanager
 def without_network() -> Iterator[None]:
-    """Within it Hugging Face's libraries look into their caches only, as under HF_HUB_OFFLINE=1.
+    """Inside, Hugging Face's libraries use their caches only, as with HF_HUB_OFFLINE=1.
 
     They read that variable when they are imported, and ask these two flags afterwards.
     """
@@ -51,7 +51,7 @@ def unreachable() -> str | None:
 
 
 def cache_first(kind: Kind, name: str, complete: bool, load: Callable[[], T]) -> T:
-    """What `load` gives: from the cache alone where that is `complete`, else from the network, else from what the cache has.
+    """Call `load` with the cache alone if that is `complete`, else with the network, else with what the cache has.
 
     Raises:
         UserError: the hub cannot be reached, and the cache does not hold enough.
@@ -97,7 +97,7 @@ def model_is_cached(name: str, revision: str | None) -> bool:
 
 
 def tokenizer_is_cached(name: str, revision: str | None) -> bool:
-    """Whether the cache holds a tokenizer; without its tokenizer_config.json another one would be made of the rest."""
+    """Whether the cache holds a complete tokenizer, tokenizer_config.json included."""
     needed = [in_cache(name, file, revision) for file in ("config.json", "tokenizer_config.json")]
     return all(needed) and any(in_cache(name, file, revision) for file in _VOCABULARIES)
 
@@ -110,7 +110,7 @@ def commit_of(name: str, revision: str | None, repo_type: str = "model") -> str 
 
 
 def refusal(kind: Kind, name: str, error: Exception) -> UserError:
-    """What to tell about a name that the hub was asked for and did not give."""
+    """The error for a name that the hub did not provide."""
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -131,7 +131,7 @@ def refusal(kind: Kind, name: str, error: Exception) -> UserError:
 
 
 def cures(kind: Kind, name: str) -> str:
-    """The ways to a model or data set that the hub does not give here."""
+    """Other ways to get a model or data set that the hub cannot provide here."""
     options, local = (
         ("", "set model.name to a local path")
         if kind == "model"
@@ -145,12 +145,12 @@ def cures(kind: Kind, name: str) -> str:
 
 
 def looks_local(name: str) -> bool:
-    """Whether a name can only be meant as a path: hub names are ``owner/name``."""
+    """Whether a name can only be a path: hub names are ``owner/name``."""
     return Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its kind where it has none."""
+    """The first line of an error's message, or its type if it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 

@@ -1,4 +1,4 @@
-"""Which packages are installed, against those that kava needs: read off their metadata, nothing is imported."""
+"""Installed packages against those that kava needs, from their metadata; nothing is imported."""
 
 import sys
 from importlib import metadata
@@ -38,7 +38,7 @@ def version(name: str) -> str | None:
 
 
 def foreign_packages() -> str | None:
-    """A sentence about torchvision or torchaudio of another torch, with the cure; None where all is well."""
+    """A sentence about torchvision or torchaudio built for another torch, with the cure; None if there is no problem."""
     from packaging.requirements import Requirement
 
     torch = version("torch")
@@ -56,7 +56,7 @@ def foreign_packages() -> str | None:
 
 
 def refuse_unusable_packages() -> None:
-    """What would end in a screenful of another library's errors ends in a sentence.
+    """Refuse packages that would end in a screenful of another library's errors.
 
     Raises:
         UserError: a needed package is out of its range, or torchvision or torchaudio belongs to another torch.

@@ -1,4 +1,4 @@
-"""configs/ and suites/: those of the working directory first, then those that came with the package.
+"""configs/ and suites/: first those of the working directory, then those shipped with the package.
 
 find("configs", "llama1b_aug")                ->  configs/llama1b_aug.yaml, here or in the package
 find("configs", "configs/llama1b_aug.yaml")   ->  the same, as the guide writes it
@@ -27,6 +27,6 @@ def find(folder: str, name: str) -> Path | None:
 
 
 def listed(folder: str) -> Sequence[Path]:
-    """Every YAML file of `folder` by name: the working directory's, and those of the package that it does not replace."""
+    """Every YAML file of `folder` by name; the working directory's replace the package's."""
     by_name = {path.name: path for place in (shipped(folder), Path(folder)) for path in place.glob("*.yaml")}
     return [by_name[name] for name in sorted(by_name)]

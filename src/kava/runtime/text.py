@@ -1,4 +1,4 @@
-"""The one way to read a text that a user may have written: UTF-8, with or without the byte-order mark that Windows programs put first."""
+"""The one way to read a text file that a user may have written: UTF-8, with or without a byte-order mark."""
 
 from pathlib import Path
 

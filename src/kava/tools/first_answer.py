@@ -71,12 +71,12 @@ def grid(readout: Readout) -> list[Text]:
 
 
 def _short(token: str, width: int) -> str:
-    """A token cut to a cell; of <eos> and its like the brackets go first."""
+    """A token cut to the width of a cell; angle brackets as in <eos> go first."""
     return token[:width] if len(token) <= width else token.strip("<>")[:width]
 
 
 def _timed(reasoner: Reasoner, question: str, use_latent: bool, max_new_tokens: int) -> tuple[Generation, float]:
-    """The best of three after a first one, which pays for what a process does once."""
+    """The best of three runs after a warm-up."""
     best = float("inf")
     for number in range(4):
         started = time.perf_counter()

@@ -32,7 +32,7 @@ HELP = "commands: /latent on|off   /temp NUMBER   /trace (what the latents decod
 
 
 def check_config(trained: Trained, config: Config) -> None:
-    """Refuse a configuration file that is not the one the checkpoint was trained with, where it matters at inference."""
+    """Refuse a configuration that differs from the checkpoint's in what matters at inference."""
     mine, theirs = flatten(trained.config.to_dict()), flatten(config.to_dict())
     for key in _MATTERS:
         # The fingerprint has said that the base is the right one; in a directory it has no name.
@@ -44,7 +44,7 @@ def check_config(trained: Trained, config: Config) -> None:
 
 
 def is_directory(name: object) -> bool:
-    """Whether a base model is named by its place."""
+    """Whether a base model is named by its directory."""
     return str(name).startswith(("/", ".", "~")) or Path(str(name)).is_dir()
 
 

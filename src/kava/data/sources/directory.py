@@ -1,4 +1,4 @@
-"""Which file of a directory holds a split or a benchmark: by content first, then by the words in its name."""
+"""Find the file of a directory that holds a split or a benchmark: by content first, then by the words in its name."""
 
 import re
 from dataclasses import dataclass, replace

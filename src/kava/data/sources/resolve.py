@@ -1,4 +1,4 @@
-"""From what a user names to the rows of one split: a local file, a directory, a saved data set, or a hub name."""
+"""From a name to the rows of one split: a local file, a directory, a saved data set, or a hub name."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -128,7 +128,7 @@ def _open_rows(dataset: "datasets.Dataset", source: str, label: str, stem: str) 
 
 
 def _open_hub(name: str, splits: tuple[str, ...], choose: Callable[[Path, str | None], DataFile]) -> Opened:
-    """From the cache, as `load_dataset` or `hf download` filled it; where that cannot answer, from the network."""
+    """Open from the cache that `load_dataset` or `hf download` filled, else from the network."""
     _refuse_missing_path(name)
     wanted = hub.HubName.parse(name)
     prepared = hub.cached_dataset(wanted)
@@ -157,7 +157,7 @@ def _open_hub(name: str, splits: tuple[str, ...], choose: Callable[[Path, str | 
 
 
 def _of_snapshot(data_file: DataFile, snapshot: Path, wanted: hub.HubName) -> Opened:
-    """Named as the library's own cache is: a result must not depend on how, or below whose home, the files came here."""
+    """Name the source as the library's own cache does: a result must not depend on how the files came here."""
     source = f"{wanted.repository}@{snapshot.name} ({data_file.stem})"
     return replace(_open_data_file(data_file), source=source, stem=wanted.repository)
 

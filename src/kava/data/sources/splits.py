@@ -1,4 +1,4 @@
-"""Training and validation examples that share no question: opened first, read later and one by one."""
+"""Training and validation examples that share no question; opened first, read later and one by one."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -78,7 +78,7 @@ def open_training(dataset: DatasetConfig) -> Splits:
 
 
 def _hold_out(opened: Opened, split: str, rules: Rules) -> tuple[Stream, Loaded]:
-    """The last rows for validation, and the others but those that ask the same; two readings, so that only the last stay in memory."""
+    """The last rows for validation, and all others without their questions. Two passes, so that only the last rows stay in memory."""
     everything, limit = stream(opened, split, replace(rules, limit=None)), rules.limit
     last: deque[Example] = deque(maxlen=HELD_OUT_ROWS)
     total = 0

@@ -1,4 +1,4 @@
-"""The training step written as plainly as it can be: the oracle of the tests and the slow sides of the benchmark.
+"""The training step in its plainest form: the oracle of the tests and the slow baselines of the benchmark.
 
 `naive_losses`: teacher and student each read their whole sequence under eager attention with every probability kept and
 logits at every position, and the question is read again in every Jacobi iteration, as the earlier public reproduction does.
