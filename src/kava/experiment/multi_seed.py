@@ -125,7 +125,6 @@ class SeedOutcome:
 
     seed: int
     directory: Path
-    results: dict[str, Result] = field(default_factory=dict)
     problem: str | None = None
     tail: str = ""
     returncode: int = 0
@@ -211,7 +210,6 @@ class _Seed:
             flags = ["--checkpoint_dir", str(self.directory / BEST_CHECKPOINT), "--eval_dataset", self.plan.datasets[dataset]]
             self._step(outcome, "evaluate", [*flags, "--output", str(path), *self.plan.evaluate_flags])
             result = read_result(path)
-        outcome.results[dataset] = result
         self._say(f"{dataset} {100 * result.metrics.accuracy:.1f} % of {result.metrics.total}")
 
     def _say(self, line: str) -> None:
