@@ -62,7 +62,7 @@ def test_guard_repeats_the_recorded_settings_and_names_what_got_worse(recorded: 
     path, output = tmp_path / "recorded.json", tmp_path / "now.json"
     path.write_text(json.dumps(content))
     done = run("-m", "kava", "bench", "--guard", str(path), "--output", str(output), code=1)
-    rows = {line.split()[1]: line for line in done.stdout.splitlines() if "decoding." in line}
+    rows = {line.split()[0]: line for line in done.stdout.splitlines() if "decoding." in line}
     assert "ok" in rows["decoding.incremental_over_recomputed"]
     assert "worse by more than 15 %" in rows["decoding.latent_over_written_batch_1"]
     assert read_bench(output).settings == content["settings"]

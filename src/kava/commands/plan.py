@@ -95,6 +95,7 @@ class Plan:
         from rich.console import Console
 
         from kava.config import config_path, load_config
+        from kava.report.table import show as show_tables
         from kava.runtime.stage import stage
         from kava.tools.plan.planner import Card, Planner, card_named, measurements
         from kava.tools.plan.report import advice, assumptions, plan_table
@@ -113,7 +114,8 @@ class Plan:
             with stage(what), Console(stderr=True).status(what):
                 plans.append(planner.plan(Card(gigabytes, self.gpus, self.fsdp, self.tflops or peak, self.utilisation, self.card)))
             if show:
-                console.print(plan_table(plans[-1]), advice(plans[-1], config), "", sep="\n", soft_wrap=True)
+                show_tables([plan_table(plans[-1])], console)
+                console.print(advice(plans[-1], config), "", sep="\n", soft_wrap=True)
         if show:
             console.print(assumptions(plans[-1], data), f"Shape: {source}.", "", sep="\n", soft_wrap=True)
         return planner, plans

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 from rich.console import Console
-from rich.table import Table
 
+from kava.report import table
 from kava.results import Record, parse_record, read_mapping, write_text
 from kava.runtime.provenance import collect
 
@@ -79,18 +79,13 @@ def guard(recorded: Mapping[str, float], measured: Mapping[str, float]) -> list[
 def show(console: Console, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print rows as a table, a column for each key."""
     columns = [key for key in rows[0] if not isinstance(rows[0][key], list)]
-    table = Table(title=title, title_justify="left")
-    for key in columns:
-        table.add_column(key, justify="left" if isinstance(rows[0][key], str) else "right")
-    for row in rows:
-        table.add_row(*(_cell(row[key]) for key in columns))
-    console.print(table)
+    table.show([table.Table(title, title, "", columns, [[_cell(row[key]) for key in columns] for row in rows])], console)
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
+def _cell(value: Any) -> table.Cell:
     if isinstance(value, float):
         # Three digits that count, and no exponent for a number of ordinary size.
-        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+        return table.Cell(f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}", value)
+    if isinstance(value, int):
+        return table.Cell(f"{value:,}", value)
+    return table.Cell("-" if value is None else str(value))

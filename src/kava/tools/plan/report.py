@@ -4,10 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from kava.config import Config
+from kava.report.table import Cell, Table
 from kava.tools.plan.planner import Plan, Way
 from kava.tools.plan.shapes import DataShape
 from kava.train.footprint import HELD_BACK
@@ -20,19 +18,16 @@ def plan_table(plan: Plan) -> Table:
     """Every way on one card; the proposed one is marked."""
     cards = f"{plan.gpus} x {plan.gpu_memory:g} GB" if plan.gpus > 1 else f"{plan.gpu_memory:g} GB"
     title = f"{plan.config} on {cards}{', split (FSDP)' if plan.fsdp else ''}; effective batch {plan.effective_batch}; hours {plan.speed}"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for column in ("settings", "at once", "GiB per GPU", "weights", "trained", "kept", "peak", "hours"):
-        table.add_column(column, justify="left" if column == "settings" else "right")
+    columns = ["settings", "at once", "GiB per GPU", "weights", "trained", "kept", "peak", "hours"]
+    rows = []
     for way in plan.ways:
         gib = way.gib
-        sizes = (
-            gib["weights"] + gib["gathered"], gib["trained"] + gib["gradients"] + gib["optimizer"], gib["activations"], gib["working"]
-        )  # fmt: skip
+        trained = gib["trained"] + gib["gradients"] + gib["optimizer"]
+        sizes = (way.total_gib, gib["weights"] + gib["gathered"], trained, gib["activations"], gib["working"])
         settings = ", ".join(_SHORT[key] for key in way.changes) or "as configured"
-        mark = "* " if way.proposed else "  "
-        figures = (f"{size:.1f}" for size in (way.total_gib, *sizes))
-        table.add_row(mark + settings, _batch(way), *figures, _hours(way) if way.batch_size else "-")
-    return table
+        numbers = [Cell(f"{size:.1f}", size) for size in sizes] + [Cell(_hours(way), way.hours) if way.batch_size else Cell("-")]
+        rows.append([Cell(f"{settings}{' *' if way.proposed else ''}"), Cell(_batch(way)), *numbers])
+    return Table(plan.config, title, "", columns, rows)
 
 
 def markdown(plans: Sequence[Plan]) -> str:
