@@ -73,18 +73,20 @@ _OWN: dict[str, dict[str, Any]] = {
 _OWN["deepseek_v2"] = _OWN["deepseek_v3"]
 
 
-def tiny_lm(kind: str = "llama", attn: str = "sdpa", *, vocabulary: int = VOCABULARY, tied: bool = False, spread: float = 0.1) -> Any:
+def tiny_lm(
+    kind: str = "llama", attn: str = "sdpa", *, vocabulary: int = VOCABULARY, tied: bool = False, spread: float = 0.1, layers: int = LAYERS
+) -> Any:
     """A random causal language model with grouped queries (but GPT-2); `spread` is its initial standard deviation."""
     register_backends()
     torch.manual_seed(0)
     shape: dict[str, Any] = {
-        "vocab_size": vocabulary, "hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "num_hidden_layers": LAYERS,
+        "vocab_size": vocabulary, "hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "num_hidden_layers": layers,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256, "initializer_range": spread,
         "tie_word_embeddings": tied, "bos_token_id": None, "eos_token_id": EOS, "pad_token_id": None,
     }  # fmt: skip
     backend = {"attn_implementation": PREFIX + attn}
     if kind == "gpt2":
-        names = {"n_embd": HIDDEN, "n_layer": LAYERS, "n_head": 4, "n_positions": 256, "resid_pdrop": 0, "attn_pdrop": 0, "embd_pdrop": 0}
+        names = {"n_embd": HIDDEN, "n_layer": layers, "n_head": 4, "n_positions": 256, "resid_pdrop": 0, "attn_pdrop": 0, "embd_pdrop": 0}
         kept = {key: shape[key] for key in ("vocab_size", "initializer_range", "tie_word_embeddings", "bos_token_id", "eos_token_id")}
         return GPT2LMHeadModel._from_config(GPT2Config(**names, **kept), **backend)
     rope = {"rope_parameters": _ROPE[kind]} if kind in _ROPE else {}
@@ -193,12 +195,13 @@ def mini_examples(count: int = 8) -> tuple[Any, ...]:
 
 
 def mini_model(
-    kind: str = "llama", method: str = "kava", *, attn: str = "sdpa", lora: bool = False, num_iterations: int = 3, spread: float = 0.1
-) -> KavaModel:
+    kind: str = "llama", method: str = "kava", *, attn: str = "sdpa", lora: bool = False, num_iterations: int = 3, spread: float = 0.1,
+    layers: int = LAYERS,
+) -> KavaModel:  # fmt: skip
     """A tiny random model that speaks the built-in problems' vocabulary."""
     tokenizer = mini_tokenizer()
     special_ids = tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS)
-    causal_lm = tiny_lm(kind, attn, vocabulary=len(tokenizer), spread=spread)
+    causal_lm = tiny_lm(kind, attn, vocabulary=len(tokenizer), spread=spread, layers=layers)
     torch.manual_seed(1)
     projection = build_projection(METHODS[method].uses_projection, HIDDEN, causal_lm.get_input_embeddings())
     wrapped = with_lora(causal_lm, special_ids) if lora else causal_lm
