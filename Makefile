@@ -33,7 +33,7 @@ demo: setup ## install what is needed and run the demonstration on a CPU
 	env -u OMP_NUM_THREADS $(PYTHON) -m kava demo
 
 test: setup-dev ## run the whole test suite (WORKERS=2 processes; PYTEST_ARGS="-k eviction" picks)
-	$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: lint format-check types imports docs docs-site tree ## all of the checks below (make -k check: go on after a failure)
 

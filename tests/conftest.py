@@ -6,16 +6,22 @@ KAVA_TYPECHECK=0 leaves the shape checks out. KAVA_DATA_DIR names the directory 
 import importlib.util
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import Phase, settings
 
 # Before anything imports kava: every annotated function checks the shapes and types of what it is given and returns.
 if os.environ.get("KAVA_TYPECHECK", "1") != "0" and importlib.util.find_spec("beartype") is not None:
     from jaxtyping import install_import_hook
 
     install_import_hook("kava", "beartype.beartype")
+
+# Looking for a smaller failing input may take five minutes, as often as the test runs: --hypothesis-profile=default asks for it.
+settings.register_profile("kava", phases=[Phase.explicit, Phase.generate], database=None)
+settings.load_profile("kava")
 
 SYSTEM_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 DATA_DIR_VARIABLE = "KAVA_DATA_DIR"
@@ -60,8 +66,21 @@ OBSTACLES: dict[str, Callable[[], str | None]] = {
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine cannot run; each obstacle is looked for once, and only where a test asks."""
+def pytest_configure(config: pytest.Config) -> None:
+    """What tests cache is theirs, the workers' together, and leaves with them."""
+    if "KAVA_CACHE" not in os.environ:
+        place = os.environ["KAVA_CACHE"] = tempfile.mkdtemp(prefix="kava-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(place, ignore_errors=True))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot run; each obstacle is looked for once, and only where a test asks.
+
+    Of several workers none shall begin with a long file when the others are done: files with slow tests come first.
+    """
+    if hasattr(config, "workerinput"):
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
     reasons: dict[str, str | None] = {}
     for item in items:
         for marker, obstacle in OBSTACLES.items():

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from helpers.tiny import mini_builder
 from kava.config import build_config
 from kava.data.sources.load import Loaded, load_benchmark
 from kava.errors import UserError
+from kava.runtime.cache_directory import cache_dir
 from kava.train.prepare import prepare_data
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1800)]
@@ -47,6 +48,8 @@ def write(path: Path, rows: list[dict[str, Any]], container: str) -> bytes:
 def load(path: str, on_bad_row: str) -> Loaded | None:
     """Read a source as a training and as an evaluation do; what is read can be encoded, and nothing else than `UserError` comes."""
     builder, loaded = mini_builder(), None
+    # Hundreds of entries are looked through for the oldest each time that one is added.
+    shutil.rmtree(cache_dir() / "tokens", ignore_errors=True)
     with suppress(UserError):
         prepared = prepare_data(build_config({}, "fuzz", {"dataset.name": path, "dataset.on_bad_row": on_bad_row}), builder)
         assert 0 < len(prepared.train) == prepared.data["rows"]
@@ -61,11 +64,13 @@ def load(path: str, on_bad_row: str) -> Loaded | None:
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a base model."""
+def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory with a base model, and a cache of these tests' own."""
     room = tmp_path_factory.mktemp("fuzz")
     make_trained(room)
-    return room
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KAVA_CACHE", str(room / "cache"))
+        yield room
 
 
 def model(room: Path) -> list[str]:

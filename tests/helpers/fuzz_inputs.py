@@ -44,7 +44,7 @@ def fuzz(count: int, **strategies: st.SearchStrategy[Any]) -> Callable[[Callable
     def run(check: Callable[..., None]) -> None:
         tried = 0
 
-        @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck))
         @given(**strategies)
         def each(**drawn: Any) -> None:
             nonlocal tried

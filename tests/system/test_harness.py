@@ -1,5 +1,6 @@
 """lm-evaluation-harness, offline: its accuracy on local files equals evaluate.py's on the same questions."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -16,8 +17,6 @@ from kava.data.answers import extract_answer
 from kava.errors import UserError
 from kava.evaluate.evaluate import Request, evaluate
 from kava.generate import Reasoner
-
-lm_eval = pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed: pip install lm-eval")
 
 ROOT = Path(__file__).resolve().parents[2]
 QUESTIONS = 24
@@ -39,7 +38,11 @@ filter_list:
       - {{function: take_first}}
 """
 
-pytestmark = pytest.mark.slow
+HAS_LM_EVAL = importlib.util.find_spec("lm_eval") is not None
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not HAS_LM_EVAL, reason="lm-evaluation-harness is not installed: pip install lm-eval"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +82,7 @@ def model(place: Path) -> Any:
 
 
 def accuracy(model: Any, task: str, folder: Path, metric: str, **metadata: Any) -> float:
+    import lm_eval
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=str(folder), include_defaults=False, metadata=metadata)

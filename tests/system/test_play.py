@@ -1,5 +1,6 @@
 """The playground: its answers against the generator's, and the page in a real browser, eight users at once included."""
 
+import importlib.util
 import re
 import socket
 import threading
@@ -10,8 +11,6 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
-
-pytest.importorskip("gradio")
 
 from helpers.browser import chromium, open_page
 from helpers.tiny import MINI, lora_config, mini_examples, mini_model, mini_tokenizer
@@ -27,7 +26,13 @@ from kava.tools.playground.markup import answers_html, grid_html, note_html
 from kava.tools.playground.page import serve
 from kava.tools.playground.player import Measured, Player, Progress
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+# Not imported to find out: that takes two seconds of every test process.
+HAS_GRADIO = importlib.util.find_spec("gradio") is not None
+pytestmark = [
+    pytest.mark.skipif(not HAS_GRADIO, reason="gradio is not installed"),
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 
 LATENTS, ITERATIONS, TOKENS, LIMIT = 4, 2, 12, 60
 EXAMPLES = list(mini_examples(8))
