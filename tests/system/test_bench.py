@@ -3,11 +3,11 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from helpers.forked_python import python
 from kava.tools.bench.record import read_bench
 from kava.tools.bench.step import VARIANTS, variants_of
 from kava.tools.bench.workload import Workload
@@ -20,7 +20,7 @@ DECODING = ["--new_tokens", "6", "--trace_tokens", "9", "--answer_tokens", "2", 
 
 def run(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "160"}
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run([python(), *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done

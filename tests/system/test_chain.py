@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from helpers.forked_python import python
+
 REPOSITORY = Path(__file__).parents[2]
 TINY = [
     "--model.mini.pretrain_steps", "5", "--model.mini.hidden_size", "32", "--model.mini.num_layers", "2", "--dataset.mini.num_train", "400",
@@ -28,9 +30,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return os.environ | {"KAVA_CACHE": str(tmp_path_factory.mktemp("cache")), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY / "src")}
 
 
-def run(environment: dict[str, str], *words: str, code: int = 0, text: str | None = None) -> str:
+def run(environment: dict[str, str], *words: str, code: int = 0, text: str | None = None, program: str | None = None) -> str:
     done = subprocess.run(
-        [sys.executable, *words], cwd=REPOSITORY, env=environment, input=text, capture_output=True, text=True, check=False, timeout=300
+        [program or python(), *words], cwd=REPOSITORY, env=environment, input=text, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -40,7 +42,8 @@ def run(environment: dict[str, str], *words: str, code: int = 0, text: str | Non
 @pytest.fixture(scope="module")
 def trained(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("run") / "kava"
-    run(environment, "train.py", "--config", "configs/mini.yaml", "--output_dir", str(directory), "--seed", "7", *TINY)
+    words = ["train.py", "--config", "configs/mini.yaml", "--output_dir", str(directory), "--seed", "7", *TINY]
+    run(environment, *words, program=sys.executable)
     return directory
 
 

@@ -10,7 +10,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import pytest
 import tyro
 
+from helpers.forked_python import python as forked_python
 from helpers.result_files import write_seed_dirs
 from kava.cli import COMMANDS
 from kava.config import build_config, config_path, load_config
@@ -263,7 +263,7 @@ def test_scripts_that_documents_name_answer_help(script: str) -> None:
 
 def python(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "200", "KAVA_CACHE": str(directory / "cache")}
-    command = [sys.executable, *words]
+    command = [forked_python(), *words]
     return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=500, check=False)
 
 
@@ -314,7 +314,7 @@ def test_the_chain_in_small_runs_as_typed(checkout: Path) -> None:
     assert '"forward_passes"' in answers[2]
 
 
-NOT_IN_GIT = ("data/", "outputs/", "checkpoints/", "logs/", "wandb/", "models/", ".venv/")
+NOT_IN_GIT = ("data/", "outputs/", "checkpoints/", "logs/", "wandb/", "models/", ".venv/", "site/")
 
 
 def tracked() -> list[str]:

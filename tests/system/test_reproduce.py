@@ -3,10 +3,11 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from helpers.forked_python import python
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = [
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_eight_methods_end_in_tables_and_are_not_run_again(tmp_path: Path) -> None:
     environment = os.environ | {"KAVA_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY / "src")}
-    words = [sys.executable, "-m", "kava", "reproduce", "mini-short", "--seeds", "7", "--output_dir", str(tmp_path / "suite"), *TINY]
+    words = [python(), "-m", "kava", "reproduce", "mini-short", "--seeds", "7", "--output_dir", str(tmp_path / "suite"), *TINY]
 
     def reproduce() -> str:
         done = subprocess.run(words, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False, timeout=800)

@@ -5,12 +5,12 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from helpers.forked_python import python
 from helpers.result_files import make_result, write_seed_dirs
 from kava.config import load_config
 from kava.explain.record import Explanation, write_explanation
@@ -24,7 +24,7 @@ def run(*words: str, cwd: Path = ROOT, code: int = 0) -> subprocess.CompletedPro
     """A command as a user types it in the repository's root."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     environment.pop("COLUMNS", None)
-    done = subprocess.run([sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([python(), *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from helpers.faulty_runs import assert_same_ending, ending
+from helpers.forked_python import python
 from kava.experiment.child_processes import Children, StoppedError, environments
 from kava.results import read_result, read_rows, rows_path
 from kava.runtime.lock import locked
@@ -33,9 +34,9 @@ CONFIG = {
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def start(workplace: Path, *flags: str) -> "subprocess.Popen[str]":
+def start(workplace: Path, *flags: str, program: str | None = None) -> "subprocess.Popen[str]":
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "KAVA_CACHE": str(workplace / "cache")}
-    words = [sys.executable, str(ROOT / "run_multi_seed.py"), "--config", "tiny", *flags]
+    words = [program or python(), str(ROOT / "run_multi_seed.py"), "--config", "tiny", *flags]
     return subprocess.Popen(words, cwd=workplace, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -93,7 +94,7 @@ def test_what_is_done_is_skipped_and_what_is_broken_is_done_again(workplace):
     assert (again["correct"], again["forward_passes"]) == (whole["correct"], whole["forward_passes"])
 
     # A trial on a few questions, left in the same place, is no evaluation of all of them.
-    evaluate = [sys.executable, str(ROOT / "evaluate.py"), "--checkpoint_dir", str(output / "seed_2"), "--eval_dataset", "test"]
+    evaluate = [python(), str(ROOT / "evaluate.py"), "--checkpoint_dir", str(output / "seed_2"), "--eval_dataset", "test"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "KAVA_CACHE": str(workplace / "cache")}
     subprocess.run([*evaluate, "--max_samples", "4"], cwd=workplace, env=environment, capture_output=True, check=True)
     assert read_result(broken).metrics.total == 4
@@ -137,15 +138,16 @@ def test_a_directory_in_use_is_left_alone(workplace):
         assert f"is in use by another run (process {os.getpid()}: " in run(workplace, "--seeds", "1", code=1)
 
 
-LONG = ("--seeds", "5", "--training.max_steps", "400", "--training.eval_steps", "400")
+STEPS = 160
+LONG = ("--seeds", "5", "--training.max_steps", str(STEPS), "--training.eval_steps", str(STEPS))
 
 
 def until(workplace: Path, output_dir: str, step: int) -> "subprocess.Popen[str]":
-    """Start the long run and return when its training has come to a step."""
-    process = start(workplace, *LONG, "--output_dir", output_dir)
+    """Start the long run, in processes of its own, and return when its training has come to a step."""
+    process = start(workplace, *LONG, "--output_dir", output_dir, program=sys.executable)
     log = workplace / output_dir / "seed_5" / "train.log"
     deadline = time.monotonic() + 300
-    while not (log.exists() and f"step {step}/400" in log.read_text()):
+    while not (log.exists() and f"step {step}/{STEPS}" in log.read_text()):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -169,14 +171,14 @@ def test_a_signal_reaches_the_training_and_the_same_command_goes_on(cut):
     assert "training continues" in text
     log = directory / "seed_5" / "train.log"
     steps = [int(line.split("step ")[1].split("/")[0]) for line in log.read_text().splitlines() if "s/step" in line]
-    assert sorted(set(steps)) == list(range(1, 401))
+    assert sorted(set(steps)) == list(range(1, STEPS + 1))
     assert yaml.safe_load((directory / "aggregated_results.yaml").read_text())["tiny"]["seeds"] == [5]
 
 
 @pytest.mark.faults
 def test_killed_with_its_trainer_the_same_command_ends_in_the_same_weights(workplace, cut):
     """SIGKILL to all, as from a node that dies, at another step than the signal of the run that it is compared with."""
-    process = until(workplace, "killed", 100)
+    process = until(workplace, "killed", 40)
     family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
     assert len(family) >= 2
     for member in family:
