@@ -1,6 +1,7 @@
 """Do files and functions keep to their sizes, and does every configuration load?  python scripts/check_tree.py
 
 Files of src/ have at most 300 lines and their functions 50 (docstrings apart); scripts at the root have at most 10 lines of code.
+Tests lie in the folder of tests/ that is called like their package.
 Every YAML under configs/ opens with a comment that holds the command to launch it, and validates.
 """
 
@@ -13,6 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 50
 MAX_ROOT_SCRIPT_LINES = 10
+# The other folders of tests/ are those of src/kava/.
+TEST_FOLDERS = {"fuzz", "invariant", "scripts", "system"}
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module
 
@@ -50,6 +53,14 @@ def source_problems(root: Path) -> Iterator[str]:
                 yield f"{name}:{node.lineno}: {node.name} has {count} lines, at most {MAX_FUNCTION_LINES}"
 
 
+def test_problems(root: Path) -> Iterator[str]:
+    """Tests lie where the package has what they test."""
+    for path in sorted((root / "tests").rglob("test_*.py")):
+        folder = path.relative_to(root / "tests").parent
+        if folder.parts and folder.parts[0] not in TEST_FOLDERS and not (root / "src" / "kava" / folder).is_dir():
+            yield f"{path.relative_to(root)}: there is no src/kava/{folder.as_posix()} that it could test"
+
+
 def root_script_problems(root: Path) -> Iterator[str]:
     for path in sorted(root.glob("*.py")):
         if (count := code_lines(path.read_text(encoding="utf-8"))) > MAX_ROOT_SCRIPT_LINES:
@@ -85,7 +96,7 @@ def configuration_problems(root: Path) -> Iterator[str]:
 
 def main() -> int:
     sys.path.insert(0, str(ROOT / "src"))
-    problems = [*source_problems(ROOT), *root_script_problems(ROOT), *configuration_problems(ROOT)]
+    problems = [*source_problems(ROOT), *test_problems(ROOT), *root_script_problems(ROOT), *configuration_problems(ROOT)]
     for problem in problems:
         print(problem, file=sys.stderr)
     print(f"check_tree: {len(problems)} problems")

@@ -161,6 +161,17 @@ def test_sizes(root: Path) -> None:
     assert list(tree.source_problems(root)) == ["src/kava/long.py: 301 lines, at most 300"]
 
 
+def test_a_test_lies_beside_what_it_tests(tmp_path: Path) -> None:
+    for folder in ("src/kava/data/mini", "tests/data/mini", "tests/system"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("test_cli.py", "data/mini/test_words.py", "system/test_chain.py"):
+        (tmp_path / "tests" / name).touch()
+    assert list(tree.test_problems(tmp_path)) == []
+    (tmp_path / "tests" / "unit").mkdir()
+    (tmp_path / "tests" / "unit" / "test_words.py").touch()
+    assert list(tree.test_problems(tmp_path)) == ["tests/unit/test_words.py: there is no src/kava/unit that it could test"]
+
+
 def test_root_scripts(root: Path) -> None:
     script = '"""Doc\n\nstring."""\n\n# comment\n' + "x = 1\n" * 10
     (root / "train.py").write_text(script)
