@@ -172,6 +172,10 @@ def serve(address: str, program: str) -> None:
                 connection.sendall(f"{process}\n".encode())
     for _, process, _ in running.values():
         os.kill(process, signal.SIGKILL)
+    # Here and not where it was made: a test worker leaves without cleaning up.
+    for path in (address, program):
+        os.unlink(path)
+    os.rmdir(os.path.dirname(program))
 
 
 def _start() -> str:
@@ -197,9 +201,6 @@ def _start() -> str:
         assert server.stdin is not None
         server.stdin.close()
         server.wait(timeout=60)
-        for path in (address, program):
-            path.unlink(missing_ok=True)
-        place.rmdir()
 
     atexit.register(close)
     assert server.stdout is not None
