@@ -5,7 +5,7 @@ transformers copies grouped keys and values for it. Here the query heads of a gr
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -18,6 +18,9 @@ from kava.cache.masks import additive
 
 # Scores per head; longer sequences go to the flash kernel, whose memory does not grow with their product.
 MAX_SCORES = 128 * 128
+
+# Scores per head whose weights are kept for the backward pass.
+MAX_KEPT = 64 * 64
 
 _switched_off: ContextVar[bool] = ContextVar("switched_off", default=False)
 
@@ -76,23 +79,26 @@ def attend_short(
 
 
 class _Attend(torch.autograd.Function):
-    """Attention of [B H, G n, D] rows; the weights are computed again in the backward pass, so that no matrix is kept."""
+    """Attention of [B H, G n, D] rows; many weights are computed again in the backward pass, so that no large matrix is kept."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float, shape: tuple[int, ...]) -> Tensor:
-        ctx.save_for_backward(rows, key, value, bias)
         ctx.scale, ctx.shape = scale, shape
-        with torch.autocast("cpu", enabled=False):
+        with _full_precision():
             wide_rows, wide_key, wide_value = _wide(rows, key, value)
-            return torch.bmm(_weights(wide_rows, wide_key, bias, scale, shape), wide_value).to(rows.dtype)
+            weights = _weights(wide_rows, wide_key, bias, scale, shape)
+            kept = weights if shape[2] * shape[3] <= MAX_KEPT else None
+            ctx.save_for_backward(rows, key, value, bias, kept)
+            return torch.bmm(weights, wide_value).to(rows.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        *saved, bias = ctx.saved_tensors
-        with torch.autocast("cpu", enabled=False):
+        *saved, bias, weights = ctx.saved_tensors
+        with _full_precision():
             rows, key, value, gradient = _wide(*saved, gradient)
-            weights = _weights(rows, key, bias, ctx.scale, ctx.shape)
+            if weights is None:
+                weights = _weights(rows, key, bias, ctx.scale, ctx.shape)
             to_value = torch.bmm(weights.transpose(1, 2), gradient)
             to_weights = torch.bmm(gradient, value.transpose(1, 2))
             to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype)
@@ -101,9 +107,13 @@ class _Attend(torch.autograd.Function):
         return *narrow, None, None, None
 
 
+def _full_precision() -> AbstractContextManager[object]:
+    return torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext()
+
+
 def _wide(*parts: Tensor) -> tuple[Tensor, ...]:
     """Half precision as float32, the rest as it is."""
-    return tuple(part.to(torch.promote_types(part.dtype, torch.float32)) for part in parts)
+    return tuple(part.float() if part.dtype in (torch.bfloat16, torch.float16) else part for part in parts)
 
 
 def _weights(rows: Tensor, key: Tensor, bias: Tensor | None, scale: float, shape: tuple[int, ...]) -> Tensor:

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from kava.model.products import add_product_, linear, product, transposed_product
+
 
 @dataclass(frozen=True)
 class AdaptedLinear:
@@ -137,11 +139,11 @@ class _Adapt(torch.autograd.Function):
         dropped = rows
         if dropout:
             dropped, mask = torch.native_dropout(rows, dropout, True)
-        hidden = dropped @ casts.down.T
+        hidden = linear(dropped, casts.down, None)
         weights, outputs = parts[0::4], []
         for weight, bias, up, scale, low in zip(weights, parts[1::4], casts.ups, scales, hidden.split(casts.ranks, 1), strict=True):
-            output = nn.functional.linear(rows, _as(weight, rows.dtype), _as(bias, rows.dtype))
-            outputs.append(output.addmm_(low, up.T, alpha=scale).view(*x.shape[:-1], -1))
+            output = linear(rows, _as(weight, rows.dtype), _as(bias, rows.dtype))
+            outputs.append(add_product_(output, low, up.T, scale).view(*x.shape[:-1], -1))
         ctx.save_for_backward(dropped, mask, hidden, casts.down, *casts.ups, *weights)
         ctx.scales, ctx.ranks, ctx.keep = scales, casts.ranks, 1 / (1 - dropout) if dropout < 1 else 0.0
         ctx.trained_dtype = casts.sources[0].dtype
@@ -161,16 +163,16 @@ class _Adapt(torch.autograd.Function):
         ):
             torch.addmm(place, row, up, beta=0, alpha=scale, out=place)
             to_ups.append(torch.addmm(up, row.T, low, beta=0, alpha=scale).to(ctx.trained_dtype))
-        to_downs = (to_hidden.T @ dropped).to(ctx.trained_dtype).split(ctx.ranks)
+        to_downs = transposed_product(to_hidden, dropped).to(ctx.trained_dtype).split(ctx.ranks)
         to_input = None
         if ctx.needs_input_grad[0]:
-            to_input = rows[0] @ _as(weights[0], dropped.dtype)
+            to_input = product(rows[0], _as(weights[0], dropped.dtype))
             for row, weight in zip(rows[1:], weights[1:], strict=True):
-                to_input.addmm_(row, _as(weight, dropped.dtype))
+                add_product_(to_input, row, _as(weight, dropped.dtype))
             if mask is None:
-                to_input.addmm_(to_hidden, down)
+                add_product_(to_input, to_hidden, down)
             else:
-                to_input += torch.ops.aten.native_dropout_backward(to_hidden @ down, mask, ctx.keep)
+                to_input += torch.ops.aten.native_dropout_backward(product(to_hidden, down), mask, ctx.keep)
             to_input = to_input.view(*gradients[0].shape[:-1], -1)
         trained = [part for pair in zip(to_downs, to_ups, strict=True) for part in (None, None, *pair)]
         return to_input, None, None, None, *trained

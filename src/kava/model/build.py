@@ -18,6 +18,7 @@ from kava.errors import UserError
 from kava.losses.fused import check_fused_available
 from kava.methods import METHODS
 from kava.model.backbone import Backbone
+from kava.model.cpu_kernels import fuse_on_cpu
 from kava.model.kava import KavaModel, Settings
 from kava.model.projection import build_projection
 from kava.model.quantization import compile_passes, four_bit, keep_gradients
@@ -146,14 +147,13 @@ def build_model(base: str, tokenizer: Any, config: Config) -> KavaModel:
     # Before anything else runs the model.
     check_behaviour(base, Backbone(language_model, special_ids), unrotates=METHODS[config.method].kv and config.loss.kv_rope == "pre")
     kava = assemble(language_model, special_ids, projection, config)
-    backbone = kava.backbone
-    backbone.fused = config.system.fused_cross_entropy
-    if backbone.fused:
+    kava.backbone.fused = config.system.fused_cross_entropy
+    if kava.backbone.fused:
         check_fused_available()
     if config.training.gradient_checkpointing:
-        recompute_layers(backbone.decoder)
+        recompute_layers(kava.backbone.decoder)
     if config.system.compile:
-        compile_passes(backbone)
+        compile_passes(kava.backbone)
     kava.base_fingerprint = fingerprint
     return kava
 
@@ -177,12 +177,12 @@ def random_model(shape: Any, config: Config, device: str = "cpu") -> KavaModel:
 
 
 def assemble(language_model: Any, special_ids: list[int], projection: nn.Module, config: Config) -> KavaModel:
-    """A model from its parts, whoever made them: a new one, a checkpoint's, a peer's."""
-    backbone = Backbone(language_model, special_ids)
-    # On "meta" there is nothing to run yet.
-    if not config.system.fsdp and not backbone.special_ids.is_meta:
-        backbone.share_adapter_inputs()
-    return KavaModel(backbone, projection, METHODS[config.method], settings_of(config))
+    """A model from its parts, whoever made them: a new one, a checkpoint's, a peer's; on "meta" there is nothing to run yet."""
+    kava = KavaModel(Backbone(language_model, special_ids), projection, METHODS[config.method], settings_of(config))
+    if not config.system.fsdp and not kava.backbone.special_ids.is_meta:
+        kava.backbone.share_adapter_inputs()
+        fuse_on_cpu(kava)
+    return kava
 
 
 def projection_of(causal_lm: Any, config: Config) -> nn.Module:

@@ -1,0 +1,67 @@
+"""Fewer and larger operations on a CPU, where a small model's step spends as long on calls and copies as on arithmetic."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from kava.cache.attention import PREFIX
+from kava.model.backbone import Backbone, evaluating
+from kava.model.fused_layer import FusedLayer, looks_like_llamas
+from kava.model.kava import KavaModel
+from kava.model.maps import share_maps
+
+_TOLERANCE = 1e-3
+
+
+def fuse_on_cpu(model: KavaModel) -> list[FusedLayer]:
+    """Let layers and linear maps be computed in few operations while the model is on a CPU; to be called once, adapters in place.
+
+    What is computed stays the same up to rounding, and modules keep their names and weights.
+
+    Returns:
+        The decoder layers that take part: all, or none where a pass through them differs from the model's own.
+    """
+    backbone = model.backbone
+    with torch.no_grad(), evaluating(backbone):
+        share_maps(model, lambda: _probe(backbone))
+        layers = _fuse_layers(backbone)
+    backbone.forward_passes = 0
+    return layers
+
+
+def _fuse_layers(backbone: Backbone) -> list[FusedLayer]:
+    # transformers' own masks and caches, and weights that a CPU multiplies: not those of a model that goes to a GPU in half precision.
+    layers = list(getattr(backbone.decoder, "layers", []))
+    plain = backbone.causal_lm.config._attn_implementation == PREFIX + "sdpa" and backbone.causal_lm.dtype == torch.float32
+    if not plain or backbone.special_ids.device.type != "cpu" or not all(map(looks_like_llamas, layers)):
+        return []
+    expected, fused = _probe(backbone), [FusedLayer(layer) for layer in layers]
+    for one in fused:
+        one.layer.forward = one
+    with _always(fused):
+        found = _probe(backbone)
+    if not all(bool((a - b).abs().max() <= _TOLERANCE * b.abs().max()) for a, b in zip(found, expected, strict=True)):
+        for one in fused:
+            one.layer.forward = one.plain
+        return []
+    return fused
+
+
+@contextmanager
+def _always(fused: list[FusedLayer]) -> Iterator[None]:
+    for one in fused:
+        one.always = True
+    try:
+        yield
+    finally:
+        for one in fused:
+            one.always = False
+
+
+def _probe(backbone: Backbone) -> list[Tensor]:
+    """What a pass over a few tokens makes: last hidden states, keys and values."""
+    ids = torch.arange(4, device=backbone.special_ids.device)[None]
+    run = backbone.read(ids, torch.ones_like(ids, dtype=torch.bool))
+    return [run.hidden, *(part for pair in run.prefix.layers for part in pair)]

@@ -1,0 +1,123 @@
+"""Linear maps on a CPU in few operations: maps that read the same input are one product, forward and backward.
+
+    y = x [W_1; W_2; ..]^T + [b_1, b_2, ..]
+
+The modules stay where they are and keep their weights. Elsewhere, in other types than float32 and for few rows (a token that is
+written), each map computes what it always did.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from kava.model import products
+from kava.model.products import linear, product, transposed_product
+
+
+class MapGroup:
+    """Maps that read the same tensor; all are computed when the first is called.
+
+    Args:
+        members: in the order in which the model calls them; either all or none have a bias.
+    """
+
+    def __init__(self, members: Sequence[nn.Linear]) -> None:
+        self.members = tuple(members)
+        self._input: Tensor | None = None
+        self._outputs: list[Tensor | None] = []
+
+    def call(self, index: int, x: Tensor) -> Tensor:
+        """The output of member `index`, [.., in] -> [.., out]."""
+        member = self.members[index]
+        if not _takes(x, member):
+            return nn.Linear.forward(member, x)
+        if self._input is not x or self._outputs[index] is None:
+            weights, biases = zip(*((one.weight, one.bias) for one in self.members), strict=True)
+            made = _Maps.apply(x, len(weights), *weights, *biases)  # type: ignore[no-untyped-call]
+            self._input, self._outputs = x, list(made)
+        output, self._outputs[index] = self._outputs[index], None
+        if all(kept is None for kept in self._outputs):
+            self._input = None
+        assert output is not None
+        return output
+
+
+def _takes(x: Tensor, member: nn.Linear) -> bool:
+    return (
+        not torch.compiler.is_compiling()
+        and x.device.type == "cpu"
+        and x.dtype == member.weight.dtype == torch.float32
+        and x.numel() * member.out_features >= products.MIN_MULTIPLICATIONS
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+class _Maps(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, count: int, *parts: Tensor | None) -> tuple[Tensor, ...]:
+        weights, biases = [part for part in parts[:count] if part is not None], parts[count:]
+        rows, weight = x.reshape(-1, x.shape[-1]), _joined(weights)
+        outputs = linear(rows, weight, _joined([bias for bias in biases if bias is not None]) if biases[0] is not None else None)
+        ctx.save_for_backward(rows, *weights)
+        ctx.shape, ctx.count, ctx.sizes = x.shape, count, [len(one) for one in weights]
+        # No views as autograd counts them: whoever calls a map may write to what it gives.
+        outputs = torch.ops.aten._unsafe_view(outputs, [*x.shape[:-1], outputs.shape[-1]])
+        return (outputs,) if count == 1 else torch.unsafe_split_with_sizes(outputs, ctx.sizes, -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        rows, *weights = ctx.saved_tensors
+        count, needed = ctx.count, ctx.needs_input_grad
+        gradient = (gradients[0] if count == 1 else torch.cat(gradients, -1)).reshape(len(rows), -1)
+        to_input = product(gradient, _joined(weights)).view(ctx.shape) if needed[0] else None
+        to_weights: Sequence[Tensor | None] = [None] * count
+        if any(needed[2 : 2 + count]):
+            to_weights = transposed_product(gradient, rows).split(ctx.sizes)
+        to_biases: Sequence[Tensor | None] = [None] * count
+        if any(needed[2 + count :]):
+            to_biases = gradient.sum(0).split(ctx.sizes)
+        return to_input, None, *to_weights, *to_biases
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(tuple(parts))
+
+
+def share_maps(model: nn.Module, probe: Any) -> tuple[MapGroup, ...]:
+    """Put the plain linear maps of a model into groups that read the same tensor, and let the groups compute them on a CPU.
+
+    A map that the probe does not reach is a group of its own.
+
+    Args:
+        model: adapters, where it has any, in place and in their own groups.
+        probe: runs the model on a few tokens, so that one sees which maps read the same tensor.
+    """
+    plain = dict.fromkeys(module for module in model.modules() if type(module) is nn.Linear and "forward" not in vars(module))
+    calls: list[tuple[nn.Linear, Tensor]] = []
+    hooks = [module.register_forward_pre_hook(lambda module, inputs: calls.append((module, inputs[0]))) for module in plain]
+    try:
+        probe()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    groups: list[list[nn.Linear]] = []
+    previous: Tensor | None = None
+    for module, tensor in calls:
+        if module not in plain:
+            continue
+        del plain[module]
+        if tensor is previous and (module.bias is None) == (groups[-1][0].bias is None):
+            groups[-1].append(module)
+        else:
+            groups.append([module])
+        previous = tensor
+    found = tuple(MapGroup(members) for members in [*groups, *([module] for module in plain)])
+    for group in found:
+        for index, member in enumerate(group.members):
+            member.forward = partial(group.call, index)  # type: ignore[method-assign]
+    return found

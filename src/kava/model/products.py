@@ -1,0 +1,72 @@
+"""Matrix products in float32 on a CPU, by the faster of torch's two libraries.
+
+torch multiplies by MKL, which takes its AVX-512 code on Intel's processors alone. oneDNN, which torch brings too, takes it on all: on
+an AMD EPYC of the fifth generation it is twice as fast (docs/benchmarks.md). torch offers it for half precision, and for float32 by
+an operation that its own compiler uses.
+"""
+
+from functools import cache
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+MIN_MULTIPLICATIONS = 2**20
+"""Below that, calling oneDNN takes longer than multiplying by MKL."""
+
+
+@cache
+def onednn_is_faster() -> bool:
+    """Whether this machine has AVX-512 that MKL does not use."""
+    asked = getattr(torch.cpu, "get_capabilities", None)
+    if asked is None or not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    about: dict[str, Any] = asked()
+    return bool(about.get("avx512_f")) and str(about.get("cpu_name", "Intel")).startswith("AMD")
+
+
+def product(left: Float[Tensor, "n k"], right: Float[Tensor, "k m"]) -> Float[Tensor, "n m"]:
+    """left @ right, without a gradient of its own."""
+    if _by_onednn(left, right):
+        return _onednn(left, right.T, None)
+    return left @ right
+
+
+def transposed_product(left: Float[Tensor, "n k"], right: Float[Tensor, "n m"]) -> Float[Tensor, "k m"]:
+    """left^T @ right: a weight's gradient."""
+    if not _by_onednn(left.T, right):
+        return left.T @ right
+    # oneDNN copies its first argument row by row: the narrower one.
+    return _onednn(left.T, right.T, None) if left.shape[1] <= right.shape[1] else _onednn(right.T, left.T, None).T
+
+
+def linear(rows: Float[Tensor, "n k"], weight: Float[Tensor, "m k"], bias: Float[Tensor, " m"] | None) -> Float[Tensor, "n m"]:
+    """rows @ weight^T + bias, without a gradient of its own."""
+    if _by_onednn(rows, weight.T):
+        return _onednn(rows, weight, bias)
+    return nn.functional.linear(rows, weight, bias)
+
+
+def add_product_(total: Float[Tensor, "n m"], left: Float[Tensor, "n k"], right: Float[Tensor, "k m"], factor: float = 1.0) -> Tensor:
+    """total += factor left @ right, in place."""
+    if _by_onednn(left, right):
+        return total.add_(_onednn(left, right.T, None), alpha=factor)
+    return total.addmm_(left, right, alpha=factor)
+
+
+def _onednn(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    made: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+    return made
+
+
+def _by_onednn(left: Tensor, right: Tensor) -> bool:
+    return (
+        # No fake tensors, which stand for those of a GPU, and none that are split over processes.
+        type(left) in (Tensor, nn.Parameter)
+        and left.device.type == "cpu"
+        and left.dtype == right.dtype == torch.float32
+        and len(left) * right.numel() >= MIN_MULTIPLICATIONS
+        and not torch.is_autocast_enabled("cpu")
+        and onednn_is_faster()
+    )

@@ -1,0 +1,77 @@
+"""Matrix products by either library: the same numbers, and which of them is asked."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from kava.model import products
+from kava.model.products import add_product_, linear, onednn_is_faster, product, transposed_product
+
+ROWS, INNER, OUTER = 37, 19, 23
+has_onednn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+@pytest.fixture(params=[pytest.param(True, marks=pytest.mark.skipif(not has_onednn, reason="a torch without oneDNN")), False])
+def by_onednn(request: Any, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setattr(products, "MIN_MULTIPLICATIONS", 0)
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: request.param)
+    return bool(request.param)
+
+
+def drawn(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def close(found: Tensor, expected: Tensor) -> bool:
+    return bool((found.double() - expected).abs().max() <= 1e-5 * expected.abs().max())
+
+
+CASES: dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]] = {
+    "product": lambda x, w, b: (product(x, w.T), x.double() @ w.T.double()),
+    "product of columns of a wider matrix": lambda x, w, b: (product(x[:, :7], w[:, :7].T), x[:, :7].double() @ w[:, :7].T.double()),
+    "transposed product": lambda x, w, b: (transposed_product(x, x[:, :5]), x.T.double() @ x[:, :5].double()),
+    "transposed product, the second wider": lambda x, w, b: (transposed_product(x[:, :5], x), x[:, :5].T.double() @ x.double()),
+    "linear": lambda x, w, b: (linear(x, w, None), x.double() @ w.T.double()),
+    "linear with a bias": lambda x, w, b: (linear(x, w, b), x.double() @ w.T.double() + b.double()),
+    "added": lambda x, w, b: (add_product_(b.repeat(ROWS, 1), x, w.T, 0.3), b.double() + 0.3 * x.double() @ w.T.double()),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_products_are_those_of_float64(case: str, by_onednn: bool) -> None:
+    found, expected = CASES[case](drawn(ROWS, INNER), drawn(OUTER, INNER), drawn(OUTER))
+    assert found.dtype == torch.float32
+    assert close(found, expected)
+
+
+@pytest.mark.skipif(not has_onednn, reason="a torch without oneDNN")
+def test_what_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small products, other types, autocast, and tensors that stand for others."""
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
+    large, small = torch.zeros(2**10, 2**6), torch.zeros(2**6, 2**4)
+    assert products._by_onednn(large, small)
+    assert not products._by_onednn(large[:-1], small)
+    assert not products._by_onednn(large.double(), small.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not products._by_onednn(large, small)
+    with FakeTensorMode() as mode:
+        assert not products._by_onednn(mode.from_tensor(large), mode.from_tensor(small))
+
+
+@pytest.mark.skipif(not has_onednn or not hasattr(torch.cpu, "get_capabilities"), reason="a torch that does not name its processor")
+@pytest.mark.parametrize(
+    ("about", "faster"),
+    [
+        ({"cpu_name": "AMD EPYC", "avx512_f": True}, True),
+        ({"cpu_name": "AMD EPYC", "avx512_f": False}, False),
+        ({"cpu_name": "Intel Xeon", "avx512_f": True}, False),
+        ({}, False),
+    ],
+)
+def test_which_library_multiplies(about: dict[str, Any], faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: about)
+    assert onednn_is_faster.__wrapped__() is faster
