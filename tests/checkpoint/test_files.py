@@ -103,7 +103,8 @@ def damaged(path: Path, how: str) -> Iterator[None]:
 
 @pytest.mark.parametrize("how", ["missing", "cut", "flipped"])
 def test_a_damaged_file_is_named(whole: Path, how: str) -> None:
-    names = sorted(path.name for path in whole.iterdir())
+    # The card has no checksum: it is written again with results.
+    names = sorted(path.name for path in whole.iterdir() if path.name != "README.md")
     assert {"adapter_model.safetensors", ADAPTER, PROJECTION, KAVA_CONFIG, MANIFEST, "tokenizer.json"} <= set(names)
     for name in names:
         with damaged(whole / name, how), pytest.raises(UserError) as caught:

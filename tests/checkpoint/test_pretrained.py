@@ -17,11 +17,11 @@ from helpers.tiny import assert_close, mini_examples
 from kava.api import Model
 from kava.checkpoint import ADAPTER, KAVA_CONFIG, PROJECTION, load_checkpoint, save_checkpoint
 from kava.checkpoint.convert import import_checkpoint
-from kava.checkpoint.publish import merge
+from kava.checkpoint.publish import merge, refresh_card
 from kava.errors import UserError
 from kava.model.smollm2 import smollm2_directory
 from kava.results import CheckpointInfo, DataInfo, Metrics, Result, RunInfo, checkpoint_hash, write_result
-from kava.runtime.atomic import verify
+from kava.runtime.atomic import discard, verify
 
 QUESTIONS = [example.question for example in mini_examples(3)]
 
@@ -125,6 +125,26 @@ def test_every_checkpoint_has_a_card_that_is_filled_in(tmp_path: Path, capsys: p
     assert json.loads((tmp_path / "out" / ADAPTER).read_text())["base_model_name_or_path"] == base
     assert json.loads((tmp_path / "out" / KAVA_CONFIG).read_text())["base"] == base
     assert verify(tmp_path / "out") is None
+
+
+def test_a_card_is_written_again_when_results_come_in(tmp_path: Path) -> None:
+    """The checkpoint stays the one that was measured: its hash and its manifest do not know the card."""
+    trained = make_trained(tmp_path)
+    run = tmp_path / "run"
+    save_checkpoint(run / "best_checkpoint", trained)
+    before, card = checkpoint_hash(run / "best_checkpoint"), (run / "best_checkpoint" / "README.md").read_text()
+    mine = CheckpointInfo(path="run/best_checkpoint", manifest=before)
+    write_result(run / "results_gsm8k.yaml", a_result(trained).model_copy(update={"checkpoint": mine}))
+    refresh_card(run / "best_checkpoint")
+    after = (run / "best_checkpoint" / "README.md").read_text()
+    assert "| gsm8k | 75.0 % | 70.0 to 80.0 | 4 | 6.5 |" in after
+    assert set(card.splitlines()) - set(after.splitlines()) <= {"| validation, which chose this checkpoint | 25.0 % |", ""}
+    assert (verify(run / "best_checkpoint"), checkpoint_hash(run / "best_checkpoint")) == (None, before)
+    save_checkpoint(run / "best_checkpoint", trained)  # a better one takes its place, card and all
+    assert (run / "best_checkpoint" / "README.md").read_text() == card
+    (run / "best_checkpoint" / "README.md").chmod(0o400)
+    discard(run / "best_checkpoint")
+    assert not (run / "best_checkpoint").exists()
 
 
 def test_the_card_s_code_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

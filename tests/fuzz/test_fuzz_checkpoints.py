@@ -33,7 +33,7 @@ class Place:
         trained = make_trained(root)
         trained.config.evaluation.max_new_tokens = 3
         save_checkpoint(self.whole, trained)
-        self.names = sorted(path.name for path in self.whole.iterdir())
+        self.names = sorted(path.name for path in self.whole.iterdir() if path.name != "README.md")
         self.questions = root / "questions.jsonl"
         self.questions.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
 

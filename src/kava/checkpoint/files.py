@@ -203,11 +203,16 @@ def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = No
     # Who loads it says so; the training's own threads are another machine's.
     if threads := overrides.get("system.num_threads"):
         torch.set_num_threads(threads)
-    known = ("format", "method", "base", "base_fingerprint", "config", "prompt_ids")
-    metadata = {key: value for key, value in content.items() if key not in known}
+    metadata = metadata_of(content)
     reworded = not {"dataset.answer_prompt", "dataset.answer_separator", "dataset.answer_type"}.isdisjoint(overrides)
     prompt_ids = None if reworded else recorded_prompt_ids(directory, content, tokenizer, config)
     return Trained(kava.eval(), tokenizer, config, base, metadata, prompt_ids)
+
+
+def metadata_of(content: dict[str, Any]) -> dict[str, Any]:
+    """What a `kava_config.json` says about the training, beside what makes the model."""
+    known = ("format", "method", "base", "base_fingerprint", "config", "prompt_ids")
+    return {key: value for key, value in content.items() if key not in known}
 
 
 def _base_of(directory: Path, content: dict[str, Any], config: Config, overrides: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Checkpoints for others: written with a card that says what they score, pushed to the hub, folded into plain models."""
 
+import contextlib
 import json
 import sys
 import tempfile
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from kava.checkpoint.card import is_local, render_card
-from kava.checkpoint.files import CARD, KAVA_CONFIG, Trained, load_checkpoint, read_kava_config, save_checkpoint
+from kava.checkpoint.files import CARD, KAVA_CONFIG, Trained, load_checkpoint, metadata_of, read_kava_config, save_checkpoint
 from kava.checkpoint.open import checkpoint_directory
+from kava.config import build_config
 from kava.errors import UserError, reason_of
-from kava.results import Result, own_results
+from kava.results import Result, own_results, write_text
 from kava.runtime.atomic import refuse_foreign, seal
 
 
@@ -90,10 +92,24 @@ def results_beside(directory: Path) -> list[Result]:
     """What `kava evaluate` has written for this very checkpoint on whole test sets, in the directory of its run."""
     if not (directory / KAVA_CONFIG).exists():
         return []
-    found, problems = own_results(sorted(directory.parent.glob("results_*.yaml")), directory)
+    found, problems = own_results(_results_of(directory), directory)
     for problem in problems:
         print(f"kava: not on the model card: {problem}", file=sys.stderr)
     return found
+
+
+def _results_of(directory: Path) -> list[Path]:
+    return sorted(directory.parent.glob("results_*.yaml"))
+
+
+def refresh_card(directory: Path) -> None:
+    """Write the card of a checkpoint again, with the results that lie beside it now; a checkpoint of somebody else's stays as it is."""
+    content = read_kava_config(directory)
+    config = build_config(content["config"], str(directory / KAVA_CONFIG))
+    results, _ = own_results(_results_of(directory), directory)
+    card = render_card(config, content["base"], metadata_of(content), results)
+    with contextlib.suppress(UserError):
+        write_text(directory / CARD, card)
 
 
 def _rename_base(directory: Path, base: str) -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kava.checkpoint import Trained, checkpoint_directory, open_checkpoint, read_kava_config
+from kava.checkpoint.publish import refresh_card
 from kava.config import Config, build_config
 from kava.data.example import CotType
 from kava.data.sources.benchmarks import BENCHMARKS
@@ -115,6 +116,8 @@ def evaluate(request: Request, output: str | Path | None = None, opened: Trained
         answers = write_rows(rows_path(output), [Row(**item.row()) for item in evaluation.answered])
         result = result.model_copy(update={"answers": answers})
         write_result(output, result)
+        if directory and Path(output).parent.resolve() == directory.parent.resolve():
+            refresh_card(directory)
     return result
 
 

@@ -20,6 +20,8 @@ from kava.errors import UserError
 
 FORMAT = "kava.checkpoint/1"
 MANIFEST = "manifest.json"
+# Ours without a checksum: a model card is written again when results come in.
+REWRITABLE = "README.md"
 CHECKPOINT, ANOTHER_PLACE = "checkpoint", "choose another --output_dir"
 # Windows cannot open a folder, so there is none to flush.
 FOLDERS_ARE_FILES = os.name != "nt"
@@ -102,7 +104,7 @@ def _listed(directory: Path) -> list[str] | None:
     """The files in a directory's manifest; None without one of ours."""
     try:
         content = json.loads((directory / MANIFEST).read_text())
-        return [str(name) for name in content["files"]] if content["format"] == FORMAT else None
+        return [str(name) for name in (*content["files"], REWRITABLE)] if content["format"] == FORMAT else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
@@ -112,7 +114,7 @@ def seal(directory: Path) -> None:
     files = {
         path.relative_to(directory).as_posix(): _entry(path)
         for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
+        if path.is_file() and path.name not in (MANIFEST, REWRITABLE)
     }
     (directory / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=2) + "\n")
     follow_umask(directory)
