@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -43,6 +44,21 @@ ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # Keys of the configuration that decide which weights there are.
 SHAPES_WEIGHTS = ("method", "model.name", "model.mini", "model.quantization", "lora", "loss.use_projection")
+
+
+class _Data(BaseModel):
+    source: str
+    rows: int
+    fingerprint: str
+
+
+class _Training(BaseModel):
+    """What a model card tells of the training, where the checkpoint says it."""
+
+    step: int | None = None
+    data: _Data | None = None
+    validation: dict[str, float | None] | None = None
+    provenance: dict[str, Any] | None = None
 
 
 @dataclass
@@ -160,6 +176,11 @@ def read_kava_config(directory: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} says neither its configuration nor its base model; copy the checkpoint again")
     if not isinstance(content.get("name"), str | None) or content.get("method") != content["config"].get("method", Config().method):
         raise UserError(f"{path} contradicts itself: 'name' must be a text, and 'method' that of 'config'; copy the checkpoint again")
+    try:
+        _Training.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise UserError(f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}; copy the checkpoint again") from None
     return content
 
 
