@@ -3,17 +3,16 @@
 from kava.checkpoint.files import (
     ADAPTER,
     CARD,
-    KAVA_CONFIG,
     PROJECTION,
     Trained,
     fitting,
     load_checkpoint,
-    read_kava_config,
     recorded_prompt_ids,
     refuse_other_base,
     save_checkpoint,
     write_weights,
 )
+from kava.checkpoint.kava_config import KAVA_CONFIG, read_kava_config
 from kava.checkpoint.open import checkpoint_directory, open_checkpoint
 
 __all__ = [

@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kava.checkpoint.card import is_local, render_card
+from kava.checkpoint.kava_config import KAVA_CONFIG, metadata_of, read_kava_config
 from kava.checkpoint.shipped import located
 from kava.config import Config, build_config
 from kava.config.differences import flatten
@@ -35,30 +35,14 @@ from kava.model.fused_kernels import fuse_kernels
 from kava.model.kava import KavaModel
 from kava.model.quantization import compile_passes
 from kava.model.smollm2 import SMOLLM2_NAME, smollm2_directory
-from kava.runtime.atomic import FORMAT, not_readable, recover, verify, write_atomic
+from kava.runtime.atomic import FORMAT, recover, verify, write_atomic
 
-KAVA_CONFIG = "kava_config.json"
 PROJECTION = "projection.safetensors"
 CARD = "README.md"
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # Keys of the configuration that decide which weights there are.
 SHAPES_WEIGHTS = ("method", "model.name", "model.mini", "model.quantization", "lora", "loss.use_projection")
-
-
-class _Data(BaseModel):
-    source: str
-    rows: int
-    fingerprint: str
-
-
-class _Training(BaseModel):
-    """What a model card tells of the training, where the checkpoint says it."""
-
-    step: int | None = None
-    data: _Data | None = None
-    validation: dict[str, float | None] | None = None
-    provenance: dict[str, Any] | None = None
 
 
 @dataclass
@@ -152,38 +136,6 @@ def fitting(directory: str | Path | None) -> Iterator[None]:
         ) from error
 
 
-def read_kava_config(directory: str | Path) -> dict[str, Any]:
-    """The `kava_config.json` of a checkpoint.
-
-    Raises:
-        UserError: there is no such checkpoint, or its configuration cannot be read.
-    """
-    path = located(directory) / KAVA_CONFIG
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"'{directory}' is not a checkpoint: it has no {KAVA_CONFIG}; train first (train.py --output_dir {directory}; a run that ended "
-            "before its first validation has none yet), or give a directory such as outputs/RUN/best_checkpoint"
-        ) from None
-    except PermissionError:
-        raise not_readable(path) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}); copy the checkpoint again") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path} is not of the format '{FORMAT}'")
-    if not isinstance(content.get("config"), dict) or not isinstance(content.get("base"), str):
-        raise UserError(f"{path} says neither its configuration nor its base model; copy the checkpoint again")
-    if not isinstance(content.get("name"), str | None) or content.get("method") != content["config"].get("method", Config().method):
-        raise UserError(f"{path} contradicts itself: 'name' must be a text, and 'method' that of 'config'; copy the checkpoint again")
-    try:
-        _Training.model_validate(content)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise UserError(f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}; copy the checkpoint again") from None
-    return content
-
-
 def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = None, device: str | None = None) -> Trained:
     """Load a checkpoint for inference or further training.
 
@@ -228,12 +180,6 @@ def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = No
     reworded = not {"dataset.answer_prompt", "dataset.answer_separator", "dataset.answer_type"}.isdisjoint(overrides)
     prompt_ids = None if reworded else recorded_prompt_ids(directory, content, tokenizer, config)
     return Trained(kava.eval(), tokenizer, config, base, metadata, prompt_ids)
-
-
-def metadata_of(content: dict[str, Any]) -> dict[str, Any]:
-    """What a `kava_config.json` says about the training, beside what makes the model."""
-    known = ("format", "method", "base", "base_fingerprint", "config", "prompt_ids")
-    return {key: value for key, value in content.items() if key not in known}
 
 
 def _base_of(directory: Path, content: dict[str, Any], config: Config, overrides: dict[str, Any]) -> str:

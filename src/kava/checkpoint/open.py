@@ -8,7 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from kava.checkpoint.files import KAVA_CONFIG, Trained, load_checkpoint
+from kava.checkpoint.files import Trained, load_checkpoint
+from kava.checkpoint.kava_config import KAVA_CONFIG
 from kava.errors import UserError, reason_of
 from kava.results import BEST_CHECKPOINT
 from kava.runtime.device import choose_device

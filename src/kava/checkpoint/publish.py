@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from kava.checkpoint.card import is_local, render_card
-from kava.checkpoint.files import CARD, KAVA_CONFIG, Trained, load_checkpoint, metadata_of, read_kava_config, save_checkpoint
+from kava.checkpoint.files import CARD, Trained, load_checkpoint, save_checkpoint
+from kava.checkpoint.kava_config import KAVA_CONFIG, metadata_of, read_kava_config
 from kava.checkpoint.open import checkpoint_directory
 from kava.config import build_config
 from kava.errors import UserError, reason_of

@@ -1,0 +1,67 @@
+"""`kava_config.json` of a checkpoint: its method, base model and configuration, and what is known of its training."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from kava.checkpoint.shipped import located
+from kava.config import Config
+from kava.errors import UserError
+from kava.runtime.atomic import FORMAT, not_readable
+
+KAVA_CONFIG = "kava_config.json"
+
+
+class _Data(BaseModel):
+    source: str
+    rows: int
+    fingerprint: str
+
+
+class _Training(BaseModel):
+    """What a model card tells of the training, where the checkpoint says it."""
+
+    step: int | None = None
+    data: _Data | None = None
+    validation: dict[str, float | None] | None = None
+    provenance: dict[str, Any] | None = None
+
+
+def read_kava_config(directory: str | Path) -> dict[str, Any]:
+    """The `kava_config.json` of a checkpoint.
+
+    Raises:
+        UserError: there is no such checkpoint, or its configuration cannot be read.
+    """
+    path = located(directory) / KAVA_CONFIG
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"'{directory}' is not a checkpoint: it has no {KAVA_CONFIG}; train first (train.py --output_dir {directory}; a run that ended "
+            "before its first validation has none yet), or give a directory such as outputs/RUN/best_checkpoint"
+        ) from None
+    except PermissionError:
+        raise not_readable(path) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({error}); copy the checkpoint again") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{path} is not of the format '{FORMAT}'")
+    if not isinstance(content.get("config"), dict) or not isinstance(content.get("base"), str):
+        raise UserError(f"{path} says neither its configuration nor its base model; copy the checkpoint again")
+    if not isinstance(content.get("name"), str | None) or content.get("method") != content["config"].get("method", Config().method):
+        raise UserError(f"{path} contradicts itself: 'name' must be a text, and 'method' that of 'config'; copy the checkpoint again")
+    try:
+        _Training.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise UserError(f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}; copy the checkpoint again") from None
+    return content
+
+
+def metadata_of(content: dict[str, Any]) -> dict[str, Any]:
+    """What a `kava_config.json` says about the training, beside what makes the model."""
+    known = ("format", "method", "base", "base_fingerprint", "config", "prompt_ids")
+    return {key: value for key, value in content.items() if key not in known}
