@@ -116,4 +116,4 @@ def test_an_evaluation_marks_words_as_words() -> None:
     examples = [Example("Tom has 2 apples .", (), answer, answer, "text") for answer in (written or "nothing", "another answer")]
     evaluation = evaluate_accuracy(reasoner, examples, batch_size=2, max_new_tokens=4)
     assert [item.correct for item in evaluation.answered] == [written is not None, False]
-    assert evaluation.correct == evaluation.correct_close
+    assert evaluation.correct == evaluation.correct_close(0.001)
