@@ -210,8 +210,9 @@ def test_stray_words_are_refused_in_one_line(capsys: pytest.CaptureFixture[str])
         ("--latent.max_new_tokens", "'--latent.max_new_tokens'; did you mean '--evaluation.max_new_tokens'?"),
     ],
 )
-def test_a_misspelt_option_is_no_key_of_a_file(option: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = run(["probe", option, "4"], capsys)
+@pytest.mark.parametrize("value", [["4"], []])
+def test_a_misspelt_option_is_no_key_of_a_file(option: str, hint: str, value: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(["probe", option, *value], capsys)
     assert (code, out, err) == (2, "", f"kava: unknown option {hint}\n")
 
 

@@ -187,6 +187,6 @@ def _run(name: str, arguments: list[str]) -> int:
     from kava.config.messages import refuse_unknown_options
     from kava.config.overrides import parse_overrides
 
-    command.overrides = parse_overrides(rest)
-    refuse_unknown_options(command.overrides, [field.name for field in dataclasses.fields(command)], Config)
+    own = [field.name for field in dataclasses.fields(command)]
+    command.overrides = parse_overrides(rest, lambda keys: refuse_unknown_options(keys, own, Config))
     return int(command.run() or 0)

@@ -6,6 +6,7 @@ parse_overrides(["--training.batch_size", "64", "--rkv.lambda=0.3"]) == {"traini
 import copy
 import json
 import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from kava.config.strict_yaml import YAML_ERRORS, load_yaml
@@ -24,10 +25,14 @@ def is_safe_name(name: str) -> bool:
     return bool(_NAME.fullmatch(name)) and bool(name.strip("."))
 
 
-def parse_overrides(arguments: list[str]) -> dict[str, Any]:
+def parse_overrides(arguments: list[str], check: Callable[[Iterable[str]], None] | None = None) -> dict[str, Any]:
     """Turn ``--training.batch_size 64 --lora.target_modules q_proj v_proj`` into dotted keys and YAML values.
 
     Several words after a flag make a list; of one flag given twice the last counts.
+
+    Args:
+        arguments: the words.
+        check: is shown the keys first: one that is unknown is not said to lack a value.
 
     Raises:
         UserError: a word belongs to no flag, or a flag has no value.
@@ -43,6 +48,8 @@ def parse_overrides(arguments: list[str]) -> dict[str, Any]:
             raise UserError(f"unexpected argument '{argument}'; overrides look like --training.batch_size 64")
         else:
             words[key].append(argument)
+    if check:
+        check(words)
     overrides = {}
     for key, values in words.items():
         if not values:
