@@ -119,6 +119,12 @@ def save_checkpoint(directory: str | Path, trained: Trained, weights: dict[str, 
     write_atomic(Path(directory), lambda staging: write_weights(staging, trained, weights))
 
 
+# PickleError: torch refuses to unpickle anything but tensors and plain values. ImportError: an adapter's settings can name a package.
+_UNREADABLE = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, ImportError, SafetensorError, PickleError
+)  # fmt: skip
+
+
 @contextmanager
 def fitting(directory: str | Path | None) -> Iterator[None]:
     """Turn a failure to load what a whole checkpoint holds into one line for the user, whichever library met it.
@@ -128,8 +134,7 @@ def fitting(directory: str | Path | None) -> Iterator[None]:
     """
     try:
         yield
-    # PickleError: torch refuses to unpickle anything but tensors and plain values.
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, SafetensorError, PickleError) as error:
+    except _UNREADABLE as error:
         reason = reason_of(error)
         raise UserError(
             f"checkpoint {directory} does not fit ({type(error).__name__}: {reason}): it is of another configuration, base model or program"

@@ -9,7 +9,6 @@ from functools import cache
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 MIN_MULTIPLICATIONS = 2**20
@@ -26,14 +25,14 @@ def onednn_is_faster() -> bool:
     return bool(about.get("avx512_f")) and str(about.get("cpu_name", "Intel")).startswith("AMD")
 
 
-def product(left: Float[Tensor, "n k"], right: Float[Tensor, "k m"]) -> Float[Tensor, "n m"]:
+def product(left: Tensor, right: Tensor) -> Tensor:
     """left @ right, without a gradient of its own."""
     if _by_onednn(left, right):
         return _onednn(left, right.T, None)
     return left @ right
 
 
-def transposed_product(left: Float[Tensor, "n k"], right: Float[Tensor, "n m"]) -> Float[Tensor, "k m"]:
+def transposed_product(left: Tensor, right: Tensor) -> Tensor:
     """left^T @ right: a weight's gradient."""
     if not _by_onednn(left.T, right):
         return left.T @ right
@@ -41,14 +40,14 @@ def transposed_product(left: Float[Tensor, "n k"], right: Float[Tensor, "n m"]) 
     return _onednn(left.T, right.T, None) if left.shape[1] <= right.shape[1] else _onednn(right.T, left.T, None).T
 
 
-def linear(rows: Float[Tensor, "n k"], weight: Float[Tensor, "m k"], bias: Float[Tensor, " m"] | None) -> Float[Tensor, "n m"]:
+def linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """rows @ weight^T + bias, without a gradient of its own."""
     if _by_onednn(rows, weight.T):
         return _onednn(rows, weight, bias)
     return nn.functional.linear(rows, weight, bias)
 
 
-def add_product_(total: Float[Tensor, "n m"], left: Float[Tensor, "n k"], right: Float[Tensor, "k m"], factor: float = 1.0) -> Tensor:
+def add_product_(total: Tensor, left: Tensor, right: Tensor, factor: float = 1.0) -> Tensor:
     """total += factor left @ right, in place."""
     if _by_onednn(left, right):
         return total.add_(_onednn(left, right.T, None), alpha=factor)

@@ -1,4 +1,8 @@
 "use strict";
+// What a page asks, by page and number.
+const kavaPage = Math.random().toString(36).slice(2);
+let kavaTurns = 0;
+window.kavaTurn = () => `${kavaPage} ${++kavaTurns}`;
 // The cells of the grid and of the map: pointing, tapping or the arrow keys tell what is in one; in the map, a click or Enter takes its setting.
 const cellOf = (event) => event.target.closest?.(".kava-table td");
 const tell = (cell) => {

@@ -67,11 +67,16 @@ def build(player: Player) -> Any:
                 answers = gradio.HTML(elem_id="answers")
             with gradio.Column(scale=5, min_width=300):
                 grid = gradio.HTML(elem_id="grid")
-        asked = {"inputs": [question, latents, iterations, gradio.State([0])], "outputs": [answers, grid], "show_progress": "hidden"}
-        gradio.on([ask.click, question.submit], _asking(player), trigger_mode="multiple", **asked)
+        # The page itself numbers what it asks: two events that are on their way may arrive in any order.
+        turn = gradio.Textbox(visible="hidden")
+        asked = {
+            "fn": _asking(player), "inputs": [question, latents, iterations, turn], "outputs": [answers, grid],
+            "js": "(question, m, t) => [question, m, t, kavaTurn()]", "show_progress": "hidden",
+        }  # fmt: skip
+        gradio.on([ask.click, question.submit], trigger_mode="multiple", **asked)
         if examples is not None:
-            examples.load_input_event.then(_asking(player), **asked)
-        opened = app.load(_asking(player), **asked)
+            examples.load_input_event.then(**asked)
+        opened = app.load(**asked)
         if player.examples:
             _add_map(player, gradio, opened, latents, iterations)
     return app
@@ -117,13 +122,18 @@ def _add_map(player: Player, gradio: Any, opened: Any, latents: Any, iterations:
 
 def _asking(player: Player) -> Any:
     # gradio streams what is a generator function; the wrapper that checks types at run time hides that it is one.
+    newest: dict[str, int] = {}
+    skip = _gradio().skip
+
     @no_type_check
-    def ask(question: str, num_latents: float | int, num_iterations: float | int, turns: list[int]) -> Iterator[tuple[str, str]]:
+    def ask(question: str, num_latents: float | int, num_iterations: float | int, turn: str) -> Iterator[tuple[Any, Any]]:
         """Answer, until the same page asks again: an answer that came late would take the place of the newer one."""
-        turns[0] += 1
-        turn = turns[0]
+        page, _, number = turn.partition(" ")
+        newest[page] = max(newest.get(page, 0), int(number))
         for shown in _answered(player, question, (int(num_latents), int(num_iterations))):
-            if turns[0] != turn:
+            if newest[page] != int(number):
+                # gradio sends an event's last output once more when it ends: this one changes nothing.
+                yield skip(), skip()
                 return
             yield shown
 
