@@ -280,8 +280,10 @@ def test_a_late_answer_to_another_question_is_not_shown(served: str, browser: An
     page.get_by_text(EXAMPLES[0].question[:30]).first.click()
     page.locator("#question textarea").fill("Something else ?")
     page.wait_for_timeout(1500)
-    assert page.locator(".kava-shown.fresh").count() == 0
-    assert not page.locator(".kava-card").first.is_visible()
+    # A slow click on an example asks what stands in the box by then; what is seen belongs to it in any case.
+    seen = page.locator(".kava-shown.fresh").evaluate_all("shown => shown.map(one => one.dataset.asked)")
+    assert all(asked.endswith(" Something else ?") for asked in seen)
+    assert page.locator(".kava-card").first.is_visible() == bool(seen)
 
 
 @pytest.mark.browser
