@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 Part = Literal["step", "calls", "decoding", "data", "scaling"]
 
 # What says where to write, not what to measure.
-UNRECORDED = ("output", "guard", "figure")
+UNRECORDED = ("output", "guard", "tolerance", "figure")
 
 
 @dataclass
@@ -64,14 +64,18 @@ class Bench:
     output: str | None = None
     """Write what was measured to this JSON file."""
     guard: str | None = None
-    """Measure with the settings of this recorded file instead, and exit with 1 where a ratio is worse by more than 15 %."""
+    """Measure with the settings of this recorded file instead, and exit with 1 where a ratio is worse by more than the tolerance."""
+    tolerance: float = 0.15
+    """guard: the share by which a ratio may be worse."""
 
     def run(self) -> int:
         from rich.console import Console
 
+        from kava.errors import at_least
         from kava.tools.bench.record import guard, show, write_bench
 
         console = Console(highlight=False)
+        at_least(0, tolerance=self.tolerance)
         settings, recorded = self._recorded() if self.guard else ({}, {})
         command = replace(self, **settings)
         tables: dict[str, Any] = {}
@@ -88,7 +92,7 @@ class Bench:
             console.print(f"written: {self.output}", soft_wrap=True)
         for problem in problems:
             console.print(problem, soft_wrap=True)
-        compared = guard(recorded, ratios)
+        compared = guard(recorded, ratios, self.tolerance)
         if rows := compared or [{"ratio": name, "now": value} for name, value in ratios.items()]:
             show(console, "how many times better ours is", rows)
         return 1 if problems or any(row["verdict"] != "ok" for row in compared) else 0

@@ -82,7 +82,7 @@ def test_unequal_work_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_guard_allows_15_percent() -> None:
-    rows = guard({"a": 2.0, "b": 2.0, "c": 2.0, "d": 2.0}, {"a": 1.71, "b": 1.69, "c": 9.0})
+    rows = guard({"a": 2.0, "b": 2.0, "c": 2.0, "d": 2.0}, {"a": 1.71, "b": 1.69, "c": 9.0}, 0.15)
     assert [row["verdict"] for row in rows] == ["ok", "worse by more than 15 %", "ok", "not measured"]
 
 

@@ -14,7 +14,6 @@ from kava.results import Record, parse_record, read_mapping, write_text
 from kava.runtime.provenance import collect
 
 FORMAT: Literal["kava.bench/1"] = "kava.bench/1"
-TOLERANCE = 0.15
 MIB = 2**20
 _CURE = "record it again: python -m kava bench --output FILE"
 
@@ -63,7 +62,7 @@ def read_bench(path: str | Path) -> BenchFile:
     return parse_record(BenchFile, read_mapping(path, "benchmark file", _CURE), f"benchmark file {path}", _CURE)
 
 
-def guard(recorded: Mapping[str, float], measured: Mapping[str, float]) -> list[dict[str, Any]]:
+def guard(recorded: Mapping[str, float], measured: Mapping[str, float], tolerance: float) -> list[dict[str, Any]]:
     """Every recorded ratio beside the one measured now, and whether it is still within the tolerance."""
     rows = []
     for name, before in recorded.items():
@@ -71,7 +70,7 @@ def guard(recorded: Mapping[str, float], measured: Mapping[str, float]) -> list[
         if now is None:
             verdict = "not measured"
         else:
-            verdict = "ok" if now >= (1 - TOLERANCE) * before else f"worse by more than {100 * TOLERANCE:.0f} %"
+            verdict = "ok" if now >= (1 - tolerance) * before else f"worse by more than {100 * tolerance:.0f} %"
         rows.append({"ratio": name, "recorded": before, "now": now, "verdict": verdict})
     return rows
 
