@@ -7,7 +7,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -71,6 +71,14 @@ def pytest_configure(config: pytest.Config) -> None:
     if "KAVA_CACHE" not in os.environ:
         place = os.environ["KAVA_CACHE"] = tempfile.mkdtemp(prefix="kava-tests-")
         config.add_cleanup(lambda: shutil.rmtree(place, ignore_errors=True))
+
+
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache that no other file's tests have put anything into."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KAVA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -258,7 +258,7 @@ class Reasoner:
         complete = bool(ids) and ids[-1] == self.builder.tokenizer.eos_token_id
         content = ids[:-1] if complete else ids
         fed = max(len(ids) - 1, 0)
-        text = self.text(content)
+        text = self.builder.text(content)
         return Generation(
             text=text,
             token_ids=content,
@@ -269,10 +269,6 @@ class Reasoner:
             answer=read_answer(text, self.builder.answer_prompt, self.builder.answer_type, behind_prompt=prompted),
             confidence=math.exp(sum(chances[self._answer_start(ids) :])),
         )
-
-    def text(self, ids: list[int]) -> str:
-        """Written tokens as text."""
-        return str(self.builder.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def _answer_start(self, ids: list[int]) -> int:
         """Where the text behind the last fixed text begins; 0 where the model wrote none."""

@@ -1,6 +1,5 @@
 """The trained model of the package, and every question that we print with it: right with today's code."""
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.scripts import load_script
 from kava.api import Model
 from kava.checkpoint import KAVA_CONFIG, Trained, load_checkpoint
 from kava.checkpoint.shipped import SHIPPED
@@ -58,11 +58,7 @@ def test_every_printed_question_is_answered_rightly(reasoner: Reasoner) -> None:
 
 
 def test_the_picture_of_the_latents_shows_what_they_say_today(trained: Trained) -> None:
-    spec = importlib.util.spec_from_file_location("draw_latents", ROOT / "scripts" / "draw_latents.py")
-    assert spec
-    assert spec.loader
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script("draw_latents")
     drawn = (ROOT / "docs/pictures/latents.svg").read_text(encoding="utf-8")
     said = {
         name: re.findall(r">([^<]+)</text>", svg) for name, svg in (("stored", drawn), ("now", script.picture(Model(trained), EXAMPLE)))

@@ -1,6 +1,5 @@
 """A user's checkout on a login node: the repository's own scripts by symbolic link, its own configs/, logs/ and outputs/."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -8,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LINKED = [
@@ -31,16 +29,6 @@ KAVA_ACTIVATE='PATH={Path(sys.executable).parent}:$PATH'
 export OMP_NUM_THREADS=1 KAVA_CACHE=$PWD/cache
 [[ -z ${{SLURM_JOB_ID:-}} ]] || echo "the submitter's variable is ${{SUBMITTERS_VARIABLE:-gone}}"
 """
-
-
-def load_testbed() -> ModuleType:
-    """The module scripts/slurm_testbed.py, which is a script and so in no package."""
-    specification = importlib.util.spec_from_file_location("slurm_testbed", REPOSITORY / "scripts" / "slurm_testbed.py")
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 class Site:

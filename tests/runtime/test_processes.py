@@ -19,16 +19,21 @@ SOURCE = str(Path(__file__).parents[2] / "src")
 WHOLE = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1"}
 
 
+def launched_as(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of a process with these of a launcher's variables, and no others."""
+    for name in WHOLE:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.mark.parametrize(
     "left_over",
     [{"LOCAL_RANK": "0"}, {"RANK": ""}, {"RANK": "", "WORLD_SIZE": "", "LOCAL_RANK": ""}, {"RANK": "0", "WORLD_SIZE": "2"},
      {**WHOLE, "RANK": "x"}, {**WHOLE, "RANK": "2"}, {**WHOLE, "WORLD_SIZE": "-1"}],
 )  # fmt: skip
 def test_half_a_launch_is_no_launch(left_over: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in WHOLE:
-        monkeypatch.delenv(name, raising=False)
-    for name, value in left_over.items():
-        monkeypatch.setenv(name, value)
+    launched_as(left_over, monkeypatch)
     processes.refuse_half_a_launch()
     assert not {*WHOLE} & os.environ.keys()
     assert (processes.rank(), processes.world_size(), processes.local_rank()) == (0, 1, 0)
@@ -39,10 +44,7 @@ def test_half_a_launch_is_no_launch(left_over: dict[str, str], monkeypatch: pyte
 
 @pytest.mark.parametrize("launch", [{}, WHOLE, {"MASTER_ADDR": "node1"}, {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}])
 def test_a_whole_launch_and_none_stay(launch: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in WHOLE:
-        monkeypatch.delenv(name, raising=False)
-    for name, value in launch.items():
-        monkeypatch.setenv(name, value)
+    launched_as(launch, monkeypatch)
     processes.refuse_half_a_launch()
     assert {name: os.environ[name] for name in WHOLE if name in os.environ} == launch
     assert capsys.readouterr().err == ""

@@ -1,25 +1,16 @@
 """The checks of documents and tree find what they are there to find."""
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+
+from helpers.scripts import load_script
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
-def _load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-docs = _load("check_docs")
-tree = _load("check_tree")
+docs = load_script("check_docs")
+tree = load_script("check_tree")
 
 MAKEFILE = ".PHONY: demo test\nVENV ?= .venv\nsetup setup-dev:\n\ttrue\ndemo: setup ## run\n"
 
@@ -200,7 +191,7 @@ def test_the_menu_names_every_page_once(root: Path) -> None:
 def test_links_for_the_site() -> None:
     """From README.md at the root, and from a page of docs/: to a page, a heading, code, code in a block and inline."""
     pytest.importorskip("mkdocs")
-    pages = _load("site_pages")
+    pages = load_script("site_pages")
     met: set[str] = set()
     text = "[a](docs/mini.md#measured) ![b](docs/x.svg) [c](LICENSE) [d](#start) [e](https://x.org)\n`[f](g)`\n```\n[h](i)\n```\n"
     assert pages.turned(text, "README.md", "index.md", met) == (
@@ -230,4 +221,7 @@ def test_long_lines_and_missing_blank_lines() -> None:
 def test_long_names_in_the_site_s_tables_may_break() -> None:
     pytest.importorskip("mkdocs")
     html = "<p><code>a/b_c</code></p><td>a_b <code>a/b_c.py::d</code></td>"
-    assert _load("site_pages").on_page_content(html) == "<p><code>a/b_c</code></p><td>a_b <code>a/<wbr>b_<wbr>c.<wbr>py::<wbr>d</code></td>"
+    assert (
+        load_script("site_pages").on_page_content(html)
+        == "<p><code>a/b_c</code></p><td>a_b <code>a/<wbr>b_<wbr>c.<wbr>py::<wbr>d</code></td>"
+    )

@@ -13,7 +13,6 @@ import subprocess
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ import tyro
 
 from helpers.forked_python import python as forked_python
 from helpers.result_files import write_seed_dirs
+from helpers.scripts import load_script
 from kava.cli import COMMANDS
 from kava.config import build_config, config_path, load_config
 from kava.config.overrides import parse_overrides
@@ -29,15 +29,6 @@ ROOT = Path(__file__).parents[2]
 SHELL_BREAKS = {";", "&&", "||", "|", "&", "do", "then"}
 # With an argument, at least: `kava inspect` alone names a command and does not call it.
 INLINE = re.compile(r"(?<!`)`((?:python3? [\w./-]+\.py|kava [a-z-]+|\./hpc_run_all\.sh|sbatch|make) [^`\n]+)`(?!`)")
-
-
-def load_script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 DOCS = load_script("check_docs")

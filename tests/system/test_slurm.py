@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from helpers.slurm_site import SITE_ENV, Site, load_testbed, until
+from helpers.scripts import load_script
+from helpers.slurm_site import SITE_ENV, Site, until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -49,7 +50,7 @@ class Campaign:
 
 @pytest.fixture(scope="module")
 def slurm() -> Iterator[Any]:
-    with load_testbed().Testbed() as testbed:
+    with load_script("slurm_testbed").Testbed() as testbed:
         yield testbed
 
 

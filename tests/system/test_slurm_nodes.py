@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from helpers.slurm_site import Site, load_testbed, until
+from helpers.scripts import load_script
+from helpers.slurm_site import Site, until
 from system.test_slurm import TINY, weights
 
 # Seven processes that import torch, two at a time: half a minute on two free cores, and a crowded machine may take its time.
@@ -19,7 +20,7 @@ SHORT = TINY.replace("max_steps: 160", f"max_steps: {STEPS}")
 
 @pytest.fixture(scope="module")
 def slurm() -> Iterator[Any]:
-    with load_testbed().Testbed(nodes=2) as testbed:
+    with load_script("slurm_testbed").Testbed(nodes=2) as testbed:
         yield testbed
 
 

@@ -1,7 +1,6 @@
 """A batch whose numbers make no sense stops the run, is named, saved and replayed; or is left out and counted."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,8 @@ from kava.train.guard import Seen, explain, is_sound
 from kava.train.replay import replay
 from kava.train.train import train
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 ROWS, BAD_ROW, STEPS = 40, 8, 9
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KAVA_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -115,9 +115,9 @@ class Model:
         pieces = Pieces()
         for _, tokens, _ in reasoner.tokens(prefix, logits, max_new_tokens):
             ids.append(int(tokens))
-            if piece := pieces.of(reasoner.text(ids)):
+            if piece := pieces.of(reasoner.builder.text(ids)):
                 yield piece
-        if rest := pieces.rest(reasoner.text(ids)):
+        if rest := pieces.rest(reasoner.builder.text(ids)):
             yield rest
 
     def think(self, questions: str | Sequence[str], top_k: int = 1) -> Thoughts:

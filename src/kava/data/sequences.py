@@ -141,6 +141,10 @@ class SequenceBuilder:
             encoded.append(EncodedExample(question, steps, answer, crc32(content.encode()), example.id))
         return encoded
 
+    def text(self, ids: list[int]) -> str:
+        """Ids as text, without special tokens and the space around it."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
     def question_ids(self, question: str) -> list[int]:
         """Ids of a question as it is read at training and at inference.
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from kava.model.maps import reading_together
 from kava.model.products import add_product_, linear, product, transposed_product
 
 
@@ -240,24 +241,7 @@ def share_inputs(model: nn.Module, probe: Any) -> Adapters:
         probe: runs the model on a few tokens, so that one sees which maps read the same tensor.
     """
     adapted = {module: name for module in model.modules() if isinstance(module, LoraLinear) and (name := _plain_adapter(module))}
-    calls: list[tuple[Any, Tensor]] = []
-    hooks = [module.register_forward_pre_hook(lambda module, inputs: calls.append((module, inputs[0]))) for module in adapted]
-    try:
-        probe()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    groups: list[list[AdaptedLinear]] = []
-    previous: Tensor | None = None
-    for module, tensor in calls:
-        if module not in adapted:
-            continue
-        member = AdaptedLinear(module, adapted.pop(module))
-        if tensor is previous:
-            groups[-1].append(member)
-        else:
-            groups.append([member])
-        previous = tensor
+    groups = [[AdaptedLinear(module, adapted[module]) for module in readers] for readers in reading_together(adapted, probe)]
     found = [AdapterGroup(members) for members in groups]
     for group in found:
         for index, member in enumerate(group.members):

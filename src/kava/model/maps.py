@@ -6,9 +6,10 @@ The modules stay where they are and keep their weights. Elsewhere, in other type
 written), each map computes what it always did.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from itertools import groupby
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from torch.autograd.function import once_differentiable
 
 from kava.model import products
 from kava.model.products import linear, product, transposed_product
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class MapGroup:
@@ -88,6 +91,35 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(tuple(parts))
 
 
+def reading_together(modules: Iterable[Module], probe: Callable[[], Any]) -> list[list[Module]]:
+    """Modules that read the same tensor one after the other, in the order in which `probe` first calls them.
+
+    Args:
+        modules: that take their input as first argument; those that the probe does not reach are in no group.
+        probe: runs the model on a few tokens.
+    """
+    waiting = set(modules)
+    calls: list[tuple[Module, Tensor]] = []
+    hooks = [module.register_forward_pre_hook(lambda module, inputs: calls.append((module, inputs[0]))) for module in waiting]
+    try:
+        probe()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    groups: list[list[Module]] = []
+    previous: Tensor | None = None
+    for module, tensor in calls:
+        if module not in waiting:
+            continue
+        waiting.remove(module)
+        if tensor is previous:
+            groups[-1].append(module)
+        else:
+            groups.append([module])
+        previous = tensor
+    return groups
+
+
 def share_maps(model: nn.Module, probe: Any) -> tuple[MapGroup, ...]:
     """Put the plain linear maps of a model into groups that read the same tensor, and let the groups compute them on a CPU.
 
@@ -97,26 +129,11 @@ def share_maps(model: nn.Module, probe: Any) -> tuple[MapGroup, ...]:
         model: adapters, where it has any, in place and in their own groups.
         probe: runs the model on a few tokens, so that one sees which maps read the same tensor.
     """
-    plain = dict.fromkeys(module for module in model.modules() if type(module) is nn.Linear and "forward" not in vars(module))
-    calls: list[tuple[nn.Linear, Tensor]] = []
-    hooks = [module.register_forward_pre_hook(lambda module, inputs: calls.append((module, inputs[0]))) for module in plain]
-    try:
-        probe()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    groups: list[list[nn.Linear]] = []
-    previous: Tensor | None = None
-    for module, tensor in calls:
-        if module not in plain:
-            continue
-        del plain[module]
-        if tensor is previous and (module.bias is None) == (groups[-1][0].bias is None):
-            groups[-1].append(module)
-        else:
-            groups.append([module])
-        previous = tensor
-    found = tuple(MapGroup(members) for members in [*groups, *([module] for module in plain)])
+    plain = [module for module in model.modules() if type(module) is nn.Linear and "forward" not in vars(module)]
+    alike = (groupby(readers, lambda module: module.bias is None) for readers in reading_together(plain, probe))
+    groups = [list(members) for group in alike for _, members in group]
+    reached = {module for members in groups for module in members}
+    found = tuple(MapGroup(members) for members in [*groups, *([module] for module in plain if module not in reached)])
     for group in found:
         for index, member in enumerate(group.members):
             member.forward = partial(group.call, index)  # type: ignore[method-assign]

@@ -159,7 +159,7 @@ def _examples(trained: Trained, batch: Batch, recorded: dict[str, Tensor], total
     return [
         ReplayedExample(
             id=batch.ids[row] if batch.ids else f"row {row}",
-            question=trained.tokenizer.decode(questions[row], skip_special_tokens=True).strip(),
+            question=trained.builder.text(questions[row]),
             losses={name: float(value[row].detach()) for name, value in values.items()},
             recorded={name: float(value[row]) for name, value in recorded.items()},
             gradient_norm=norms[row],

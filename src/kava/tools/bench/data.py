@@ -45,16 +45,7 @@ def measure_data(rows: int, model: str) -> Found:
         write_problems(source, rows)
         first, second = (peak_memory(prepare_start, str(source), base, str(cache)) for _ in range(2))
         encoded = EncodedRows(next(cache.rglob("train.arrow")))
-        starts = [
-            {
-                "start": name,
-                "seconds": of.seconds,
-                "processor seconds": of.cpu_seconds,
-                "peak MiB": of.peak / MIB,
-                "before it": of.rest / MIB,
-            }
-            for name, of in (("first", first), ("second", second))
-        ]
+        starts = [{"start": name, **of.cost, "before it": of.rest / MIB} for name, of in (("first", first), ("second", second))]
         read = {
             "rows": rows, "MiB": source.stat().st_size / MIB,
             "MiB tokenised": sum(path.stat().st_size for path in cache.rglob("*") if path.is_file()) / MIB,

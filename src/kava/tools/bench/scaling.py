@@ -113,16 +113,7 @@ def measure_long_trace(cot: int, shape: str, threads: int = 0) -> Found:
         "compress, 30 layers x 3 heads x 64": peak_memory(prepare_compress, cot, LONG_LATENTS),
         f"step, {shape}": peak_memory(prepare_step, step, "ours"),
     }
-    rows = [
-        {
-            "work": name,
-            "seconds": of.seconds,
-            "processor seconds": of.cpu_seconds,
-            "peak MiB": of.peak / MIB,
-            "its own": of.above_rest / MIB,
-        }
-        for name, of in measured.items()
-    ]
+    rows = [{"work": name, **of.cost, "its own": of.above_rest / MIB} for name, of in measured.items()]
     return Found({f"a trace of {cot} tokens to {LONG_LATENTS} entries": rows})
 
 

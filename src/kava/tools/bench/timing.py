@@ -29,6 +29,11 @@ class Memory:
     cpu_seconds: float
 
     @property
+    def cost(self) -> dict[str, float]:
+        """As columns of a table."""
+        return {"seconds": self.seconds, "processor seconds": self.cpu_seconds, "peak MiB": self.peak / 2**20}
+
+    @property
     def above_rest(self) -> int:
         """What the run itself needed."""
         return self.peak - self.rest

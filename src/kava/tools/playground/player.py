@@ -254,7 +254,7 @@ class Player:
 
     def _progress(self, written: list[int], passes: int, seconds: float, use_latent: bool, *, done: bool) -> Progress:
         builder = self.builder
-        text = str(builder.tokenizer.decode(written, skip_special_tokens=True)).strip()
+        text = builder.text(written)
         before, prompt, after = text.rpartition(builder.answer_prompt)
         chain = "" if use_latent else (before if prompt else after).strip()
         answer = read_answer(text, builder.answer_prompt, builder.answer_type, behind_prompt=use_latent) if done else None

@@ -32,7 +32,8 @@ class Settings:
     use_latent: bool = True
 
 
-@dataclass
+# Each is itself, whatever another asks.
+@dataclass(eq=False)
 class Asked:
     """One question on its way.
 
@@ -115,7 +116,7 @@ class Batcher:
                     break
                 self._changed.wait()
             same = [asked for asked in self._queue if asked.settings == self._queue[0].settings][: self.batch_size]
-            self._queue = deque(asked for asked in self._queue if not any(asked is taken for taken in same))
+            self._queue = deque(asked for asked in self._queue if asked not in same)
             return same
 
     def _answer(self, batch: list[Asked]) -> list[Generation]:
@@ -125,7 +126,7 @@ class Batcher:
         def watch(written: list[list[int]]) -> bool:
             for asked, ids in zip(batch, written, strict=True):
                 if asked.write and not asked.left.is_set():
-                    asked.write(reasoner.text(ids))
+                    asked.write(reasoner.builder.text(ids))
             return not all(asked.left.is_set() for asked in batch)
 
         with torch.inference_mode(), evaluating(reasoner.model):
