@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from helpers.tiny import MINI, PROMPT, tiny_lm
 from kava.checkpoint import ADAPTER, KAVA_CONFIG, PROJECTION, Trained, load_checkpoint, save_checkpoint
 from kava.data.mini.tokenizer import build_mini_tokenizer
 from kava.errors import UserError
-from kava.runtime.atomic import MANIFEST, naming_disk_errors, publish, recover, verify
+from kava.runtime.atomic import MANIFEST, naming_disk_errors, publish, recover, seal, verify
 from kava.tools.session import check_config
 
 
@@ -122,6 +123,16 @@ def test_a_strange_configuration_is_refused(tmp_path: Path, content: str, messag
     (tmp_path / KAVA_CONFIG).write_bytes(content.encode("latin-1"))
     with pytest.raises(UserError, match=f"{KAVA_CONFIG}.*{message}"):
         load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("edit", [{"use_dora": True}, {"alora_invocation_tokens": [1]}])
+def test_a_variant_of_lora_is_refused(whole: Path, tmp_path: Path, edit: dict[str, object]) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy)
+    (copy / ADAPTER).write_text(json.dumps(json.loads((copy / ADAPTER).read_text()) | edit))
+    seal(copy)
+    with pytest.raises(UserError, match="a variant of LoRA|does not fit"):
+        load_checkpoint(copy)
 
 
 @pytest.mark.parametrize("manifest", ["[]", '{"files": []}', '{"files": {"a": 3}}', '{"files": {"a": {}}}', "{"])

@@ -216,6 +216,8 @@ def _load_model(directory: Path, content: dict[str, Any], config: Config, base: 
         if not (directory / ADAPTER_WEIGHTS).is_file():
             raise UserError(f"checkpoint {directory} has no {ADAPTER_WEIGHTS}; other forms of weights are not loaded")
         model = PeftModel.from_pretrained(causal_lm, str(directory), is_trainable=True)
+        if any(getattr(module, "lora_variant", None) for module in model.modules()):
+            raise UserError(f"checkpoint {directory}: {ADAPTER} asks for a variant of LoRA (DoRA, aLoRA); adapters are plain LoRA here")
     else:
         model = load_base(str(directory), config)
     projection = projection_of(model, config)
