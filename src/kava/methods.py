@@ -1,7 +1,7 @@
 """The methods as one table: a row says which passes a method trains, how it thinks, and what it writes at inference."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 LatentMode = Literal["none", "parallel", "sequential"]
 Curriculum = Literal["none", "remove_tokens", "replace_steps"]
@@ -21,6 +21,7 @@ class Method:
         writes_cot: train and infer with the whole trace written out.
         curriculum: how the written trace of the student's own sequence shrinks, stage by stage.
         uses_projection: latent inputs go through the projection (`loss.use_projection` may still turn it off).
+        published: `training` options that are what its authors' code has for GSM8K, where a configuration does not name them.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Method:
     writes_cot: bool = False
     curriculum: Curriculum = "none"
     uses_projection: bool = False
+    published: dict[str, Any] = field(default_factory=dict)
 
     @property
     def thinks(self) -> bool:
@@ -45,9 +47,24 @@ _TABLE = (
     # The lower bound: question, then answer.
     Method("no_cot"),
     # arXiv 2405.14838: the written trace loses its leading tokens stage by stage, until none is left.
-    Method("icot", curriculum="remove_tokens"),
+    Method(
+        "icot",
+        curriculum="remove_tokens",
+        published={
+            "tokens_per_stage": 1,
+            "epochs_per_stage": 0.125,
+            "remove_all_beyond": 38,
+            "removal_smoothing": 4.0,
+            "reset_optimizer": True,
+        },
+    ),
     # arXiv 2412.06769: stage by stage, the leading steps give way to sequential latents that are fed back as they are.
-    Method("coconut", latents="sequential", curriculum="replace_steps"),
+    Method(
+        "coconut",
+        latents="sequential",
+        curriculum="replace_steps",
+        published={"epochs_per_stage": 3.0, "trailing_stage": True, "reset_optimizer": True},
+    ),
     # arXiv 2502.21074: sequential latents, taught through the hidden state at the distillation token.
     Method("codi", latents="sequential", teacher=True, codi=True, uses_projection=True),
     # arXiv 2509.20317: as CODI, and the latents are decoded back into the steps that they stand for.

@@ -100,8 +100,10 @@ def test_a_broken_section_is_not_hidden_by_an_override() -> None:
         build_config({"training": 5}, "here.yaml", {"training.seed": 4})
 
 
-def test_apply_starts_absent_sections_from_the_defaults() -> None:
-    assert apply_overrides({}, {"a.b.c": 1}, {"a": {"b": {"c": 0, "d": 2}, "e": 3}}) == {"a": {"b": {"c": 1, "d": 2}, "e": 3}}
+def test_an_absent_section_starts_empty_and_one_of_the_user_s_names_from_the_defaults() -> None:
+    assert apply_overrides({}, {"a.b.c": 1}, {"a": {"b": {"c": 0, "d": 2}, "e": 3}}) == {"a": {"b": {"c": 1}}}
+    named = {"evaluation": {"datasets": {"d": 2}}}
+    assert apply_overrides({}, {"evaluation.datasets.c": 1}, named) == {"evaluation": {"datasets": {"c": 1, "d": 2}}}
 
 
 @settings(max_examples=300, deadline=None)

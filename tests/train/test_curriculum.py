@@ -19,8 +19,23 @@ from kava.tools.plan.shapes import known
 from kava.train.curriculum import Curriculum, Schedule, schedule, unending
 from kava.train.train import train
 
+PLAIN = {
+    "tokens_per_stage": 8,
+    "epochs_per_stage": 1,
+    "remove_all_beyond": None,
+    "removal_smoothing": None,
+    "trailing_stage": False,
+    "reset_optimizer": False,
+}
+
 
 def config_of(method: str, **settings: Any) -> Config:
+    """Eight tokens or two latents a stage of one epoch, where nothing else is said."""
+    return published(method, **{**PLAIN, **settings})
+
+
+def published(method: str, **settings: Any) -> Config:
+    """What a method's authors have, where nothing else is said."""
     return build_config(
         {"method": method}, "a test", {f"training.{key}" if "." not in key else key: value for key, value in settings.items()}
     )
@@ -106,9 +121,9 @@ def test_icot_as_published_removes_one_token_at_a_time() -> None:
     """Eight an epoch, each when its own code does, and all from 39 on."""
     (example,) = make_examples(1, steps=(20,))
     trace = example.cot(drop_last_step=False)
-    published = {"tokens_per_stage": 1, "epochs_per_stage": 0.125, "remove_all_beyond": 38, "epochs": 6, "batch_size": 10}
-    config = config_of("icot", **published)
-    collator = Collator(METHODS["icot"], 0, 4, num_latents=0, tokens_per_stage=1, remove_all_beyond=38)
+    config = published("icot", epochs=6, batch_size=10)
+    options = {name: getattr(config.training, name) for name in ("tokens_per_stage", "remove_all_beyond")}
+    collator = Collator(METHODS["icot"], 0, 4, num_latents=0, **options)
     curriculum = Curriculum(collator, schedule(config, 410, len(trace)))
     expected = icot_s_own_loop(41, 6, 8, 39)
     assert expected[-1] == math.inf
@@ -116,6 +131,20 @@ def test_icot_as_published_removes_one_token_at_a_time() -> None:
         left = [] if removed == math.inf else trace[int(removed) :]
         assert curriculum([example], step).student.ids.tolist() == [[*left, *example.answer]], step
         assert curriculum.begins(step) is (step > 0 and expected[step] != expected[step - 1])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_configuration_does_not_name_is_as_published(method: str) -> None:
+    """iCoT's `run_gsm8k.sh`: 8 tokens an epoch, smoothing 4; Coconut's `gsm_coconut.yaml`: three epochs a stage."""
+    expected = {
+        "icot": PLAIN
+        | {"tokens_per_stage": 1, "epochs_per_stage": 0.125, "remove_all_beyond": 38, "removal_smoothing": 4}
+        | {"reset_optimizer": True},
+        "coconut": PLAIN | {"epochs_per_stage": 3, "trailing_stage": True, "reset_optimizer": True},
+    }.get(method, PLAIN)
+    for config in (published(method), published(method, epochs=7), load_config("configs/mini.yaml", {"method": method})):
+        assert {name: getattr(config.training, name) for name in PLAIN} == expected
+    assert published(method, epochs_per_stage=2).training.epochs_per_stage == 2
 
 
 def test_removal_smoothing_is_a_geometric_draw_of_example_and_step() -> None:
@@ -146,7 +175,7 @@ def coconut_s_own_sample(steps: list[list[int]], stage: int, max_stage: int, per
 @pytest.mark.parametrize("stage", range(6))
 def test_coconut_s_trailing_stage_keeps_the_steps_behind_the_last_latent(stage: int) -> None:
     (example,) = make_examples(1, steps=(5,))
-    config = config_of("coconut", **{"latent.num_tokens": 6, "trailing_stage": True, "epochs_per_stage": 2, "epochs": 10})
+    config = published("coconut", **{"latent.num_tokens": 6, "epochs_per_stage": 2, "epochs": 10})
     stages = schedule(config, 1280, 50)
     assert stages is not None
     assert stages.last == 4
@@ -191,6 +220,6 @@ def test_a_run_is_refused_before_its_model_is_built(tmp_path: Any, monkeypatch: 
         "dataset.mini.num_eval": 8, "system.mixed_precision": "no", "training.max_steps": 2, "latent.num_tokens": 8,
     }  # fmt: skip
     with pytest.raises(
-        UserError, match="the curriculum of coconut cannot end within the run: all 8 latents are there, and no step, at stage 4"
+        UserError, match="the curriculum of coconut cannot end within the run: all 8 latents are there, and no step, at stage 5"
     ):
         train(build_config({"method": "coconut"}, "a test", tiny), tmp_path / "run", quiet=True)

@@ -60,7 +60,9 @@ def parse_overrides(arguments: list[str], check: Callable[[Iterable[str]], None]
 
 
 def apply_overrides(content: dict[Any, Any], overrides: dict[str, Any], defaults: dict[str, Any]) -> dict[Any, Any]:
-    """Return the sections of `content` with dotted `overrides` set; a section that is absent starts from its `defaults`.
+    """Return the sections of `content` with dotted `overrides` set.
+
+    A section that is absent starts empty, but one whose keys are the user's from its `defaults`: what is set is added to them.
 
     Raises:
         UserError: a key leads through something that is no section.
@@ -72,11 +74,10 @@ def apply_overrides(content: dict[Any, Any], overrides: dict[str, Any], defaults
         for section in sections:
             default = default.get(section, {})
             if place.get(section) is None:
-                place[section] = copy.deepcopy(default)
+                place[section] = copy.deepcopy(default) if key.startswith(FREE_NAMES) else {}
             place = place[section]
-            if not isinstance(place, dict):
+            if not isinstance(place, dict) or not isinstance(default, dict):
                 raise UserError(f"override '{key}': '{section}' holds a value, not a section")
-            default = default if isinstance(default, dict) else {}
         place[last] = value
     return content
 

@@ -200,17 +200,22 @@ class TrainingConfig(Section):
         ge=0,
         description="steps with a NaN or infinite loss or gradient to leave out before the run stops; each is saved for kava replay",
     )
-    epochs_per_stage: float = Field(1, gt=0, description="iCoT and Coconut: epochs before the curriculum moves on")
-    tokens_per_stage: int = Field(8, ge=1, description="iCoT: CoT tokens removed per stage")
-    remove_all_beyond: int | None = Field(None, ge=1, description="iCoT: a stage that removes more tokens than this removes all")
+    epochs_per_stage: float = Field(1, gt=0, description="iCoT and Coconut: epochs before the curriculum moves on; as published: 0.125, 3")
+    tokens_per_stage: int = Field(8, ge=1, description="iCoT: CoT tokens removed per stage; as published: 1")
+    remove_all_beyond: int | None = Field(
+        None, ge=1, description="iCoT: a stage that removes more tokens than this removes all; as published: 38"
+    )
     removal_smoothing: float | None = Field(
-        None, gt=0, description="iCoT: each example loses k more tokens, drawn with a probability as exp(-k x this); default: none"
+        None, gt=0, description="iCoT: each example loses k more tokens, drawn with a probability as exp(-k x this); as published: 4"
     )
     trailing_stage: bool = Field(
-        False, description="Coconut: all latents, and still the steps behind those that they replace, for a stage before the last"
+        False,
+        description="Coconut: before the last stage, one of all latents and the steps behind those that they replace; as published: true",
     )
     uniform_prob: float = Field(0, ge=0, le=1, description="Coconut: share of steps that train any one of the stages")
-    reset_optimizer: bool = Field(False, description="iCoT and Coconut: the optimizer forgets its averages when a stage begins")
+    reset_optimizer: bool = Field(
+        False, description="iCoT and Coconut: the optimizer forgets its averages when a stage begins; as published: true"
+    )
 
 
 class EvaluationConfig(Section):
@@ -269,6 +274,15 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     system: SystemConfig = SystemConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stages_are_those_published(cls, content: Any) -> Any:
+        """iCoT and Coconut keep to their authors' schedule in whatever is not named."""
+        method = METHODS.get(str(content.get("method"))) if isinstance(content, dict) else None
+        if method and isinstance(training := content.get("training", {}), dict):
+            return {**content, "training": {**method.published, **training}}
+        return content
 
     @model_validator(mode="after")
     def _no_contradictions(self) -> "Config":
