@@ -81,18 +81,30 @@ def test_a_training_set_that_is_all_validation_is_an_error(rows: Path) -> None:
         prepare_data(config_over(rows, 40), mini_builder())
 
 
-def test_wrong_data_is_found_before_a_base_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = tmp_path / "cache"
-    monkeypatch.setenv("KAVA_CACHE", str(cache))
-    config = build_config({}, "a test", {"model.name": "builtin:mini", "dataset.name": str(tmp_path / "nothing"), "lora.enabled": False})
-    with pytest.raises(UserError, match="nothing"):
-        train(config, tmp_path / "out", report_to=(), quiet=True)
-    assert not list(cache.rglob("*.safetensors"))
-
-
 def write_rows(path: Path, count: int, bad: int) -> None:
     rows = [json.dumps({"question": f"{path.stem} {row}?", "steps": ["<<1+1=2>>"], "answer": "2"}) for row in range(count)]
     path.write_text("\n".join([*rows, *['{"question": "no answer", "steps": []}'] * bad]) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("bad", "settings", "message"),
+    [
+        (0, {"dataset.name": "nothing"}, "nothing"),
+        (1, {}, "line 13: answer None is not a number"),
+        (0, {"dataset.max_length": 8}, "longer than dataset.max_length 8"),
+        (0, {"method": "icot", "training.max_steps": 3}, "the curriculum of icot cannot end within the run"),
+    ],
+)
+def test_wrong_data_is_found_before_a_base_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: int, settings: dict[str, object], message: str
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("KAVA_CACHE", str(cache))
+    write_rows(tmp_path / "train.jsonl", 12, bad)
+    whole = {"model.name": "builtin:mini", "dataset.name": str(tmp_path / "train.jsonl"), "lora.enabled": False} | settings
+    with pytest.raises(UserError, match=message):
+        train(build_config({}, "a test", whole), tmp_path / "out", report_to=(), quiet=True)
+    assert not list(cache.rglob("*.safetensors"))
 
 
 def test_bad_rows_are_refused_or_counted_in_training_and_in_validation(tmp_path: Path) -> None:

@@ -63,6 +63,11 @@ def load_tokenizer(base: str, trust_remote_code: bool = False, revision: str | N
     if not isinstance(tokenizer.model_max_length, int | float):
         found = tokenizer.model_max_length
         raise UserError(f"the tokenizer of model '{base}' has model_max_length {found!r}; make it a number in its tokenizer_config.json")
+    return with_new_tokens(tokenizer)
+
+
+def with_new_tokens(tokenizer: Any) -> Any:
+    """The same tokenizer, which knows the three new tokens and one to pad with."""
     tokenizer.add_tokens(SPECIAL_TOKENS, special_tokens=True)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -12,11 +12,14 @@ from kava.data.buckets import MOST
 from kava.data.collate import Collator
 from kava.data.encoded_rows import EncodedRows, Lengths, lengths_of
 from kava.data.example import Example
+from kava.data.mini.tokenizer import build_mini_tokenizer
 from kava.data.sequences import EncodedExample, SequenceBuilder
 from kava.data.sources.splits import Splits, open_training
 from kava.data.tokenized_cache import tokenise
 from kava.errors import UserError
 from kava.methods import METHODS
+from kava.model.build import load_tokenizer, with_new_tokens
+from kava.model.ends import agree_with_model
 from kava.model.smollm2 import SMOLLM2_NAME, smollm2_directory
 from kava.train.pretrain import ensure_mini_base
 from kava.train.sampler import LengthSortedSampler
@@ -44,9 +47,20 @@ class Prepared:
     data: dict[str, Any]
 
 
-def makes_base(config: Config) -> bool:
-    """Whether `resolve_base` may have to make the model first, which takes a while."""
-    return config.model.name in (MINI_NAME, SMOLLM2_NAME)
+def tokenizer_of(config: Config) -> Any:
+    """The tokenizer of `model.name`, with the three new tokens.
+
+    That of the mini experiment is known before its base is, so that the data is read before minutes are spent on pretraining.
+
+    Raises:
+        UserError: the model cannot be found, or does not agree with its tokenizer.
+    """
+    if config.model.name == MINI_NAME:
+        return with_new_tokens(build_mini_tokenizer(config.dataset.mini, config.dataset.answer_prompt))
+    base, model = resolve_base(config), config.model
+    tokenizer = load_tokenizer(base, model.trust_remote_code, model.revision)
+    agree_with_model(tokenizer, base, model.trust_remote_code, model.revision)
+    return tokenizer
 
 
 def resolve_base(config: Config, quiet: bool = False) -> str:

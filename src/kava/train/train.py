@@ -24,8 +24,7 @@ from kava.data.sources.splits import open_training
 from kava.errors import UserError, naming_out_of_memory
 from kava.evaluate.accuracy import Evaluation, evaluate_accuracy
 from kava.generate import Reasoner
-from kava.model.build import build_model, load_tokenizer
-from kava.model.ends import agree_with_model
+from kava.model.build import build_model
 from kava.results import BEST_CHECKPOINT, TRAINING_DONE, write_text
 from kava.runtime import processes
 from kava.runtime.atomic import verify
@@ -43,9 +42,9 @@ from kava.train.prepare import (
     bucketed,
     eviction_note,
     longest_entries,
-    makes_base,
     prepare_data,
     resolve_base,
+    tokenizer_of,
 )
 from kava.train.progress import TRAIN_LOG, Report, cut_log
 from kava.train.resume import load_weights, step_of
@@ -150,17 +149,15 @@ class _How:
 def _train(config: Config, output_dir: Path, newest: Path | None, how: _How) -> Outcome:
     if config.system.num_threads:
         torch.set_num_threads(config.system.num_threads)
-    splits = open_training(config.dataset) if makes_base(config) else None  # a wrong name is found before minutes are spent on a base model
-    base = resolve_base(config, how.quiet)
-    tokenizer = load_tokenizer(base, config.model.trust_remote_code, config.model.revision)
-    agree_with_model(tokenizer, base, config.model.trust_remote_code, config.model.revision)
-    builder = builder_of(tokenizer, config.dataset)
-    prepared = prepare_data(config, builder, splits)
+    splits = open_training(config.dataset)
+    tokenizer = tokenizer_of(config)
+    prepared = prepare_data(config, builder_of(tokenizer, config.dataset), splits)
     if problem := unending(config, *_size(prepared)):
         if newest is None and not how.quick_test:
             raise UserError(problem)
         if processes.is_main():
             print(f"kava: {problem}", file=sys.stderr, flush=True)
+    base = resolve_base(config, how.quiet)
     set_seed(config.training.seed)
     metadata = {"name": how.name, "data": prepared.data, "provenance": collect() | {"model_commit": commit_of(base, config.model.revision)}}
     trained = Trained(build_model(base, tokenizer, config), tokenizer, config, base, metadata)
