@@ -26,6 +26,7 @@ from kava.generate import Generation
 from kava.tools.serve.batching import Asked, Batcher, ClosedError, QueueFullError, Settings
 from kava.tools.serve.requests import Chat, Completion, Wanted, refuse_other_parameters
 
+ENDING = "the server is ending; ask again when it has been started anew"
 RETRY_SECONDS = 1
 """What a client is told to wait where the queue is full."""
 
@@ -49,7 +50,7 @@ def build_app(trained: Trained, name: str, batcher: Batcher, max_new_tokens: int
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(UserError, lambda _, error: _error(400, str(error)))
     app.add_exception_handler(QueueFullError, lambda _, __: _error(503, "the queue is full; try again in a moment", retry=True))
-    app.add_exception_handler(ClosedError, lambda _, __: _error(503, "the server is ending; ask again when it has been started anew"))
+    app.add_exception_handler(ClosedError, lambda _, __: _error(503, ENDING))
     app.add_exception_handler(HTTPException, _other)
     service = _Service(trained, name, batcher, max_new_tokens or trained.config.evaluation.max_new_tokens)
 
@@ -193,7 +194,7 @@ def _body(message: str, kind: str, code: str | None = None) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    return "the server is ending; ask again when it has been started anew" if isinstance(error, ClosedError) else f"{type(error).__name__}: {error}"
+    return ENDING if isinstance(error, ClosedError) else f"{type(error).__name__}: {error}"
 
 
 def _error(status: int, message: str, code: str | None = None, retry: bool = False) -> JSONResponse:
