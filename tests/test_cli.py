@@ -99,6 +99,8 @@ def test_configurations_are_listed_shown_and_copied(
     Path("configs/llama1b_aug.yaml").write_text("training: {learning_rate: 0.5}\n")
     assert run(["configs", "--copy", "llama1b_aug"], capsys)[1] == "kept: configs/llama1b_aug.yaml\n"
     assert "learning_rate: 0.5" in run(["configs", "llama1b_aug"], capsys)[1]
+    assert "runs:" in run(["configs", "demo"], capsys)[1]
+    assert run(["configs", "--copy", "demo"], capsys)[1] == "copied: suites/demo.yaml\n"
     code, _, err = run(["configs", "--copy"], capsys)
     assert (code, err) == (2, "kava: say which configurations to copy: kava configs --copy llama1b_aug\n")
 
@@ -113,6 +115,24 @@ def test_threads_that_wait_give_their_core_away_unless_told_otherwise(own: dict[
     if not shown:
         pytest.skip("this torch's OpenMP does not show its settings")
     assert all(policy in line for line in shown)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["inference", "--checkpoint", "builtin:mini", "--input_file", "q.txt"], "are for --mode batch; add it, or leave them out"),
+        (["reproduce", "demo", "--parallel", "-1"], "parallel is -1; it must be at least 0"),
+        (["bench", "--figure", "a.xyz"], "--figure a.xyz is none of .svg, .png, .pdf"),
+        (["bench", "--output", "."], "cannot write .: it is a directory"),
+        (["play", "builtin:mini", "--dataset", "test", "--max_samples", "1", "--port", "70000"], "choose another --port"),
+    ],
+)
+def test_what_cannot_be_is_said_before_any_work(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if arguments[0] == "play":
+        pytest.importorskip("gradio")
+    code, _, err = run(arguments, capsys)
+    assert code == 2
+    assert message in err.splitlines()[-1]
 
 
 def test_unknown_command_in_a_real_process() -> None:

@@ -110,6 +110,27 @@ def test_only_the_runs_that_are_named_in_the_suites_order() -> None:
         chosen(table, [], [], [], ["svam"])
 
 
+def test_a_misspelt_data_set_stops_before_anything_runs() -> None:
+    suite = chosen(read_suite("suites/mini-table1.yaml"), [], [], [], ["tset"])
+    with pytest.raises(UserError, match="data set 'tset' is neither .*; did you mean 'test'"):
+        plans_of(suite, Path("out"), {})
+    plans_of(suite.model_copy(update={"datasets": ["gsm8k"]}), Path("out"), {})
+
+
+@pytest.mark.parametrize(("quick_test", "folder"), [(False, "mini-table1"), (True, "mini-table1_quick_test")])
+def test_quick_runs_have_a_folder_of_their_own(quick_test: bool, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Path] = []
+
+    def run_all(plans: dict[Any, Any], *_: Any) -> int:
+        seen.extend(plan.output_dir.relative_to(tmp_path) for plan in plans.values())
+        raise UserError("enough")
+
+    monkeypatch.setattr("kava.experiment.reproduce.run_all", run_all)
+    with pytest.raises(UserError, match="enough"):
+        reproduce(Path("suites/mini-table2.yaml"), tmp_path / "any", {}, quick_test=quick_test)
+    assert {path.parts[0] for path in seen} == {folder}
+
+
 def test_an_unknown_suite_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'demo'"):
         suite_path("demmo")

@@ -74,6 +74,12 @@ def test_configurations_that_differ_are_refused_by_key_and_value():
         combine(runs(make_result(42), other))
 
 
+def test_a_result_that_lacks_a_later_setting_is_of_the_same_configuration():
+    older = make_result(1)
+    del older.run.config["rkv"]["importance"]
+    assert combine(runs(older, make_result(2))).num_seeds == 2
+
+
 def test_another_name_is_another_configuration():
     with pytest.raises(UserError, match="run.name: 'llama1b_aug' against 'mini'"):
         combine(runs(make_result(42), make_result(123, name="mini")))

@@ -162,6 +162,33 @@ def test_sampling_follows_its_seed(site: Site) -> None:
     assert texts[0] == texts[1] != texts[2]
 
 
+def test_a_sampled_answer_is_its_seed_s_whoever_else_asks_and_a_new_one_without(site: Site) -> None:
+    words = {"temperature": 2.0, "max_tokens": 30, "extra_body": {"use_latent": False}}
+    alone = site.chat(EXAMPLE, seed=3, **words).choices[0].message.content
+    held = Held(site.batcher, EXAMPLE)
+    with ThreadPoolExecutor(6) as pool:
+        together = [pool.submit(site.chat, EXAMPLE, seed=3, **words) for _ in range(3)]
+        fresh = [pool.submit(site.chat, EXAMPLE, **words) for _ in range(3)]
+        _until(lambda: len(site.batcher._queue) == 6)
+        held.go.set()
+        assert {future.result().choices[0].message.content for future in together} == {alone}
+        assert len({future.result().choices[0].message.content for future in fresh}) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"temperature": None, "seed": None, "stream": None, "stream_options": None, "max_tokens": None, "tools": None},
+        {"stream_options": {"include_usage": None}},
+        {"temperature": 1e-40, "seed": -1},
+    ],
+)
+def test_what_openai_allows_is_answered(site: Site, change: dict[str, Any]) -> None:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": EXAMPLE}]} | change
+    found: Any = site.client.post("/chat/completions", body=body, cast_to=object)
+    assert found["choices"][0]["message"]["content"] == site.chat(EXAMPLE).choices[0].message.content
+
+
 @pytest.mark.parametrize(
     ("change", "status", "message"),
     [
@@ -176,6 +203,7 @@ def test_sampling_follows_its_seed(site: Site) -> None:
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, 400, "reads text alone"),
         ({"max_tokens": 0}, 400, "max_tokens: Input should be greater than or equal to 1"),
         ({"temperature": "hot"}, 400, "temperature: Input should be a valid number"),
+        ({"temperature": 1, "seed": 2**64}, 400, "seed: Input should be less than 9223372036854775808"),
         ({"n": 2}, 400, "n = 2 is not possible with this model; leave it out"),
         ({"tools": [{"type": "function"}]}, 400, "tools = "),
         ({"best": 1}, 400, "unknown parameter 'best'"),
@@ -234,6 +262,16 @@ def test_who_leaves_a_stream_stops_its_work(narrow: Site) -> None:
     found = held.found.get(timeout=60)
     assert isinstance(found, Generation)
     assert (len(held.texts), found.generated_tokens) == (1, 1)
+    assert narrow.chat(EXAMPLE).choices
+
+
+def test_who_gives_up_waiting_is_not_answered(narrow: Site) -> None:
+    held = Held(narrow.batcher, EXAMPLE)
+    with pytest.raises(openai.APITimeoutError):
+        narrow.client.with_options(timeout=0.2).chat.completions.create(model=MODEL, messages=[{"role": "user", "content": EXAMPLE}])
+    (asked,) = narrow.batcher._queue
+    _until(asked.left.is_set)
+    held.go.set()
     assert narrow.chat(EXAMPLE).choices
 
 

@@ -174,6 +174,22 @@ def test_a_result_on_another_file_is_not_overwritten(tmp_path: Path) -> None:
         default_output(run, str(tmp_path / "b" / "mine.jsonl"))
 
 
+def test_a_whole_result_gives_way_to_a_whole_one_alone(tmp_path: Path) -> None:
+    trained = make_trained(tmp_path)
+    trained.config.evaluation.max_new_tokens = 2
+    for name in ("best_checkpoint", "checkpoint-5"):
+        save_checkpoint(tmp_path / "run" / name, trained)
+    write_rows(tmp_path / "mine.jsonl", 3, bad=0)
+    run, mine = str(tmp_path / "run"), str(tmp_path / "mine.jsonl")
+    path = default_output(run, mine, ["--max_samples"])
+    evaluate(Request(run, mine), path)
+    assert default_output(run, mine) == path
+    with pytest.raises(UserError, match="with --max_samples name another file with --output"):
+        default_output(run, mine, ["--max_samples"])
+    with pytest.raises(UserError, match="with checkpoint-5 name another file"):
+        default_output(f"{run}/checkpoint-5", mine)
+
+
 @pytest.mark.parametrize("output", ["", ".", "x.jsonl", "saved", "questions.jsonl/x.yaml"])
 def test_a_place_that_no_result_can_have_is_named_before_the_work(tmp_path: Path, output: str) -> None:
     (tmp_path / "saved").mkdir()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -11,6 +12,7 @@ Part = Literal["step", "calls", "decoding", "data", "scaling"]
 
 # What says where to write, not what to measure.
 UNRECORDED = ("output", "guard", "tolerance", "figure")
+DRAWN = (".svg", ".png", ".pdf")
 
 
 @dataclass
@@ -71,11 +73,15 @@ class Bench:
     def run(self) -> int:
         from rich.console import Console
 
-        from kava.errors import at_least
+        from kava.errors import UserError, at_least
+        from kava.results import refuse_no_file
         from kava.tools.bench.record import guard, show, write_bench
 
         console = Console(highlight=False)
         at_least(0, tolerance=self.tolerance)
+        refuse_no_file(*(Path(file) for file in (self.output, self.figure) if file))
+        if self.figure and Path(self.figure).suffix not in DRAWN:
+            raise UserError(f"--figure {self.figure} is none of {', '.join(DRAWN)}; give it one of these endings")
         settings, recorded = self._recorded() if self.guard else ({}, {})
         command = replace(self, **settings)
         tables: dict[str, Any] = {}
@@ -139,6 +145,7 @@ class Bench:
             yield scaling.measure_long_trace(self.long_cot, "mini", base.threads)
             if self.figure:
                 (rows,) = found.tables.values()
+                Path(self.figure).parent.mkdir(parents=True, exist_ok=True)
                 scaling.scaling_figure(rows).savefig(self.figure)
                 print(f"written: {self.figure}")
 

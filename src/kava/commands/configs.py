@@ -12,14 +12,12 @@ class Configs:
     """List the available configurations and suites, show one, or copy some here to edit."""
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Configurations to show or copy (names or files); none: list all."""
+    """Configurations or suites to show or copy (names or files); none: list all."""
     copy: bool = False
-    """Copy them, and what they extend, to configs/ of the working directory; existing files are kept."""
+    """Copy them, and what they extend, to configs/ or suites/ of the working directory; existing files are kept."""
 
     def run(self) -> None:
-        from kava.config import config_path
-
-        paths = [config_path(name) for name in self.names]
+        paths = [_path(name) for name in self.names]
         if self.copy:
             _copy(paths)
         elif paths:
@@ -29,14 +27,29 @@ class Configs:
             _list()
 
 
+def _path(name: str) -> Path:
+    """The file of a configuration, or of a suite.
+
+    Raises:
+        UserError: it is neither.
+    """
+    from kava.config import config_path
+    from kava.experiment.suite import SUITE_DIR
+    from kava.runtime.shipped import find, listed
+
+    suite = find(SUITE_DIR, name) if name in {path.stem for path in listed(SUITE_DIR)} else None
+    return suite or config_path(name)
+
+
 def _list() -> None:
     from kava.commands.model_configs import list_configs
     from kava.config import CONFIG_DIR
+    from kava.experiment.suite import SUITE_DIR
     from kava.runtime.shipped import listed
 
     list_configs(verbose=False)
     print(f"ablations: {', '.join(path.stem for path in listed(f'{CONFIG_DIR}/ablations'))}   (--config ablations/NAME)")
-    print(f"suites: {', '.join(path.stem for path in listed('suites'))}   (kava reproduce NAME)")
+    print(f"suites: {', '.join(path.stem for path in listed(SUITE_DIR))}   (kava reproduce NAME)")
     print("kava configs NAME shows one, --copy NAME puts a copy here; every setting: docs/configuration.md, kava train --help")
 
 
@@ -45,15 +58,17 @@ def _copy(paths: list[Path]) -> None:
     from kava.config.files import EXTENDS
     from kava.config.strict_yaml import load_yaml
     from kava.errors import UserError
+    from kava.experiment.suite import SUITE_DIR
     from kava.results import write_text
     from kava.runtime.shipped import shipped
 
     if not paths:
         raise UserError("say which configurations to copy: kava configs --copy llama1b_aug")
-    source, left = shipped(CONFIG_DIR), [path.resolve() for path in paths]
+    left = [path.resolve() for path in paths]
     while left:
         path = left.pop(0)
-        target = Path(CONFIG_DIR) / (path.relative_to(source) if path.is_relative_to(source) else path.name)
+        folder = SUITE_DIR if path.is_relative_to(shipped(SUITE_DIR)) else CONFIG_DIR
+        target = Path(folder) / (path.relative_to(shipped(folder)) if path.is_relative_to(shipped(folder)) else path.name)
         if isinstance(base := (load_yaml(path.read_text(encoding="utf-8")) or {}).get(EXTENDS), str):
             left.append((path.parent / base).resolve())
         if target.exists():

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 class Demo:
     """The mini experiment with three methods: pretrain a small teacher, train no-CoT, full CoT and KaVa, measure, look inside."""
 
-    output_dir: str = "outputs/demo"
-    """Output directory; steps that are finished there are skipped."""
+    output_dir: str | None = None
+    """Output directory; steps that are finished there are skipped (default: outputs/demo)."""
     quick_test: bool = False
     """A few steps only."""
 
@@ -20,4 +20,5 @@ class Demo:
 
         from kava.experiment.demo import demo
 
-        return demo(Path(self.output_dir), self.quick_test, self.overrides)
+        output_dir = Path(self.output_dir or f"outputs/demo{'_quick_test' if self.quick_test else ''}")
+        return demo(output_dir, self.quick_test, self.overrides)

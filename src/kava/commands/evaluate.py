@@ -27,7 +27,7 @@ class Evaluate:
     batch_size: int | None = None
     """Questions per batch."""
     quick_test: bool = False
-    """Twenty questions and short answers."""
+    """At most twenty questions."""
     no_latent: bool = False
     """Write the chain of thought instead of thinking in latents."""
 
@@ -54,7 +54,11 @@ class Evaluate:
             use_latent=not self.no_latent,
             overrides=self.overrides,
         )
-        output = self.output or default_output(checkpoint, dataset)
+        given = {"max_samples": self.max_samples, "quick_test": self.quick_test, "no_latent": self.no_latent}
+        changed = [f"--{name}" for name, value in given.items() if value]
+        harmless = ("system.", "model.", "evaluation.batch_size", "evaluation.datasets.")
+        changed += [f"--{key}" for key in self.overrides if not key.startswith(harmless)]
+        output = self.output or default_output(checkpoint, dataset, changed)
         result = evaluate(request, output)
         leave()
         if is_main():

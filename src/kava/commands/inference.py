@@ -36,12 +36,14 @@ class Inference:
     def run(self) -> None:
         from kava.checkpoint import open_checkpoint
         from kava.config import config_path, load_config
-        from kava.errors import at_least
+        from kava.errors import UserError, at_least
         from kava.runtime.stage import speak_on
         from kava.tools.session import Session, answer_file, check_config, read_questions
 
         at_least(1, max_new_tokens=self.max_new_tokens)
         at_least(0, temperature=self.temperature)
+        if self.mode == "interactive" and (self.questions or self.input_file or self.output_file):
+            raise UserError("--questions, --input_file and --output_file are for --mode batch; add it, or leave them out")
         trained = open_checkpoint(self.checkpoint, self.overrides)
         if self.config:
             check_config(trained, load_config(config_path(self.config)))

@@ -37,10 +37,12 @@ class Reproduce:
     def run(self) -> int:
         from pathlib import Path
 
+        from kava.errors import at_least
         from kava.experiment.multi_seed import read_seeds
         from kava.experiment.reproduce import reproduce
         from kava.experiment.suite import suite_path
 
+        at_least(0, parallel=self.parallel)
         path = suite_path(self.suite)
         output_dir = Path(self.output_dir or f"outputs/{path.stem}{'_quick_test' if self.quick_test else ''}")
         return reproduce(

@@ -14,8 +14,8 @@ from kava.data.answers import NUMBERS, answers_equal, canonical_number, extract_
 
 AnswerType = Literal["number", "choice", "text"]
 
-# Letters up to H: "I" begins too many sentences.
-_CHOICE = re.compile(r"\b(?:[A-H]|(?i:yes|no|true|false))\b")
+# Letters beyond H only where they stand as a choice does: "I" begins too many sentences.
+_CHOICE = re.compile(r"\b(?:[A-H]|[I-Z](?=\s*(?:[).:]|$))|(?i:yes|no|true|false))\b")
 _WHOLE_CHOICE = re.compile(r"\(?([A-Z]|(?i:yes|no|true|false))\)?[.:]?")
 _TRUTH = {"true": "yes", "false": "no"}
 

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ from kava.checkpoint.publish import refresh_card
 from kava.config import Config, build_config
 from kava.data.example import CotType
 from kava.data.sources.benchmarks import BENCHMARKS
+from kava.data.sources.directory import NoSuchSplitError
 from kava.data.sources.load import load_benchmark
+from kava.data.sources.resolve import open_benchmark
 from kava.data.sources.stream import Loaded
 from kava.errors import UserError, at_least
 from kava.evaluate.accuracy import Evaluation, evaluate_accuracy
 from kava.results import (
+    BEST_CHECKPOINT,
     CheckpointInfo,
     DataInfo,
     Metrics,
@@ -27,6 +31,7 @@ from kava.results import (
     RunInfo,
     checkpoint_hash,
     dataset_label,
+    own_results,
     read_result,
     refuse_unwritable,
     result_path,
@@ -121,11 +126,12 @@ def evaluate(request: Request, output: str | Path | None = None, opened: Trained
     return result
 
 
-def default_output(checkpoint: str, dataset: str) -> Path:
-    """`results_<dataset>.yaml` in the directory of the run.
+def default_output(checkpoint: str, dataset: str, changed: Sequence[str] = ()) -> Path:
+    """`results_<dataset>.yaml` in the directory of the run; `changed` are the options that make this no plain evaluation.
 
     Raises:
-        UserError: there is no such checkpoint, or the file there holds a result on another data set of the same name.
+        UserError: there is no such checkpoint, or the file there holds a result on another data set of the same name, or the plain and
+            whole one of the best checkpoint, which this one is not.
     """
     directory = checkpoint_directory(checkpoint)
     evaluation = read_kava_config(directory)["config"].get("evaluation")
@@ -137,6 +143,11 @@ def default_output(checkpoint: str, dataset: str) -> Path:
         return path  # there is none yet, or one that is broken and may be replaced
     if asked is not None and Path(asked).absolute() != Path(dataset).absolute():
         raise UserError(f"{path} holds the result on '{asked}'; name another file with --output, or remove that one")
+    best = path.parent / BEST_CHECKPOINT
+    if best.is_dir() and directory.name != BEST_CHECKPOINT:
+        changed = [directory.name, *changed]
+    if changed and own_results([path])[0]:
+        raise UserError(f"{path} holds the result on the whole of '{dataset}'; with {', '.join(changed)} name another file with --output")
     return path
 
 
@@ -193,7 +204,7 @@ def run_info(trained: Trained) -> RunInfo:
 
 
 def load_questions(config: Config, dataset: str, data_dir: str | None, limit: int | None = None, cot_type: CotType | None = None) -> Loaded:
-    """The questions behind a name: in `data_dir`, else in a local directory the model was trained from, else as configured.
+    """The questions behind a name: in `data_dir`, else in a directory of training data that has the named set too, else as configured.
 
     `cot_type` asks for gold steps of that kind too.
 
@@ -209,7 +220,7 @@ def load_questions(config: Config, dataset: str, data_dir: str | None, limit: in
                 f"'{dataset}' says itself where its questions are: leave --data_dir {data_dir} out, or give a name such as gsm8k"
             )
         source = data_dir
-    elif configured and not found and Path(config.dataset.name).is_dir():
+    elif known and configured == known.hub and not found and _holds(config.dataset.name, dataset):
         source = config.dataset.name
     if source is None:
         raise UserError(
@@ -226,6 +237,14 @@ def load_questions(config: Config, dataset: str, data_dir: str | None, limit: in
             f"set --dataset.answer_type {asked} to read its answers so all the same"
         )
     return loaded
+
+
+def _holds(name: str, dataset: str) -> bool:
+    """Whether training data is a directory that has this evaluation set too, in a file or folder of its name."""
+    try:
+        return Path(name).is_dir() and BENCHMARKS[dataset].is_named(dataset, open_benchmark(name, dataset).source)
+    except NoSuchSplitError:
+        return False
 
 
 def print_result(result: Result) -> None:

@@ -25,7 +25,7 @@ def demo(output_dir: Path, quick_test: bool, overrides: dict[str, Any]) -> int:
     started = time.perf_counter()
     console = Console(highlight=False)
     console.print(
-        "[bold]kava demo[/bold]: the mini experiment with three methods and one seed (kava reproduce mini-table1: seven, and three)\n"
+        "[bold]kava demo[/bold]: the mini experiment with three methods and one seed (kava reproduce mini-table1: eight, and three)\n"
     )
     if not quick_test:
         # With all cores, before the methods share them.
@@ -33,7 +33,7 @@ def demo(output_dir: Path, quick_test: bool, overrides: dict[str, Any]) -> int:
     outcome = reproduce(suite_path("demo"), output_dir, overrides, quick_test=quick_test)
     if outcome.exit_code == 0:
         _worked_questions(outcome, console)
-        _verdict(outcome, console)
+        _verdict(outcome, overrides, console)
         _paths(outcome, console)
         console.print(f"\ndone in {(time.perf_counter() - started) / 60:.1f} minutes")
     return outcome.exit_code
@@ -59,7 +59,7 @@ def _worked_questions(outcome: Reproduced, console: Console) -> None:
         console.print(Text("  kava's latents decode to:  " + " ".join(read_latents(reasoner, gold.question, 1).final()), style="dim"))
 
 
-def _verdict(outcome: Reproduced, console: Console) -> None:
+def _verdict(outcome: Reproduced, overrides: dict[str, Any], console: Console) -> None:
     """Time alone and in batches, chance, and what it comes to."""
     table = Table(title="A question on this machine", title_justify="left")
     for heading in ("method", "test, %", "forward passes", "ms, asked alone", "ms, many at once"):
@@ -68,8 +68,7 @@ def _verdict(outcome: Reproduced, console: Console) -> None:
     for run, own in measured.items():
         shown = (f"{100 * own.accuracy:.1f}", f"{own.forward_passes:.1f}", f"{own.alone_ms:.1f}", f"{own.together_ms:.2f}")
         table.add_row(run, *shown)
-    config = load_config(config_path("mini"))
-    chance = 1 / config.dataset.mini.modulus
+    chance = 1 / load_config(config_path("mini"), overrides).dataset.mini.modulus
     table.add_row("(guessing)", f"{100 * chance:.1f}", "-", "-", "-")
     console.print()
     console.print(table)

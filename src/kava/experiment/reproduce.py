@@ -62,7 +62,8 @@ def reproduce(
         UserError: the suite is broken, has no such variant, or nothing of it is finished.
     """
     suite = chosen(read_suite(path), seeds, variants, runs, datasets)
-    runs_dir = output_dir.parent / checked_name(suite.runs_of, "suite") if suite.runs_of else output_dir
+    owner = f"{checked_name(suite.runs_of, 'suite')}{'_quick_test' if quick_test else ''}" if suite.runs_of else output_dir.name
+    runs_dir = output_dir.parent / owner
     plans = plans_of(suite, runs_dir, overrides, short=quick_test)
     console = Console(highlight=False)
     exit_code = 0 if tables_only else run_all(plans, parallel, console)

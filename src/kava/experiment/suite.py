@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kava.config import config_path
+from kava.data.sources.benchmarks import BENCHMARKS
 from kava.errors import UserError, nearest
 from kava.experiment.multi_seed import Plan, plan_of
 from kava.results import checked_name, read_mapping
@@ -107,6 +108,16 @@ def _shared_of(path: Path) -> dict[str, Any]:
     return {key: content[key] for key in SHARED if key in content}
 
 
+def _datasets(suite: Suite, known: dict[str, str]) -> dict[str, str]:
+    """Checked before anything runs: a training takes hours, and its evaluation comes last."""
+    for name in suite.datasets or ():
+        if name not in known and name not in BENCHMARKS:
+            raise UserError(
+                f"data set '{name}' is neither in the configuration's evaluation.datasets nor a benchmark{nearest(name, known)}"
+            )
+    return {name: name for name in suite.datasets or known}
+
+
 def plans_of(suite: Suite, output_dir: Path, overrides: dict[str, Any], *, short: bool = False) -> dict[tuple[str, str], Plan]:
     """A plan per (variant, run), in the order of the file; every configuration is checked before anything runs."""
     plans = {}
@@ -116,6 +127,6 @@ def plans_of(suite: Suite, output_dir: Path, overrides: dict[str, Any], *, short
             path = config_path(str(merged.pop("config", suite.config)))
             plans[variant, run] = plan_of(
                 path, checked_name(run, "run"), output_dir / checked_name(variant, "variant") / run, suite.seeds, merged, short=short,
-                datasets=lambda known: {name: name for name in suite.datasets or known}, variant="" if variant == "all" else variant,
+                datasets=lambda known: _datasets(suite, known), variant="" if variant == "all" else variant,
             )  # fmt: skip
     return plans

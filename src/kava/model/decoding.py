@@ -15,6 +15,9 @@ from kava.model.graphs import InferenceGraphs
 CAPACITY_STEP = 64
 """Static caches have room for a multiple of this, so that few sizes occur."""
 
+LEAST = 1e-6
+"""Temperature below which logits would leave float32, and nothing but the likeliest token is drawn anyway."""
+
 
 Choose = Callable[[Tensor], Tensor]
 
@@ -171,4 +174,4 @@ def choose_token(logits: Tensor, temperature: float, generator: torch.Generator 
     """The likeliest token of each row, or one drawn at a temperature above 0."""
     if temperature == 0:
         return logits.argmax(-1)
-    return torch.multinomial((logits.float() / temperature).softmax(-1), 1, generator=generator)[:, 0]
+    return torch.multinomial((logits.float() / max(temperature, LEAST)).softmax(-1), 1, generator=generator)[:, 0]

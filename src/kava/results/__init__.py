@@ -33,6 +33,7 @@ from kava.results.result import dataset_label as dataset_label
 from kava.results.result import left_out_of as left_out_of
 from kava.results.result import read_result as read_result
 from kava.results.result import read_rows as read_rows
+from kava.results.result import refuse_no_file as refuse_no_file
 from kava.results.result import refuse_unwritable as refuse_unwritable
 from kava.results.result import result_path as result_path
 from kava.results.result import rows_path as rows_path

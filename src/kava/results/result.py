@@ -171,12 +171,21 @@ def refuse_unwritable(result: str | Path) -> None:
     path = Path(result)
     if not path.name or path.suffix == ".jsonl":
         raise UserError(f"cannot write the result to '{result}': give a file such as results_gsm8k.yaml; its rows go beside it as .jsonl")
-    for place in (path, rows_path(path)):
+    refuse_no_file(path, rows_path(path))
+
+
+def refuse_no_file(*places: Path) -> None:
+    """See that files have a place to be written to, before the work whose outcome they hold.
+
+    Raises:
+        UserError: one is a directory, or lies below a file.
+    """
+    for place in places:
         if place.is_dir():
             raise UserError(f"cannot write {place}: it is a directory; choose another output path")
-    above = next(parent for parent in path.absolute().parents if parent.exists())
-    if not above.is_dir():
-        raise UserError(f"cannot write {path}: {above} is a file; choose another output path")
+        above = next(parent for parent in place.absolute().parents if parent.exists())
+        if not above.is_dir():
+            raise UserError(f"cannot write {place}: {above} is a file; choose another output path")
 
 
 def write_result(path: str | Path, result: Result) -> None:

@@ -249,6 +249,59 @@ def test_a_data_directory_is_used_or_refused(mixed: Path, tmp_path: Path) -> Non
             load_questions(config, name, str(mixed))
 
 
+def test_a_directory_of_training_data_answers_for_the_sets_that_it_names_alone(mixed: Path, tmp_path: Path) -> None:
+    """Somebody's own `test.jsonl` is not GSM8K's, and what the user configured is not passed over."""
+    own = tmp_path / "own"
+    for split, count in (("train", 20), ("test", 3)):
+        write_lines(own / f"{split}.jsonl", aug_rows(split, count))
+        write_lines(tmp_path / "gsm8k-aug" / f"{split}.jsonl", aug_rows(split, count))
+    hub = {"gsm8k": "openai/gsm8k"}
+
+    def source(name: Path, datasets: dict[str, str]) -> str:
+        config = Config(dataset={"name": str(name)}, evaluation={"datasets": datasets})  # type: ignore[arg-type]
+        return load_questions(config, next(iter(datasets)), None).source
+
+    assert source(mixed, hub) == str(mixed / "gsm8k_test.jsonl")
+    assert source(tmp_path / "gsm8k-aug", hub) == str(tmp_path / "gsm8k-aug" / "test.jsonl")
+    for datasets in (hub, {"gsm8k": "somebody/gsm8k-platinum"}, {"mine": "somebody/other"}):
+        with pytest.raises(UserError, match=next(iter(datasets.values()))):
+            source(own, datasets)
+
+
+def test_rows_of_another_named_set_are_refused(mixed: Path) -> None:
+    for name, file in (("svamp", "gsm8k_test.jsonl"), ("gsm8k", "gsm8k_hard.jsonl"), ("gsm8k-hard", "svamp.json")):
+        with pytest.raises(UserError, match=f"rows of the layout .*, not of '{name}'"):
+            load_benchmark(name, str(mixed / file))
+    assert load_benchmark("mine", str(mixed / "svamp.json")).examples
+
+
+def test_a_language_is_no_part_of_a_word(tmp_path: Path) -> None:
+    rows = [{"question": "q?", "answer": None, "answer_number": 3, "equation_solution": None}]
+    path = write_lines(tmp_path / "mgsm_test.jsonl", rows)
+    with pytest.raises(UserError, match="mgsm-te"):
+        load_benchmark("mgsm-te", str(tmp_path))
+    path.rename(tmp_path / "mgsm_te.jsonl")
+    assert load_benchmark("mgsm-te", str(tmp_path)).examples
+
+
+def test_a_split_is_found_by_its_whole_name_and_a_misspelt_one_is_refused(tmp_path: Path) -> None:
+    for split in ("train_sft", "held_out", "validation"):
+        write_lines(tmp_path / f"{split}.jsonl", aug_rows(split, 20))
+    train, validation = train_validation(str(tmp_path), train_split="train_sft", validation_split="held_out")
+    assert (train.examples[0].question, validation.examples[0].question) == ("train_sft 0?", "held_out 0?")
+    with pytest.raises(UserError, match="no file for split 'vaildation'"):
+        train_validation(str(tmp_path), train_split="train_sft", validation_split="vaildation")
+
+
+def test_rows_without_a_number_are_counted_where_some_are_held_out(tmp_path: Path) -> None:
+    rows = [
+        {"problem": f"p {n}?", "solution": "So it is $1+1=2$.", "answer": str(n) if n % 3 == 0 else "\\text{east}", "subject": "a"}
+        for n in range(90)
+    ]
+    train, _ = train_validation(str(write_lines(tmp_path / "math.jsonl", rows)), cot_type="natural_language")
+    assert train.note == "the last 3 rows are held out for validation, 60 rows left out that are answered by no number"
+
+
 def test_main_is_meant_where_a_directory_holds_several_configurations(tmp_path: Path) -> None:
     """A clone of openai/gsm8k, with the README of the hub and without, beside a file of another set."""
     for configuration in ("main", "socratic"):

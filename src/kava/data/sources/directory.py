@@ -95,7 +95,7 @@ def choose_split(directory: Path, split: str, cot_type: CotType | None, configur
     """
     files = data_files(directory, configuration)
     wanted = _ALIASES.get(canonical_split(split), frozenset({split.lower()}))
-    named = [file for file in files if file.words & wanted]
+    named = [file for file in files if file.words & wanted or file.stem.rpartition("/")[2].lower() == split.lower()]
     fitting = [file for file in named if file.fits(cot_type)]
     with_trace = [file for file in fitting if file.forms]
     candidates = with_trace or fitting

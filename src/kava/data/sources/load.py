@@ -6,14 +6,21 @@ What rows mean is found from their content (`formats`), which file of a director
 """
 
 from dataclasses import replace
+from itertools import islice
 
 from kava.config import MiniDataConfig
 from kava.data.answer_types import AnswerType
 from kava.data.example import CotType
 from kava.data.fingerprint import fingerprint
-from kava.data.sources.benchmarks import BENCHMARKS
-from kava.data.sources.resolve import open_benchmark, open_split
+from kava.data.sources.benchmarks import BENCHMARKS, Benchmark
+from kava.data.sources.directory import FIRST_ROWS, first_rows
+from kava.data.sources.formats import recognise
+from kava.data.sources.resolve import Opened, open_benchmark, open_split
 from kava.data.sources.stream import BUILTIN, Loaded, OnBadRow, Rules, builtin_stream, stream
+from kava.errors import UserError
+
+# Layouts that no one writes their own rows in.
+_OF_ONE_SET = frozenset({"gsm-plus", "math", "mgsm", "asdiv", "multiarith", "gsm8k", "gsm-hard", "svamp"})
 
 
 def load_benchmark(
@@ -40,9 +47,20 @@ def load_benchmark(
         return builtin_stream(source, "test", cot_type or "equation", mini, limit).load()
     if benchmark is None:
         return stream(open_split(source, "test", None), "test", replace(rules, limit=limit)).load()
-    loaded = stream(open_benchmark(source, dataset), "test", rules).load()
+    opened = open_benchmark(source, dataset)
+    _refuse_other_set(opened, dataset, benchmark)
+    loaded = stream(opened, "test", rules).load()
     note = _svamp_note(len(loaded.examples) + loaded.bad_rows) if "svamp" in benchmark.formats else loaded.note
     return replace(_cut(loaded, limit), note=note)
+
+
+def _refuse_other_set(opened: Opened, dataset: str, benchmark: Benchmark) -> None:
+    """Refuse rows of a layout that only another named set has: a result must not carry the wrong name."""
+    form = recognise(first_rows(list(islice(opened.rows(), FIRST_ROWS))))
+    if form is not None and form.name in _OF_ONE_SET - set(benchmark.formats):
+        raise UserError(
+            f"{opened.source} holds rows of the layout {form.name}, not of '{dataset}'; name its own file, or call these rows otherwise"
+        )
 
 
 def _cut(loaded: Loaded, limit: int | None) -> Loaded:

@@ -8,7 +8,7 @@ from itertools import islice
 from kava.config.schema import DatasetConfig
 from kava.data.example import Example
 from kava.data.fingerprint import fingerprint
-from kava.data.sources.directory import NoSuchSplitError
+from kava.data.sources.directory import NoSuchSplitError, canonical_split
 from kava.data.sources.resolve import Opened, open_split
 from kava.data.sources.stream import BUILTIN, Loaded, Rules, Stream, Tally, builtin_stream, question_key, stream
 from kava.errors import UserError
@@ -62,6 +62,8 @@ def open_training(dataset: DatasetConfig) -> Splits:
     try:
         apart = open_split(name, validation_split, cot_type, apart_from_train=True)
     except NoSuchSplitError:
+        if canonical_split(validation_split) != "validation":
+            raise  # one that was asked for by a name of its own
         whole = open_split(name, train_split, cot_type)
         return Splits(whole.source, lambda: [*ruled, whole.stem, whole.content()], lambda: _hold_out(whole, train_split, rules))
     opened = open_split(name, train_split, cot_type)
@@ -93,7 +95,7 @@ def _hold_out(opened: Opened, split: str, rules: Rules) -> tuple[Stream, Loaded]
     left_out = everything.tally
 
     def others(tally: Tally) -> Iterator[Example]:
-        tally.bad, tally.untraced = left_out.bad, left_out.untraced
+        tally.bad, tally.untraced, tally.unanswerable = left_out.bad, left_out.untraced, left_out.unanswerable
         given = 0
         for example in islice(everything, total - count):
             if question_key(example.question) in asked:
@@ -104,7 +106,8 @@ def _hold_out(opened: Opened, split: str, rules: Rules) -> tuple[Stream, Loaded]
 
     def note(tally: Tally) -> str:
         repeated = f", {tally.excluded} rows left out that repeat them" if tally.excluded else ""
-        return f"the last {count} rows are held out for validation{repeated}"
+        no_number = f", {left_out.unanswerable} rows left out that are answered by no number" if left_out.unanswerable else ""
+        return f"the last {count} rows are held out for validation{repeated}{no_number}"
 
     held_out = Loaded(validation, f"{opened.source} (last {count} rows)", fingerprint(validation))
     train = Stream(opened.source, others, note)

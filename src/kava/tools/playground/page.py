@@ -40,7 +40,7 @@ def serve(player: Player, port: int | None = None, *, block: bool = True) -> tup
             server_name=HOST, server_port=port, share=False, quiet=True, prevent_thread_lock=True, theme=theme, css=css,
             head=f"<script>{js}</script>", footer_links=[], ssr_mode=False,
         )  # fmt: skip
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise UserError(f"the playground cannot listen on {HOST}, port {port or 7860} ({error}); choose another --port") from None
     if block:
         print(f"playground: {url}   (Ctrl-C ends it)", flush=True)

@@ -7,6 +7,7 @@ GET  /v1/models, /health
 
 import asyncio
 import json
+import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -29,6 +30,8 @@ from kava.tools.serve.requests import Chat, Completion, Wanted, refuse_other_par
 ENDING = "the server is ending; ask again when it has been started anew"
 RETRY_SECONDS = 1
 """What a client is told to wait where the queue is full."""
+LOOK_SECONDS = 0.5
+"""Between two looks at whether a client is still there."""
 
 
 def build_app(trained: Trained, name: str, batcher: Batcher, max_new_tokens: int | None = None) -> FastAPI:
@@ -55,12 +58,12 @@ def build_app(trained: Trained, name: str, batcher: Batcher, max_new_tokens: int
     service = _Service(trained, name, batcher, max_new_tokens or trained.config.evaluation.max_new_tokens)
 
     @app.post("/v1/chat/completions", response_model=None)
-    async def chat(wanted: Chat) -> JSONResponse | StreamingResponse:
-        return await service.respond(wanted, "chat.completion")
+    async def chat(wanted: Chat, request: Request) -> JSONResponse | StreamingResponse:
+        return await service.respond(wanted, "chat.completion", request)
 
     @app.post("/v1/completions", response_model=None)
-    async def completions(wanted: Completion) -> JSONResponse | StreamingResponse:
-        return await service.respond(wanted, "text_completion")
+    async def completions(wanted: Completion, request: Request) -> JSONResponse | StreamingResponse:
+        return await service.respond(wanted, "text_completion", request)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -84,7 +87,7 @@ class _Service:
         self.max_new_tokens = max_new_tokens
         self.created = int(time.time())
 
-    async def respond(self, wanted: Wanted, kind: Kind) -> JSONResponse | StreamingResponse:
+    async def respond(self, wanted: Wanted, kind: Kind, request: Request) -> JSONResponse | StreamingResponse:
         refuse_other_parameters(wanted)
         if wanted.model != self.name:
             return _error(404, f"there is no model {wanted.model!r} here; it is {self.name!r}", code="model_not_found")
@@ -93,8 +96,9 @@ class _Service:
         ids = reasoner.builder.question_ids(question)
         limit = min(wanted.max_completion_tokens or wanted.max_tokens or self.max_new_tokens, self.max_new_tokens)
         # A seed means nothing to a greedy answer: those may share a batch whatever theirs are.
-        seed = wanted.seed if wanted.temperature else 0
-        settings = Settings(limit, wanted.temperature, seed, wanted.use_latent)
+        temperature = wanted.temperature or 0.0
+        seed = (secrets.randbits(63) if wanted.seed is None else wanted.seed) if temperature else 0
+        settings = Settings(limit, temperature, seed, wanted.use_latent)
         loop, events = asyncio.get_running_loop(), asyncio.Queue[str | Generation | Exception]()
 
         def hand_over(event: str | Generation | Exception) -> None:
@@ -104,10 +108,10 @@ class _Service:
         self.batcher.ask(asked)
         answer = _Answer(kind, self.name, len(ids), self._latents(wanted), why_unknowable(reasoner.builder, self.trained.config, question))
         if wanted.stream:
-            lines = self._stream(asked, events, answer, wanted.stream_options.include_usage)
+            lines = self._stream(asked, events, answer, bool(wanted.stream_options and wanted.stream_options.include_usage))
             return StreamingResponse(lines, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         try:
-            result = await events.get()
+            result = await _while_connected(request, events)
         finally:
             asked.left.set()
         if isinstance(result, (UserError, ClosedError)):
@@ -179,6 +183,16 @@ class _Answer:
         }
         ours = {"answer": found.answer, "forward_passes": found.forward_passes, "cache_bytes": found.cache_bytes, "guess": self.guess}
         return {"usage": usage, "kava": ours}
+
+
+async def _while_connected(request: Request, events: "asyncio.Queue[str | Generation | Exception]") -> str | Generation | Exception:
+    """The next event; `ClosedError` where the client has gone, of which only a stream is told by itself."""
+    coming = asyncio.ensure_future(events.get())
+    while not (await asyncio.wait([coming], timeout=LOOK_SECONDS))[0]:
+        if await request.is_disconnected():
+            coming.cancel()
+            return ClosedError()
+    return coming.result()
 
 
 def _finish(found: Generation) -> str:

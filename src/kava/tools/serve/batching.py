@@ -115,7 +115,10 @@ class Batcher:
                 if self._queue or self._closed:
                     break
                 self._changed.wait()
-            same = [asked for asked in self._queue if asked.settings == self._queue[0].settings][: self.batch_size]
+            first = self._queue[0].settings if self._queue else Settings(0)
+            # Rows that are drawn together share one generator: a seed would mean another answer beside others.
+            most = 1 if first.temperature else self.batch_size
+            same = [asked for asked in self._queue if asked.settings == first][:most]
             self._queue = deque(asked for asked in self._queue if asked not in same)
             return same
 

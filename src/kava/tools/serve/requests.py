@@ -11,7 +11,7 @@ from kava.errors import UserError
 class StreamOptions(BaseModel):
     """`include_usage`: a last chunk with the costs."""
 
-    include_usage: bool = False
+    include_usage: bool | None = False
 
 
 class Wanted(BaseModel):
@@ -22,10 +22,10 @@ class Wanted(BaseModel):
     model: str
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
-    temperature: float = Field(0.0, ge=0, le=2)
-    seed: int = Field(0, ge=0)
-    stream: bool = False
-    stream_options: StreamOptions = StreamOptions()
+    temperature: float | None = Field(0.0, ge=0, le=2)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
     use_latent: bool = True
 
     @property

@@ -50,7 +50,7 @@ CHECKS = (
     Check(
         "configurations",
         "data:configurations",
-        "correct the key that is named, or restore the file: git checkout configs suites, or kava configs --copy",
+        "correct the key that is named, restore the file (git checkout configs suites), or remove your copy: the package has its own",
     ),
     Check("built-in data", "data:built_in_data"),
     Check("hub", "machine:hub_access"),
