@@ -15,8 +15,11 @@ import kava
 from helpers.checks import make_trained
 from helpers.tiny import assert_close, mini_examples, tiny_lm
 from kava.checkpoint import save_checkpoint
+from kava.config import Config
+from kava.config.schema import TrainingConfig
 from kava.eviction import compress
 from kava.explain.readout import read_latents
+from kava.train.train import Outcome
 
 QUESTIONS = [example.question for example in mini_examples(3)]
 
@@ -138,6 +141,26 @@ def test_wrong_words_are_one_sentence(model: kava.Model, monkeypatch: pytest.Mon
         kava.train("llama1b_agu", "outputs/nowhere")
     with pytest.raises(kava.UserError, match="the trace cannot be entries 5 to 2"):
         kava.Trace.from_cache([(torch.zeros(1, 1, 4, 2),) * 2], [torch.zeros(1, 2, 4, 4)], start=5, stop=2)
+
+
+def test_a_configuration_in_python_has_the_schedule_that_its_method_has_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[Config] = []
+
+    def train_run(config: Config, *_: Any, **__: Any) -> Outcome:
+        built.append(config)
+        return Outcome(Path("nowhere"), 0, 0.0, 0)
+
+    monkeypatch.setattr("kava.api.functions.train_run", train_run)
+    own = Config()
+    own.training.epochs = 7
+    kava.train(own, "nowhere", overrides={"method": "icot"})
+    kava.train(Config(method="icot"), "nowhere", overrides={"method": "coconut", "latent.num_tokens": 6})
+    kava.train(Config(method="icot", training=TrainingConfig(epochs=5)), "nowhere")
+    kava.train({"method": "icot", "training": {"tokens_per_stage": 3}}, "nowhere")
+    found = [
+        (one.epochs, one.tokens_per_stage, one.epochs_per_stage, one.removal_smoothing) for one in (config.training for config in built)
+    ]
+    assert found == [(7, 1, 0.125, 4), (10, 8, 3, None), (5, 1, 0.125, 4), (10, 3, 0.125, 4)]
 
 
 def test_an_open_model_is_evaluated(model: kava.Model, tmp_path: Path) -> None:

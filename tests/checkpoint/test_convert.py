@@ -16,7 +16,7 @@ from helpers.tiny import HIDDEN, PROMPT, assert_close, mini_examples, tiny_lm
 from kava.checkpoint import Trained, load_checkpoint
 from kava.checkpoint.convert import import_checkpoint
 from kava.errors import UserError
-from kava.model.build import load_tokenizer
+from kava.model.tokenizer import load_tokenizer
 from kava.runtime.atomic import seal
 
 TARGETS = {"llama": ["q_proj", "k_proj", "v_proj", "o_proj", "down_proj", "up_proj", "gate_proj"], "gpt2": ["c_attn", "c_fc", "c_proj"]}

@@ -178,6 +178,14 @@ def test_the_base_s_licence_is_the_card_s(tmp_path: Path) -> None:
     assert "\nlicense: llama3.2\n" in (tmp_path / "saved" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("card", [b"---\ntags: [a, b\n---\n", b"---\nmodel: a: b\n---\n", b"---\n- a\n---\n", b"---\nlicense: \xe9\n---\n"])
+def test_a_broken_card_of_the_base_costs_no_checkpoint(tmp_path: Path, card: bytes) -> None:
+    trained = make_trained(tmp_path)
+    Path(trained.base, "README.md").write_bytes(card)
+    save_checkpoint(tmp_path / "saved", trained)
+    assert "\nlicense: other\n" in (tmp_path / "saved" / "README.md").read_text()
+
+
 def test_pushing_uploads_that_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hub itself is out of reach of a test: what would be sent is looked at in its place."""
     save_checkpoint(tmp_path / "saved", make_trained(tmp_path))

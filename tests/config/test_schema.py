@@ -8,8 +8,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kava.config import Config, build_config, config_path, load_config
+from kava.config import Config, build_config, config_path, load_config, recorded_config
 from kava.config.files import WITHOUT_LATENTS
+from kava.config.fingerprint import YOUNGER
 from kava.errors import UserError
 from kava.methods import METHODS
 
@@ -157,6 +158,17 @@ def test_changing_one_config_leaves_the_defaults_alone() -> None:
     config.evaluation.datasets["own"] = "/data"
     assert Config().training.seed == 42
     assert "own" not in Config().evaluation.datasets
+
+
+def test_what_an_earlier_version_wrote_down_stays_what_it_was() -> None:
+    """Settings that came later are not the published ones then."""
+    config = build_config({"method": "icot"}, "a test", {"training.removal_smoothing": None, "training.reset_optimizer": False})
+    config.training.remove_all_beyond = None
+    older = config.to_dict()
+    for section, key, _ in YOUNGER:
+        del older[section][key]
+    assert recorded_config(older, "a test") == config
+    assert recorded_config(older, "a test").fingerprint() == config.fingerprint()
 
 
 def test_round_trip_through_yaml(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ from kava.errors import UserError
 from kava.generate import Reasoner
 from kava.methods import METHODS
 from kava.model.backbone import Backbone
-from kava.model.build import load_tokenizer
 from kava.model.kava import KavaModel, Settings
+from kava.model.tokenizer import load_tokenizer
 from kava.runtime.atomic import seal
 from kava.train.train import _refuse_foreign
 

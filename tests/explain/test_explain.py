@@ -230,6 +230,15 @@ def test_methods_without_iterations_or_teacher_say_so() -> None:
     assert "at least two" in one.notes[0]
 
 
+def test_keys_whose_positions_stay_in_them_are_not_moved() -> None:
+    """Gemma-3 rotates each kind of layer in its own way, SmolLM3 leaves some layers out."""
+    options = Options("somewhere", details=1, max_new_tokens=4, say=lambda text: None)
+    for kind in ("gemma3_text", "smollm3"):
+        found = explain(make(kind), config(), EXAMPLES[:2], options)
+        assert found.interventions is None
+        assert "no interventions: the positions of this model" in found.notes[0]
+
+
 def test_what_cannot_be_explained_is_said_in_a_sentence() -> None:
     with pytest.raises(UserError, match="full_cot has no latents"):
         explain(make(method="full_cot"), config(), EXAMPLES, Options("somewhere"))

@@ -32,9 +32,10 @@ from kava.eviction import Compressed
 from kava.generate import Reasoner
 from kava.losses.total import LossTerms, combine
 from kava.model import head as language_head
-from kava.model.build import build_model, load_tokenizer
+from kava.model.build import build_model
 from kava.model.kava import KavaModel
 from kava.model.passes import read_trace
+from kava.model.tokenizer import load_tokenizer
 from kava.tools.bench.naive import attention, naive_losses
 
 QUESTIONS = [example.question for example in mini_examples(3)]

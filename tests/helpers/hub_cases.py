@@ -21,7 +21,8 @@ MODEL, DATA = "meta-llama/Llama-3.2-1B-Instruct", "openai/gsm8k"
 
 
 def model(name: str = MODEL, **options: str) -> str | None:
-    from kava.model.build import load_base, load_tokenizer
+    from kava.model.build import load_base
+    from kava.model.tokenizer import load_tokenizer
 
     config = build_config({"model": {"name": name, **options}}, "test")
     load_tokenizer(name, revision=config.model.revision)

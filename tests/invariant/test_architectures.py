@@ -42,8 +42,9 @@ from kava.cache.short_attention import sdpa_alone
 from kava.errors import UserError
 from kava.generate import Reasoner
 from kava.model.backbone import Backbone
-from kava.model.build import build_model, load_base, load_tokenizer
+from kava.model.build import build_model, load_base
 from kava.model.suitability import check_architecture, check_behaviour
+from kava.model.tokenizer import load_tokenizer
 from kava.train.prepare import longest_entries
 
 

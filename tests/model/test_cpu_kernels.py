@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers.checks import gradients
@@ -13,6 +14,7 @@ from kava.model import products
 from kava.model.cpu_kernels import _always, fuse_on_cpu
 from kava.model.fused_layer import FusedLayer
 from kava.model.kava import KavaModel
+from kava.model.maps import MapGroup
 
 LIKE_LLAMA = {"llama", "qwen2", "mistral"}
 
@@ -76,6 +78,26 @@ def test_a_layer_that_only_looks_like_llamas() -> None:
     for layer in fused.backbone.decoder.layers:
         layer.forward = _halved(layer.forward)
     assert fuse_on_cpu(fused) == []
+
+
+def test_a_dropout_of_a_layer_s_own_is_left_to_it() -> None:
+    """Seed-OSS: Llama's parts, and a dropout that an evaluating pass does not show."""
+    fused = tiny_model("llama")
+    for layer in fused.backbone.decoder.layers:
+        layer.self_attn.residual_dropout = 0.5
+    assert fuse_on_cpu(fused) == []
+
+
+def test_all_maps_of_a_group_are_computed_together_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of grouped queries the keys' map is narrower: whatever the rows, nothing waits for it afterwards."""
+    wide, narrow = nn.Linear(8, 8), nn.Linear(8, 2)
+    group = MapGroup([wide, narrow])
+    for rows in range(1, 20):
+        monkeypatch.setattr(products, "MIN_MULTIPLICATIONS", 400)
+        x = torch.randn(rows, 8)
+        torch.testing.assert_close(group.call(0, x), wide(x))
+        torch.testing.assert_close(group.call(1, x), narrow(x))
+        assert group._input is None
 
 
 def _halved(forward: Any) -> Any:

@@ -37,7 +37,8 @@ from kava.data.mini.tokenizer import build_mini_tokenizer
 from kava.errors import UserError
 from kava.generate import Reasoner
 from kava.losses.fused import check_fused_available
-from kava.model.build import build_model, load_base, load_tokenizer, stored_dtype
+from kava.model.build import build_model, load_base, stored_dtype
+from kava.model.tokenizer import load_tokenizer
 from kava.train.optimizer import check_optimizer
 
 HAS_BNB, HAS_LIGER = find_spec("bitsandbytes") is not None, find_spec("liger_kernel") is not None

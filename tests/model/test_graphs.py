@@ -1,5 +1,7 @@
 """Reading and writing through buffers of fixed size: the same answers as without; on a GPU the passes are CUDA graphs."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -21,6 +23,33 @@ def test_answers_are_the_same(kind: str, lora: bool) -> None:
         found = reasoner.generate(questions, max_new_tokens=9, batch_size=4)
         assert found == expected
         assert [one.confidence for one in found] == pytest.approx([one.confidence for one in expected], rel=1e-4)
+
+
+def test_answers_in_and_out_of_inference_mode_and_two_at_once_are_the_same() -> None:
+    """`answer` and `evaluate` run in inference mode, `stream` does not, and is read piece by piece."""
+    model = mini_model("llama", spread=0.3)
+    reasoner = Reasoner(model, mini_builder(), 4, 3)
+    questions = [example.question for example in mini_examples(2)]
+
+    def pieces(question: str) -> Iterator[int]:
+        with torch.no_grad():
+            prefix, logits, _ = reasoner.start([reasoner.builder.question_ids(question)])
+        written = reasoner.tokens(prefix, logits, 9)
+        while True:
+            with torch.no_grad():
+                try:
+                    _, tokens, _ = next(written)
+                except StopIteration:
+                    return
+            yield int(tokens)
+
+    expected = [list(pieces(question)) for question in questions]
+    assert expected[0] != expected[1]
+    model.backbone.use_graphs()
+    answered = reasoner.generate(questions[:1], max_new_tokens=9)
+    assert list(zip(*(pieces(question) for question in questions), strict=False)) == list(zip(*expected, strict=False))
+    assert [list(pieces(question)) for question in questions] == expected
+    assert reasoner.generate(questions[:1], max_new_tokens=9) == answered
 
 
 def test_weights_that_change_are_seen() -> None:

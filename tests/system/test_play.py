@@ -5,6 +5,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -132,6 +133,22 @@ def test_only_a_model_taught_short_chains_is_said_to_end_early(player: Player) -
     assert "without their last step" in answers_html(player, progress, progress, None, None)
     whole = Player(make_trained(**{"dataset.drop_last_step": False}), EXAMPLES)
     assert "without their last step" not in answers_html(whole, progress, progress, None, None)
+
+
+def test_two_visitors_get_their_own_answers_and_costs(player: Player) -> None:
+    """Token by token in turns, and from two threads, with the map measured beside them."""
+    alone = {example.question: list(player.ask(example.question, LATENTS, ITERATIONS))[-1] for example in EXAMPLES}
+    own = Player(player.trained, EXAMPLES)
+
+    def outcome(progress: Progress) -> tuple[object, ...]:
+        return progress.text, progress.answer, progress.forward_passes
+
+    with ThreadPoolExecutor(5) as pool:
+        measured = pool.submit(own.measure, LATENTS, ITERATIONS)
+        asked = [(q, pool.submit(lambda q=q: list(own.ask(q, LATENTS, ITERATIONS))[-1])) for q in alone for _ in range(3)]
+        for question, future in asked:
+            assert outcome(future.result()) == outcome(alone[question])
+        assert measured.result() == Player(player.trained, EXAMPLES).measure(LATENTS, ITERATIONS)
 
 
 def test_the_map_lies_around_the_trained_setting_and_starts_there(player: Player) -> None:

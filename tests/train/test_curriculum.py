@@ -71,6 +71,12 @@ UNENDING = [
         "all 24 latents are there, and no step, at stage 12, 120 steps after the start",
     ),
     ({"method": "coconut", "epochs": 10, "latent.num_tokens": 20, "trailing_stage": True}, 50, "at stage 11, 110 steps after the start"),
+    (
+        {"method": "icot", "tokens_per_stage": 1, "max_steps": 15},
+        50,
+        "gone at stage 50, .* set training.tokens_per_stage to at least 50, or",
+    ),
+    ({"method": "icot", "tokens_per_stage": 1, "batch_size": 1, "max_steps": 60}, 50, "training.epochs_per_stage to at most 0.0007, or"),
     ({"method": "coconut", "epochs": 0.5, "latent.num_tokens": 24}, 50, "and the run has 5; set training.epochs above 12.1"),
 ]
 

@@ -1,5 +1,7 @@
 """The loop by itself: it goes on exactly where it stopped, and a micro-batch never waits for the device."""
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,20 @@ class Stop(StopOnSignal):
     def requested(self, device: Any) -> bool:
         self.steps = getattr(self, "steps", 0) + 1
         return self.steps == 2
+
+
+def test_a_signal_while_the_processes_agree_is_everyone_s_after_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = [signal.SIGUSR1]
+
+    def all_reduce(number: torch.Tensor, op: Any) -> None:
+        if sent:
+            os.kill(os.getpid(), sent.pop())
+
+    monkeypatch.setattr("kava.runtime.processes.world_size", lambda: 2)
+    monkeypatch.setattr("torch.distributed.all_reduce", all_reduce)
+    with StopOnSignal() as stop:
+        assert [stop.requested("cpu") for _ in range(2)] == [False, True]
+        assert stop.received is signal.SIGUSR1
 
 
 def test_a_signal_saves_and_leaves_the_validation_out(trained: Trained, tmp_path: Path) -> None:

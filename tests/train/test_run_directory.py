@@ -11,15 +11,18 @@ from typing import Any
 
 import pytest
 
+from helpers.checks import make_trained
 from helpers.result_files import make_result
 from helpers.tiny import lora_config, mini_examples, mini_tokenizer, tiny_lm
+from kava.checkpoint import save_checkpoint
 from kava.config import Config
 from kava.errors import UserError
 from kava.results import result_path, write_result
 from kava.runtime.atomic import verify, write_atomic
 from kava.runtime.lock import locked
+from kava.train.resume import keep_newest
 from kava.train.run_directory import Begun, begin, checkpoint_to_go_on_from, claimed, identify, refuse_held
-from kava.train.train import train
+from kava.train.train import _refuse_foreign, train
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -212,6 +215,30 @@ def test_a_run_goes_on_though_its_base_was_moved(run: Path, place: Path) -> None
     (run / "training_done.json").unlink()
     with pytest.raises(UserError, match="other is not the one that checkpoint .* was trained on"):
         train(settings(place, **{"model.name": str(place / "other")}), run, resume=True, quiet=True)
+
+
+def test_a_run_goes_on_with_as_many_processes_and_the_same_rows_or_not_at_all(tmp_path: Path) -> None:
+    """Schedule and order of the examples follow from both."""
+    trained = make_trained(tmp_path)
+    trained.metadata["data"] = {"source": "here", "rows": 3, "fingerprint": "a"}
+    newest = tmp_path / "run" / "checkpoint-2"
+    save_checkpoint(newest, trained)
+    _refuse_foreign(newest, trained)
+    trained.metadata["data"] = {"fingerprint": "b"}
+    with pytest.raises(UserError, match="checkpoint-2 was trained on other rows than there are now"):
+        _refuse_foreign(newest, trained)
+    for rank in range(2):
+        (newest / f"rng_state_{rank}.pth").touch()
+    with pytest.raises(UserError, match=r"written by 2 processes, and there are 1 now.* start 2 \(torchrun --nproc-per-node 2\)"):
+        _refuse_foreign(newest, trained)
+
+
+def test_the_newest_checkpoint_of_a_limit_is_the_one_just_written(tmp_path: Path) -> None:
+    """One of a later step is damaged, or its run fell back behind it."""
+    for step in (100, 110, 120, 500):
+        write_atomic(tmp_path / f"checkpoint-{step}", lambda staging: (staging / "a").touch())
+    keep_newest(tmp_path, 2, 120)
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-110", "checkpoint-120", "checkpoint-500"]
 
 
 def test_a_second_run_in_a_directory_is_refused_and_names_the_first(tmp_path: Path, place: Path) -> None:

@@ -69,9 +69,15 @@ def train(
         path = config_path(str(config))
         built, name = load_config(path, overrides), path.stem
     else:
-        sections = config.to_dict() if isinstance(config, Config) else dict(config)
+        sections = _named(config) if isinstance(config, Config) else dict(config)
         built, name = build_config(sections, "the configuration", overrides), "run"
     return train_run(built, output_dir, **{"name": name, **options})
+
+
+def _named(config: Config) -> dict[str, Any]:
+    """Its sections, without what its method has by itself in the training: another method may have something else."""
+    sections, own = config.to_dict(), Config(method=config.method).to_dict()["training"]
+    return {**sections, "training": {key: value for key, value in sections["training"].items() if value != own[key]}}
 
 
 def evaluate(

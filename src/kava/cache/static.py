@@ -11,7 +11,7 @@ from kava.cache.layers import KVLayers
 
 
 class StaticLayer(DynamicLayer):
-    """One layer's keys and values, room included; entries behind the last one hold zeros and must be masked.
+    """One layer's keys and values, room included; entries behind the last one hold zeros, or what was there before, and must be masked.
 
     Args:
         keys, values: any tensors of the layer's shape, for their sizes.

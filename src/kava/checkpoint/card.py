@@ -4,6 +4,7 @@ render_card(config, base="meta-llama/Llama-3.2-1B-Instruct", metadata=metadata, 
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -97,12 +98,16 @@ def _header(config: Config, base: str, results: Sequence[Result], name: str | No
 def _licence(base: str) -> dict[str, Any]:
     """The base model's licence, which its weights' descendants keep: from its own card, where that is at hand."""
     from huggingface_hub import metadata_load, try_to_load_from_cache
+    from yaml import YAMLError
 
     if base.startswith("builtin:"):
         return {"license": "apache-2.0"}
     found = Path(base, "README.md") if is_local(base) else try_to_load_from_cache(base, "README.md")
     if isinstance(found, str | Path) and Path(found).is_file():
-        stated = metadata_load(found) or {}
+        stated: dict[str, Any] = {}
+        # Somebody else's card may be broken; a checkpoint is not lost for it.
+        with suppress(OSError, ValueError, YAMLError):
+            stated = metadata_load(found) or {}
         known = {key: str(stated[key]) for key in ("license", "license_name", "license_link") if stated.get(key)}
         if "license" in known:
             return known

@@ -24,8 +24,9 @@ from kava.checkpoint import Trained, save_checkpoint
 from kava.config import Config, build_config
 from kava.data.sequences import SPECIAL_TOKENS
 from kava.errors import UserError
-from kava.model.build import assemble, load_base, load_tokenizer, make_room
+from kava.model.build import assemble, load_base, make_room
 from kava.model.projection import Projection, build_projection
+from kava.model.tokenizer import load_tokenizer
 from kava.runtime.atomic import refuse_foreign
 
 PCCOT_ARGS = "pccot_args.json"

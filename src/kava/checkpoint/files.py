@@ -25,16 +25,17 @@ from torch import Tensor
 from kava.checkpoint.card import is_local, render_card
 from kava.checkpoint.kava_config import KAVA_CONFIG, metadata_of, read_kava_config
 from kava.checkpoint.shipped import located
-from kava.config import Config, build_config
+from kava.config import Config, recorded_config
 from kava.config.differences import flatten
 from kava.data.sequences import SPECIAL_TOKENS, SequenceBuilder, builder_of
 from kava.errors import UserError, reason_of
 from kava.generate import Reasoner
-from kava.model.build import assemble, fingerprint_of, load_base, load_tokenizer, make_room, projection_of
+from kava.model.build import assemble, fingerprint_of, load_base, make_room, projection_of
 from kava.model.fused_kernels import fuse_kernels
 from kava.model.kava import KavaModel
 from kava.model.quantization import compile_passes
 from kava.model.smollm2 import SMOLLM2_NAME, smollm2_directory
+from kava.model.tokenizer import load_tokenizer
 from kava.runtime.atomic import FORMAT, recover, verify, write_atomic
 
 PROJECTION = "projection.safetensors"
@@ -159,14 +160,14 @@ def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = No
     problem = verify(directory)
     if problem:
         raise UserError(f"checkpoint {directory} is damaged: {problem}; use an older one or copy it again")
-    config = build_config(content["config"], str(directory / KAVA_CONFIG))
+    config = recorded_config(content["config"], str(directory / KAVA_CONFIG))
     if "imported_from" in content and "question_suffix" not in content["config"].get("dataset", {}):
         reason = "was imported by an earlier version, which did not ask in its authors' words; import it again"
         print(f"kava: checkpoint {directory} {reason}", file=sys.stderr, flush=True)
     base = _base_of(directory, content, config, overrides)
     if overrides:
         _refuse_other_weights(directory, config, overrides)
-        config = build_config(content["config"], str(directory / KAVA_CONFIG), overrides)
+        config = recorded_config(content["config"], str(directory / KAVA_CONFIG), overrides)
     # A checkpoint that one was sent must not run code: only who types it now can ask for that.
     config.model.trust_remote_code, stored = overrides.get("model.trust_remote_code") is True, config.model.trust_remote_code
     with fitting(directory):

@@ -13,7 +13,7 @@ from kava.checkpoint.card import is_local, render_card
 from kava.checkpoint.files import CARD, Trained, load_checkpoint, save_checkpoint
 from kava.checkpoint.kava_config import KAVA_CONFIG, metadata_of, read_kava_config
 from kava.checkpoint.open import checkpoint_directory
-from kava.config import build_config
+from kava.config import recorded_config
 from kava.errors import UserError, reason_of
 from kava.results import Result, own_results, write_text
 from kava.runtime.atomic import refuse_foreign, seal
@@ -106,7 +106,7 @@ def _results_of(directory: Path) -> list[Path]:
 def refresh_card(directory: Path) -> None:
     """Write the card of a checkpoint again, with the results that lie beside it now; a checkpoint of somebody else's stays as it is."""
     content = read_kava_config(directory)
-    config = build_config(content["config"], str(directory / KAVA_CONFIG))
+    config = recorded_config(content["config"], str(directory / KAVA_CONFIG))
     results, _ = own_results(_results_of(directory), directory)
     card = render_card(config, content["base"], metadata_of(content), results)
     with contextlib.suppress(UserError):

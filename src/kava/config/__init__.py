@@ -1,6 +1,6 @@
 """Every setting of a run: schema, YAML files, overrides, and what is said when something is wrong."""
 
-from kava.config.load import CONFIG_DIR, build_config, config_path, load_config
+from kava.config.load import CONFIG_DIR, build_config, config_path, load_config, recorded_config
 from kava.config.schema import (
     Config,
     DatasetConfig,
@@ -23,4 +23,5 @@ __all__ = [
     "build_config",
     "config_path",
     "load_config",
+    "recorded_config",
 ]

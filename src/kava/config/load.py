@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from kava.config.files import read_sections, refuse_unused_latents
+from kava.config.fingerprint import with_later_settings
 from kava.config.messages import explain
 from kava.config.overrides import apply_overrides
 from kava.config.schema import Config
@@ -41,6 +42,11 @@ def load_config(path: str | Path | None = None, overrides: dict[str, Any] | None
     config = build_config({} if path is None else read_sections(path), "the defaults" if path is None else str(path), overrides)
     refuse_unused_latents("the command line", config.method, (overrides or {}).get("latent.num_tokens"))
     return config
+
+
+def recorded_config(content: dict[Any, Any], source: str, overrides: dict[str, Any] | None = None) -> Config:
+    """What a run wrote down, which were all settings of its day: later ones are at the values that change nothing."""
+    return build_config(with_later_settings(content), source, overrides)
 
 
 def build_config(content: dict[Any, Any], source: str, overrides: dict[str, Any] | None = None) -> Config:

@@ -3,14 +3,13 @@
 Files are read and errors are put into words in load.py.
 """
 
-import hashlib
-import json
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from kava.config.contradictions import contradictions
 from kava.config.files import WITHOUT_LATENTS
+from kava.config.fingerprint import fingerprint
 from kava.config.overrides import is_safe_name
 from kava.methods import EVICTIONS, METHODS
 
@@ -19,30 +18,6 @@ if TYPE_CHECKING:
     Eviction = str
 else:
     MethodName, Eviction = Literal[tuple(METHODS)], Literal[EVICTIONS]
-# Settings that came after the first runs, and the value that changes nothing: finished runs keep their fingerprints.
-YOUNGER = (
-    ("model", "quantization", "none"),
-    ("dataset", "question_suffix", "\n"),
-    ("dataset", "answer_separator", " "),
-    ("dataset", "answer_type", "number"),
-    ("model", "revision", None),
-    ("dataset", "revision", None),
-    ("training", "remove_all_beyond", None),
-    ("training", "removal_smoothing", None),
-    ("training", "trailing_stage", False),
-    ("training", "uniform_prob", 0.0),
-    ("training", "reset_optimizer", False),
-    ("rkv", "importance", "context"),
-    ("rkv", "share", "head"),
-    ("loss", "kv_iterations", "last"),
-    ("evaluation", "tolerance", 0.001),
-    ("loss", "alpha_step", 1.0),
-    ("system", "compile", False),
-    ("system", "fused_cross_entropy", False),
-    ("system", "fsdp", False),
-    ("system", "fused_kernels", True),
-    ("system", "cuda_graphs", True),
-)
 
 
 class Section(BaseModel):
@@ -280,7 +255,10 @@ class Config(Section):
     def _stages_are_those_published(cls, content: Any) -> Any:
         """iCoT and Coconut keep to their authors' schedule in whatever is not named."""
         method = METHODS.get(str(content.get("method"))) if isinstance(content, dict) else None
-        if method and isinstance(training := content.get("training", {}), dict):
+        training = content.get("training", {}) if method else None
+        if isinstance(training, TrainingConfig):
+            training = training.model_dump(exclude_unset=True)
+        if method and isinstance(training, dict):
             return {**content, "training": {**method.published, **training}}
         return content
 
@@ -301,11 +279,4 @@ class Config(Section):
 
     def fingerprint(self) -> str:
         """Hash of everything but the seed: equal for the runs that may be aggregated."""
-        content = self.to_dict()
-        del content["training"]["seed"]
-        # What `auto` chooses depends on the device, which is no part of a configuration; on a CPU it is what was the default before.
-        content["model"]["dtype"] = content["model"]["dtype"].replace("auto", "float32")
-        for section, key, unused in YOUNGER:
-            if content[section][key] == unused:
-                del content[section][key]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        return fingerprint(self.to_dict())

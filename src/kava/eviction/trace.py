@@ -21,7 +21,7 @@ class Trace:
     """
 
     keys: Float[Tensor, "L B H C D"]
-    """Keys as the loss will match them (after RoPE, or before it with `kv_rope: pre`)."""
+    """Keys after RoPE; where the loss matches them before it, `kv_rope: pre`, it takes the rotation off what was selected."""
     values: Float[Tensor, "L B H C D"]
     importance: Float[Tensor, "L B H C"]
     """Attention probability, mean over the answer tokens, reduced from query heads to KV heads; not normalised over C."""

@@ -12,7 +12,7 @@ from kava.generate import Reasoner
 
 @dataclass(frozen=True)
 class AnswerAttention:
-    """Attention probabilities, mean over the answer's tokens (prompt, number, EOS) and over the query heads of a KV head.
+    """Attention probabilities, mean over the answer's tokens (prompt, number) and over the query heads of a KV head.
 
     Attributes:
         latents: per layer, KV head and latent.

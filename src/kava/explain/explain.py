@@ -27,6 +27,7 @@ from kava.explain.record import Attention, Explanation, Kept, QuestionView, Simi
 from kava.generate import Reasoner
 from kava.methods import WITH_LATENTS
 from kava.model.backbone import evaluating
+from kava.model.suitability import positions_come_off
 from kava.runtime.provenance import collect
 
 
@@ -76,11 +77,13 @@ def explain(reasoner: Reasoner, config: Config, examples: Sequence[Example], opt
         settled = None
         notes.append(f"no convergence: {method.name} thinks its latents one after the other, without iterations")
     effects = None
-    if len(measured) >= 2:
+    if len(measured) < 2:
+        notes.append("no interventions: a mean or a swap needs at least two questions")
+    elif not positions_come_off(reasoner.model.backbone):
+        notes.append("no interventions: the positions of this model cannot be taken out of its keys, so no latent can change places")
+    else:
         options.say(f"interventions on {reasoner.num_latents} latents over {len(measured)} questions")
         effects = interventions(reasoner, measured, batch_size, options.max_new_tokens)
-    else:
-        notes.append("no interventions: a mean or a swap needs at least two questions")
     if not method.teacher:
         notes.append(f"no teacher's cache to compare with: {method.name} has none")
     return Explanation(

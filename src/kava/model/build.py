@@ -23,7 +23,7 @@ from kava.model.kava import KavaModel, Settings
 from kava.model.projection import build_projection
 from kava.model.quantization import compile_passes, four_bit, keep_gradients
 from kava.model.suitability import check_architecture, check_behaviour
-from kava.runtime.hub import cache_first, first_line, in_cache, looks_local, model_is_cached, refusal, tokenizer_is_cached
+from kava.runtime.hub import cache_first, first_line, in_cache, looks_local, model_is_cached, refusal
 from kava.runtime.optional_packages import require
 from kava.runtime.stage import stage
 
@@ -40,38 +40,6 @@ def silence_libraries() -> None:
     # Notices to the authors of other libraries; a user can do nothing about them.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False", module="peft")
-
-
-def load_tokenizer(base: str, trust_remote_code: bool = False, revision: str | None = None) -> Any:
-    """The tokenizer of a base model (hub name or directory), with the three new tokens.
-
-    Raises:
-        UserError: it cannot be found, or says something else than a number for its longest text.
-    """
-    from transformers import AutoTokenizer
-
-    silence_libraries()
-    options = {"trust_remote_code": trust_remote_code, "revision": revision}
-    try:
-        complete = not trust_remote_code and tokenizer_is_cached(base, revision)
-        tokenizer = _from_hub(base, complete, lambda: AutoTokenizer.from_pretrained(base, **options))
-    except UserError:
-        raise
-    # tokenizers (Rust) raises bare Exceptions for a broken tokenizer.json.
-    except Exception as error:
-        raise _not_loaded(f"the tokenizer of model '{base}'", base, error) from None
-    if not isinstance(tokenizer.model_max_length, int | float):
-        found = tokenizer.model_max_length
-        raise UserError(f"the tokenizer of model '{base}' has model_max_length {found!r}; make it a number in its tokenizer_config.json")
-    return with_new_tokens(tokenizer)
-
-
-def with_new_tokens(tokenizer: Any) -> Any:
-    """The same tokenizer, which knows the three new tokens and one to pad with."""
-    tokenizer.add_tokens(SPECIAL_TOKENS, special_tokens=True)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 def stored_dtype(config: Config, on_gpu: bool) -> torch.dtype:
@@ -113,7 +81,7 @@ def load_base(base: str, config: Config) -> Any:
 
     try:
         with stage(f"loading {base}"):
-            causal_lm = _from_hub(base, not remote and model_is_cached(base, revision), load)
+            causal_lm = from_hub(base, not remote and model_is_cached(base, revision), load)
         keep_gradients(causal_lm)
         return causal_lm
     except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -121,15 +89,15 @@ def load_base(base: str, config: Config) -> Any:
             raise UserError(f"model '{base}' brings code of its own; if you trust it, set model.trust_remote_code to true") from None
         if "attn_implementation" in str(error):
             raise UserError(f"model '{base}' cannot run with model.attn_implementation {backend}; set it to eager") from None
-        raise _not_loaded(f"model '{base}'", base, error) from None
+        raise not_loaded(f"model '{base}'", base, error) from None
 
 
-def _from_hub(base: str, complete: bool, load: Callable[[], T]) -> T:
+def from_hub(base: str, complete: bool, load: Callable[[], T]) -> T:
     # No hub is asked for what can only be a path, there or not.
     return load() if looks_local(base) or Path(base).is_dir() else cache_first("model", base, complete, load)
 
 
-def _not_loaded(what: str, base: str, error: Exception) -> UserError:
+def not_loaded(what: str, base: str, error: Exception) -> UserError:
     """What is wrong with a base model: with its directory, with its files in the cache, or with the name."""
     if looks_local(base) and not Path(base).is_dir():
         return UserError(

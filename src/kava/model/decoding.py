@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
+from weakref import ref
 
 import torch
 from jaxtyping import Float, Int
@@ -73,7 +74,11 @@ class _Static:
         assert backbone.graphs is not None
         key = ("decode", len(prefix.mask), capacity)
         self.backbone = backbone
-        self.step: _DecodingStep = backbone.graphs.get(key, lambda: _DecodingStep(backbone, prefix, capacity))
+        self.step: _DecodingStep = backbone.graphs.get(
+            key, lambda: _DecodingStep(backbone, prefix, capacity), busy=lambda step: step.writer() is not None
+        )
+        # An answer that is read piece by piece may not be over when the next one begins.
+        self.step.writer = ref(self)
         self.step.load(prefix)
         self.rows: Tensor | None = None
         self.length = prefix.length
@@ -104,6 +109,8 @@ class _DecodingStep:
         self.mask = torch.zeros(rows, 1, 1, capacity, dtype=torch.bool, device=device)
         self.cache: Any = static_cache(prefix.layers, capacity, self.slot)
         self.captured: Any = None
+        # Whose answer is in the buffers, while it is being written.
+        self.writer: Callable[[], _Static | None] = lambda: None
 
     def load(self, prefix: Prefix) -> None:
         """Start from a prefix."""

@@ -89,6 +89,13 @@ def looks_like_llamas(layer: Any) -> bool:
         and isinstance(mlp.act_fn, nn.SiLU | SiLUActivation)
         and all(hasattr(norm, "variance_epsilon") and [name for name, _ in norm.named_parameters()] == ["weight"] for norm in norms)
         and all(hasattr(attention, name) for name in ("head_dim", "scaling", "attention_dropout", "layer_idx", "config"))
+        # A dropout of its own does not show in a pass that evaluates.
+        and not any(
+            name.endswith("dropout") and value
+            for part in (layer, attention, mlp)
+            for name, value in vars(part).items()
+            if name != "attention_dropout"
+        )
     )
 
 

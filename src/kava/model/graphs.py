@@ -26,10 +26,12 @@ class InferenceGraphs:
         self._pool = torch.cuda.graph_pool_handle() if self.captures else None
         self._made: OrderedDict[Any, Any] = OrderedDict()
 
-    def get(self, key: Any, make: Callable[[], Made]) -> Made:
-        """What was made for a shape, or what `make` makes now."""
-        if key not in self._made:
-            self._made[key] = make()
+    def get(self, key: Any, make: Callable[[], Made], busy: Callable[[Made], bool] = lambda _: False) -> Made:
+        """What was made for a shape, or what `make` makes now; also where what was made is `busy`: it stays with who uses it."""
+        if key not in self._made or busy(self._made[key]):
+            # Buffers of inference mode could not be written to outside of it.
+            with torch.inference_mode(False), torch.no_grad():
+                self._made[key] = make()
         self._made.move_to_end(key)
         while len(self._made) > MAX_GRAPHS:
             self._made.popitem(last=False)

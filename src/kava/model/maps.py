@@ -30,13 +30,15 @@ class MapGroup:
 
     def __init__(self, members: Sequence[nn.Linear]) -> None:
         self.members = tuple(members)
+        # All of a group or none: what one computes for the others, they take.
+        self._out_features = sum(one.out_features for one in members)
         self._input: Tensor | None = None
         self._outputs: list[Tensor | None] = []
 
     def call(self, index: int, x: Tensor) -> Tensor:
         """The output of member `index`, [.., in] -> [.., out]."""
         member = self.members[index]
-        if not _takes(x, member):
+        if not _takes(x, member, self._out_features):
             return nn.Linear.forward(member, x)
         if self._input is not x or self._outputs[index] is None:
             weights, biases = zip(*((one.weight, one.bias) for one in self.members), strict=True)
@@ -49,12 +51,12 @@ class MapGroup:
         return output
 
 
-def _takes(x: Tensor, member: nn.Linear) -> bool:
+def _takes(x: Tensor, member: nn.Linear, out_features: int) -> bool:
     return (
         not torch.compiler.is_compiling()
         and x.device.type == "cpu"
         and x.dtype == member.weight.dtype == torch.float32
-        and x.numel() * member.out_features >= products.MIN_MULTIPLICATIONS
+        and x.numel() * out_features >= products.MIN_MULTIPLICATIONS
         and not torch.is_autocast_enabled("cpu")
     )
 

@@ -56,7 +56,7 @@ def check_behaviour(base: str, backbone: Backbone, *, unrotates: bool = False) -
     """
     with evaluating(backbone):
         reason = _shown_obstacle(backbone)
-        unfit = unrotates and not reason and not _positions_come_off(backbone)
+        unfit = unrotates and not reason and not positions_come_off(backbone)
     backbone.forward_passes = 0
     if reason:
         raise UserError(f"model '{base}' cannot reason in latents: {reason}; {_CURE}")
@@ -111,7 +111,8 @@ def _shown_obstacle(backbone: Backbone) -> str | None:
     return None
 
 
-def _positions_come_off(backbone: Backbone) -> bool:
+@torch.no_grad()
+def positions_come_off(backbone: Backbone) -> bool:
     """Rotary attention sees distances alone: the same tokens further along have the same keys, but for the rotation."""
     if getattr(backbone.decoder, "rotary_emb", None) is None:
         return True

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kava.config.differences import differences
-from kava.config.schema import YOUNGER
+from kava.config.fingerprint import with_later_settings
 from kava.errors import UserError
 from kava.report.aggregate_file import Aggregate, DatasetSummary, SeedRun, SeedValues
 from kava.results import Result, own_result, result_path
@@ -200,8 +200,4 @@ def _without_seed(config: dict[str, Any]) -> dict[str, Any]:
     config = copy.deepcopy(config)
     if isinstance(config.get("training"), dict):
         config["training"].pop("seed", None)
-    # A result of an earlier version lacks settings that came later, and has the same fingerprint.
-    for section, key, unused in YOUNGER:
-        if isinstance(config.get(section), dict):
-            config[section].setdefault(key, unused)
-    return config
+    return with_later_settings(config)

@@ -73,7 +73,7 @@ class Checkpoints:
 
         if processes.is_main():
             write_atomic(self.run / f"checkpoint-{state.global_step}", write)
-            keep_newest(self.run, self.trained.config.training.save_total_limit)
+            keep_newest(self.run, self.trained.config.training.save_total_limit, state.global_step)
         processes.wait()
 
     def save_best(self, metadata: dict[str, Any]) -> None:

@@ -69,14 +69,16 @@ def unending(config: Config, rows: int, longest_trace: int, num_processes: int =
         what = f"the longest trace, {longest_trace} tokens, is gone at stage {stages.last}"
         if reached:
             cures.append(f"training.tokens_per_stage to at least {-(-longest_trace // reached)}")
-            cures.append(f"training.remove_all_beyond to at most {reached * config.training.tokens_per_stage - 1}")
+            if (beyond := reached * config.training.tokens_per_stage - 1) > 0:
+                cures.append(f"training.remove_all_beyond to at most {beyond}")
     else:
         what = f"all {config.latent.num_tokens} latents are there, and no step, at stage {stages.last}"
         if (stages_of_latents := reached - config.training.trailing_stage) > 0:
             cures.append(f"latent.num_tokens to at most {stages_of_latents * config.latent.tokens_per_step}")
     if shorter := (stages.total_steps - 1) // stages.last:
         # Rounded down, and to a whole number of steps all the same.
-        cures.append(f"training.epochs_per_stage to at most {math.floor(10_000 * shorter / per_epoch) / 10_000:g}")
+        digits = 10 ** max(4, len(str(per_epoch)))
+        cures.append(f"training.epochs_per_stage to at most {math.floor(digits * shorter / per_epoch) / digits:g}")
     needed = stages.last * stages.steps_per_stage + 1
     cures.append(
         f"training.max_steps to at least {needed}" if config.training.max_steps > 0 else f"training.epochs above {needed / per_epoch:.4g}"

@@ -34,6 +34,10 @@ def check_optimizer(name: str) -> None:
         require("bitsandbytes", f"training.optimizer {name}", "set it to adamw_torch")
     if "lomo" in name:
         raise UserError(f"training.optimizer {name} changes weights before a step's numbers are known to be finite; set it to adamw_torch")
+    if "schedule_free" in name:
+        raise UserError(
+            f"training.optimizer {name} answers with other weights than those that are trained and saved; set it to adamw_torch"
+        )
 
 
 def build_optimizer(model: nn.Module, training: TrainingConfig, device: torch.device, sharded: bool = False) -> torch.optim.Optimizer:
@@ -66,8 +70,6 @@ def build_optimizer(model: nn.Module, training: TrainingConfig, device: torch.de
         _keep_embeddings_in_32_bits(model)
     if sharded:
         make_portable(optimizer)
-    if hasattr(optimizer, "train"):  # schedule-free ones
-        optimizer.train()
     return optimizer
 
 

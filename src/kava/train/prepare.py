@@ -18,9 +18,8 @@ from kava.data.sources.splits import Splits, open_training
 from kava.data.tokenized_cache import tokenise
 from kava.errors import UserError
 from kava.methods import METHODS
-from kava.model.build import load_tokenizer, with_new_tokens
-from kava.model.ends import agree_with_model
 from kava.model.smollm2 import SMOLLM2_NAME, smollm2_directory
+from kava.model.tokenizer import agree_with_model, load_tokenizer, with_new_tokens
 from kava.train.pretrain import ensure_mini_base
 from kava.train.sampler import LengthSortedSampler
 

@@ -21,10 +21,13 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
-def keep_newest(run: Path, limit: int | None) -> None:
-    """Discard all but the newest checkpoints (`training.save_total_limit`); the best one lives apart and is never touched."""
+def keep_newest(run: Path, limit: int | None, step: int) -> None:
+    """Discard all but the newest checkpoints up to a step (`training.save_total_limit`); the best one lives apart and is never touched.
+
+    Those of later steps are damaged, or will be written again.
+    """
     if limit is not None:
-        for old in checkpoints(run)[limit:]:
+        for old in [path for path in checkpoints(run) if step_of(path) <= step][limit:]:
             discard(old)
 
 

@@ -19,8 +19,9 @@ from typing import Literal
 import yaml
 
 from kava.checkpoint import read_kava_config
-from kava.config import Config, load_config
+from kava.config import Config, load_config, recorded_config
 from kava.config.differences import differences
+from kava.config.files import read_sections
 from kava.errors import UserError, blame_of
 from kava.results import BEST_CHECKPOINT, RESULT_FORMAT, TRAINING_DONE, Record, parse_record, read_mapping, rows_path, write_text
 from kava.runtime import processes
@@ -149,7 +150,12 @@ def refuse_other_settings(directory: Path, config: Config) -> None:
     begun = directory / CONFIG
     if checkpoints(directory) and begun.exists():
         recorded = next((read_kava_config(path) for path in checkpoints(directory) if is_sealed(path)), {})
-        refuse_other(f"the unfinished run in {directory}", load_config(begun), config, str(recorded.get("base_fingerprint", "")))
+        refuse_other(
+            f"the unfinished run in {directory}",
+            recorded_config(read_sections(begun), str(begun)),
+            config,
+            str(recorded.get("base_fingerprint", "")),
+        )
 
 
 def refuse_other(what: str, old: Config, config: Config, base_fingerprint: str) -> None:

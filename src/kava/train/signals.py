@@ -39,11 +39,9 @@ class StopOnSignal:
 
     def requested(self, device: Any) -> bool:
         """Whether to save and stop now; all processes ask, after each step."""
-        if processes.world_size() > 1:
-            self._agree(device)
-        return self.received is not None
+        return self._agreed(device) if processes.world_size() > 1 else self.received is not None
 
-    def _agree(self, device: Any) -> None:
+    def _agreed(self, device: Any) -> bool:
         """A signal of one rank is a signal of all: ranks that stop after different steps wait for each other for ever."""
         import torch
         from torch import distributed
@@ -51,4 +49,7 @@ class StopOnSignal:
         number = torch.tensor(self.received or 0, device=device)
         distributed.all_reduce(number, op=distributed.ReduceOp.MAX)
         found = int(number)
-        self.received = signal.Signals(found) if found else None
+        # One that came in the meantime is everyone's after the next step.
+        if found:
+            self.received = signal.Signals(found)
+        return found > 0

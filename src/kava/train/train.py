@@ -16,7 +16,7 @@ import torch
 from transformers import set_seed
 
 from kava.checkpoint import Trained, fitting, read_kava_config, recorded_prompt_ids, refuse_other_base
-from kava.config import Config, build_config
+from kava.config import Config, recorded_config
 from kava.data.collate import build_collator
 from kava.data.example import Example
 from kava.data.sequences import builder_of
@@ -206,8 +206,20 @@ def _refuse_foreign(newest: Path, trained: Trained) -> None:
     """A checkpoint to go on from is this run's own: the run's own file may be gone, or the checkpoint may come from elsewhere."""
     recorded = read_kava_config(newest)
     fingerprint = str(recorded.get("base_fingerprint", ""))
-    refuse_other(f"checkpoint {newest}", build_config(recorded["config"], str(newest)), trained.config, fingerprint)
+    refuse_other(f"checkpoint {newest}", recorded_config(recorded["config"], str(newest)), trained.config, fingerprint)
     refuse_other_base(newest, fingerprint, trained.model.base_fingerprint, trained.base)
+    # Each process has left the states of its generators.
+    begun, now = len(list(newest.glob("rng_state*.pth"))), processes.world_size()
+    if begun not in (0, now):
+        raise UserError(
+            f"checkpoint {newest} was written by {begun} processes, and there are {now} now, whose steps are of other examples: "
+            f"start {begun} (torchrun --nproc-per-node {begun}), or choose another --output_dir"
+        )
+    seen, found = ((about.get("data") or {}).get("fingerprint") for about in (recorded, trained.metadata))
+    if seen and found and seen != found:
+        raise UserError(
+            f"checkpoint {newest} was trained on other rows than there are now: give the same data, or choose another --output_dir"
+        )
     older = recorded_prompt_ids(newest, recorded, trained.tokenizer, trained.config)
     if older != trained.builder.prompt_ids:
         texts = [trained.tokenizer.decode(ids) for ids in (older, trained.builder.prompt_ids)]

@@ -1,5 +1,6 @@
 """Names to data: files, directories, saved data sets, the hub's cache, splits and what is held out."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -266,6 +267,15 @@ def test_a_directory_of_training_data_answers_for_the_sets_that_it_names_alone(m
     for datasets in (hub, {"gsm8k": "somebody/gsm8k-platinum"}, {"mine": "somebody/other"}):
         with pytest.raises(UserError, match=next(iter(datasets.values()))):
             source(own, datasets)
+
+
+def test_a_compressed_file_is_to_be_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "test.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"question": "q?", "answer": "#### 1"}'))
+    with pytest.raises(UserError, match=f"{path} is compressed; unpack it.*gunzip -k {path}"):
+        load_benchmark("mine", str(path))
+    subprocess.run(["gunzip", "-k", path], check=True)
+    assert load_benchmark("mine", str(path.with_suffix(""))).examples
 
 
 def test_rows_of_another_named_set_are_refused(mixed: Path) -> None:

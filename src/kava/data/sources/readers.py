@@ -11,6 +11,8 @@ from kava.errors import UserError
 from kava.runtime.text import ENCODING
 
 _SPACE = re.compile(r"[ \t\n\r]*")
+# How files of gzip, zip, zstd, xz and bzip2 begin.
+_COMPRESSED = (b"\x1f\x8b", b"PK\x03\x04", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"BZh")
 # Rows of a parquet file that are in memory at a time.
 _BLOCK = 1000
 
@@ -36,6 +38,8 @@ def read_rows(path: Path, *, keep_blank: bool = False) -> Iterator[Placed]:
     try:
         with path.open("rb") as file:
             head = file.read(4096)
+        if head.startswith(_COMPRESSED):
+            raise UserError(f"data file {path} is compressed; unpack it, and name what comes out (of a .gz: gunzip -k {path})")
         if head.startswith(b"PAR1"):
             yield from _parquet_rows(path)
         elif head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):

@@ -19,7 +19,7 @@ from kava.data.encoded_rows import EncodedRows
 from kava.data.mini.problems import problems
 from kava.data.sequences import builder_of
 from kava.methods import METHODS
-from kava.model.build import load_tokenizer
+from kava.model.tokenizer import load_tokenizer
 from kava.tools.bench.record import MIB, Found
 from kava.tools.bench.timing import Run, peak_memory
 from kava.train.prepare import prepare_data, resolve_base

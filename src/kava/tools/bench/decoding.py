@@ -14,7 +14,8 @@ from kava.data.mini.problems import generate
 from kava.data.sequences import SequenceBuilder
 from kava.errors import UserError
 from kava.generate import Generation, Reasoner
-from kava.model.build import assemble, load_base, load_tokenizer
+from kava.model.build import assemble, load_base
+from kava.model.tokenizer import load_tokenizer
 from kava.tools.bench.record import MIB, Found
 from kava.tools.bench.timing import Run, alternate, peak_memory
 from kava.tools.bench.workload import Workload, build_workload, random_questions

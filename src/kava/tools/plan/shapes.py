@@ -18,8 +18,8 @@ from kava.data.mini.tokenizer import build_mini_tokenizer
 from kava.data.sequences import SPECIAL_TOKENS, builder_of
 from kava.errors import UserError, reason_of
 from kava.methods import METHODS
-from kava.model.build import load_tokenizer
 from kava.model.smollm2 import SMOLLM2_DIRECTORY, SMOLLM2_NAME
+from kava.model.tokenizer import load_tokenizer
 from kava.runtime.cache_directory import cache_dir
 from kava.tools.bench.flops import step_flops
 from kava.tools.bench.workload import ModelShape, Workload

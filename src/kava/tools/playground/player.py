@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -22,9 +23,11 @@ from kava.errors import UserError
 from kava.explain.intermediate import first_token
 from kava.explain.questions import Solution, checked_question, solution, why_unknowable
 from kava.explain.readout import Readout, read_latents
-from kava.generate import Reasoner
+from kava.generate import Generation, Reasoner
 from kava.methods import WITH_LATENTS
 from kava.results.statistics import wilson_interval
+
+T = TypeVar("T")
 
 SUGGESTIONS = 4
 # Seconds between two looks at whether answers are being written: what is measured beside them would make them slower than they are.
@@ -92,6 +95,8 @@ class Player:
         self._measured: dict[tuple[int, int], Measured] = {}
         self._predictions: dict[tuple[int, int] | None, list[str | None]] = {}
         self._measuring = threading.Lock()
+        # Passes count and keep what they made: the model serves one visitor at a time, token by token.
+        self._model = threading.Lock()
         self._answering: set[object] = set()
 
     @property
@@ -143,15 +148,26 @@ class Player:
 
     def _written(self, reasoner: Reasoner, question: str, use_latent: bool) -> Iterator[Progress]:
         seconds, resumed = 0.0, time.perf_counter()
-        prefix, logits, passes = reasoner.start([self.builder.question_ids(question)], use_latent)
+        with self._model:
+            prefix, logits, passes = reasoner.start([self.builder.question_ids(question)], use_latent)
         written: list[int] = []
-        for _, tokens, _ in reasoner.tokens(prefix, logits, self.config.evaluation.max_new_tokens):
+        for _, tokens, _ in self._in_turns(reasoner.tokens(prefix, logits, self.config.evaluation.max_new_tokens)):
             written.append(int(tokens))
             seconds += time.perf_counter() - resumed
             if written[-1] != self.builder.tokenizer.eos_token_id:
                 yield self._progress(written, passes, seconds, use_latent, done=False)
             resumed = time.perf_counter()
         yield self._progress(written, passes, seconds, use_latent, done=True)
+
+    def _in_turns(self, pieces: Iterator[T]) -> Iterator[T]:
+        """The same pieces, each made while nobody else uses the model."""
+        while True:
+            with self._model:
+                try:
+                    piece = next(pieces)
+                except StopIteration:
+                    return
+            yield piece
 
     def warm_up(self) -> None:
         """Pay for what a process does once, so that the first answer shows what an answer takes."""
@@ -170,7 +186,8 @@ class Player:
 
     def trace(self, question: str, num_latents: int, num_iterations: int, top_k: int = 3) -> Readout:
         """What the latents decode to at every iteration."""
-        return read_latents(self.reasoner(num_latents, num_iterations), question, top_k)
+        with self._model:
+            return read_latents(self.reasoner(num_latents, num_iterations), question, top_k)
 
     @property
     def suggestions(self) -> list[str]:
@@ -243,12 +260,17 @@ class Player:
     def _answers(self, setting: tuple[int, int] | None) -> tuple[float, list[str | None]]:
         """Mean forward passes and predictions on the sample; `setting` None writes the chain of thought."""
         evaluation = self.config.evaluation
-        generations = self.reasoner(*(setting or self.trained_setting)).generate(
-            [example.question for example in self.examples],
-            batch_size=evaluation.batch_size,
-            max_new_tokens=evaluation.max_new_tokens,
-            use_latent=setting is not None,
-        )
+        reasoner, size = self.reasoner(*(setting or self.trained_setting)), evaluation.batch_size
+        questions = [example.question for example in self.examples]
+        generations: list[Generation] = []
+        for first in range(0, len(questions), size):
+            with self._model:
+                generations += reasoner.generate(
+                    questions[first : first + size],
+                    batch_size=size,
+                    max_new_tokens=evaluation.max_new_tokens,
+                    use_latent=setting is not None,
+                )
         found = [item.answer for item in generations]
         return sum(item.forward_passes for item in generations) / len(generations), found
 

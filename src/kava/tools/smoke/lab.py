@@ -78,7 +78,8 @@ class Lab:
         import torch
 
         from kava.checkpoint import Trained
-        from kava.model.build import build_model, load_tokenizer
+        from kava.model.build import build_model
+        from kava.model.tokenizer import load_tokenizer
 
         tokenizer, config = load_tokenizer(str(self.base)), self.config()
         torch.manual_seed(1)

@@ -8,8 +8,7 @@ from transformers import AutoConfig, GenerationConfig
 
 from helpers.families import plain_tokenizer
 from kava.errors import UserError
-from kava.model.build import load_tokenizer
-from kava.model.ends import agree_with_model
+from kava.model.tokenizer import agree_with_model, load_tokenizer
 
 
 def base(place: Path, *, generation: Any = None, bos: str | None = None, **ends: Any) -> tuple[str, Any]:

@@ -1,4 +1,4 @@
-"""A tokenizer and the model that it belongs to agree on where a text begins and ends, or it is said.
+"""The tokenizer of a base model: loaded, with the new tokens, and in agreement with its model on where a text begins and ends.
 
 Conversions go wrong here without a word: transformers 5.17 gives SmolLM2's tokenizer, read from GGUF, `<|im_start|>` for its end, where
 the model's own configuration has `<|im_end|>`. A model would be taught an end that its generation does not know.
@@ -7,7 +7,42 @@ the model's own configuration has `<|im_end|>`. A model would be taught an end t
 import sys
 from typing import Any
 
+from kava.data.sequences import SPECIAL_TOKENS
 from kava.errors import UserError
+from kava.model.build import from_hub, not_loaded, silence_libraries
+from kava.runtime.hub import tokenizer_is_cached
+
+
+def load_tokenizer(base: str, trust_remote_code: bool = False, revision: str | None = None) -> Any:
+    """The tokenizer of a base model (hub name or directory), with the three new tokens.
+
+    Raises:
+        UserError: it cannot be found, or says something else than a number for its longest text.
+    """
+    from transformers import AutoTokenizer
+
+    silence_libraries()
+    options = {"trust_remote_code": trust_remote_code, "revision": revision}
+    try:
+        complete = not trust_remote_code and tokenizer_is_cached(base, revision)
+        tokenizer = from_hub(base, complete, lambda: AutoTokenizer.from_pretrained(base, **options))
+    except UserError:
+        raise
+    # tokenizers (Rust) raises bare Exceptions for a broken tokenizer.json.
+    except Exception as error:
+        raise not_loaded(f"the tokenizer of model '{base}'", base, error) from None
+    if not isinstance(tokenizer.model_max_length, int | float):
+        found = tokenizer.model_max_length
+        raise UserError(f"the tokenizer of model '{base}' has model_max_length {found!r}; make it a number in its tokenizer_config.json")
+    return with_new_tokens(tokenizer)
+
+
+def with_new_tokens(tokenizer: Any) -> Any:
+    """The same tokenizer, which knows the three new tokens and one to pad with."""
+    tokenizer.add_tokens(SPECIAL_TOKENS, special_tokens=True)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def agree_with_model(tokenizer: Any, base: str, trust_remote_code: bool = False, revision: str | None = None) -> None:
