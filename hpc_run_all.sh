@@ -16,12 +16,12 @@ source scripts/slurm_common.sh || exit 2
 submit() {  # leaves the job id in $job; a dry run prints the command instead
     job="<job>"
     if ((dry_run)); then printf '  sbatch %s\n' "$*"; return; fi
-    job=$(sbatch --parsable "$@") || return 1
+    job=$("${without[@]}" sbatch --parsable "$@") || return 1
     job=${job%%;*}
 }
 
 submit_config() {
-    local name array aggregate_partition=()
+    local name array aggregate_partition=() without=()
     name=$(kava_name "$1")
     if ((!dry_run)) && [[ -n $(squeue -h -u "$USER" -n "kava-$name" -o %A) ]]; then
         kava_fail "$1 is already queued (squeue -n kava-$name); wait for it, or scancel -n kava-$name"
@@ -31,6 +31,7 @@ submit_config() {
     submit --job-name="kava-$name" --array="0-$((${#seeds[@]} - 1))" --export="CONFIG=$1$(kava_passed)" submit_multi_seed.slurm ||
         kava_fail "sbatch refused the seeds of $1; its reason stands above"
     array=$job
+    without=(env -u SBATCH_GRES -u SBATCH_GPUS -u SBATCH_GPUS_PER_NODE -u SBATCH_GPUS_PER_TASK)  # the aggregation needs no GPU
     # afterok, not afterany: a mean over two of three seeds must never pass for the paper's number.
     submit --job-name="kava-$name-mean" "${aggregate_partition[@]}" --dependency="afterok:$array" --kill-on-invalid-dep=yes \
         --export="CONFIG=$1$(kava_passed)" submit_aggregate.slurm || kava_fail "sbatch refused the aggregation of $1; its seeds are queued as job $array"

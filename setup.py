@@ -10,7 +10,9 @@ class BuildPy(build_py):
     def run(self):
         super().run()
         for name in () if self.editable_mode else ("configs", "suites"):
-            shutil.copytree(name, f"{self.build_lib}/kava/_shipped/{name}", dirs_exist_ok=True)
+            # site.env is the user's own, and may hold keys.
+            private = shutil.ignore_patterns("site.env")
+            shutil.copytree(name, f"{self.build_lib}/kava/_shipped/{name}", dirs_exist_ok=True, ignore=private)
 
 
 setup(cmdclass={"build_py": BuildPy})

@@ -28,5 +28,5 @@ kava_setup
 kava_call "kava-$(kava_name "$CONFIG")-$SEED"
 
 kava_run "${SLURM_GPUS_ON_NODE:-1}" python3 train.py --config "$CONFIG" --output_dir "$OUTPUT_DIR" --seed "$SEED" --resume "${KAVA_TRAIN_ARGS[@]}"
-kava_finish $? "$CONFIG, seed $SEED, in $OUTPUT_DIR" "sbatch --export=CONFIG=$CONFIG,SEED=$SEED,OUTPUT_DIR=$OUTPUT_DIR submit_kava.sh"
+kava_finish $? "$CONFIG, seed $SEED, in $OUTPUT_DIR" "sbatch $again_gres--export=CONFIG=$CONFIG,SEED=$SEED,OUTPUT_DIR=$OUTPUT_DIR submit_kava.sh"
 kava_say "done: $OUTPUT_DIR/best_checkpoint"

@@ -133,6 +133,10 @@ kava_setup() {  # a job's environment from nothing: the submitter's may be gone,
     kava_activate
     kava_check_python
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
+    # What the command that continues this job must say again: --resume refuses another number of processes, --export drops the shell's seeds.
+    again_gres="" again_seeds=""
+    ((${SLURM_GPUS_ON_NODE:-1} == 1)) || again_gres="--gres=gpu:$SLURM_GPUS_ON_NODE "
+    [[ $KAVA_SEEDS == "42 123 456" ]] || again_seeds=",KAVA_SEEDS='$KAVA_SEEDS'"
     kava_say "job ${SLURM_JOB_ID:-none} on $(hostname), start $((${SLURM_RESTART_COUNT:-0} + 1)), $(python3 --version), $(command -v python3)"
     kava_say "models: ${HF_HUB_CACHE:-${HF_HOME:-$HOME/.cache/huggingface}} (HF_HOME, in configs/site.env)"
     ! command -v nvidia-smi >/dev/null || nvidia-smi -L

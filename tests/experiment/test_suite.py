@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from kava.commands.run_multi_seed import RunMultiSeed
 from kava.errors import UserError
 from kava.experiment.reproduce import chosen, reproduce
 from kava.experiment.suite import plans_of, read_suite, suite_path
@@ -108,6 +109,28 @@ def test_only_the_runs_that_are_named_in_the_suites_order() -> None:
     assert chosen(table, [], [], [], ["svamp", "gsm8k"]).datasets == ["gsm8k", "svamp"]
     with pytest.raises(UserError, match="the suite has no data set 'svam'; did you mean 'svamp'"):
         chosen(table, [], [], [], ["svam"])
+
+
+def test_a_quick_test_is_evaluated_as_its_checkpoint_says() -> None:
+    """Fifty questions that the user asked for stay fifty."""
+    plans = plans_of(read_suite("suites/demo.yaml"), Path("out"), {"evaluation.max_samples": 50}, short=True)
+    for plan in plans.values():
+        assert "--quick_test" in plan.train_flags
+        assert "--quick_test" not in plan.evaluate_flags
+
+
+@pytest.mark.parametrize(("groups", "code"), [({}, 1), ({"a": None}, 0)])
+def test_several_seeds_of_which_nothing_came_are_no_success(
+    groups: dict[str, Any], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr("kava.experiment.progress_view.run_all", lambda plans, *_: seen.extend(plans.values()) or 0)
+    monkeypatch.setattr("kava.experiment.collect.collect_all", lambda *_: groups)
+    monkeypatch.setattr("kava.report.tables.result_tables", lambda *_: [])
+    monkeypatch.setattr("kava.report.table.show", lambda *_: None)
+    command = RunMultiSeed("mini", output_dir=str(tmp_path), report_to=("tensorboard", "trackio"))
+    assert command.run() == code
+    assert seen[0].train_flags[-3:] == ["--report_to", "tensorboard", "trackio"]
 
 
 def test_a_misspelt_data_set_stops_before_anything_runs() -> None:

@@ -230,6 +230,13 @@ def test_methods_without_iterations_or_teacher_say_so() -> None:
     assert "at least two" in one.notes[0]
 
 
+def test_no_more_tokens_than_there_are_words() -> None:
+    reasoner = make()
+    words = len(reasoner.builder.tokenizer)
+    readout = read_latents(reasoner, QUESTIONS[0], 10 * words)
+    assert words <= len(readout.tokens[0][0]) < 10 * words
+
+
 def test_keys_whose_positions_stay_in_them_are_not_moved() -> None:
     """Gemma-3 rotates each kind of layer in its own way, SmolLM3 leaves some layers out."""
     options = Options("somewhere", details=1, max_new_tokens=4, say=lambda text: None)

@@ -52,6 +52,15 @@ def test_answers_in_and_out_of_inference_mode_and_two_at_once_are_the_same() -> 
     assert reasoner.generate(questions[:1], max_new_tokens=9) == answered
 
 
+def test_what_asks_the_device_for_a_number_is_not_recorded() -> None:
+    backbone = mini_model("llama").backbone
+    assert not backbone.waits
+    backbone.fused = True
+    assert backbone.waits
+    backbone.fused, backbone.causal_lm.config._attn_implementation = False, "kava_flash_attention_2"
+    assert backbone.waits
+
+
 def test_weights_that_change_are_seen() -> None:
     model = mini_model("llama", lora=True)
     reasoner = Reasoner(model, mini_builder(), 4, 3)

@@ -38,6 +38,17 @@ def test_table_1_has_the_guides_header_and_row():
     assert r"\raggedright [1] ours: llama1b\_aug, 3 seeds; [2] arXiv 2510.02312, Table 1; [3] " in text
 
 
+def test_the_caption_promises_what_is_printed():
+    text = latex(guide_aggregate())
+    assert "mean (standard deviation over seeds)" in text
+    assert "interval" not in text.partition(r"\\begin{tabular}")[0].partition("caption")[2].partition("}")[0]
+
+
+def test_letters_that_t1_lacks_are_written_otherwise():
+    assert escape("Mô hình tư duy ħŀ") == "Mô hình tu duy ?l"
+    assert not set("ĦħĸŉŦŧſƀư") & set(escape("ĦħĸŉŦŧſƀư"))
+
+
 def test_reference_rows_stand_beside_ours_with_their_source():
     lines = latex(guide_aggregate()).splitlines()
     ours = next(number for number, line in enumerate(lines) if line.endswith(r"[1] \\"))

@@ -28,6 +28,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file():
             (work / "source" / name).parent.mkdir(parents=True, exist_ok=True)
             (work / "source" / name).write_bytes((ROOT / name).read_bytes())
+    (work / "source" / "configs" / "site.env").write_text("export WANDB_API_KEY=secret\n")
     options = ("--no-deps", "--no-build-isolation", "--disable-pip-version-check", "-q")
     built = call(sys.executable, "-m", "pip", "wheel", *options, "-w", work / "out", work / "source", cwd=work)
     assert built.returncode == 0, built.stderr
@@ -52,6 +53,7 @@ def test_configurations_and_suites_travel(wheel: Path) -> None:
     wanted = {f"kava/_shipped/{path.relative_to(ROOT)}" for folder in ("configs", "suites") for path in (ROOT / folder).rglob("*.yaml")}
     assert len(wanted) > 30
     assert wanted <= names
+    assert not [name for name in names if name.endswith("site.env")]
 
 
 def test_commands_find_them_in_an_empty_directory(kava: Path, tmp_path: Path) -> None:

@@ -164,4 +164,6 @@ class Bench:
         if not found.settings.keys() <= known:
             cure = f"record it again: python -m kava bench --output {self.guard}"
             raise UserError(f"benchmark file {self.guard} has other settings than `kava bench`; {cure}")
+        if not found.ratios:
+            raise UserError(f"benchmark file {self.guard} has no ratio to compare with; record the parts step, decoding, data or scaling")
         return {key: tuple(value) if isinstance(value, list) else value for key, value in found.settings.items()}, found.ratios

@@ -13,7 +13,8 @@ class RunMultiSeed:
     """Train each seed, evaluate it, aggregate. Finished steps are skipped, unfinished ones continue. Any field of
     the configuration is an override: --training.batch_size 64.
 
-    Exit code 0: all seeds done; 1: a seed failed (the others are kept); stopped by a signal: that of the interrupted step.
+    Exit code 0: all seeds done; 1: a seed failed (the others are kept), or they do not belong together; stopped by a signal: that of the
+    interrupted step.
     """
 
     config: str
@@ -30,6 +31,8 @@ class RunMultiSeed:
     """A few steps and a few questions per seed, in a separate directory: does everything work?"""
     use_wandb: bool = False
     """Log to Weights & Biases too."""
+    report_to: tuple[str, ...] = ("tensorboard",)
+    """Trackers to log to: tensorboard, wandb, trackio; none."""
     aggregate: bool = True
     """Write aggregated_results.{yaml,json}; --no_aggregate where each seed is a job of its own."""
 
@@ -56,7 +59,10 @@ class RunMultiSeed:
         if code and self.aggregate:
             # A mean over two of three seeds must not pass for the number that was asked for.
             console.print("not aggregated, because not every seed is done: run the same command again to continue", soft_wrap=True)
-        elif self.aggregate and (groups := collect_all(plans, plan.name, console)):
+        elif self.aggregate:
+            groups = collect_all(plans, plan.name, console)
+            if not groups:
+                return 1
             show(result_tables([(group, plan.name) for group in groups.values()], load_reference()), console)
             console.print(f"aggregated: {plan.output_dir / AGGREGATE_YAML}", soft_wrap=True)
         return code
@@ -76,6 +82,7 @@ class RunMultiSeed:
         name = checked_name(path.stem, "configuration")
         output_dir = Path(self.output_dir or f"outputs/{name}{'_quick_test' if self.quick_test else ''}_multi_seed")
         plan = plan_of(path, name, output_dir, seeds, self.overrides, short=self.quick_test, datasets=self._datasets)
+        plan.train_flags.extend([] if self.report_to == ("tensorboard",) else ["--report_to", *self.report_to])
         plan.train_flags.extend(["--use_wandb"] if self.use_wandb else [])
         return plan
 

@@ -28,7 +28,8 @@ def random(trace: Trace, options: Options) -> Float[Tensor, "L B H C"]:
     device = trace.mask.device
     examples = trace.example_seed.to(torch.int64)
     words = (
-        torch.tensor([[[[options.seed & MASK32]]]], device=device),
+        # Filled on the device: a copy from the host cannot be part of a CUDA graph.
+        torch.full((1, 1, 1, 1), options.seed & MASK32, device=device),
         (examples & MASK32).view(1, batch, 1, 1),
         (examples >> 32 & MASK32).view(1, batch, 1, 1),
         torch.arange(layers, device=device).view(layers, 1, 1, 1),

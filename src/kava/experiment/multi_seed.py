@@ -75,12 +75,13 @@ def plan_of(
     if short:
         config = quick_test(config, overrides)
     flags = ["--quick_test"] if short else []
+    # A quick test's few questions are part of the configuration that its checkpoint carries.
     # A command that loads a checkpoint must be told again that it may run remote code, and to stay on the CPU.
     trust = ["--model.trust_remote_code", "true"] if config.model.trust_remote_code else []
     place = ["--system.device", "cpu"] if config.system.device == "cpu" else []
     return Plan(
         config=str(path), name=name, output_dir=output_dir, seeds=seeds, datasets=datasets(config.evaluation.datasets),
-        fingerprint=config.fingerprint(), train_flags=[*flags, *as_flags(overrides)], evaluate_flags=[*flags, *trust, *place],
+        fingerprint=config.fingerprint(), train_flags=[*flags, *as_flags(overrides)], evaluate_flags=[*trust, *place],
         variant=variant,
     )  # fmt: skip
 

@@ -139,7 +139,8 @@ def readout_figure(view: QuestionView) -> Figure:
         for i, latent in enumerate(row):
             colour = "white" if top[t][i] > 0.55 else "black"
             axes.text(i, t, _plain(latent[0][:6]), ha="center", va="center", fontsize="small", color=colour)
-    axes.set_yticks(range(len(top)), ["prefill", *map(str, range(1, len(top)))][: len(top)])
+    # A single row is what the latents are at last: sequential ones, or those of T = 0.
+    axes.set_yticks(range(len(top)), ["prefill", *map(str, range(1, len(top)))] if len(top) > 1 else ["last"])
     axes.set(xlabel="latent", ylabel="iteration")
     _whole_numbers(axes, vertical=False)
     figure.colorbar(image, ax=axes, label="probability")

@@ -41,7 +41,8 @@ def read_latents(reasoner: Reasoner, question: str, top_k: int = 5) -> Readout:
         thought, _ = reasoner.think(ids, mask, keep_trajectory=True)
     tokens, probabilities = [], []
     for hidden in thought.trajectory or (thought.hidden,):
-        top = reasoner.model.backbone.logits(hidden[0, 1:]).float().softmax(-1).topk(top_k)
+        chances = reasoner.model.backbone.logits(hidden[0, 1:]).float().softmax(-1)
+        top = chances.topk(min(top_k, chances.shape[-1]))
         tokens.append([[readable(reasoner, token) for token in row] for row in top.indices.tolist()])
         probabilities.append(top.values.tolist())
     return Readout(question, tokens, probabilities)

@@ -54,7 +54,8 @@ def think(reasoner: Reasoner, questions: Sequence[str], top_k: int = 1) -> Thoug
         keys.append(layers_keys)
         values.append(layers_values)
     states = torch.stack(hidden)
-    top = model.backbone.logits(states).float().softmax(-1).topk(top_k)
+    chances = model.backbone.logits(states).float().softmax(-1)
+    top = chances.topk(min(top_k, chances.shape[-1]))
     tokens = [
         [[[readable(reasoner, token) for token in latent] for latent in iteration] for iteration in question]
         for question in top.indices.transpose(0, 1).tolist()

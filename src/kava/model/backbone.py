@@ -117,6 +117,11 @@ class Backbone(nn.Module):
         return model.model if model.base_model is model else model.base_model
 
     @property
+    def waits(self) -> bool:
+        """Whether a step asks the device for a number: liger's cross-entropy counts labels, FlashAttention 2 takes padding out."""
+        return self.fused or str(self.causal_lm.config._attn_implementation).endswith("flash_attention_2")
+
+    @property
     def num_layers(self) -> int:
         """L."""
         return int(self.causal_lm.config.get_text_config().num_hidden_layers)

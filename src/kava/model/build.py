@@ -231,7 +231,8 @@ def add_lora(causal_lm: Any, special_ids: list[int], config: Config) -> Any:
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
     lora = config.lora
-    if config.model.quantization != "none":
+    # A random model, of which shapes are traced, is not quantized.
+    if getattr(causal_lm, "is_loaded_in_4bit", False):
         # Checkpointing of transformers' kind drops the cache; ours is `training.gradient_checkpointing`.
         causal_lm = prepare_model_for_kbit_training(causal_lm, use_gradient_checkpointing=False)
     targets = attention_projections(causal_lm) if lora.target_modules == "auto" else lora.target_modules

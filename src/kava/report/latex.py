@@ -11,7 +11,7 @@ from itertools import groupby
 from kava.report.group import Group
 from kava.report.reference import Reference
 from kava.report.table import NOTHING, PARTIAL, SOURCE, UNCONFIRMED, Cell, Table, numbered_sources
-from kava.report.tables import DATA, MODEL, accuracy_table, efficiency_table
+from kava.report.tables import DATA, INTERVAL, MODEL, accuracy_table, efficiency_table
 
 _ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -79,7 +79,8 @@ def _part(table: Table, label: str) -> _Printed:
     sources = "; ".join(note for note in table.notes if note.startswith("["))
     return _Printed(
         label,
-        escape(f"{table.caption}."),
+        # Cells are printed without their intervals.
+        escape(f"{table.caption.replace(f' and {INTERVAL}', '')}."),
         [escape(_HEADINGS.get(name, name)) for name in table.columns],
         "".join("c" if numeric else "l" for numeric in table.numeric),
         [[[escape(cell.text) for cell in row] for row in own] for _, own in groupby(table.rows, key=_whose)],
@@ -91,13 +92,18 @@ def _whose(row: Sequence[Cell]) -> tuple[str, str]:
     return row[0].text, row[1].text
 
 
+# Letters of Latin Extended-A that T1 lacks.
+_NOT_IN_T1 = "ĦħĸĿŀŉŦŧſ"
+
+
 def escape(text: str) -> str:
     """Plain text for LaTeX with the T1 encoding: active characters escaped, control characters left out, letters beyond Latin as '?'."""
     return "".join(_ESCAPES.get(character) or _latin(character) for character in text)
 
 
 def _latin(character: str) -> str:
-    if character.isprintable() and ord(character) < 0x250 and (character.isascii() or character.isalpha()):
+    known = ord(character) < 0x180 and character not in _NOT_IN_T1
+    if character.isprintable() and known and (character.isascii() or character.isalpha()):
         return character
     if character.isspace():
         return " "

@@ -21,7 +21,7 @@ Labelled = Sequence[tuple[Group, str]]
 OF_RUN = MODEL, DATA = "Model", "Training data"
 _NO_SECOND_SOURCE = f"{UNCONFIRMED} no second source gives this figure."
 _SPREAD = "mean (standard deviation over seeds)"
-_INTERVAL = "95 % interval (over seeds; over questions where there is one seed)"
+INTERVAL = "95 % interval (over seeds; over questions where there is one seed)"
 
 
 def label_of(group: Group, departures: Mapping[str, Any], reference: Reference) -> str:
@@ -64,7 +64,7 @@ def accuracy_table(labelled: Labelled, reference: Reference, published: Sequence
         method, *whose = _theirs(line[0], reference)
         rows.append([method, *cells, *whose, Cell(line[0].where)])
     columns = ["Method", *map(reference.dataset_label, names), MODEL, DATA, SOURCE]
-    caption = f"Test accuracy in percent: {_SPREAD} and {_INTERVAL}; answers are compared exactly"
+    caption = f"Test accuracy in percent: {_SPREAD} and {INTERVAL}; answers are compared exactly"
     notes = [*_partial_notes(labelled), *_data_notes(labelled, reference)]
     return _grouped(Table("accuracy", title, caption, columns, rows, _after(len(labelled), rows), notes))
 
@@ -123,7 +123,7 @@ def steps_table(series: Mapping[tuple[str, str], Mapping[str, Sequence[StepRow]]
         for row in own
     ]
     columns = ["Method", "Test set", "Runs", "Steps", "Questions", "Accuracy, %", "Confidence, %", "Confidence - accuracy"]
-    caption = f"Accuracy and confidence by number of steps: {_SPREAD} and {_INTERVAL}"
+    caption = f"Accuracy and confidence by number of steps: {_SPREAD} and {INTERVAL}"
     return without_constants(Table("steps", title, caption, columns, rows), ("Test set", "Runs"))
 
 

@@ -24,7 +24,8 @@ def autocast(precision: str, device: str) -> AbstractContextManager[object]:
 class BatchStep:
     """Adds a micro-batch's gradients to `.grad`. Nothing in here waits for the device.
 
-    On a GPU it is one CUDA graph per shape (`kava.train.captured_step`), except over several processes and in fp16, whose scale changes.
+    On a GPU it is one CUDA graph per shape (`kava.train.captured_step`), except over several processes, in fp16, whose scale changes,
+    and where a part waits for the device (`Backbone.waits`).
 
     Args:
         model: a `KavaModel`, by itself or in `DistributedDataParallel`.
@@ -41,7 +42,8 @@ class BatchStep:
         device = trained[0].device
         self.captured: CapturedStep | None = None
         self.adapters: Adapters | None = None
-        if graphs and device.type == "cuda" and isinstance(model, KavaModel) and not model.split and not scaler.is_enabled():
+        wanted = graphs and device.type == "cuda" and not scaler.is_enabled()
+        if wanted and isinstance(model, KavaModel) and not model.split and not model.backbone.waits:
             self.captured, self.adapters = CapturedStep(self._run, trained, device), model.backbone.adapters
 
     def __call__(self, batch: Batch, examples: float, last: bool = True) -> dict[str, Float[Tensor, " B"]]:

@@ -30,6 +30,8 @@ from kava.model.kava import KavaModel
 PROMPT_TOKENS = 4
 # Rows of the traced batch. A prime that divides no size of a model, so that whatever is a multiple of it belongs to the rows.
 ROWS = 1009
+# Of a weight in NF4: four bits, a byte of scale for 64 of them, and four bytes for 256 of those.
+NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
 _MODES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -155,6 +157,9 @@ def trace_step(shape: Any, config: Config, lengths: Lengths, rows: int = ROWS) -
                 parameter.grad = torch.zeros_like(parameter)
             held, moments = _run(model, batch, config)
     frozen = _bytes([*model.parameters(), *model.buffers()]) - _bytes(trained)
+    if config.model.quantization == "4bit":
+        maps = [module.weight for module in model.backbone.decoder.modules() if isinstance(module, nn.Linear)]
+        frozen -= round(sum(weight.numel() * (weight.element_size() - NF4_BYTES) for weight in maps if not weight.requires_grad))
     gradients = _bytes([parameter.grad for parameter in trained if parameter.grad is not None])
     trainable = sum(parameter.numel() for parameter in trained)
     return Trace((float(frozen), float(_bytes(trained)), float(gradients), float(trainable)), held, moments)

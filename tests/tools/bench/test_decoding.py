@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kava.cli import main
 from kava.errors import UserError
 from kava.generate import Reasoner
 from kava.model.backbone import Backbone
@@ -98,6 +99,14 @@ def test_bench_file_round_trip_and_refusal(tmp_path: Path) -> None:
     path.write_text('{"format": ')
     with pytest.raises(UserError, match=r"bench.json is not valid JSON \(Expecting value"):
         read_bench(path)
+
+
+def test_counts_are_written_and_are_nothing_to_guard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_bench(tmp_path / "calls.json", {"parts": ["calls"]}, {}, {"operations": [{"pass": "forward"}]})
+    assert read_bench(tmp_path / "calls.json").measured
+    with pytest.raises(SystemExit):
+        main("bench", ["--guard", str(tmp_path / "calls.json")])
+    assert "has no ratio to compare with; record the parts step" in capsys.readouterr().err
 
 
 def test_small_numbers_stay_numbers(tmp_path: Path) -> None:

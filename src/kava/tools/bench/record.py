@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
 from rich.console import Console
 
 from kava.report import table
@@ -38,7 +37,7 @@ class BenchFile(Record):
 
     format: Literal["kava.bench/1"] = FORMAT
     settings: dict[str, Any]
-    ratios: dict[str, float] = Field(min_length=1)
+    ratios: dict[str, float]
     measured: dict[str, Any]
     provenance: dict[str, Any]
 

@@ -50,6 +50,7 @@ class Measured(Record):
     examples_per_second: float
     tflops: float
     layers: int | None = None
+    host_ms: float | None = None
 
 
 def measurements(path: Path | None = None) -> list[Measured]:
@@ -108,7 +109,7 @@ class Card:
         if not rows:
             return Speed(self.peak_tflops * self.utilisation)
         best = max(rows, key=lambda row: row.tflops)
-        floors = [row.batch / row.examples_per_second / row.layers for row in rows if row.layers]
+        floors = [row.host_ms / 1000 / row.layers for row in rows if row.layers and row.host_ms]
         source = f"measured: {best.tflops:.0f} TFLOP/s, {best.examples_per_second:.0f} examples/s in batches of {best.batch} on {best.card}"
         return Speed(best.tflops, min(floors, default=HOST_SECONDS), source)
 
@@ -226,14 +227,15 @@ class Planner:
             config = build_config(self.config.to_dict(), "the plan", changes)
             self._profiles[index] = Profile(self.shape, config, self.data.longest), example_flops(self.shape, config, self.data)
         profile, flops = self._profiles[index]
-        share = self.effective_batch // card.gpus
+        # One GPU keeps the run's batches; of several, the advice makes each one's share a batch.
+        share = self.config.training.batch_size if card.gpus == 1 else self.effective_batch // card.gpus
         sizes = (size for size in range(share, 0, -1) if share % size == 0)
         batch = next((size for size in sizes if profile.footprint(size, card.gpus, card.sharded).total <= card.room), 0)
         footprint = profile.footprint(batch or 1, card.gpus, card.sharded)
         layers = int(self.shape.get_text_config().num_hidden_layers)
         examples, speed = training_examples(self.config, self.data), card.speed(self.measured)
         return Way(
-            changes=changes, batch_size=batch, gradient_accumulation_steps=share // batch if batch else 0,
+            changes=changes, batch_size=batch, gradient_accumulation_steps=self.effective_batch // card.gpus // batch if batch else 0,
             gib={part: getattr(footprint, part) / GIB for part in PARTS}, total_gib=footprint.total / GIB,
             hours=hours(flops, examples, self._mean_rows(share, batch or 1), layers, card.gpus, speed),
         )  # fmt: skip
