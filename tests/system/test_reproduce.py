@@ -12,7 +12,7 @@ from helpers.forked_python import python
 REPOSITORY = Path(__file__).parents[2]
 TINY = [
     "--model.mini.pretrain_steps", "5", "--model.mini.hidden_size", "32", "--model.mini.num_layers", "2", "--dataset.mini.num_train", "400",
-    "--dataset.mini.num_eval", "20", "--training.max_steps", "4", "--training.eval_steps", "4", "--training.save_steps", "4",
+    "--dataset.mini.num_eval", "20", "--training.max_steps", "6", "--training.eval_steps", "6", "--training.save_steps", "6",
     "--training.batch_size", "8", "--training.epochs_per_stage", "0.02", "--evaluation.validation_samples", "8",
     "--evaluation.max_new_tokens", "8", "--evaluation.datasets", '{"test": "builtin:mini/test"}',
 ]  # fmt: skip

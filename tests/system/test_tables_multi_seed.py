@@ -93,10 +93,15 @@ def test_what_is_done_is_skipped_and_what_is_broken_is_done_again(workplace):
     again = yaml.safe_load(broken.read_text())["metrics"]
     assert (again["correct"], again["forward_passes"]) == (whole["correct"], whole["forward_passes"])
 
-    # A trial on a few questions, left in the same place, is no evaluation of all of them.
+    # A trial on a few questions may not replace the whole result; where it was before it, it is no evaluation of all of them.
     evaluate = [python(), str(ROOT / "evaluate.py"), "--checkpoint_dir", str(output / "seed_2"), "--eval_dataset", "test"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "KAVA_CACHE": str(workplace / "cache")}
-    subprocess.run([*evaluate, "--max_samples", "4"], cwd=workplace, env=environment, capture_output=True, check=True)
+    trial = [*evaluate, "--max_samples", "4"]
+    refused = subprocess.run(trial, cwd=workplace, env=environment, capture_output=True, text=True, check=False)
+    assert (refused.returncode, "with --max_samples name another file with --output" in refused.stderr) == (2, True)
+    assert read_result(broken).metrics.total == 16
+    broken.unlink()
+    subprocess.run(trial, cwd=workplace, env=environment, capture_output=True, check=True)
     assert read_result(broken).metrics.total == 4
     text = run(workplace, "--seeds", "1", "2")
     assert text.count("evaluating") == 1

@@ -14,7 +14,7 @@ from kava.data.encoded_rows import EncodedRows, Lengths, lengths_of
 from kava.data.example import Example
 from kava.data.mini.tokenizer import build_mini_tokenizer
 from kava.data.sequences import EncodedExample, SequenceBuilder
-from kava.data.sources.splits import Splits, open_training
+from kava.data.sources.splits import open_training
 from kava.data.tokenized_cache import tokenise
 from kava.errors import UserError
 from kava.methods import METHODS
@@ -71,17 +71,14 @@ def resolve_base(config: Config, quiet: bool = False) -> str:
     return config.model.name
 
 
-def prepare_data(config: Config, builder: SequenceBuilder, splits: Splits | None = None) -> Prepared:
+def prepare_data(config: Config, builder: SequenceBuilder) -> Prepared:
     """The encoded training data, from the cache where it is there; rows longer than `dataset.max_length` are left out and counted.
-
-    Args:
-        splits: what `open_training` found, if it was asked before.
 
     Raises:
         UserError: there is no such data, or nothing is left to train on.
     """
     dataset = config.dataset
-    splits = splits or open_training(dataset)
+    splits = open_training(dataset)
     found = tokenise(splits, builder)
     total, fits = len(found.rows), found.rows.lengths.total <= dataset.max_length
     if not fits.any():

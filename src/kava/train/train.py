@@ -20,7 +20,6 @@ from kava.config import Config, recorded_config
 from kava.data.collate import build_collator
 from kava.data.example import Example
 from kava.data.sequences import builder_of
-from kava.data.sources.splits import open_training
 from kava.errors import UserError, naming_out_of_memory
 from kava.evaluate.accuracy import Evaluation, evaluate_accuracy
 from kava.generate import Reasoner
@@ -149,9 +148,8 @@ class _How:
 def _train(config: Config, output_dir: Path, newest: Path | None, how: _How) -> Outcome:
     if config.system.num_threads:
         torch.set_num_threads(config.system.num_threads)
-    splits = open_training(config.dataset)
     tokenizer = tokenizer_of(config)
-    prepared = prepare_data(config, builder_of(tokenizer, config.dataset), splits)
+    prepared = prepare_data(config, builder_of(tokenizer, config.dataset))
     if problem := unending(config, *_size(prepared)):
         if newest is None and not how.quick_test:
             raise UserError(problem)

@@ -31,6 +31,8 @@ def listen(host: str, port: int) -> socket.socket:
 def serve(app: Any, name: str, listener: socket.socket, shutdown_seconds: int) -> None:
     """Answer requests until a signal comes; answers that are on their way are finished first."""
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=shutdown_seconds))
+    # Whoever reads the line may ask at once, and waits until the server has begun.
+    listener.listen()
     host, port = listener.getsockname()[:2]
     print(f"{name}: http://{host}:{port}/v1   (Ctrl-C ends it)", flush=True)
     # uvicorn ends in good order on these signals, and then raises them once more for whoever else listens.
