@@ -74,7 +74,7 @@ def answers(only_a, only_b, both=0, neither=0):
 
 
 def test_several_seeds_are_compared_over_seeds():
-    # KaVa - CODI of docs/results/mini-table1 (equation, test): +74.0, +39.1 and -16.4 points; t over the seeds by hand.
+    # KaVa - CODI of docs/results/mini-table1-former (equation, test): +74.0, +39.1 and -16.4 points; t over the seeds by hand.
     test = paired_difference([answers(740, 0, 260), answers(391, 0, 609), answers(0, 164, 836)])
     assert test.per_seed == pytest.approx([0.740, 0.391, -0.164])
     assert test.difference == pytest.approx(0.3223333, abs=1e-6)
