@@ -74,8 +74,8 @@ def plan_of(
     config = load_config(path, overrides)
     if short:
         config = quick_test(config, overrides)
+    # To the training alone: a quick test's few questions are part of the configuration that its checkpoint carries.
     flags = ["--quick_test"] if short else []
-    # A quick test's few questions are part of the configuration that its checkpoint carries.
     # A command that loads a checkpoint must be told again that it may run remote code, and to stay on the CPU.
     trust = ["--model.trust_remote_code", "true"] if config.model.trust_remote_code else []
     place = ["--system.device", "cpu"] if config.system.device == "cpu" else []

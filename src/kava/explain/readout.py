@@ -1,8 +1,10 @@
 """Read each latent through the language-model head: which tokens does it stand for, and when did it settle?"""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from kava.generate import Reasoner
 from kava.model.backbone import evaluating
@@ -41,11 +43,16 @@ def read_latents(reasoner: Reasoner, question: str, top_k: int = 5) -> Readout:
         thought, _ = reasoner.think(ids, mask, keep_trajectory=True)
     tokens, probabilities = [], []
     for hidden in thought.trajectory or (thought.hidden,):
-        chances = reasoner.model.backbone.logits(hidden[0, 1:]).float().softmax(-1)
-        top = chances.topk(min(top_k, chances.shape[-1]))
+        top = likeliest(reasoner, hidden[0, 1:], top_k)
         tokens.append([[readable(reasoner, token) for token in row] for row in top.indices.tolist()])
         probabilities.append(top.values.tolist())
     return Readout(question, tokens, probabilities)
+
+
+def likeliest(reasoner: Reasoner, states: Tensor, count: int) -> Any:
+    """The so many likeliest tokens, of all that there are at most, at last hidden states [.., E]: `values` and `indices` [.., count]."""
+    chances = reasoner.model.backbone.logits(states).float().softmax(-1)
+    return chances.topk(min(count, chances.shape[-1]))
 
 
 def readable(reasoner: Reasoner, token: int) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kava.cache.layers import stack_layers
 from kava.errors import UserError
-from kava.explain.readout import readable
+from kava.explain.readout import likeliest, readable
 from kava.generate import Reasoner
 from kava.methods import WITH_LATENTS
 
@@ -54,8 +54,7 @@ def think(reasoner: Reasoner, questions: Sequence[str], top_k: int = 1) -> Thoug
         keys.append(layers_keys)
         values.append(layers_values)
     states = torch.stack(hidden)
-    chances = model.backbone.logits(states).float().softmax(-1)
-    top = chances.topk(min(top_k, chances.shape[-1]))
+    top = likeliest(reasoner, states, top_k)
     tokens = [
         [[[readable(reasoner, token) for token in latent] for latent in iteration] for iteration in question]
         for question in top.indices.transpose(0, 1).tolist()
