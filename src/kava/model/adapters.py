@@ -75,7 +75,7 @@ class AdapterGroup:
     def call(self, index: int, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
         """The output of member `index`, [.., in] -> [.., out]."""
         member = self.members[index]
-        if not member.is_plain or arguments or options:
+        if not member.is_plain or arguments or options or torch.compiler.is_compiling():
             plain: Tensor = LoraLinear.forward(member.module, x, *arguments, **options)
             return plain
         if self._input is not x or self._outputs[index] is None:
