@@ -3,7 +3,7 @@
 import kava
 
 model = kava.load("outputs/run/best_checkpoint")      # or a hub name
-model.answer("...")                                   # a list gives a list
+model.answer("...")                                   # a list of questions returns a list
 model.stream("..."), model.think("..."), model.generate("...")
 kava.compress(kava.Trace.from_cache(cache, attentions), "rkv", slots=24)
 kava.train("mini", "outputs/run")
@@ -36,9 +36,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Names come from `kava.api` when they are used: `import kava` alone loads nothing."""
+    """Load public names from `kava.api` on first use, so that `import kava` alone imports nothing else."""
     if name in ("train", "evaluate"):
-        # Packages too, which can be called: see kava.runtime.callable_package.
+        # These two are also packages, which can be called: see kava.runtime.callable_package.
         return import_module(f"kava.{name}")
     if name in __all__:
         return getattr(import_module("kava.api"), name)

@@ -48,9 +48,9 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "replay": ("kava.commands.replay", "Replay", "repeat a training step whose numbers were not finite"),
     "completion": ("kava.commands.completion", "Completion", "shell completion of commands and options"),
 }
-# These work whatever is installed; the smoke test then reports what is wrong.
+# Commands that run even if required packages are missing or out of range; the smoke test then reports the problem.
 WHATEVER_IS_INSTALLED = ("smoke-test", "configs", "model-configs", "completion", "inspect")
-# Headings of `kava --help`, each before the command that opens its group.
+# Headings in `kava --help`, by the first command of each group.
 GROUPS = {
     "try": "start here",
     "train": "train and measure",
@@ -65,7 +65,7 @@ LESS_MEMORY = "ask for less at once, such as a batch size of 8 (evaluate: --batc
 
 
 def main(command: str | None = None, arguments: list[str] | None = None) -> NoReturn:
-    """Run a command and leave the process with its exit code: 0 done, 1 a check failed, 2 something the user can fix."""
+    """Run a command and exit with its exit code: 0: success, 1: a check failed, 2: an error that the user can fix."""
     arguments = sys.argv[1:] if arguments is None else arguments
     end_with_parent()
     refuse_half_a_launch()
@@ -100,9 +100,10 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _print_any_character() -> None:
-    """Questions and file names come in every script; a terminal or log that was set up for fewer must not end the run.
+    """Let stdout and stderr print any character, so that a narrow encoding of a terminal or log does not end the run.
 
-    Nor must names that are no text: Python keeps the odd bytes of a file's name as characters that no encoding takes.
+    Questions and file names can be in any script. Characters that cannot be encoded are printed as escapes: Python keeps undecodable
+    bytes of a file name as surrogates, which no encoding accepts.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -111,15 +112,15 @@ def _print_any_character() -> None:
 
 
 def _let_waiting_threads_sleep() -> None:
-    """Let OpenMP's threads sleep, not spin, while they wait: beside another busy program spinning more than doubles the time of a step.
+    """Let OpenMP threads sleep instead of spin while they wait: next to another busy program, spinning more than doubles the step time.
 
-    Set before torch is imported; what the user has set wins.
+    Set before torch is imported; a value set by the user is kept.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _silence_disk_errors_of_threads() -> None:
-    """TensorBoard writes in a thread: where its disk is full the main thread hears of it too, and says so in one line."""
+    """Hide disk errors in threads: TensorBoard writes in one, and the main thread gets the same error and reports it in one line."""
     if threading.excepthook is threading.__excepthook__:
         threading.excepthook = _report_of_a_thread
 
@@ -130,7 +131,11 @@ def _report_of_a_thread(end: threading.ExceptHookArgs) -> None:
 
 
 def _refuse_other_encodings(arguments: list[str]) -> None:
-    """Where the locale is narrower than UTF-8 and Python's own remedies are off, words arrive as bytes that no tokenizer takes."""
+    """Refuse arguments that could not be decoded.
+
+    If the locale is narrower than UTF-8 and Python's UTF-8 mode and locale coercion are off, they contain surrogates, which no tokenizer
+    accepts.
+    """
     narrow = not sys.getfilesystemencoding().lower().startswith("utf")
     for argument in arguments:
         if narrow and any("\udc80" <= letter <= "\udcff" for letter in argument):
@@ -166,7 +171,7 @@ def _run(name: str, arguments: list[str]) -> int:
     command_class: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     program = f"kava {name}"
     if hasattr(command_class, "arguments") and not {"-h", "--help"} & set(arguments):
-        # Another program's options: handed on as they are.
+        # The options belong to another program and are passed on unchanged.
         command = command_class()
         command.arguments = arguments
         return int(command.run() or 0)

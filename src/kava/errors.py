@@ -1,6 +1,7 @@
-"""The one exception a user is meant to see: a sentence that names the place and the cure.
+"""Errors that users see: one sentence that says what is wrong, where, and how to fix it.
 
-`kava.cli` catches it, prints it on one line to standard error and exits with code 2. Anything else that escapes is a bug.
+`kava.cli` catches `UserError`, prints it on one line to standard error and exits with code 2. Any other exception that escapes is a
+bug, except disk and operating-system errors with a known fix (`blame_of`), which it reports in the same way.
 """
 
 import difflib
@@ -24,7 +25,7 @@ _CURES = {
 
 
 class UserError(Exception):
-    """Something the user can fix: the message says what, where and how."""
+    """An error that the user can fix; the message says what is wrong, where, and how to fix it."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
@@ -37,10 +38,10 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def at_least(least: int | float, **values: int | float | None) -> None:
-    """Refuse a value below `least`, or one that is no number; None is an option that was not given.
+    """Check that every value is a number of at least `least`; None, an option that was not given, is accepted.
 
     Raises:
-        UserError: names the option.
+        UserError: a value is smaller or NaN; the message names the option.
     """
     for name, value in values.items():
         if value is not None and not value >= least:
@@ -48,7 +49,7 @@ def at_least(least: int | float, **values: int | float | None) -> None:
 
 
 def one_line(text: object, limit: int = LONGEST_LINE) -> str:
-    """A message as one line that any terminal shows: no line ends, no control characters, not without end."""
+    """Return a message as one line that any terminal can show: no line breaks, no control characters, limited in length."""
     line = " ".join(str(text).splitlines())
     if len(line) > limit:
         line = f"{line[: limit // 2]} ... {line[-limit // 3 :]}"
@@ -56,12 +57,12 @@ def one_line(text: object, limit: int = LONGEST_LINE) -> str:
 
 
 def reason_of(error: object) -> str:
-    """What another library's error says, as one line of at most 200 characters."""
+    """Return the message of another library's error as one line of at most 200 characters."""
     return " ".join(str(error).split())[:200]
 
 
 def blame_of(error: OSError) -> str | None:
-    """What the disk or the operating system refused, and the cure; None where it is no affair of the user's."""
+    """Return what the disk or the operating system refused and how to fix it; None if the user cannot fix it."""
     cure = _CURES.get(error.errno or 0)
     if cure is None:
         return None
@@ -70,9 +71,10 @@ def blame_of(error: OSError) -> str | None:
 
 
 def ran_out_of_memory(error: BaseException | None) -> bool:
-    """Whether the device or the machine had no memory left: torch has a class of error for GPUs, and for the rest only a text.
+    """Return whether an error means that the device or the machine ran out of memory.
 
-    An error on the way out, such as that of a CUDA graph whose capture broke off, counts by the one that it came of.
+    torch has an exception class for GPUs only; elsewhere the message is the only sign. A follow-up error, such as that of an aborted
+    CUDA graph capture, is judged by the error that caused it.
     """
     if error is None:
         return False
@@ -83,10 +85,10 @@ def ran_out_of_memory(error: BaseException | None) -> bool:
 
 @contextmanager
 def naming_out_of_memory(what: str, cure: str) -> Iterator[None]:
-    """Say in one sentence what ran out of memory inside the block, and what takes less.
+    """Turn an out-of-memory error inside the block into one sentence that says what failed and how to use less memory.
 
     Raises:
-        UserError: it did.
+        UserError: memory ran out.
     """
     try:
         yield

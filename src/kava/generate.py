@@ -23,7 +23,7 @@ from kava.model.latents import Thought
 from kava.runtime.stage import stage
 
 PADDED_QUESTION = 16
-"""Questions are padded to a multiple of this where passes are replayed, so that few shapes occur."""
+"""Questions are padded to a multiple of this when passes are replayed, so that few shapes occur."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Generation:
         generated_tokens: tokens written, EOS included.
         cache_bytes: KV cache of this question at the end, without padding.
         complete: EOS came before `max_new_tokens` ran out.
-        answer: the number that it answers: the first one after the fixed text, or behind the last answer prompt of a written CoT;
-            None where there is none.
-        confidence: probability that the model gave to the answer it wrote (all tokens behind the last fixed text, at temperature 1).
+        answer: the answer read from the text (of the builder's answer type): the first one after the fixed text, or after the last
+            answer prompt of a written CoT; None if there is none.
+        confidence: the model's probability of the answer it wrote (all tokens after the last fixed text, at temperature 1).
     """
 
     text: str
@@ -49,7 +49,7 @@ class Generation:
     cache_bytes: int
     complete: bool
     answer: str | None = None
-    # A batch and its rows alone agree on it only up to rounding.
+    # Not compared: a batch and a single question agree on it only up to rounding error.
     confidence: float = field(default=float("nan"), compare=False)
 
 
@@ -88,15 +88,15 @@ class Reasoner:
         Args:
             questions: plain text.
             batch_size: questions read together.
-            max_new_tokens: stop there where no EOS came.
+            max_new_tokens: stop after this many tokens without EOS.
             temperature: 0 is greedy.
-            seed: of the sampling.
-            use_latent: False makes a method with latents write its CoT instead (its teacher's voice).
+            seed: seed for sampling.
+            use_latent: False makes a method with latents write its CoT instead, as its teacher does.
 
         Raises:
-            UserError: a question and its answer may grow longer than the model's window or table of positions.
+            UserError: a question and its answer may grow longer than the model's window or range of positions.
         """
-        # Weights that are gathered in inference mode could not be trained afterwards.
+        # Sharded weights that are gathered in inference mode could not be trained afterwards.
         with torch.no_grad() if self.model.split else torch.inference_mode(), evaluating(self.model):
             ids = [self.builder.question_ids(question) for question in questions]
             self.require_room(ids, max_new_tokens, use_latent)
@@ -112,17 +112,17 @@ class Reasoner:
         return [results[index] for index in range(len(ids))]
 
     def require_room(self, questions: list[list[int]], max_new_tokens: int, use_latent: bool = True) -> None:
-        """Refuse what may grow longer than the model's window or table of positions.
+        """Check that questions and answers fit into the model's window or range of positions.
 
         Raises:
-            UserError: a question and its answer may.
+            UserError: a question and its answer may grow longer.
         """
         thought = self.num_latents + 2 if self.model.method.thinks and use_latent else 0
         self.model.backbone.require(max(map(len, questions), default=0) + thought + len(self.builder.prompt_ids) + max_new_tokens)
 
     @property
     def _prompt(self) -> Tensor:
-        """The answer's fixed text; on the device before a graph could be captured."""
+        """Token ids of the answer's fixed text, copied to the device once, outside graph capture."""
         key = (tuple(self.builder.prompt_ids), self.device)
         if key not in self._prompts:
             with torch.inference_mode(False):
@@ -131,13 +131,13 @@ class Reasoner:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         return self.model.backbone.special_ids.device
 
     def start(self, questions: list[list[int]], use_latent: bool = True) -> tuple[Prefix, Tensor, int]:
         """Read questions up to the first free token: (prefix, logits of that token [B, V], forward passes so far).
 
-        Where passes are replayed, what it gives lives until the next batch of this shape.
+        When passes are replayed, the result is valid until the next batch of the same shape.
         """
         if self.model.backbone.graphs is None:
             return self._start(*self.pad(questions), use_latent)
@@ -153,7 +153,7 @@ class Reasoner:
         return *self.conclude(thought.prefix), passes + 1
 
     def conclude(self, thought: Prefix) -> tuple[Prefix, Tensor]:
-        """Read `<eot>` and the answer's fixed text behind the latents: (prefix, logits of the first free token [B, V])."""
+        """Read `<eot>` and the answer's fixed text after the latents: (prefix, logits of the first free token [B, V])."""
         backbone, batch = self.model.backbone, len(thought.mask)
         prompt = self._prompt.expand(batch, -1)
         eot = backbone.special_embeddings()[1:2].expand(batch, -1, -1)
@@ -161,7 +161,7 @@ class Reasoner:
         return run.prefix, self._next_logits(run)
 
     def think(self, ids: Tensor, mask: Tensor, keep_trajectory: bool = False) -> tuple[Thought, int]:
-        """Read padded questions and think: one pass for the question, then the latents. Returns the passes too."""
+        """Read padded questions, then reason in latents; returns the thought and the number of passes, one of them for the questions."""
         _, thought = self.model.think(ids, mask, self.num_latents, self.num_iterations, keep_trajectory=keep_trajectory)
         sequential = self.model.method.latents == "sequential"
         return thought, 1 + (self.num_latents if sequential else min(self.num_iterations, self.num_latents))
@@ -173,12 +173,12 @@ class Reasoner:
         return self.write(*begun, max_new_tokens, temperature, generator, prompted=not self.writes_trace(use_latent))
 
     def writes_trace(self, use_latent: bool = True) -> bool:
-        """Whether it writes a chain of thought, answer prompt included; otherwise it writes behind the fixed text that it was given."""
+        """Whether the model writes a chain of thought and the answer prompt; otherwise it continues after the given fixed text."""
         method = self.model.method
         return method.writes_cot or (method.thinks and not use_latent)
 
     def _replayed_start(self, questions: list[list[int]], use_latent: bool) -> tuple[Prefix, Tensor, int]:
-        """One graph per shape."""
+        """`_start` with one graph per shape."""
         graphs = self.model.backbone.graphs
         assert graphs is not None
         longest = max(map(len, questions))
@@ -201,13 +201,13 @@ class Reasoner:
         prompted: bool = True,
         watch: Callable[[list[list[int]]], bool] | None = None,
     ) -> list[Generation]:
-        """Write on a prefix until every row has ended.
+        """Generate from a prefix until every row has ended.
 
         Args:
             prefix, logits, passes: what `start` returns.
             max_new_tokens, temperature, generator: when to stop, how to sample.
             prompted: the prefix ends in the answer's fixed text.
-            watch: is shown every row's tokens so far after each pass; False ends it, as if `max_new_tokens` had run out.
+            watch: called with every row's tokens so far after each new token; False stops, as if `max_new_tokens` had been reached.
         """
         written: list[list[int]] = [[] for _ in logits]
         chances: list[list[float]] = [[] for _ in logits]
@@ -230,7 +230,7 @@ class Reasoner:
     def tokens(
         self, prefix: Prefix, logits: Tensor, max_new_tokens: int, choose: Choose | None = None
     ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """Write on a prefix, one token of every row that has not ended at a time: the loop behind every answer of a model.
+        """Generate from a prefix, one token at a time for every row that has not ended. All generation uses this loop.
 
         Args:
             prefix, logits: what `start` returns.
@@ -238,7 +238,7 @@ class Reasoner:
             choose: logits [K, V] -> tokens [K]; default: greedy.
 
         Yields:
-            The numbers of the rows, their tokens (EOS included) and the logits that these were chosen from.
+            The indices of the rows, their tokens (EOS included) and the logits that these were chosen from.
         """
         eos, rows = self.builder.tokenizer.eos_token_id, list(range(len(logits)))
         writing = write_on(self.model.backbone, prefix, max(max_new_tokens - 1, 0))
@@ -271,7 +271,7 @@ class Reasoner:
         )
 
     def _answer_start(self, ids: list[int]) -> int:
-        """Where the text behind the last fixed text begins; 0 where the model wrote none."""
+        """Index of the first token after the last fixed text; 0 if the model wrote none."""
         prompt = self.builder.prompt_ids
         ends = (stop for stop in range(len(ids), len(prompt) - 1, -1) if ids[stop - len(prompt) : stop] == prompt)
         return next(ends, 0)
@@ -280,11 +280,11 @@ class Reasoner:
         return self.model.backbone.logits(run.hidden[:, -1])
 
     def pad(self, questions: list[list[int]], more: int = 0) -> tuple[Tensor, Tensor]:
-        """Left-padded ids and mask of tokenised questions, with so many columns more than the longest needs."""
+        """Left-padded ids and mask of tokenised questions, with `more` columns beyond the longest question."""
         ids, mask = left_padded(questions, self.builder.tokenizer.pad_token_id, max(map(len, questions)) + more)
         return ids.to(self.device), mask.to(self.device)
 
     def batches(self, questions: Sequence[str], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """`pad` of so many questions at a time, in the order asked."""
+        """Padded batches (see `pad`) of `batch_size` questions, in the given order."""
         for start in range(0, len(questions), batch_size):
             yield self.pad([self.builder.question_ids(question) for question in questions[start : start + batch_size]])

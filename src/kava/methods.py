@@ -17,11 +17,11 @@ class Method:
         teacher: also train on the written trace (`CE_teacher`), with the same weights.
         codi: match hidden states at the distillation token (`L_CODI`).
         kv: match the student's latent KV cache to the compressed teacher's (`L_KV`).
-        step_decoder: read each latent's step back from it (`L_STEP`), in training alone.
+        step_decoder: decode the step that each latent stands for (`L_STEP`), in training only.
         writes_cot: train and infer with the whole trace written out.
         curriculum: how the written trace of the student's own sequence shrinks, stage by stage.
         uses_projection: latent inputs go through the projection (`loss.use_projection` may still turn it off).
-        published: `training` options that are what its authors' code has for GSM8K, where a configuration does not name them.
+        published: default `training` options, as in the authors' code for GSM8K; a configuration may set others.
     """
 
     name: str
@@ -82,7 +82,7 @@ WITH_LATENTS = f"{', '.join(_WITH_LATENTS[:-1])} or {_WITH_LATENTS[-1]}"
 """The methods that reason in latents, for messages."""
 
 EVICTIONS = ("rkv", "rkv_original", "cosine", "attention", "crop", "uniform", "random")
-"""What may keep entries of the teacher's cache: each is a scorer of this name in the file of this name in `kava.eviction`."""
+"""Methods to select entries of the teacher's cache: each is a scorer in `kava.eviction`, in the file of the same name."""
 
 WINDOW = 8
-"""Last entries of a trace that look back at the others in `rkv_original`, and are always kept."""
+"""Number of last trace entries that attend to the others in `rkv_original`; they are always kept."""

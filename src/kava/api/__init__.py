@@ -1,4 +1,4 @@
-"""The public API, which `import kava` gives lazily: load, ask, look inside, compress, train, evaluate.
+"""The public API, loaded lazily by `import kava`: load a model, ask it, inspect its latents, compress, train, evaluate.
 
 model = kava.load("outputs/run/best_checkpoint")
 model.answer("...").answer

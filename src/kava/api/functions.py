@@ -1,4 +1,4 @@
-"""The functions of the public API: what a command does, as one call."""
+"""Functions of the public API: load, compress, train and evaluate, one call each."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,12 +22,12 @@ def load(name: str | Path, *, device: str | None = None, revision: str | None = 
 
     Args:
         name: a checkpoint's directory, the directory of a run, or a hub name.
-        device: "cpu", "cuda" or "cuda:N"; default: a GPU where there is one.
+        device: "cpu", "cuda" or "cuda:N"; default: a GPU if there is one.
         revision: branch, tag or commit on the hub.
         overrides: dotted configuration keys to change, such as `{"latent.num_iterations": 6}`.
 
     Raises:
-        UserError: there is no such checkpoint or device, or the checkpoint is damaged or its base model absent.
+        UserError: there is no such checkpoint or device, the checkpoint is damaged, or its base model is missing.
     """
     return Model.from_pretrained(name, device=device, revision=revision, overrides=overrides)
 
@@ -37,10 +37,10 @@ def compress(trace: Trace, scorer: str = "rkv", slots: int = 24, *, lam: float =
 
     Args:
         trace: a cached chain of thought, such as `Trace.from_cache(cache, attentions)`.
-        scorer: a name in `SCORERS`; `rkv_original` takes the trace's importance for that of its last 8 tokens, which it always keeps.
+        scorer: a name in `SCORERS`; `rkv_original` expects the importance from the trace's last 8 tokens, and always keeps these.
         slots: M, entries to keep.
         lam: weight of importance against redundancy, 0 to 1 (`rkv` only).
-        seed: of the scorer `random`.
+        seed: seed of the scorer `random`.
 
     Raises:
         UserError: there is no such scorer, or a value is out of range.
@@ -60,10 +60,10 @@ def train(
         config: a configuration, its sections as a mapping, a file, or a name in `configs/`.
         output_dir: the run's own directory; the model is its `best_checkpoint`.
         overrides: dotted configuration keys to change, such as `{"training.max_steps": 100}`.
-        options: of `kava.train.train.train`: resume, overwrite, report_to, quiet, name.
+        options: options of `kava.train.train.train`: resume, overwrite, report_to, quiet, name.
 
     Raises:
-        UserError: whatever the user can fix: a wrong setting, a missing model or data set, an output directory in use.
+        UserError: anything that the user can fix: a wrong setting, a missing model or data set, an output directory in use.
     """
     if isinstance(config, str | Path):
         path = config_path(str(config))
@@ -75,7 +75,10 @@ def train(
 
 
 def _named(config: Config) -> dict[str, Any]:
-    """Its sections, without what its method has by itself in the training: another method may have something else."""
+    """Return the sections of a configuration without training settings that equal its method's defaults.
+
+    An override may choose another method, whose own defaults then apply.
+    """
     sections, own = config.to_dict(), Config(method=config.method).to_dict()["training"]
     return {**sections, "training": {key: value for key, value in sections["training"].items() if value != own[key]}}
 
@@ -83,13 +86,13 @@ def _named(config: Config) -> dict[str, Any]:
 def evaluate(
     model: Model | Trained | str | Path, dataset: str, *, output: str | Path | None = None, device: str | None = None, **limits: Any
 ) -> Result:
-    """Accuracy, forward passes, tokens and seconds per question of a model on a data set.
+    """Measure accuracy, forward passes, tokens and seconds per question of a model on a data set.
 
     Args:
-        model: what `load` returns, or what it takes.
+        model: a model that `load` returned, or a name that `load` accepts.
         dataset: a name in `evaluation.datasets` (gsm8k, gsm8k-hard, svamp), a file, a directory or a hub name.
-        output: result file to write, with the answered questions beside it as JSON lines.
-        device: where a model that is loaded here runs.
+        output: result file to write, with the answered questions next to it as JSON lines.
+        device: device of a model that is loaded here.
         limits: max_samples, batch_size, max_new_tokens, use_latent, data_dir, quick_test.
 
     Raises:

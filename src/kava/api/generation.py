@@ -1,4 +1,4 @@
-"""transformers' `generate` on the latent cache: a GenerationConfig, a streamer, token ids."""
+"""The interface of transformers' `generate` for decoding after the latents: GenerationConfig, streamer, token ids."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 from kava.errors import UserError
 from kava.generate import Reasoner
 
-# What says how tokens are chosen, and what says nothing about it.
+# Settings that are applied, and settings that are accepted but have no effect.
 CHOOSING = ("max_new_tokens", "do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p")
 IGNORED = (
     "pad_token_id",
@@ -59,7 +59,7 @@ def generate(
 
 
 def _stated(generation_config: Any) -> dict[str, Any]:
-    """What a GenerationConfig says that is not its default."""
+    """Return the settings of a GenerationConfig that differ from its defaults."""
     if generation_config is None:
         return {}
     return {name: value for name, value in generation_config.to_diff_dict().items() if value is not None}
@@ -71,13 +71,13 @@ def _rows(ids: Tensor, mask: Tensor | None) -> list[list[int]]:
 
 
 def _sampler(asked: dict[str, Any]) -> Any:
-    """logits [B, V] -> tokens [B], by transformers' own processors; None for greedy."""
+    """Return a function logits [B, V] -> tokens [B] that applies transformers' logits processors; None for greedy decoding."""
     if not asked.get("do_sample"):
         return None
     from transformers import GenerationConfig
     from transformers.generation import logits_process
 
-    # transformers' own check of ranges.
+    # GenerationConfig checks the ranges.
     config = GenerationConfig(**{name: asked[name] for name in CHOOSING if name in asked})
     made = []
     for name, kind, neutral in (
@@ -88,7 +88,7 @@ def _sampler(asked: dict[str, Any]) -> Any:
         ("typical_p", "TypicalLogitsWarper", 1),
     ):
         value = getattr(config, name)
-        # What changes nothing is refused by some of the classes.
+        # Some of the classes refuse a value that changes nothing.
         if value is not None and value != neutral:
             try:
                 made.append(getattr(logits_process, kind)(value))

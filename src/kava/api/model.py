@@ -1,4 +1,4 @@
-"""A trained model with everything that belongs to it: ask it, look inside, save it, push it.
+"""A trained model with its tokenizer and configuration: ask it, inspect its latents, save it, push it to the hub.
 
 model = kava.load("outputs/run/best_checkpoint")
 model.answer("...")
@@ -24,11 +24,11 @@ from kava.runtime.device import choose_device
 
 
 class Model:
-    """A trained model. `from_pretrained`, `save_pretrained` and `push_to_hub` keep to Hugging Face's conventions.
+    """A trained model. `from_pretrained`, `save_pretrained` and `push_to_hub` follow Hugging Face's conventions.
 
     Attributes:
         trained: the model itself (`trained.model`), tokenizer, configuration and metadata.
-        results: evaluations that go into its model card.
+        results: evaluations that are listed in its model card.
     """
 
     def __init__(self, trained: Trained, results: Sequence[Result] = ()) -> None:
@@ -44,28 +44,28 @@ class Model:
         revision: str | None = None,
         overrides: dict[str, Any] | None = None,
     ) -> "Model":
-        """As `kava.load`."""
+        """Load a trained model; see `kava.load`."""
         chosen = choose_device(device or (overrides or {}).get("system.device"))
         directory = checkpoint_directory(pretrained_model_name_or_path, revision)
         return cls(load_checkpoint(directory, overrides, chosen), results_beside(directory))
 
     @property
     def config(self) -> Config:
-        """Every setting of the run."""
+        """Configuration of the run."""
         return self.trained.config
 
     @property
     def tokenizer(self) -> Any:
-        """Its tokenizer, with `<bot>`, `<eot>` and `<latent>`."""
+        """Tokenizer, with `<bot>`, `<eot>` and `<latent>`."""
         return self.trained.tokenizer
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the model."""
         return self.trained.model.backbone.special_ids.device
 
     def to(self, device: str) -> "Model":
-        """Move it to a device.
+        """Move the model to a device, in place, and return it.
 
         Raises:
             UserError: there is no such device.
@@ -82,10 +82,10 @@ class Model:
 
         Args:
             questions: one question, or a list of them.
-            options: of `kava.generate.Reasoner.generate`: batch_size, max_new_tokens, temperature, seed, use_latent.
+            options: options of `kava.generate.Reasoner.generate`: batch_size, max_new_tokens, temperature, seed, use_latent.
 
         Returns:
-            One `Generation` for one question, a list for a list: `.answer` is the number, `.text` what was written.
+            One `Generation` for one question, a list for a list: `.answer` is the extracted answer, `.text` the generated text.
 
         Raises:
             UserError: a question is empty, or too long for the model.
@@ -121,10 +121,10 @@ class Model:
             yield rest
 
     def think(self, questions: str | Sequence[str], top_k: int = 1) -> Thoughts:
-        """Think without answering: hidden states, keys, values and decoded tokens of every latent after every iteration.
+        """Compute the latents without answering: hidden states, keys, values and decoded tokens of each latent after each iteration.
 
         Raises:
-            UserError: the method has no latents.
+            UserError: the method has no latents, or a question is empty.
         """
         return think(self.trained.reasoner(), _questions(questions), top_k)
 
@@ -138,18 +138,18 @@ class Model:
         use_latent: bool = True,
         **settings: Any,
     ) -> Tensor:
-        """transformers' `generate` on the latent cache.
+        """Generate an answer after the latents, with the interface of transformers' `generate`.
 
         Args:
             inputs: questions, or their token ids [B, S], left-padded, with `attention_mask`.
-            generation_config: a `GenerationConfig`; max_new_tokens, do_sample, temperature, top_k, top_p, min_p and typical_p count.
+            generation_config: a `GenerationConfig`; max_new_tokens, do_sample, temperature, top_k, top_p, min_p and typical_p are used.
             attention_mask: true at real tokens of `inputs`.
             streamer: such as `TextStreamer(model.tokenizer)`, for one question.
             use_latent: False writes the chain of thought.
             settings: fields of a `GenerationConfig`, as keywords.
 
         Returns:
-            The ids that were written, [B, N], padded on the right; the question is not repeated, and latents have no ids.
+            Ids of the generated tokens, [B, N], padded on the right. The question is not included, and latents have no ids.
 
         Raises:
             UserError: a setting that decoding after latents does not have, such as num_beams.
@@ -163,12 +163,12 @@ class Model:
         """Write a checkpoint: a peft adapter (or full weights), projection, tokenizer, configuration and model card.
 
         Args:
-            save_directory: where to; an older checkpoint there is replaced.
-            base: what to call the base model, where others know it by another name than this machine.
-            name: what the card calls this model.
+            save_directory: directory to write; an older checkpoint there is replaced.
+            base: name of the base model to record, if others know it by another name than this machine does.
+            name: name of this model on the card.
 
         Raises:
-            UserError: the place cannot be written to.
+            UserError: the directory cannot be written to, or contains something other than a checkpoint.
         """
         save_with_card(self.trained, self.results, Path(save_directory), base=base, name=name)
 
@@ -183,10 +183,10 @@ class Model:
         branch: str | None = None,
         create_pr: bool | None = None,
     ) -> str:
-        """Upload to the hub; returns the address. Arguments as those of Hugging Face's `push_to_hub`, and `base` as in `save_pretrained`.
+        """Upload to the hub and return the URL. Arguments are those of Hugging Face's `push_to_hub`, and `base` as in `save_pretrained`.
 
         Raises:
-            UserError: the base model is known to this machine alone, or the hub refuses.
+            UserError: the base model exists on this machine only, or the hub refuses the upload.
         """
         commit = {"commit_message": commit_message, "revision": branch, "create_pr": create_pr}
         return push(self.trained, self.results, repo_id, base=base, private=private, token=token, commit=commit)

@@ -1,18 +1,18 @@
-"""A text that is being written, in pieces that will not change any more."""
+"""Split a text that is being generated into pieces that will not change any more."""
 
 
 class Pieces:
-    """The pieces together are the whole text.
+    """Pieces of a growing text; together they are the whole text.
 
-    The end of a text that grows token by token may still change: a letter of several tokens is U+FFFD until its last one, and some
-    tokenizers close up spaces. What two texts in a row agree on stays.
+    The end of a text that grows token by token may still change: a character of several tokens is U+FFFD until its last token, and some
+    tokenizers remove spaces. The common prefix of two consecutive texts is considered final.
     """
 
     def __init__(self) -> None:
         self._before = self._shown = ""
 
     def of(self, text: str) -> str:
-        """What is new and settled, once the text has grown to this."""
+        """Return the new final part of the text, which has grown to `text`."""
         agreed = 0
         for old, new in zip(self._before, text, strict=False):
             if old != new:
@@ -24,5 +24,5 @@ class Pieces:
         return piece
 
     def rest(self, text: str) -> str:
-        """What is missing of the whole text."""
+        """Return the part of the whole text that has not been returned yet."""
         return text[len(self._shown) :]

@@ -1,1 +1,1 @@
-"""The only place that touches transformers' cache and attention internals."""
+"""KV caches, attention backends and masks: the code that depends on transformers' cache and attention internals."""

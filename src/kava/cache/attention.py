@@ -31,12 +31,12 @@ class ImportanceRecorder:
     """What to record, and what was recorded, in one teacher pass.
 
     Attributes:
-        rows: query positions of the answer tokens within the pass, [B, A].
+        rows: query positions within the pass whose attention is recorded: the answer tokens, or R-KV's window, [B, A].
         row_mask: which of them are real.
         start, stop: key columns of the CoT in the cache.
-        reduction: how the query heads of a group become one KV head: "max" or "mean" of probabilities, or "logits": their maximum.
-        among: a query's probabilities sum to 1 over these entries of the CoT alone, [B, C] (the paper's listing); None: over all it sees.
-        layers: per layer, the mean probability over answer tokens, reduced to KV heads, [B, H, C].
+        reduction: of the query heads of a group to one KV head: "max" or "mean" of probabilities, or "logits", the maximum of logits.
+        among: CoT entries over which probabilities are normalised, [B, C] (the paper's listing); None: all that a query attends to.
+        layers: per layer, the mean probability over `rows`, reduced to KV heads, [B, H, C].
     """
 
     rows: Int[Tensor, "B A"]
@@ -66,28 +66,28 @@ def recording(recorder: ImportanceRecorder) -> Iterator[ImportanceRecorder]:
 
 
 def is_recording() -> bool:
-    """Whether attention calls are recorded just now."""
+    """Whether attention calls are being recorded."""
     return _active.get() is not None
 
 
 def register_backends() -> None:
-    """Make `kava_sdpa`, `kava_eager` and `kava_flash_attention_2` known to transformers (harmless to repeat)."""
+    """Register `kava_sdpa`, `kava_eager` and `kava_flash_attention_2` with transformers (repeated calls are harmless)."""
     for backend in BACKENDS:
         AttentionInterface.register(PREFIX + backend, _recording_backend(backend))
         AttentionMaskInterface.register(PREFIX + backend, _sdpa_mask if backend == "sdpa" else ALL_MASK_ATTENTION_FUNCTIONS[backend])
 
 
 def _sdpa_mask(*arguments: Any, **options: Any) -> Any:
-    """transformers' mask for SDPA, never left out: to see whether nothing is padding, the host would wait for the device in every pass."""
+    """transformers' mask for SDPA, never skipped: checking that there is no padding would synchronize with the device in every pass."""
     return ALL_MASK_ATTENTION_FUNCTIONS["sdpa"](*arguments, **options | {"allow_is_causal_skip": False})
 
 
 def _recording_backend(backend: str) -> Callable[..., Any]:
     def attend(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any) -> Any:
-        # Compiled passes are never recorded (`Backbone.compile_passes`), and tracing stops at a context variable.
+        # Compiled passes are never recorded (`Backbone.compile_passes`), and a context variable would break the traced graph.
         recorder = None if torch.compiler.is_compiling() else _active.get()
         if recorder is not None:
-            # Selection compares scores that lie close together: in float32, whatever the pass itself computes in.
+            # Selection compares scores that are close together, so they are computed in float32, whatever the dtype of the pass.
             with torch.autocast(query.device.type, enabled=False):
                 options = (kwargs.get(name) for name in ("scaling", "softcap", "s_aux"))
                 _record(recorder, module, query, key, attention_mask, *options)
@@ -95,7 +95,7 @@ def _recording_backend(backend: str) -> Callable[..., Any]:
             return attend_short(query, key, value, attention_mask, kwargs.get("scaling")).contiguous(), None
         if backend == "sdpa" and is_grouped(query, key, attention_mask, kwargs):
             return attend_grouped(query, key, value, attention_mask, kwargs.get("scaling"), kwargs.get("dropout", 0.0)), None
-        # Eager attention is each architecture's own function, next to its attention module.
+        # Each architecture has its own eager attention function, in the file of its attention module.
         function = sys.modules[type(module).__module__].eager_attention_forward if backend == "eager" else ALL_ATTENTION_FUNCTIONS[backend]
         if backend == "sdpa" and attention_mask is not None and attention_mask.dtype == torch.bool:
             attention_mask = additive(attention_mask, query.dtype, -torch.inf)
@@ -128,13 +128,13 @@ def _record(
     if recorder.reduction == "logits":
         scores = scores.amax(2, keepdim=True)
     if recorder.among is not None:
-        # The answer follows a short trace at once, so the columns of the longest hold some of it.
+        # The answer directly follows the trace, so the columns of a trace shorter than the longest include answer tokens.
         others = ~recorder.among[:, None, None, None]
         probabilities = scores[..., recorder.start : recorder.stop].masked_fill(others, torch.finfo(scores.dtype).min).softmax(-1)
     elif sinks is None:
         probabilities = scores.softmax(-1)[..., recorder.start : recorder.stop]
     else:
-        # A learned logit per head takes part in the softmax and belongs to no token.
+        # Attention sink: a learned logit per head takes part in the softmax and belongs to no token.
         column = sinks.float().view(heads, -1)[None, :, :, None, None].expand(*scores.shape[:-1], 1)
         probabilities = torch.cat([scores, column], dim=-1).softmax(-1)[..., recorder.start : recorder.stop]
     weight = recorder.row_mask / recorder.row_mask.sum(-1, keepdim=True).clamp(min=1)

@@ -43,7 +43,7 @@ def attend_grouped(
 
 
 def _for_groups(mask: Tensor, dtype: torch.dtype, group: int) -> Tensor:
-    """The additive mask of all G n rows; made once for all layers, as long as the mask lives."""
+    """The additive mask of all G n rows, created once for all layers and cached on `mask`."""
     made: dict[tuple[torch.dtype, int], Tensor] = getattr(mask, _MADE, {})
     if (dtype, group) not in made:
         bias = additive(mask, dtype, -torch.inf)

@@ -14,7 +14,7 @@ KVLayers = tuple[tuple[Tensor, Tensor], ...]
 
 
 def to_dynamic_cache(layers: KVLayers) -> DynamicCache:
-    """A `DynamicCache` that starts from `layers`; updates concatenate, so the tensors given stay as they are."""
+    """A `DynamicCache` that starts from `layers`; updates concatenate, so the given tensors are not modified."""
     cache = DynamicCache()
     for keys, values in layers:
         layer = DynamicLayer()

@@ -1,7 +1,7 @@
-"""How far a model can read: sliding windows and learned positions end where most rotary positions go on.
+"""Limits on sequence length: sliding windows and learned positions have one, most rotary embeddings have none.
 
-Two kinds of rotary positions end too: "longrope" and "dynamic" change all frequencies of a pass that reaches beyond the original
-length, cached keys keep the ones that they were made with, and so an answer would depend on its cache and on its batch.
+Two kinds of rotary embeddings have one too: "longrope" and "dynamic" change all frequencies of a pass that reaches beyond the original
+length, while cached keys keep the old ones, so an answer would depend on its cache and on its batch.
 """
 
 from typing import Any
@@ -10,13 +10,13 @@ from torch import nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-# Some tables of positions start with an offset of a row or two.
+# Some tables of learned positions start with an offset of one or two rows.
 _SPARE_ROWS = 8
 _ROTARY = "rotary positions, beyond which all positions of a pass change and cached keys do not"
 
 
 def entry_limit(causal_lm: Any) -> tuple[int, str] | None:
-    """How many cache entries a sequence may have, and what sets the limit; None where nothing does."""
+    """The largest number of cache entries of a sequence, and what limits it; None if there is no limit."""
     config = causal_lm.config.get_text_config()
     limits = [
         (int(layer.sliding_window), "the sliding window of its attention")
@@ -36,7 +36,7 @@ def _rotary_limits(causal_lm: Any) -> list[tuple[int, str]]:
     limits = []
     for module in causal_lm.base_model.modules():
         kinds = getattr(module, "rope_type", None)
-        # One kind, or one for each kind of layer.
+        # One rotary type, or one per layer type.
         for layer_type, kind in kinds.items() if isinstance(kinds, dict) else [(None, kinds)]:
             if isinstance(kind, str) and kind == "longrope":
                 own = parameters if layer_type is None else parameters[layer_type]
@@ -47,6 +47,6 @@ def _rotary_limits(causal_lm: Any) -> list[tuple[int, str]]:
 
 
 def layers_without_cache(config: Any) -> list[str]:
-    """Kinds of layers, by transformers' names, that keep no key and value of their own for every token in reach."""
+    """transformers' names of the cache layers that do not keep a key and a value for every token (or every token in the window)."""
     plain = (DynamicLayer, DynamicSlidingWindowLayer)
     return sorted({type(layer).__name__ for layer in DynamicCache(config=config).layers if type(layer) not in plain})

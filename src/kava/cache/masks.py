@@ -1,4 +1,4 @@
-"""Boolean masks as numbers to add to scores, made once for all layers of a pass."""
+"""Additive attention masks from boolean ones, created once for all layers of a pass."""
 
 import torch
 from torch import Tensor
@@ -7,10 +7,10 @@ _MADE = "kava_additive"
 
 
 def additive(mask: Tensor, dtype: torch.dtype, lowest: float) -> Tensor:
-    """Zero where a boolean mask shows, `lowest` where it hides.
+    """Zero where a boolean mask is True, `lowest` where it is False.
 
-    torch makes such a tensor out of a boolean mask in every attention call and keeps each for the backward pass: L tensors of size
-    S x K. The mask itself is the same object in every layer, so that what is made of it can live as long as it does.
+    torch creates such a tensor from a boolean mask in every attention call and keeps each for the backward pass: L tensors of size
+    S x K. The boolean mask is the same object in every layer, so the result is cached on it and lives as long as it does.
     """
     if torch.compiler.is_compiling():
         return _make(mask, dtype, lowest)

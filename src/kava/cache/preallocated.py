@@ -1,4 +1,4 @@
-"""A cache with room for the tokens to come: each is written into its place, and nothing that is there already is copied."""
+"""A KV cache preallocated for the tokens to come: new entries are written in place, and existing ones are not copied."""
 
 import torch
 from jaxtyping import Float, Int
@@ -13,8 +13,8 @@ class GrowingLayer(DynamicLayer):
     """One layer's keys and values at the front of a larger buffer. Without gradients: the buffer is written in place.
 
     Args:
-        keys, values: what is cached so far; copied once, so that they stay as they are.
-        room: tokens that may follow.
+        keys, values: the entries so far; copied once, so that the given tensors are not modified.
+        room: number of tokens that may follow.
     """
 
     def __init__(self, keys: Float[Tensor, "B H S D"], values: Float[Tensor, "B H S Dv"], room: int) -> None:
@@ -24,7 +24,7 @@ class GrowingLayer(DynamicLayer):
         self._show(keys.shape[-2])
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
-        """Write new entries behind the old ones; returns views of all entries."""
+        """Write new entries after the old ones; returns views of all entries."""
         start, stop = self.keys.shape[-2], self.keys.shape[-2] + key_states.shape[-2]
         for buffer, new in zip(self.buffers, (key_states, value_states), strict=True):
             buffer[:, :, start:stop] = new
@@ -32,7 +32,7 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
     def keep(self, rows: Int[Tensor, " K"]) -> None:
-        """Go on with these rows of the batch alone."""
+        """Keep only these rows of the batch."""
         entries = self.keys.shape[-2]
         room = self.buffers[0].shape[-2] - entries
         self.buffers = [_with_room(self.keys[rows], room), _with_room(self.values[rows], room)]
@@ -43,7 +43,7 @@ class GrowingLayer(DynamicLayer):
 
 
 def to_growing_cache(layers: KVLayers, room: int) -> DynamicCache:
-    """A transformers cache that starts from `layers` and takes `room` further tokens without copying them again."""
+    """A transformers cache that starts from `layers` and takes `room` more tokens without copying existing entries again."""
     cache = DynamicCache()
     cache.layers = [GrowingLayer(keys, values, room) for keys, values in layers]
     return cache

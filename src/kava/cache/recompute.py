@@ -1,7 +1,7 @@
-"""Activation checkpointing that keeps the KV path: a layer's activations are computed again in the backward pass, its cache is not lost.
+"""Activation checkpointing that keeps the KV cache: a layer's activations are recomputed in the backward pass, its cache is kept.
 
-transformers' own gradient checkpointing drops the cache that latent passes stand on. Here each decoder layer takes its part of
-the cache as tensors and gives the longer ones back, so that gradients flow through keys and values as they do without.
+transformers' own gradient checkpointing drops the cache, which latent passes need. Here each decoder layer takes its part of the
+cache as tensors and returns the extended ones, so that gradients flow through keys and values as without checkpointing.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def recompute_layers(decoder: nn.Module) -> None:
     """Make every decoder layer keep only its input and its cache for the backward pass. Losses and gradients stay the same.
 
     Raises:
-        UserError: the architecture's layers are not of transformers' checkpointing kind.
+        UserError: the architecture has no `GradientCheckpointingLayer`.
     """
     layers = [module for module in decoder.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:

@@ -1,4 +1,4 @@
-"""Keys without their rotary position (what `kv_rope: pre` compares), or moved to another one (what a swap of latents needs)."""
+"""Undo the rotary embedding of cached keys (for `kv_rope: pre`), or move keys to other positions (for swaps of latents)."""
 
 import sys
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def unrotate(decoder: Any, keys: Float[Tensor, "L B H M D"], positions: Int[Tensor, "L B H M"]) -> Float[Tensor, "L B H M D"]:
-    """Undo the rotary embedding of cached keys, through the architecture's own rotation run backwards.
+    """Undo the rotary embedding of cached keys, with the architecture's own rotation in reverse.
 
     Args:
         decoder: the transformers decoder that made the keys. Without rotary positions (GPT-2), keys come back as they are.
@@ -23,7 +23,7 @@ def unrotate(decoder: Any, keys: Float[Tensor, "L B H M D"], positions: Int[Tens
     if rotary is None:
         return keys
     rotate = sys.modules[type(decoder).__module__].apply_rotary_pos_emb
-    # A fused one would write to both of its arguments, which here are one tensor (`kava.model.fused_kernels`).
+    # A fused one would modify both arguments in place, and here they are the same tensor (`kava.model.fused_kernels`).
     rotate = getattr(rotate, "plain", rotate)
     layers, batch, heads, slots, width = keys.shape
     flat = keys.reshape(-1, 1, slots, width)
@@ -39,5 +39,5 @@ def moved(
 ) -> Float[Tensor, "L B H M D"]:
     """Cached keys of positions `source` as the cache would hold them at positions `target`."""
     rotary = getattr(decoder, "rotary_emb", None)
-    # A rotation by the difference; `unrotate` also takes the scale off, which a cached key keeps.
+    # Rotate by the difference; `unrotate` also divides by the attention scaling, which a cached key must keep.
     return unrotate(decoder, keys, source - target) * float(getattr(rotary, "attention_scaling", 1.0))

@@ -1,7 +1,7 @@
-"""Attention over short sequences on a CPU, as two batched products.
+"""Attention over short sequences on a CPU, as two batched matrix multiplications.
 
 torch's flash kernel for CPUs saves memory that short sequences do not need and pays for it in its backward pass, and
-transformers copies grouped keys and values for it. Here the query heads of a group are rows of one product with their KV head.
+transformers copies grouped keys and values for it. Here the query heads of a group are rows of one multiplication with their KV head.
 """
 
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ from torch.autograd.function import once_differentiable
 
 from kava.cache.masks import additive
 
-# Scores per head; longer sequences go to the flash kernel, whose memory does not grow with their product.
+# Most scores per head (queries x keys); longer sequences use the flash kernel, whose memory does not grow with this number.
 MAX_SCORES = 128 * 128
 
-# Scores per head whose weights are kept for the backward pass.
+# Most scores per head for which the attention weights are kept for the backward pass.
 MAX_KEPT = 64 * 64
 
 _switched_off: ContextVar[bool] = ContextVar("switched_off", default=False)
@@ -27,7 +27,7 @@ _switched_off: ContextVar[bool] = ContextVar("switched_off", default=False)
 
 @contextmanager
 def sdpa_alone() -> Iterator[None]:
-    """Leave short sequences to SDPA too: for who counts on a CPU what a GPU would hold."""
+    """Use SDPA for short sequences too, for code that counts on a CPU what a GPU would run and store."""
     token = _switched_off.set(True)
     try:
         yield
@@ -38,8 +38,8 @@ def sdpa_alone() -> Iterator[None]:
 def is_short(query: Tensor, key: Tensor, mask: Any, kwargs: dict[str, Any]) -> bool:
     """Whether `attend_short` can take this call: on a CPU, few scores, a mask as SDPA's or none needed, nothing extra.
 
-    float32, or bfloat16 as autocast leaves it; float32 under autocast is SDPA's, which rounds it. So are compiled passes:
-    tracing knows SDPA.
+    Inputs are float32 or bfloat16. float32 under autocast is left to SDPA, which rounds it, and so are compiled passes, because
+    torch's compiler supports SDPA.
     """
     queries, keys = query.shape[2], key.shape[2]
     masked = isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.dim() == 4 and mask.shape[1] == 1
@@ -65,7 +65,7 @@ def attend_short(
 ) -> Float[Tensor, "B n Nh Dv"]:
     """softmax(scaling q k^T) v over the entries that `mask` shows; a row that sees nothing gets some finite mixture.
 
-    bfloat16 is attended to in float32 and comes back as bfloat16.
+    bfloat16 inputs are computed in float32, and the result is bfloat16.
     """
     batch, query_heads, queries, width = query.shape
     heads, entries = key.shape[1:3]
@@ -79,7 +79,7 @@ def attend_short(
 
 
 class _Attend(torch.autograd.Function):
-    """Attention of [B H, G n, D] rows; many weights are computed again in the backward pass, so that no large matrix is kept."""
+    """Attention of [B H, G n, D] rows; large weight matrices are recomputed in the backward pass instead of kept."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float, shape: tuple[int, ...]) -> Tensor:
@@ -112,7 +112,7 @@ def _full_precision() -> AbstractContextManager[object]:
 
 
 def _wide(*parts: Tensor) -> tuple[Tensor, ...]:
-    """Half precision as float32, the rest as it is."""
+    """Convert tensors in half precision to float32; others are unchanged."""
     return tuple(part.float() if part.dtype in (torch.bfloat16, torch.float16) else part for part in parts)
 
 
@@ -124,5 +124,5 @@ def _weights(rows: Tensor, key: Tensor, bias: Tensor | None, scale: float, shape
 
 
 def _scaled(left: Tensor, right: Tensor, scale: float) -> Tensor:
-    """Batched product times a number, in one call."""
+    """Batched matrix multiplication times a scale, in one call."""
     return torch.baddbmm(left.new_empty(()), left, right, beta=0, alpha=scale)

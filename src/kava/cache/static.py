@@ -1,4 +1,4 @@
-"""A cache of fixed size, written in place at a position that lies on the device: what a CUDA graph can be captured on."""
+"""A KV cache of fixed size, written in place at a position stored on the device, so that a CUDA graph can be captured."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ from kava.cache.layers import KVLayers
 
 
 class StaticLayer(DynamicLayer):
-    """One layer's keys and values, room included; entries behind the last one hold zeros, or what was there before, and must be masked.
+    """One layer's keys and values in buffers of fixed size; entries after the last one hold zeros or old values and must be masked.
 
     Args:
-        keys, values: any tensors of the layer's shape, for their sizes.
-        capacity: entries that there is room for.
-        slot: where the next entry goes, [1]; shared by all layers and moved on by their owner.
+        keys, values: tensors that give the sizes, dtype and device; their values are not used.
+        capacity: number of entries that fit.
+        slot: index of the next entry, [1]; shared by all layers and advanced by their owner.
     """
 
     def __init__(self, keys: Float[Tensor, "B H S D"], values: Float[Tensor, "B H S Dv"], capacity: int, slot: Int[Tensor, " 1"]) -> None:
@@ -27,12 +27,12 @@ class StaticLayer(DynamicLayer):
         self.slot = slot
 
     def load(self, keys: Tensor, values: Tensor) -> None:
-        """Put the first entries in place."""
+        """Copy the first entries into the buffers."""
         self.keys[:, :, : keys.shape[2]] = keys
         self.values[:, :, : values.shape[2]] = values
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
-        """Write one entry per row; returns all of the buffers."""
+        """Write one entry per row; returns the whole buffers."""
         self.keys.index_copy_(2, self.slot, key_states)
         self.values.index_copy_(2, self.slot, value_states)
         return self.keys, self.values

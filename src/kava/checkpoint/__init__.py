@@ -1,4 +1,4 @@
-"""A trained model on disk: written, read, described by a card, imported from the peers' own formats."""
+"""Checkpoints on disk: writing, reading, model cards, and import from the formats of PCCoT and CODI."""
 
 from kava.checkpoint.files import (
     ADAPTER,

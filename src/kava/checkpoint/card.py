@@ -1,4 +1,4 @@
-"""Model cards as text: from a run's configuration, metadata and results. No file is written here; the base model's own card is read.
+"""Render model cards from a run's configuration, metadata and results. No file is written; the base model's card is read.
 
 render_card(config, base="meta-llama/Llama-3.2-1B-Instruct", metadata=metadata, results=results)
 """
@@ -24,14 +24,14 @@ _SHOWN = (
 
 
 def render_card(config: Config, base: str, metadata: dict[str, Any], results: Sequence[Result] = (), name: str | None = None) -> str:
-    """The text of a README.md with the hub's metadata on top.
+    """Return the text of a README.md that starts with the hub's metadata.
 
     Args:
-        config: of the run.
-        base: the model it started from, by its hub name or directory.
-        metadata: of the checkpoint: name, step, data and validation where they are known.
+        config: configuration of the run.
+        base: hub name or directory of the base model.
+        metadata: metadata of the checkpoint: name, step, data and validation, as far as known.
         results: evaluations of this checkpoint.
-        name: where the model is to be found; default: a placeholder for a local path.
+        name: path or hub name of this model; default: a placeholder.
     """
     import jinja2
 
@@ -54,7 +54,7 @@ def render_card(config: Config, base: str, metadata: dict[str, Any], results: Se
         data=metadata.get("data"),
         command=provenance.get("command_line"),
         commit=provenance.get("commit"),
-        # The only data whose questions are known here.
+        # The built-in data is the only one with a known example question.
         question=EXAMPLE if config.dataset.name == "builtin:mini" else "YOUR QUESTION",
         name=name or "PATH_OR_HUB_NAME",
         results=[*_validation(metadata), *map(_row, results)],
@@ -63,12 +63,12 @@ def render_card(config: Config, base: str, metadata: dict[str, Any], results: Se
 
 
 def is_local(base: str) -> bool:
-    """Whether a base model is a directory of this machine, which nobody else can load."""
+    """Return whether a base model is local to this machine (a directory or built in), so that others cannot load it by name."""
     return Path(base).is_dir() or base.startswith(("/", ".", "~", "builtin:"))
 
 
 def _header(config: Config, base: str, results: Sequence[Result], name: str | None) -> str:
-    """The hub's metadata: each tag once, and only what holds for others too."""
+    """Return the hub's metadata as YAML: each tag once, and nothing that is valid on this machine only."""
     from huggingface_hub import EvalResult, ModelCardData
 
     evaluations = [
@@ -96,7 +96,7 @@ def _header(config: Config, base: str, results: Sequence[Result], name: str | No
 
 
 def _licence(base: str) -> dict[str, Any]:
-    """The base model's licence, which its weights' descendants keep: from its own card, where that is at hand."""
+    """Return the base model's licence, which derived weights inherit, from its model card if that is available locally."""
     from huggingface_hub import metadata_load, try_to_load_from_cache
     from yaml import YAMLError
 
@@ -105,7 +105,7 @@ def _licence(base: str) -> dict[str, Any]:
     found = Path(base, "README.md") if is_local(base) else try_to_load_from_cache(base, "README.md")
     if isinstance(found, str | Path) and Path(found).is_file():
         stated: dict[str, Any] = {}
-        # Somebody else's card may be broken; a checkpoint is not lost for it.
+        # The base model's card may be broken, which must not prevent saving a checkpoint.
         with suppress(OSError, ValueError, YAMLError):
             stated = metadata_load(found) or {}
         known = {key: str(stated[key]) for key in ("license", "license_name", "license_link") if stated.get(key)}

@@ -1,12 +1,12 @@
-"""Checkpoints of PCCoT and CODI converted to ours: what they trained is merged into full weights, so that nothing of it is lost.
+"""Convert checkpoints of PCCoT and CODI: everything that was trained is merged into full weights, so that nothing is lost.
 
 PCCoT (github.com/whyNLP/PCCoT): a peft adapter with five trained token rows (its three, padding, EOS) and `prj` weights,
 `pccot_args.json`, the model's `config.json` with `num_iterations`, and a tokenizer.
 CODI (github.com/zhenyi4/codi): one state dict, sharded or not, of `codi.` (base weights and LoRA by peft's own names) and `prj.`;
 its new tokens are the rows after the base's vocabulary: padding, `<bot>`, `<eot>`.
 
-Their wording is kept too: neither ends a question with a line break (CODI's commonsense sets apart: give
-`--dataset.question_suffix` when asking), and PCCoT writes the number right behind the answer prompt.
+Their prompt format is kept too: neither ends a question with a line break (except CODI's commonsense data sets: set
+`--dataset.question_suffix` at inference), and PCCoT writes the number directly after the answer prompt.
 
 import_checkpoint("downloads/pccot-gpt2", "outputs/pccot-gpt2")
 """
@@ -31,13 +31,13 @@ from kava.runtime.atomic import refuse_foreign
 
 PCCOT_ARGS = "pccot_args.json"
 _NEW_TOKENS = ("bot", "eot", "latent")
-# Places of the two linear maps and the norm in the peers' `prj` modules (CODI's begins with a dropout).
+# Names of the two linear layers and the norm in the `prj` modules of PCCoT and CODI (CODI's starts with a dropout layer).
 _PROJECTION = {"pccot": ("0", "2", "3"), "codi": ("1", "3", "ln")}
 
 
 @dataclass(frozen=True)
 class _Read:
-    """What was found: base model with everything trained folded in, `prj` weights, rows of `<bot>`, `<eot>`, `<latent>`, settings."""
+    """Content of a checkpoint: base model with merged weights, `prj` weights, rows of `<bot>`, `<eot>`, `<latent>`, tokenizer, settings."""
 
     causal_lm: Any
     prj: dict[str, Tensor]
@@ -55,17 +55,17 @@ def import_checkpoint(
     num_latents: int = 6,
     lora_alpha: float = 32.0,
 ) -> str:
-    """Read a peer's checkpoint and write it as ours; returns the layout it had.
+    """Convert a PCCoT or CODI checkpoint to a kava checkpoint, and return its layout.
 
     Args:
         source: directory as published.
-        directory: where our checkpoint goes.
-        base: base model (PCCoT's adapter names its own).
-        layout: "pccot" or "codi"; default: by the files.
-        num_latents, lora_alpha: what CODI's weights do not say.
+        directory: where to write the kava checkpoint.
+        base: base model; required for CODI, PCCoT's adapter names its own.
+        layout: "pccot" or "codi"; default: detected from the files.
+        num_latents, lora_alpha: settings that a CODI checkpoint does not record.
 
     Raises:
-        UserError: files are missing, or hold what our model has no place for.
+        UserError: files are missing, or contain weights that do not fit our model.
     """
     refuse_foreign(Path(directory), "choose another directory")
     source = Path(source)
@@ -152,7 +152,7 @@ def _read_codi(source: Path, base: str | None, num_latents: int, lora_alpha: flo
 
 
 def _place_rows(causal_lm: Any, rows: list[int], special_ids: list[int]) -> None:
-    """Move the peer's three token rows to the ids that our tokenizer gives them."""
+    """Copy the three trained token rows of the source checkpoint to the ids that our tokenizer gives them."""
     held = causal_lm.get_input_embeddings().weight.detach()[rows].clone()
     make_room(causal_lm, special_ids)
     with torch.no_grad():
@@ -172,7 +172,7 @@ def _fill_projection(projection: Projection, prj: dict[str, Tensor], layout: str
 
 
 def _load(source: Path, *stems: str) -> dict[str, Tensor]:
-    """All tensors of a checkpoint in float32: safetensors or torch files (weights only), in one piece or sharded."""
+    """Load all tensors of a checkpoint in float32, from safetensors or torch files (weights only), sharded or not."""
     from safetensors.torch import load_file
 
     for stem in stems:
@@ -201,7 +201,7 @@ def _all_fits(source: Path, unexpected: list[str], missing: list[str]) -> None:
 
 
 def _json(path: Path, *needed: str) -> dict[str, Any]:
-    """A JSON mapping that has these keys."""
+    """Read a JSON object and check that it has the needed keys."""
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

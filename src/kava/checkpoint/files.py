@@ -3,8 +3,8 @@
     save_checkpoint(directory, trained)
     trained = load_checkpoint("outputs/mini/best_checkpoint")
 
-A checkpoint is written beside its final name, flushed to disk, listed in a manifest of sizes and checksums, and renamed:
-it is whole or it is not there. Weights are safetensors; nothing is unpickled.
+A checkpoint is written to a temporary directory, flushed to disk, listed in a manifest of sizes and checksums, and renamed, so
+that it is either complete or absent. Weights are safetensors; nothing is unpickled.
 """
 
 import json
@@ -42,21 +42,21 @@ PROJECTION = "projection.safetensors"
 CARD = "README.md"
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-# Keys of the configuration that decide which weights there are.
+# Configuration keys that determine which weights exist, and their shapes.
 SHAPES_WEIGHTS = ("method", "model.name", "model.mini", "model.quantization", "lora", "loss.use_projection")
 
 
 @dataclass
 class Trained:
-    """A model, what it was made with, and what is known about it.
+    """A trained model with its tokenizer, configuration and metadata.
 
     Attributes:
         model: the model.
-        tokenizer: with the new tokens.
-        config: of the run.
+        tokenizer: tokenizer with the new tokens.
+        config: configuration of the run.
         base: hub name or directory of the base model, as it was resolved.
         metadata: metrics, step and provenance, free-form.
-        prompt_ids: the answer's fixed text that it was trained with; None: what its tokenizer and configuration give.
+        prompt_ids: ids of the answer's fixed text that it was trained with; None: determined from tokenizer and configuration.
     """
 
     model: KavaModel
@@ -68,11 +68,11 @@ class Trained:
 
     @property
     def builder(self) -> SequenceBuilder:
-        """The sequences this model reads."""
+        """Builder of the token sequences that this model reads."""
         return builder_of(self.tokenizer, self.config.dataset, self.prompt_ids)
 
     def reasoner(self, num_latents: int | None = None, num_iterations: int | None = None) -> Reasoner:
-        """What answers questions with it; M and T as trained where none are given."""
+        """Return a `Reasoner` that answers questions with this model; M and T default to the trained values."""
         latent = self.config.latent
         m, t = (
             latent.num_tokens if num_latents is None else num_latents,
@@ -84,12 +84,12 @@ class Trained:
 def write_weights(directory: Path, trained: Trained, weights: dict[str, Tensor] | None = None) -> None:
     """Write the files of a checkpoint into an existing directory (no manifest, no rename).
 
-    `weights` stand in for the model's own, by its names, where each process holds a share of them only.
+    `weights` is a full state dict to write in place of the model's own weights, which are sharded over several processes.
     """
     model = trained.model
     language_model = model.backbone.model
     projection = model.projection.state_dict() if weights is None else _part(weights, "projection.")
-    # The new tokens' rows are part of the adapter; peft would add the whole V x E embeddings because they have grown.
+    # The new tokens' rows are part of the adapter; peft would add the whole V x E embeddings because they were resized.
     options: dict[str, Any] = {"save_embedding_layers": False} if isinstance(language_model, PeftModel) else {}
     if weights is not None:
         options["state_dict"] = _part(weights, "backbone.model.")
@@ -101,7 +101,7 @@ def write_weights(directory: Path, trained: Trained, weights: dict[str, Tensor] 
         "config": trained.config.to_dict(), "prompt_ids": trained.builder.prompt_ids, **trained.metadata,
     }  # fmt: skip
     (directory / KAVA_CONFIG).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    # peft leaves an empty form there.
+    # Replaces the empty template that peft writes.
     (directory / CARD).write_text(render_card(trained.config, trained.base, trained.metadata), encoding="utf-8")
 
 
@@ -110,7 +110,7 @@ def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def save_checkpoint(directory: str | Path, trained: Trained, weights: dict[str, Tensor] | None = None) -> None:
-    """Write a checkpoint, all or nothing; an older one of the same name is replaced only when the new one is whole.
+    """Write a checkpoint atomically; an older one of the same name is replaced only when the new one is complete.
 
     `weights` as in `write_weights`.
 
@@ -128,10 +128,10 @@ _UNREADABLE = (
 
 @contextmanager
 def fitting(directory: str | Path | None) -> Iterator[None]:
-    """Turn a failure to load what a whole checkpoint holds into one line for the user, whichever library met it.
+    """Turn an error while loading the content of a complete checkpoint into one line for the user, whichever library raised it.
 
     Raises:
-        UserError: the content is not what this program wrote for this configuration and base model.
+        UserError: the content does not fit this configuration, base model or program.
     """
     try:
         yield
@@ -147,12 +147,12 @@ def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = No
 
     Args:
         directory: what `save_checkpoint` wrote, or `builtin:mini`, the trained model of the package.
-        overrides: dotted configuration keys to change, such as `latent.num_iterations`. `model.name` says where an adapter's base is
-            now: its weights must be those it was trained on, its name need not.
-        device: where the model goes (default: stays on the CPU).
+        overrides: dotted configuration keys to change, such as `latent.num_iterations`. `model.name` sets where an adapter's base model
+            is now: its weights must be those the adapter was trained on, its name may differ.
+        device: device of the model (default: the CPU).
 
     Raises:
-        UserError: it is missing, damaged, or its base model cannot be found.
+        UserError: the checkpoint is missing or damaged, does not fit, or its base model cannot be found.
     """
     directory, overrides = located(directory), dict(overrides or {})
     recover(directory)
@@ -168,7 +168,7 @@ def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = No
     if overrides:
         _refuse_other_weights(directory, config, overrides)
         config = recorded_config(content["config"], str(directory / KAVA_CONFIG), overrides)
-    # A checkpoint that one was sent must not run code: only who types it now can ask for that.
+    # A checkpoint from someone else must not run code: only an override of the current user can allow that.
     config.model.trust_remote_code, stored = overrides.get("model.trust_remote_code") is True, config.model.trust_remote_code
     with fitting(directory):
         kava, tokenizer = _load_model(directory, content, config, base)
@@ -179,7 +179,7 @@ def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = No
             fuse_kernels(kava.backbone)
         if config.system.cuda_graphs and torch.device(device).type == "cuda":
             kava.backbone.use_graphs()
-    # Who loads it says so; the training's own threads are another machine's.
+    # Only an override sets the number of threads: the recorded one belongs to the training machine.
     if threads := overrides.get("system.num_threads"):
         torch.set_num_threads(threads)
     metadata = metadata_of(content)
@@ -189,10 +189,10 @@ def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = No
 
 
 def _base_of(directory: Path, content: dict[str, Any], config: Config, overrides: dict[str, Any]) -> str:
-    """Where an adapter's base model is: where `model.name` says now (taken out of the overrides), else where it was in training.
+    """Return where an adapter's base model is: the override `model.name` (removed from the overrides), else its place in training.
 
     Raises:
-        UserError: it is a directory that is gone.
+        UserError: that directory no longer exists.
     """
     if not (directory / ADAPTER).exists():
         return str(content["base"])
@@ -237,12 +237,12 @@ def _load_model(directory: Path, content: dict[str, Any], config: Config, base: 
 
 
 def recorded_prompt_ids(directory: Path, content: dict[str, Any], tokenizer: Any, config: Config) -> list[int]:
-    """The answer's fixed text that a checkpoint was trained with.
+    """Return the ids of the answer's fixed text that a checkpoint was trained with.
 
-    Checkpoints that do not record it are older, and ended it with the answer prompt, also where a space token follows whatever the number.
+    Older checkpoints do not record them: their fixed text ended with the answer prompt, even if a space token follows before any number.
 
     Raises:
-        UserError: what is recorded are no tokens.
+        UserError: the recorded ids are not tokens of the tokenizer.
     """
     recorded = content.get("prompt_ids")
     if recorded is None:
@@ -254,7 +254,7 @@ def recorded_prompt_ids(directory: Path, content: dict[str, Any], tokenizer: Any
 
 
 def _refuse_other_weights(directory: Path, config: Config, overrides: dict[str, Any]) -> None:
-    """What shaped the weights cannot be changed afterwards."""
+    """Refuse overrides of settings that the weights depend on."""
     stored = flatten(config.to_dict())
     for key, value in overrides.items():
         if key.startswith(SHAPES_WEIGHTS) and stored.get(key) != value:
@@ -262,7 +262,7 @@ def _refuse_other_weights(directory: Path, config: Config, overrides: dict[str, 
 
 
 def refuse_other_base(directory: Path, recorded: str, found: str, base: str) -> None:
-    """Refuse an adapter on weights that it was not trained on.
+    """Refuse to load an adapter on base weights that it was not trained on.
 
     Raises:
         UserError: the fingerprints differ (an empty one is unknown).

@@ -1,4 +1,4 @@
-"""`kava_config.json` of a checkpoint: its method, base model and configuration, and what is known of its training."""
+"""`kava_config.json` of a checkpoint: method, base model, configuration and training metadata."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ class _Data(BaseModel):
 
 
 class _Training(BaseModel):
-    """What a model card tells of the training, where the checkpoint says it."""
+    """Training metadata for the model card, as far as the checkpoint records it."""
 
     step: int | None = None
     data: _Data | None = None
@@ -30,7 +30,7 @@ class _Training(BaseModel):
 
 
 def read_kava_config(directory: str | Path) -> dict[str, Any]:
-    """The `kava_config.json` of a checkpoint.
+    """Read and check the `kava_config.json` of a checkpoint.
 
     Raises:
         UserError: there is no such checkpoint, or its configuration cannot be read.
@@ -62,6 +62,6 @@ def read_kava_config(directory: str | Path) -> dict[str, Any]:
 
 
 def metadata_of(content: dict[str, Any]) -> dict[str, Any]:
-    """What a `kava_config.json` says about the training, beside what makes the model."""
+    """Return the training metadata of a `kava_config.json`: all keys that do not define the model."""
     known = ("format", "method", "base", "base_fingerprint", "config", "prompt_ids")
     return {key: value for key, value in content.items() if key not in known}

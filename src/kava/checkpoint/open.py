@@ -1,4 +1,4 @@
-"""The one way to a trained model: by directory, by run or by hub name, on a device, with all that belongs to it.
+"""Open a trained model by directory, run or hub name, on a device, with its tokenizer and configuration.
 
 opened = open_checkpoint("outputs/mini")
 opened.reasoner().generate(["..."])
@@ -14,21 +14,21 @@ from kava.errors import UserError, reason_of
 from kava.results import BEST_CHECKPOINT
 from kava.runtime.device import choose_device
 
-# Where runs go by themselves; before the first one they are not there, and are no owners on the hub.
+# Default directories of runs. A path in one of them is never a hub name, even if the directory does not exist yet.
 OWN_DIRECTORIES = (("checkpoints",), ("outputs",))
-# owner/name: what the hub calls a model.
+# A model name on the hub: owner/name.
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def open_checkpoint(
     name: str | Path, overrides: dict[str, Any] | None = None, device: str | None = None, revision: str | None = None
 ) -> Trained:
-    """Load a trained model, ready to answer.
+    """Load a trained model for inference.
 
     Args:
         name: a checkpoint, the directory of a run that has a best one, a hub name, or `builtin:mini`, the trained model of the package.
-        overrides: dotted configuration keys to change, such as `latent.num_iterations`; `system.device` chooses where it runs.
-        device: "cpu", "cuda", "cuda:N"; default: a GPU where there is one.
+        overrides: dotted configuration keys to change, such as `latent.num_iterations`; `system.device` sets the device.
+        device: "cpu", "cuda", "cuda:N"; default: a GPU if there is one.
         revision: branch, tag or commit on the hub.
 
     Raises:
@@ -39,7 +39,7 @@ def open_checkpoint(
 
 
 def checkpoint_directory(name: str | Path, revision: str | None = None) -> Path:
-    """The directory of a checkpoint: itself, the best one of a run, or a download from the hub.
+    """Return the directory of a checkpoint: `name` itself, the best checkpoint of a run, or a download from the hub.
 
     Raises:
         UserError: it looks like a hub name, and the hub has no such model or cannot be reached.

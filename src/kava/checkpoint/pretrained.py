@@ -1,4 +1,4 @@
-"""The class that `kava.load` has replaced, under its old name."""
+"""Deprecated name `KavaForCausalLM` of `kava.Model`; use `kava.load`."""
 
 import warnings
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Checkpoints for others: written with a card that says what they score, pushed to the hub, folded into plain models."""
+"""Publish checkpoints: save them with a model card that lists their results, push them to the hub, or merge their adapter."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ def save_with_card(
     """Write a checkpoint with its results in the card; see `kava.Model.save_pretrained`.
 
     Raises:
-        UserError: the place cannot be written to, or holds something else than a checkpoint.
+        UserError: the directory cannot be written to, or contains something other than a checkpoint.
     """
     refuse_foreign(directory, "choose another directory")
     trained = replace(trained, base=base or trained.base)
@@ -50,7 +50,7 @@ def push(
     """Upload a checkpoint to the hub under `name`; see `kava.Model.push_to_hub`.
 
     Raises:
-        UserError: the base model is known to this machine alone, or the hub refuses.
+        UserError: the base model exists on this machine only, or the hub refuses the upload.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
@@ -70,10 +70,10 @@ def push(
 
 
 def merge(source: str | Path, directory: str | Path) -> Trained:
-    """Fold a checkpoint's adapter into its base: a plain transformers model, and at the same time a checkpoint with full weights.
+    """Merge a checkpoint's adapter into its base model, and write a plain transformers model that is also a full-weight checkpoint.
 
     Raises:
-        UserError: the source is not a checkpoint with an adapter, or the place cannot be written to.
+        UserError: the source is not a checkpoint with an adapter, its base model is quantized, or the directory cannot be written to.
     """
     refuse_foreign(Path(directory), "choose another directory")
     place = checkpoint_directory(source)
@@ -90,7 +90,7 @@ def merge(source: str | Path, directory: str | Path) -> Trained:
 
 
 def results_beside(directory: Path) -> list[Result]:
-    """What `kava evaluate` has written for this very checkpoint on whole test sets, in the directory of its run."""
+    """Return the results in the directory of the run that `kava evaluate` wrote for exactly this checkpoint on full test sets."""
     if not (directory / KAVA_CONFIG).exists():
         return []
     found, problems = own_results(_results_of(directory), directory)
@@ -104,7 +104,7 @@ def _results_of(directory: Path) -> list[Path]:
 
 
 def refresh_card(directory: Path) -> None:
-    """Write the card of a checkpoint again, with the results that lie beside it now; a checkpoint of somebody else's stays as it is."""
+    """Rewrite the card of a checkpoint with the current results of its run; a card that may not be written stays unchanged."""
     content = read_kava_config(directory)
     config = recorded_config(content["config"], str(directory / KAVA_CONFIG))
     results, _ = own_results(_results_of(directory), directory)
@@ -114,7 +114,7 @@ def refresh_card(directory: Path) -> None:
 
 
 def _rename_base(directory: Path, base: str) -> None:
-    """Call the base model by another name in both files that say it."""
+    """Change the recorded name of the base model in both files that contain it."""
     content = read_kava_config(directory) | {"base": base}
     content["config"]["model"]["name"] = base
     (directory / KAVA_CONFIG).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

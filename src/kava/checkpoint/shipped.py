@@ -1,6 +1,6 @@
-"""The trained mini model that travels with the package: `builtin:mini` in place of a checkpoint's directory.
+"""The trained mini model that is shipped with the package: `builtin:mini` in place of a checkpoint's directory.
 
-How it was made stands in its `README.md` and `kava_config.json`; scripts/ship_mini_checkpoint.py put it there.
+Its `README.md` and `kava_config.json` describe how it was trained; scripts/ship_mini_checkpoint.py created it.
 """
 
 from pathlib import Path
@@ -9,5 +9,5 @@ SHIPPED = {"builtin:mini": Path(__file__).parent / "mini"}
 
 
 def located(name: str | Path) -> Path:
-    """Where a checkpoint's files are: `name` itself, but for the names of `SHIPPED`."""
+    """Return the directory of a checkpoint: `name` itself, except for the names in `SHIPPED`."""
     return SHIPPED.get(str(name), Path(name))

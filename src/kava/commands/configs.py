@@ -14,7 +14,7 @@ class Configs:
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Configurations or suites to show or copy (names or files); none: list all."""
     copy: bool = False
-    """Copy them, and what they extend, to configs/ or suites/ of the working directory; existing files are kept."""
+    """Copy them, and the files they extend, to configs/ or suites/ in the working directory; existing files are kept."""
 
     def run(self) -> None:
         paths = [_path(name) for name in self.names]
@@ -28,7 +28,7 @@ class Configs:
 
 
 def _path(name: str) -> Path:
-    """The file of a configuration, or of a suite.
+    """Return the file of a suite or configuration.
 
     Raises:
         UserError: it is neither.

@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 
 @dataclass
 class Demo:
-    """The mini experiment with three methods: pretrain a small teacher, train no-CoT, full CoT and KaVa, measure, look inside."""
+    """Run the mini experiment: pretrain a small teacher, train no-CoT, full CoT and KaVa, evaluate them, and decode the latents."""
 
     output_dir: str | None = None
     """Output directory; steps that are finished there are skipped (default: outputs/demo)."""
     quick_test: bool = False
-    """A few steps only."""
+    """Run only a few steps."""
 
     overrides: ClassVar[dict[str, Any]] = {}
 

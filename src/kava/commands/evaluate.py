@@ -11,25 +11,25 @@ class Evaluate:
     checkpoint_dir: str | None = None
     """A checkpoint, or the directory of a run that has a best_checkpoint."""
     checkpoint: str | None = None
-    """The same, in the guide's other spelling."""
+    """Alias of --checkpoint_dir, which the guide also uses."""
     eval_dataset: str | None = None
     """gsm8k, gsm8k-hard, svamp, svamp-1000, multiarith, addsub, singleeq, asdiv, gsm-plus, gsm-symbolic, mgsm-zh (and other languages),
     math-500, prosqa, prontoqa, commonsenseqa, strategyqa; a name in evaluation.datasets, a file, a directory or a hub name
     (openai/gsm8k, openai/gsm8k:socratic, openai/gsm8k@COMMIT)."""
     dataset: str | None = None
-    """The same, in the guide's other spelling."""
+    """Alias of --eval_dataset, which the guide also uses."""
     output: str | None = None
     """Result file to write (default: results_<dataset>.yaml in the directory of the run)."""
     data_dir: str | None = None
-    """A local directory that holds the data set."""
+    """A local directory that contains the data set."""
     max_samples: int | None = None
-    """Only the first so many questions."""
+    """Evaluate only the first N questions."""
     batch_size: int | None = None
     """Questions per batch."""
     quick_test: bool = False
-    """At most twenty questions."""
+    """Evaluate at most twenty questions."""
     no_latent: bool = False
-    """Write the chain of thought instead of thinking in latents."""
+    """Write the chain of thought instead of reasoning in latents."""
 
     overrides: ClassVar[dict[str, Any]] = {}
 

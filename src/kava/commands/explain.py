@@ -9,20 +9,20 @@ import tyro
 
 @dataclass
 class Explain:
-    """What the latents of a checkpoint hold, as JSON and as figures."""
+    """Analyse what the latents of a checkpoint encode; the results are written as JSON and as figures."""
 
     checkpoint: Annotated[str, tyro.conf.Positional]
     """A checkpoint, or the directory of a run that has a best_checkpoint."""
     question: tuple[str, ...] = ()
-    """Questions of your own."""
+    """Your own questions."""
     dataset: str | None = None
-    """A name in evaluation.datasets, a file, a directory or a hub name; without questions: the first of evaluation.datasets."""
+    """A name in evaluation.datasets, a file, a directory or a hub name (default without --question: the first of evaluation.datasets)."""
     max_samples: int = 200
-    """Questions of the data set for convergence and interventions."""
+    """Number of questions from the data set, for convergence and interventions."""
     details: int = 4
-    """Questions to show in detail."""
+    """Number of questions to show in detail."""
     top_k: int = 5
-    """Top tokens to decode from each latent."""
+    """Number of top tokens to decode from each latent."""
     output_dir: str | None = None
     """Where explanation.json and the figures go (default: explain/ in the directory of the run)."""
     figures: Literal["png", "svg", "pdf", "none"] = "png"

@@ -8,12 +8,12 @@ import tyro
 
 @dataclass
 class FirstAnswer:
-    """Ask the trained mini model of the package one question: what its latents decode to, and the chain of thought that it writes."""
+    """Ask the trained mini model of the package one question; show what its latents decode to and the chain of thought it writes."""
 
     question: Annotated[str | None, tyro.conf.Positional] = None
     """Your own question (default: an example)."""
     checkpoint: str = "builtin:mini"
-    """Another checkpoint of a method with latents, or the directory of a run that has a best_checkpoint."""
+    """A checkpoint of a method with latents, or the directory of a run that has a best_checkpoint."""
 
     def run(self) -> None:
         from kava.checkpoint import open_checkpoint

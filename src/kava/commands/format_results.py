@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass
 class FormatResults:
-    """The paper's Tables 1 and 2 with the reference rows beside ours, as LaTeX and as CSV."""
+    """Write the paper's Tables 1 and 2, with the reference rows next to ours, as LaTeX and as CSV."""
 
     input_dir: str = "outputs"
     """Directory with the runs; every aggregated_results.yaml below it is read."""
@@ -16,7 +16,7 @@ class FormatResults:
     standalone: bool = False
     """Make the LaTeX file a document that compiles by itself."""
     include_partial: bool = False
-    """Quick tests and evaluations cut by max_samples too, marked in every format (default: they are left out, and named)."""
+    """Include quick tests and evaluations limited by max_samples, marked in every format (default: leave them out and list them)."""
 
     def run(self) -> None:
         import sys

@@ -8,20 +8,20 @@ import tyro
 
 @dataclass
 class ImportCheckpoint:
-    """Convert a checkpoint of PCCoT (peft adapter, pccot_args.json, prj weights) or CODI (one state dict) to one of ours."""
+    """Convert a checkpoint of PCCoT (peft adapter, pccot_args.json, prj weights) or CODI (one state dict) to a kava checkpoint."""
 
     source: Annotated[str, tyro.conf.Positional]
-    """The directory as it was published."""
+    """Directory of the checkpoint, as published."""
     output_dir: Annotated[str, tyro.conf.Positional]
-    """Where our checkpoint goes: merged full weights, projection, tokenizer, configuration."""
+    """Where to write the kava checkpoint: merged full weights, projection, tokenizer, configuration."""
     base: str | None = None
-    """Base model, hub name or directory (PCCoT's adapter names its own)."""
+    """Base model, hub name or directory (required for CODI; PCCoT's adapter names its own)."""
     layout: Literal["auto", "pccot", "codi"] = "auto"
-    """Which of the two it is (auto: found from its files)."""
+    """Format of the checkpoint (auto: detected from its files)."""
     num_latents: int = 6
-    """CODI keeps no settings beside its weights: latent tokens it was trained with,"""
+    """CODI only: latent tokens it was trained with; a CODI checkpoint does not record its settings."""
     lora_alpha: float = 32.0
-    """and its LoRA's alpha."""
+    """CODI only: alpha of its LoRA adapter."""
 
     def run(self) -> None:
         from kava.checkpoint.convert import import_checkpoint

@@ -6,30 +6,30 @@ from typing import Any, ClassVar, Literal
 
 @dataclass
 class Inference:
-    """Ask a trained model, in a terminal session or in batches. Any field of the configuration is an override: --model.name DIRECTORY
-    says where the base model is now.
+    """Ask a trained model, in a terminal session or in batches. Any configuration field can be overridden: --model.name DIRECTORY
+    sets where the base model is now.
     """
 
     checkpoint: str
     """A checkpoint, or the directory of a run that has a best_checkpoint."""
     config: str | None = None
-    """The configuration it was trained with; checked against the checkpoint's own."""
+    """Configuration that the checkpoint was trained with; it is checked against the checkpoint's own."""
     mode: Literal["interactive", "batch"] = "interactive"
-    """A session, or all questions at once."""
+    """A terminal session, or all given questions at once."""
     questions: tuple[str, ...] = ()
     """Questions for --mode batch."""
     input_file: str | None = None
-    """A file of questions for --mode batch: one a line, or JSON lines."""
+    """A file of questions for --mode batch: one per line, or JSON lines."""
     output_file: str | None = None
-    """Where --mode batch writes its JSON lines (default: standard output)."""
+    """JSON lines file that --mode batch writes (default: standard output)."""
     use_latent: bool = True
-    """Think in latents."""
+    """Reason in latents."""
     no_latent: bool = False
     """Write the chain of thought instead."""
     temperature: float = 0.0
-    """0 is greedy."""
+    """Sampling temperature; 0 is greedy decoding."""
     max_new_tokens: int | None = None
-    """Longest answer (default: evaluation.max_new_tokens)."""
+    """Maximum number of tokens per answer (default: evaluation.max_new_tokens)."""
 
     overrides: ClassVar[dict[str, Any]] = {}
 

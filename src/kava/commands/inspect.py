@@ -10,13 +10,13 @@ import tyro
 
 @dataclass
 class Inspect:
-    """Where a number comes from: settings, data, code, machine and command line of whatever a command has written."""
+    """Show where the numbers in a file come from: settings, data, code, machine and command line."""
 
     file: Annotated[str, tyro.conf.Positional]
-    """results_<dataset>.yaml, aggregated_results.{yaml,json}, explanation.json, a benchmark's file, or the directory of a checkpoint
+    """results_<dataset>.yaml, aggregated_results.{yaml,json}, explanation.json, a benchmark file, or the directory of a checkpoint
     or of a run."""
     settings: bool = False
-    """Of an aggregate: all settings of the runs too."""
+    """For an aggregate: also show all settings of the runs."""
 
     def run(self) -> None:
         from rich.console import Console
@@ -39,10 +39,10 @@ class Inspect:
 
 
 def _checked(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """The part of a file that says where it comes from, if it is one of ours.
+    """Return the part of a file that says where it comes from, after checking its format.
 
     Raises:
-        UserError: the file is broken or of another kind.
+        UserError: the file is broken or has an unknown format.
     """
     from kava.errors import UserError
     from kava.explain.record import EXPLANATION_FORMAT, read_explanation
@@ -55,7 +55,7 @@ def _checked(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     if _is_aggregate(content):
         read_aggregates(path)
         return content
-    # What was measured fills pages, and has commands of its own to show it.
+    # The measurements are long and are shown by other commands, so they are left out.
     readers: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
         RESULT_FORMAT: (read_result, ()),
         EXPLANATION_FORMAT: (read_explanation, ("questions", "mean_similarity", "intermediate", "convergence", "interventions")),
@@ -83,13 +83,13 @@ def _is_aggregate(content: dict[str, Any]) -> bool:
 
 
 def _parts(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Title -> settings, one part per mapping at the top."""
+    """Return title -> settings, with one part per top-level mapping."""
     single = {key: value for key, value in content.items() if not isinstance(value, dict)}
     return ({"file": single} if single else {}) | {name: value for name, value in content.items() if isinstance(value, dict)}
 
 
 def _aggregated(content: dict[str, Any], settings: bool) -> dict[str, dict[str, Any]]:
-    """Title -> what is said of a configuration, of all its seeds, and of each seed alone; the settings fill pages."""
+    """Return title -> content of an aggregate, of what its seeds share, and of each seed; `settings` includes the long configuration."""
     from kava.config.differences import ABSENT, flatten
 
     parts: dict[str, dict[str, Any]] = {}
@@ -104,13 +104,13 @@ def _aggregated(content: dict[str, Any], settings: bool) -> dict[str, dict[str, 
 
 
 def _without_repeats(run: dict[str, Any]) -> dict[str, Any]:
-    """Without what the training's provenance says as the evaluation's does: as a rule one machine did both."""
+    """Drop training provenance that repeats that of the evaluation: usually both ran on one machine."""
     twice = "provenance.training.provenance."
     return {key: value for key, value in run.items() if not key.startswith(twice) or run.get("provenance." + key[len(twice) :]) != value}
 
 
 def _without_seeds(datasets: dict[str, Any]) -> dict[str, Any]:
-    """The means, and of each seed its accuracy."""
+    """Keep the means, and only the accuracy of each seed."""
     return {
         name: _without(summary, "per_seed", "data") | {"per_seed_accuracy": [seed["accuracy"] for seed in summary["per_seed"]]}
         for name, summary in datasets.items()

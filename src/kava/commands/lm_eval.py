@@ -6,7 +6,7 @@ from typing import ClassVar
 
 @dataclass
 class LmEval:
-    """Run lm-evaluation-harness with our models known to it. Options are those of lm_eval; `--model kava` is understood.
+    """Run lm-evaluation-harness with kava checkpoints as models. Options are those of lm_eval; `--model kava` is the default.
 
     kava lm-eval --model_args pretrained=outputs/run/best_checkpoint --tasks kava_gsm8k
     """
@@ -29,7 +29,7 @@ class LmEval:
         given = list(self.arguments)
         if any(word.startswith("--apply_chat_template") for word in given):
             raise UserError("questions are asked as in training, in no chat template: leave --apply_chat_template out")
-        # The harness's own default is one question at a time; auto: as many as the checkpoint's evaluation.batch_size says.
+        # The harness's default is one question at a time; auto: the checkpoint's evaluation.batch_size.
         for option, value in (("--model", "kava"), ("--batch_size", "auto")):
             if not any(word == option or word.startswith(f"{option}=") for word in given):
                 given += [option, value]

@@ -8,12 +8,12 @@ import tyro
 
 @dataclass
 class Merge:
-    """Merge a checkpoint's LoRA adapter into its base: a plain transformers model that is also a checkpoint of full weights."""
+    """Merge a checkpoint's LoRA adapter into its base model. The result is a plain transformers model and also a full-weight checkpoint."""
 
     checkpoint: Annotated[str, tyro.conf.Positional]
     """A checkpoint, the directory of a run, or a hub name."""
     output_dir: Annotated[str, tyro.conf.Positional]
-    """Where the merged model goes."""
+    """Where to write the merged model."""
 
     def run(self) -> None:
         from kava.checkpoint.publish import merge

@@ -15,13 +15,13 @@ class ModelConfigs:
     """List, compare and export the configurations in configs/."""
 
     list_: Annotated[bool, tyro.conf.arg(name="list"), tyro.conf.FlagCreatePairsOff] = False
-    """List all configurations with what sets them apart."""
+    """List all configurations with their distinguishing settings."""
     verbose: bool = False
-    """With --list: every setting that the files state; all others have their defaults."""
+    """With --list: show every setting that the files contain; all others have their defaults."""
     compare: tuple[str, ...] = ()
-    """Two or more configurations (names or files): print only what differs."""
+    """Two or more configurations (names or files): print only the settings that differ."""
     export: str | None = None
-    """Directory to write every configuration to, with all defaults filled in."""
+    """Directory to export every configuration to, with all defaults filled in."""
     format: Literal["yaml", "json"] = "yaml"
     """With --export: the format of the files."""
 
@@ -47,7 +47,7 @@ def _shipped() -> "dict[str, Config]":
 
 
 def list_configs(verbose: bool) -> None:
-    """Print the configurations with what sets them apart; `verbose`: every setting that they state."""
+    """Print the configurations with their distinguishing settings; `verbose`: with every setting that their files contain."""
     from rich.console import Console
 
     from kava.config.differences import flatten

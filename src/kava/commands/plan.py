@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Plan:
-    """Does a configuration fit a card, with which batch size, and how long will it take? Computed from shapes; no weight is loaded.
+    """Estimate whether a configuration fits a GPU, with which batch size, and how long it takes, from shapes; no weights are loaded.
 
     kava plan configs/llama3b_aug.yaml --gpu-memory 24
     """
@@ -19,31 +19,31 @@ class Plan:
     configs: tyro.conf.Positional[tuple[str, ...]] = ()
     """Configurations: files, or names in configs/."""
     gpu_memory: tuple[float, ...] = (24.0, 40.0, 80.0)
-    """GB of the cards."""
+    """Memory of the GPU in GB; several values give several plans."""
     card: str | None = None
-    """A card by its name, such as H100, in place of its memory: hours are at the rate that was measured on it, where one was."""
+    """Name of the GPU, such as H100, in place of its memory; hours use the rate that was measured on it, if there is one."""
     gpus: int = 1
-    """GPUs that share a step."""
+    """Number of GPUs that share a training step."""
     fsdp: bool = False
-    """Split the model over them; otherwise each holds all of it."""
+    """Shard the model over the GPUs (FSDP); otherwise each GPU holds a full copy."""
     tflops: float | None = None
-    """Dense bf16 peak of the card (default: as the card's data sheet says; 24 GB: 125, as an A10; 40 and 80 GB: 312, as an A100)."""
+    """Dense bf16 peak in TFLOP/s (default: from the GPU's data sheet; 24 GB: 125, as an A10; 40 and 80 GB: 312, as an A100)."""
     utilisation: float = 0.3
-    """Share of that peak that training is assumed to reach."""
+    """Fraction of that peak that training is assumed to reach."""
     rows: int | None = None
-    """Training rows, where the data set is not known."""
+    """Number of training rows, for a data set whose size is not known."""
     mean_lengths: tuple[int, int, int] | None = None
-    """Tokens of question, trace and answer (with its prompt and EOS) of a mean row,"""
+    """Mean tokens per row: question, trace, answer (including the answer prompt and EOS)."""
     longest_lengths: tuple[int, int, int] | None = None
-    """and of the batch with the longest rows."""
+    """The same three lengths for the batch with the longest rows."""
     format: Literal["table", "markdown", "json"] = "table"
-    """What to print."""
+    """Output format."""
     json: bool = False
     """Short for --format json."""
     output: str | None = None
     """Also write the plans to this JSON file."""
     check: tuple[int, ...] = ()
-    """Instead: measure on this CPU, with these batch sizes, the peak that is computed for SmolLM2-135M's shape."""
+    """Make no plan: measure peak memory on this CPU with these batch sizes and compare it with the estimate (SmolLM2-135M's shape)."""
 
     overrides: ClassVar[dict[str, Any]] = {}
 
@@ -91,7 +91,7 @@ class Plan:
             raise UserError("--fsdp splits a model over several GPUs; say how many: --gpus 2")
 
     def _plan(self, name: str, show: bool) -> "tuple[planner.Planner, list[planner.Plan]]":
-        """Plans of a configuration for all cards."""
+        """Return the plans of a configuration for all GPUs."""
         from rich.console import Console
 
         from kava.config import config_path, load_config

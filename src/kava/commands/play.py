@@ -8,16 +8,16 @@ import tyro
 
 @dataclass
 class Play:
-    """A page on this machine: ask a trained model, watch its latents, change T and M."""
+    """Serve a local web page to ask a trained model, watch its latents, and change T and M."""
 
     checkpoint: Annotated[str, tyro.conf.Positional]
     """A checkpoint, or the directory of a run that has a best_checkpoint."""
     dataset: str | None = None
-    """Where the sample questions come from: a name in evaluation.datasets (default: the first), a file, a directory or a hub name."""
+    """Source of the sample questions: a name in evaluation.datasets (default: the first), a file, a directory or a hub name."""
     max_samples: int = 200
-    """Sample questions to measure M and T on."""
+    """Number of sample questions for measuring settings of M and T."""
     port: int | None = None
-    """Port on the loopback address (default: the first free one from 7860 on)."""
+    """Port on the loopback address (default: the first free port from 7860 on)."""
 
     overrides: ClassVar[dict[str, Any]] = {}
 

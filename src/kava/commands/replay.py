@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 class Replay:
     """Repeat a training step that was saved because its numbers were not finite (bad_batch-<step> in a run's directory).
 
-    Any field of the configuration is an override, to try a fix: --loss.kv_loss_type l1. Exit code 0: all numbers are finite; 1: not.
+    Any configuration field can be overridden, to try a fix: --loss.kv_loss_type l1. Exit code 0: all numbers are finite; 1: not.
     """
 
     directory: Annotated[str, tyro.conf.Positional]
-    """As the training printed it: RUN/bad_batch-<step>."""
+    """Directory of the saved step, as printed during training: RUN/bad_batch-<step>."""
     all: bool = False
-    """Show every example, not only those with a bad number."""
+    """Show every example, not only those with numbers that are not finite."""
 
     overrides: ClassVar[dict[str, Any]] = {}
 

@@ -8,16 +8,16 @@ import tyro
 
 @dataclass
 class Report:
-    """One self-contained page of everything below a directory: tables, figures, explanations, provenance."""
+    """Write one self-contained HTML page of all results below a directory: tables, figures, explanations, provenance."""
 
     input_dir: Annotated[str, tyro.conf.Positional] = "outputs"
     """Directory with the runs."""
     output: str | None = None
-    """Page to write (default: report.html in that directory)."""
+    """HTML file to write (default: report.html in that directory)."""
     title: str | None = None
-    """Its title (default: the directory's name)."""
+    """Title of the page (default: the directory's name)."""
     include_partial: bool = False
-    """Quick tests and evaluations cut by max_samples too, marked in every format (default: they are left out, and named)."""
+    """Include quick tests and evaluations limited by max_samples, marked in every format (default: leave them out and list them)."""
 
     def run(self) -> None:
         import sys

@@ -8,27 +8,27 @@ import tyro
 
 @dataclass
 class Reproduce:
-    """Run a suite (methods x data sets x seeds): finished steps are skipped, unfinished ones continue; then make the tables.
+    """Run a suite (methods x data sets x seeds) and make its tables. Finished steps are skipped, unfinished ones continue.
 
-    Any field of the configuration is an override for every run: --training.max_steps 100.
+    Any configuration field can be overridden for all runs: --training.max_steps 100.
     """
 
     suite: Annotated[str, tyro.conf.Positional]
     """A suite file, or its name in suites/."""
     output_dir: str | None = None
-    """Where the runs and tables go (default: outputs/<suite>)."""
+    """Directory for the runs and tables (default: outputs/<suite>)."""
     seeds: tuple[str, ...] = ()
-    """Seeds in place of the suite's."""
+    """Seeds to use in place of the suite's."""
     variants: tuple[str, ...] = ()
-    """Only these of the suite's variants (default: all)."""
+    """Run only these variants of the suite (default: all)."""
     runs: tuple[str, ...] = ()
-    """Only these of the suite's runs (default: all)."""
+    """Run only these runs of the suite (default: all)."""
     datasets: tuple[str, ...] = ()
-    """Only these of the suite's data sets (default: all)."""
+    """Use only these data sets of the suite (default: all)."""
     parallel: int = 0
-    """Runs side by side (default: one per GPU, or one per two CPU cores but at least two)."""
+    """Number of runs in parallel (default: one per GPU, or one per two CPU cores but at least two)."""
     quick_test: bool = False
-    """A few steps and a few questions per run."""
+    """Only a few steps and a few questions per run."""
     tables_only: bool = False
     """Only make the tables from existing results; run nothing."""
 

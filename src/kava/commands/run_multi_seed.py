@@ -10,31 +10,31 @@ if TYPE_CHECKING:
 
 @dataclass
 class RunMultiSeed:
-    """Train each seed, evaluate it, aggregate. Finished steps are skipped, unfinished ones continue. Any field of
-    the configuration is an override: --training.batch_size 64.
+    """Train and evaluate each seed, then aggregate. Finished steps are skipped, unfinished ones continue. Any configuration field
+    can be overridden: --training.batch_size 64.
 
-    Exit code 0: all seeds done; 1: a seed failed (the others are kept), or they do not belong together; stopped by a signal: that of the
-    interrupted step.
+    Exit code 0: all seeds done; 1: a seed failed (the others are kept), or the seeds do not belong together; after a signal: the exit code
+    of the interrupted step.
     """
 
     config: str
     """A configuration file, or its name in configs/."""
     seeds: tuple[str, ...] = ("42", "123", "456")
-    """Random seeds, such as 42 123 456, or 42,123,456 as the PowerShell script takes them."""
+    """Random seeds, such as 42 123 456, or 42,123,456 as in the PowerShell script."""
     output_dir: str | None = None
-    """Where the seeds go (default: outputs/<config>_multi_seed)."""
+    """Directory for the runs of all seeds (default: outputs/<config>_multi_seed)."""
     datasets: tuple[str, ...] = ()
-    """Names in the configuration's evaluation.datasets, or paths (default: all of the configuration's)."""
+    """Names in the configuration's evaluation.datasets, or paths (default: all of evaluation.datasets)."""
     parallel: int = 1
-    """Seeds side by side; on several GPUs each gets one in turn, on CPUs each gets its share of the threads."""
+    """Number of seeds to run in parallel; they are assigned to the GPUs in turn, or share the CPU threads equally."""
     quick_test: bool = False
-    """A few steps and a few questions per seed, in a separate directory: does everything work?"""
+    """Test the whole pipeline with a few steps and a few questions per seed, in a separate directory."""
     use_wandb: bool = False
-    """Log to Weights & Biases too."""
+    """Also log to Weights & Biases."""
     report_to: tuple[str, ...] = ("tensorboard",)
-    """Trackers to log to: tensorboard, wandb, trackio; none."""
+    """Trackers to log to: tensorboard, wandb, trackio; --report_to without a name: none."""
     aggregate: bool = True
-    """Write aggregated_results.{yaml,json}; --no_aggregate where each seed is a job of its own."""
+    """Write aggregated_results.{yaml,json}; use --no_aggregate if each seed is a separate job."""
 
     overrides: ClassVar[dict[str, Any]] = {}
 
@@ -52,12 +52,12 @@ class RunMultiSeed:
         if self.parallel < 1:
             raise UserError(f"--parallel {self.parallel}: give the number of seeds to run side by side, at least 1")
         plan = self._plan()
-        # A suite of one run, whose seeds lie where the guide has them.
+        # A suite with one run, whose seed directories are where the guide expects them.
         plans = {("all", plan.name): plan}
         console = Console(highlight=False)
         code = run_all(plans, self.parallel, console)
         if code and self.aggregate:
-            # A mean over two of three seeds must not pass for the number that was asked for.
+            # A mean over two of three seeds must not be mistaken for the requested number.
             console.print("not aggregated, because not every seed is done: run the same command again to continue", soft_wrap=True)
         elif self.aggregate:
             groups = collect_all(plans, plan.name, console)
@@ -87,7 +87,7 @@ class RunMultiSeed:
         return plan
 
     def _datasets(self, known: dict[str, str]) -> dict[str, str]:
-        """The data sets to evaluate on, by the name that their result files carry."""
+        """Return the data sets to evaluate on, by the name in their result files."""
         from kava.errors import UserError, nearest
         from kava.results import checked_name, dataset_label
 

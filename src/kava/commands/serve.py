@@ -8,7 +8,7 @@ import tyro
 
 @dataclass
 class Serve:
-    """Answer OpenAI's chat and completions requests with a trained model: POST /v1/chat/completions, /v1/completions.
+    """Serve a trained model through an OpenAI-compatible API: POST /v1/chat/completions, /v1/completions.
 
     kava serve builtin:mini
     """
@@ -16,19 +16,19 @@ class Serve:
     checkpoint: Annotated[str, tyro.conf.Positional]
     """A checkpoint, or the directory of a run that has a best_checkpoint."""
     name: str | None = None
-    """What clients call the model (default: the checkpoint as given)."""
+    """Model name in the API (default: the checkpoint as given)."""
     host: str = "127.0.0.1"
-    """Address to listen on. Whoever reaches it can ask: there are no keys."""
+    """Address to listen on. There is no authentication: anyone who can reach it can use the model."""
     port: int = 8000
-    """Port to listen on; 0: a free one."""
+    """Port to listen on; 0: any free port."""
     batch_size: int = 32
-    """Questions that wait together are answered together, at most so many."""
+    """Maximum number of waiting questions that are answered in one batch."""
     max_new_tokens: int | None = None
-    """Tokens of an answer at most, whatever a request asks for (default: evaluation.max_new_tokens)."""
+    """Upper limit for the tokens of an answer, whatever a request asks for (default: evaluation.max_new_tokens)."""
     waiting: int = 256
-    """Questions that may wait; more are told to come again."""
+    """Maximum number of waiting questions; further requests get an error and should be retried later."""
     shutdown_seconds: int = 10
-    """How long answers that are on their way may take when the server is told to end."""
+    """Seconds that answers in progress may still take when the server shuts down."""
 
     overrides: ClassVar[dict[str, Any]] = {}
 
@@ -48,7 +48,7 @@ class Serve:
 
         listener = listen(self.host, self.port)
         trained = open_checkpoint(self.checkpoint, self.overrides)
-        # A request is answered, not commented on.
+        # No progress lines while requests are answered.
         speak_on(None)
         batcher = Batcher(trained.reasoner(), self.batch_size, self.waiting)
         name = self.name or self.checkpoint

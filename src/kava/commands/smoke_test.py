@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class SmokeTest:
     """Check the environment and every component with tiny random models, in under two minutes on a CPU.
 
-    A line per check with what was measured; exit code 1 if any failed, each with its cure.
+    Prints one line per check with the measured values. Exit code 1 if a check failed; each failure is shown with a way to fix it.
     """
 
     def run(self) -> int:

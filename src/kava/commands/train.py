@@ -12,24 +12,24 @@ QUICK_TEST_DIR = "checkpoints/test"
 
 @dataclass
 class Train:
-    """Train one method with one seed. Any field of the configuration is an override: --training.batch_size 64."""
+    """Train one method with one seed. Any configuration field can be overridden: --training.batch_size 64."""
 
     config: str | None = None
-    """A configuration file, or its name in configs/; none: the mini experiment."""
+    """A configuration file, or its name in configs/ (default: the mini experiment)."""
     output_dir: str | None = None
-    """Where checkpoints, logs and results go (default: outputs/<config>_seed_<seed>)."""
+    """Directory for checkpoints, logs and results (default: outputs/<config>_seed_<seed>)."""
     seed: int | None = None
     """Random seed, in place of training.seed."""
     use_wandb: bool = False
-    """Log to Weights & Biases too (WANDB_MODE=offline keeps it on this machine)."""
+    """Also log to Weights & Biases (WANDB_MODE=offline keeps the logs on this machine)."""
     report_to: tuple[str, ...] = ("tensorboard",)
-    """Trackers to log to: tensorboard, wandb, trackio."""
+    """Trackers to log to: tensorboard, wandb, trackio; --report_to without a name: none."""
     quick_test: bool = False
-    """A few dozen steps on a few examples, then twenty test questions: does everything work?"""
+    """Test the whole pipeline: a few dozen steps on a few examples, then twenty test questions."""
     resume: bool = False
     """Continue from the newest checkpoint in output_dir."""
     overwrite: bool = False
-    """Delete the run that output_dir holds, and start again."""
+    """Delete the existing run in output_dir and start again."""
 
     overrides: ClassVar[dict[str, Any]] = {}
 
@@ -65,7 +65,7 @@ class Train:
 
 
 def _try_it(run: "Path", dataset: str) -> None:
-    """The last link of a quick test's chain: a few test questions. A test set that is not at hand does not undo the training."""
+    """Evaluate a quick test's checkpoint on a few test questions. A test set that is not available is reported and is no error."""
     from kava.errors import UserError
     from kava.evaluate.evaluate import Request, evaluate, print_result
     from kava.results import result_path

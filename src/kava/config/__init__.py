@@ -1,4 +1,4 @@
-"""Every setting of a run: schema, YAML files, overrides, and what is said when something is wrong."""
+"""Configuration of a run: schema, YAML files, command-line overrides and error messages."""
 
 from kava.config.load import CONFIG_DIR, build_config, config_path, load_config, recorded_config
 from kava.config.schema import (

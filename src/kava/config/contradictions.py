@@ -1,4 +1,4 @@
-"""Settings that exclude each other or the method: each with the reason and the cure."""
+"""Settings that are incompatible with each other or with the method, each with the reason and the fix."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +7,7 @@ from kava.methods import METHODS, WINDOW
 
 
 def contradictions(config: Any) -> Iterator[str]:
-    """What contradicts what in a configuration whose single values are valid; one sentence each."""
+    """Yield one message for each contradiction in a configuration whose single values are valid."""
     lora, model, system, training = config.lora, config.model, config.system, config.training
     method = METHODS[config.method]
     if method.step_decoder and model.attn_implementation == "flash_attention_2":

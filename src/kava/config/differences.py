@@ -10,7 +10,7 @@ ABSENT = "(absent)"
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one mapping of dotted keys; lists and empty mappings are values."""
+    """Flatten nested mappings into one mapping with dotted keys; lists and empty mappings count as values."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, Mapping) and value:
@@ -21,7 +21,7 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(contents: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Dotted keys whose value is not the same everywhere, each with one value per content, in the order of the first content."""
+    """Return the dotted keys whose values differ, each with one value per configuration, in the order in which keys first appear."""
     flats = [flatten(content) for content in contents]
     keys = dict.fromkeys(key for flat in flats for key in flat)
     found = {key: [flat.get(key, ABSENT) for flat in flats] for key in keys}

@@ -1,4 +1,4 @@
-"""Configuration files as plain dictionaries: safe YAML, and `extends` for a file that says only what differs from another.
+"""Read configuration files as plain dictionaries; a file with `extends` contains only the differences from another file.
 
 extends: ../llama1b_aug.yaml
 loss: {use_projection: false}
@@ -13,19 +13,20 @@ from kava.methods import METHODS
 from kava.runtime.text import read_text
 
 EXTENDS = "extends"
-# They reason in words or not at all: M means nothing to them.
+# Methods that reason in text or not at all: they do not use M (`latent.num_tokens`).
 WITHOUT_LATENTS = tuple(name for name, method in METHODS.items() if not method.thinks)
 
 
 def read_sections(path: str | Path, inside: tuple[Path, ...] = ()) -> dict[Any, Any]:
-    """The content of a configuration file on top of that of the file it extends (a path relative to its own folder), key by key.
+    """Return the content of a configuration file, merged key by key over the file it extends (a path relative to its own folder).
 
     Args:
         path: the file.
-        inside: the files that led here.
+        inside: the chain of files that extend this one, to detect cycles.
 
     Raises:
-        UserError: it cannot be read, is no mapping, extends something that is no path, or extends itself.
+        UserError: a file cannot be read, is not a mapping, extends something that is not a path, extends itself (also indirectly), or
+            states M for a method without latents.
     """
     path = Path(path)
     content = _read(path)
@@ -41,7 +42,7 @@ def read_sections(path: str | Path, inside: tuple[Path, ...] = ()) -> dict[Any, 
 
 
 def merge(base: dict[Any, Any], changes: dict[Any, Any]) -> dict[Any, Any]:
-    """`base` with `changes` applied section by section; anything but a section is replaced as a whole."""
+    """Return `base` with `changes` merged in, section by section; any value that is not a section is replaced as a whole."""
     merged = dict(base)
     for key, value in changes.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
@@ -65,10 +66,10 @@ def _read(path: Path) -> dict[Any, Any]:
 
 
 def refuse_unused_latents(source: str, method: Any, num_tokens: Any) -> None:
-    """Refuse M beside a method without latents in one file; in a file that only changes the method, the inherited M is ignored.
+    """Refuse M together with a method without latents in one file; in a file that only changes the method, the inherited M is ignored.
 
     Raises:
-        UserError: `source` states such an M.
+        UserError: `num_tokens` is not zero, but `method` has no latents.
     """
     if isinstance(method, str) and method in WITHOUT_LATENTS and num_tokens:
         raise UserError(f"{source}: latent.num_tokens is {num_tokens}, but method {method} has no latents; leave it out or choose another")

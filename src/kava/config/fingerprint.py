@@ -1,10 +1,11 @@
-"""Which configurations are the same: a hash of all settings but the seed, which settings that came later do not change."""
+"""Fingerprint of a configuration: a hash of all settings except the seed. Settings added in later versions do not change it."""
 
 import hashlib
 import json
 from typing import Any
 
-# Settings that came after the first runs, and the value that changes nothing: finished runs keep their fingerprints.
+# Settings added after the first runs, each with its neutral value. At this value a setting is left out of the hash, so that finished
+# runs keep their fingerprints.
 YOUNGER = (
     ("model", "quantization", "none"),
     ("dataset", "question_suffix", "\n"),
@@ -31,9 +32,9 @@ YOUNGER = (
 
 
 def fingerprint(content: dict[str, Any]) -> str:
-    """Of a configuration as `Config.to_dict` gives it, which is changed: equal for the runs that may be aggregated."""
+    """Return the hash of a configuration from `Config.to_dict`; equal for runs that may be aggregated. `content` is changed in place."""
     del content["training"]["seed"]
-    # What `auto` chooses depends on the device, which is no part of a configuration; on a CPU it is what was the default before.
+    # What `auto` selects depends on the device, which is not part of a configuration. On a CPU it is float32, the earlier default.
     content["model"]["dtype"] = content["model"]["dtype"].replace("auto", "float32")
     for section, key, unused in YOUNGER:
         if content[section][key] == unused:
@@ -42,7 +43,7 @@ def fingerprint(content: dict[str, Any]) -> str:
 
 
 def with_later_settings(content: dict[str, Any]) -> dict[str, Any]:
-    """A configuration of an earlier version with the settings that it lacks, at the values that change nothing."""
+    """Return a configuration of an earlier version with the missing settings added at their neutral values."""
     for section, key, unused in YOUNGER:
         if isinstance(held := content.get(section, {}), dict):
             content = {**content, section: {key: unused, **held}}

@@ -1,8 +1,8 @@
-"""From a file, a name or a dictionary to a valid configuration.
+"""Load a valid configuration from a file, a name or a dictionary.
 
     config = load_config("configs/llama1b_aug.yaml", overrides={"training.batch_size": 64})
 
-Unknown keys, wrong types, values out of range and contradictions raise `UserError` with the file, the key and the cure.
+Unknown keys, wrong types, values out of range and contradictions raise `UserError` with the file, the key and the fix.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ CONFIG_DIR = "configs"
 
 
 def config_path(name: str) -> Path:
-    """The file that a user means by a path or a bare name in `configs/`: of the working directory, else of the package.
+    """Return the file for a path or a bare name in `configs/`: from the working directory, else from the package.
 
     Raises:
         UserError: there is no such file.
@@ -34,10 +34,10 @@ def config_path(name: str) -> Path:
 
 
 def load_config(path: str | Path | None = None, overrides: dict[str, Any] | None = None) -> Config:
-    """Read a YAML file (none: all defaults) and what it extends, apply dotted overrides, validate.
+    """Read a YAML file (None: all defaults) and the files it extends, apply dotted overrides, and validate.
 
     Raises:
-        UserError: naming the file, the key and the cure.
+        UserError: the configuration is not valid; the message names the file, the key and the fix.
     """
     config = build_config({} if path is None else read_sections(path), "the defaults" if path is None else str(path), overrides)
     refuse_unused_latents("the command line", config.method, (overrides or {}).get("latent.num_tokens"))
@@ -45,12 +45,12 @@ def load_config(path: str | Path | None = None, overrides: dict[str, Any] | None
 
 
 def recorded_config(content: dict[Any, Any], source: str, overrides: dict[str, Any] | None = None) -> Config:
-    """What a run wrote down, which were all settings of its day: later ones are at the values that change nothing."""
+    """Build the configuration that a run recorded; settings added since then get their neutral values."""
     return build_config(with_later_settings(content), source, overrides)
 
 
 def build_config(content: dict[Any, Any], source: str, overrides: dict[str, Any] | None = None) -> Config:
-    """Validate a dictionary of sections; `source` is what errors call it."""
+    """Validate a dictionary of sections; `source` is its name in error messages."""
     if overrides:
         content = apply_overrides(content, overrides, Config().to_dict())
     try:

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a configuration, in words: the key, the nearest valid name, what was given."""
+"""Messages for pydantic validation errors: the key, the nearest valid name and the given value."""
 
 import re
 import reprlib
@@ -12,7 +12,7 @@ from kava.errors import UserError, nearest
 
 
 def explain(problem: Any, config: type[BaseModel]) -> str:
-    """One pydantic error as ``key: what is wrong``, with the nearest valid name for an unknown key."""
+    """Return one pydantic error as ``key: what is wrong``, with the nearest valid name for an unknown key."""
     location = [str(part) for part in problem["loc"]]
     if problem["type"] == "extra_forbidden":
         return f"unknown key '{'.'.join(location)}'{_right_name(location, config)}"
@@ -23,10 +23,10 @@ def explain(problem: Any, config: type[BaseModel]) -> str:
 
 
 def refuse_unknown_options(keys: Iterable[str], options: Iterable[str], config: type[BaseModel]) -> None:
-    """Refuse a word that is neither one of a command's `options` nor a dotted setting: `--confg` must not pass for a key of a file.
+    """Refuse a key that is neither one of a command's `options` nor a dotted setting: `--confg` must not be taken for a setting.
 
     Raises:
-        UserError: with the nearest option or setting.
+        UserError: a key is unknown; the message names the nearest option or setting.
     """
     settings = list(_dotted_names(config))
     for key in keys:
@@ -39,7 +39,7 @@ def refuse_unknown_options(keys: Iterable[str], options: Iterable[str], config: 
 
 
 def _right_name(location: list[str], config: type[BaseModel]) -> str:
-    """Hint for an unknown key: the same name in another section, else the nearest name in this one."""
+    """Return a hint for an unknown key: the same name in another section, else the nearest name in this section."""
     *section, name = location
     dotted = [known.rpartition(".") for known in _dotted_names(config)]
     elsewhere = [f"{place}.{known}" for place, _, known in dotted if known == name and place]
@@ -59,7 +59,7 @@ def _dotted_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def _shown(value: Any) -> str:
-    """A short repr, also of integers too long for one and of structures that contain themselves."""
+    """Return a short repr, also for integers that are too long to print and for structures that contain themselves."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = 80
     try:

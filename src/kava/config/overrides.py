@@ -1,4 +1,4 @@
-"""Dotted overrides: from the words of a command line to values, and from values into the sections of a configuration.
+"""Dotted overrides: parse them from the command line and apply them to the sections of a configuration.
 
 parse_overrides(["--training.batch_size", "64", "--rkv.lambda=0.3"]) == {"training.batch_size": 64, "rkv.lambda": 0.3}
 """
@@ -12,30 +12,30 @@ from typing import Any
 from kava.config.strict_yaml import YAML_ERRORS, load_yaml
 from kava.errors import UserError
 
-# Keys under this section are names that the user chooses (gsm8k-hard), so dashes stay.
+# Keys in this section are names chosen by the user (gsm8k-hard), so dashes are kept.
 FREE_NAMES = "evaluation.datasets."
-# YAML 1.1 wants a dot in the mantissa; people write 8e-4.
+# YAML 1.1 requires a dot in the mantissa, but users write 8e-4.
 SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 _NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*")
 
 
 def is_safe_name(name: str) -> bool:
-    """Whether a name can be part of a path or a word of a command: letters, digits, '_', '.', '-'; not only dots, no '-' in front."""
+    """Return whether a name is safe in a path and on a command line: letters, digits, '_', '.', '-'; not only dots, no leading '-'."""
     return bool(_NAME.fullmatch(name)) and bool(name.strip("."))
 
 
 def parse_overrides(arguments: list[str], check: Callable[[Iterable[str]], None] | None = None) -> dict[str, Any]:
     """Turn ``--training.batch_size 64 --lora.target_modules q_proj v_proj`` into dotted keys and YAML values.
 
-    Several words after a flag make a list; of one flag given twice the last counts.
+    Several words after a flag become a list. If a flag is given twice, the last one counts.
 
     Args:
-        arguments: the words.
-        check: is shown the keys first: one that is unknown is not said to lack a value.
+        arguments: the words of the command line.
+        check: called with all keys first, so that an unknown key is reported as unknown and not as a key without a value.
 
     Raises:
-        UserError: a word belongs to no flag, or a flag has no value.
+        UserError: a word does not belong to a flag, or a flag has no value.
     """
     words: dict[str, list[str]] = {}
     key: str | None = None
@@ -62,10 +62,10 @@ def parse_overrides(arguments: list[str], check: Callable[[Iterable[str]], None]
 def apply_overrides(content: dict[Any, Any], overrides: dict[str, Any], defaults: dict[str, Any]) -> dict[Any, Any]:
     """Return the sections of `content` with dotted `overrides` set.
 
-    A section that is absent starts empty, but one whose keys are the user's from its `defaults`: what is set is added to them.
+    A missing section starts empty. A section whose keys are chosen by the user (`FREE_NAMES`) starts from its `defaults` instead.
 
     Raises:
-        UserError: a key leads through something that is no section.
+        UserError: part of a key names a value, not a section.
     """
     content = copy.deepcopy(content)
     for key, value in overrides.items():
@@ -83,9 +83,9 @@ def apply_overrides(content: dict[Any, Any], overrides: dict[str, Any], defaults
 
 
 def _yaml_value(text: str) -> Any:
-    """A number, truth value, null, or list or mapping in brackets; everything else is the text itself.
+    """Return a number, a boolean, null, a bracketed list or mapping, or the content of a quoted text; everything else is returned as text.
 
-    `The answer is:` is YAML for a mapping, and 2024-01-01 for a date, but nobody means that on a command line.
+    YAML reads `The answer is:` as a mapping and 2024-01-01 as a date; on a command line both are meant as text.
     """
     try:
         value = _json_or_yaml(text)
@@ -99,7 +99,7 @@ def _yaml_value(text: str) -> Any:
 
 
 def _json_or_yaml(text: str) -> Any:
-    """YAML reads nearly all of JSON, but not its escapes beyond 16 bits."""
+    """Parse text as JSON if possible, else as YAML, which reads numbers such as 8e-4 inside a list as text."""
     if text.startswith(("[", "{", '"')):
         try:
             return json.loads(text)
@@ -109,7 +109,7 @@ def _json_or_yaml(text: str) -> Any:
 
 
 def as_flags(overrides: dict[str, Any]) -> list[str]:
-    """Overrides as the words that `parse_overrides` reads back to the same values."""
+    """Return overrides as command-line words that `parse_overrides` reads back to the same values."""
     return [word for key, value in overrides.items() for word in (f"--{key}", _word(value))]
 
 

@@ -1,11 +1,11 @@
-"""`--quick_test`: any configuration cut down to a few dozen steps, so that a newcomer sees the whole chain work."""
+"""`--quick_test`: reduce any configuration to a few dozen steps, so that a new user can try the whole pipeline."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from kava.config import Config, build_config
 
-# A key that the user set by hand keeps the user's value.
+# A setting that the user gives on the command line keeps its value.
 _LIMITS: dict[str, Any] = {
     "training.max_steps": 30,
     "training.batch_size": 4,
@@ -24,13 +24,13 @@ _LIMITS: dict[str, Any] = {
 
 
 def quick_test(config: Config, overrides: dict[str, Any]) -> Config:
-    """The same configuration with small limits, where the user did not set them."""
+    """Return the configuration with small limits, except for settings in `overrides`."""
     limits = {key: value for key, value in _LIMITS.items() if key not in overrides}
     return build_config(config.to_dict(), "--quick_test", limits)
 
 
 def is_quick_test(config: Mapping[str, Any]) -> bool:
-    """Whether a run's full configuration is one of a quick test: trained for so few steps on so few rows."""
+    """Return whether a run's full configuration comes from a quick test: it has the step and row limits of one."""
     training, dataset = (section if isinstance(section := config.get(name), Mapping) else {} for name in ("training", "dataset"))
     found = training.get("max_steps"), dataset.get("max_train_samples")
     return found == (_LIMITS["training.max_steps"], _LIMITS["dataset.max_train_samples"])

@@ -1,4 +1,4 @@
-"""Every setting with its type, default and meaning, read off the schema: for `kava train --help` and docs/configuration.md.
+"""List every setting with its type, default and description from the schema, for `kava train --help` and docs/configuration.md.
 
 python -m kava.config.reference > docs/configuration.md
 """
@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from kava.config.schema import Config
 
 _BOUNDS = {"ge": "at least {}", "gt": "more than {}", "le": "at most {}", "lt": "less than {}"}
-# Bounds that only keep numbers finite or within 32 bits.
+# Bounds of this size or larger are not shown: they only keep numbers finite or within 32 bits.
 _FAR = 1e6
 _TITLES = {
     "": "Method", "model": "Base model", "lora": "Adapters", "latent": "Latents", "dataset": "Training data", "loss": "Losses",
@@ -47,7 +47,7 @@ are refused in one sentence.
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting: dotted key, allowed values, default as YAML has it, meaning."""
+    """One setting: dotted key, allowed values, default in YAML notation, description."""
 
     key: str
     kind: str
@@ -56,7 +56,7 @@ class Setting:
 
 
 def settings(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[Setting]:
-    """All settings, section by section, a section's own before those of the sections inside it."""
+    """Yield all settings by section; the settings of a section come before those of its nested sections."""
     inside = []
     for name, field in model.model_fields.items():
         key = prefix + (field.alias or name)
@@ -71,7 +71,7 @@ def settings(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[Sett
 
 
 def as_markdown() -> str:
-    """The page docs/configuration.md."""
+    """Return the content of docs/configuration.md."""
     parts, section = [_PAGE], None
     for setting in settings():
         place, _, name = setting.key.rpartition(".")
@@ -85,7 +85,7 @@ def as_markdown() -> str:
 
 
 def as_help() -> str:
-    """The same for a terminal."""
+    """Return all settings as text for a terminal."""
     width = max(60, shutil.get_terminal_size().columns)
     lines = ["", "settings (in a file under their section, or here as --SECTION.KEY VALUE, which wins):", ""]
     for setting in settings():

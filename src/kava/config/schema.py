@@ -1,6 +1,6 @@
-"""Every setting of a run, in strict models: the YAML sections of the guide, one home for each default.
+"""Schema of all settings of a run: one strict pydantic model for each YAML section of the guide; the only place for defaults.
 
-Files are read and errors are put into words in load.py.
+Files are read in files.py, and error messages are written in messages.py; load.py combines them.
 """
 
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,7 +21,7 @@ else:
 
 
 class Section(BaseModel):
-    """A strict section: unknown keys are errors, names with a trailing underscore read their YAML spelling."""
+    """A strict section: unknown keys are errors; a field with a trailing underscore has its YAML name as an alias (`lambda`)."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True, validate_default=True, allow_inf_nan=False)
 
@@ -36,7 +36,7 @@ class Section(BaseModel):
 
 
 class MiniModelConfig(Section):
-    """Shape of the small Llama of the mini experiment (`model.name: builtin:mini`) and how it is pretrained as a teacher."""
+    """Shape and pretraining (as a teacher) of the small Llama of the mini experiment (`model.name: builtin:mini`)."""
 
     num_layers: int = Field(4, ge=1, description="layers")
     hidden_size: int = Field(128, ge=8, description="width E")
@@ -92,7 +92,7 @@ class LatentConfig(Section):
 
 
 class MiniDataConfig(Section):
-    """The generator of word problems behind `dataset.name: builtin:mini`."""
+    """The generator of word problems used for `dataset.name: builtin:mini`."""
 
     modulus: int = Field(10, ge=2, description="how many objects fill a box; what is outside the boxes is counted")
     min_steps: int = Field(1, ge=1, description="fewest steps of a problem")
@@ -135,7 +135,7 @@ class LossConfig(Section):
 
     @property
     def weights(self) -> dict[str, float]:
-        """What each term of the loss is multiplied with, by the term's name."""
+        """Weight of each loss term, by the name of the term."""
         return {"student_ce": 1.0, "teacher_ce": 1.0, "codi": self.alpha1_codi, "kv": self.alpha2_kv, "step_ce": self.alpha_step}
 
 
@@ -237,7 +237,7 @@ class SystemConfig(Section):
 
 
 class Config(Section):
-    """One point of the space that all methods, baselines and ablations share."""
+    """All settings of one run; methods, baselines and ablations share this schema."""
 
     method: MethodName = Field("kava", description="what is trained: one row of the methods' table")
     model: ModelConfig = ModelConfig()
@@ -253,7 +253,7 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _stages_are_those_published(cls, content: Any) -> Any:
-        """iCoT and Coconut keep to their authors' schedule in whatever is not named."""
+        """Use the published schedule of iCoT and Coconut for every setting that is not given."""
         method = METHODS.get(str(content.get("method"))) if isinstance(content, dict) else None
         training = content.get("training", {}) if method else None
         if isinstance(training, TrainingConfig):
@@ -267,16 +267,16 @@ class Config(Section):
         for contradiction in contradictions(self):
             raise ValueError(contradiction)
         if self.method in WITHOUT_LATENTS:
-            # One value for all of them, whatever the file that they were made from says: they are the same run.
+            # The same value for all of them, whatever M the extended file gives: M makes no difference, so the runs are the same.
             self.latent = self.latent.model_copy(update={"num_tokens": 0})
         elif self.latent.num_tokens == 0:
             raise ValueError(f"latent.num_tokens is 0, but method {self.method} reasons in latent tokens; set it to at least 1")
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain YAML-ready dictionary with the guide's key names (`rkv.lambda`, not `lambda_`)."""
+        """Return a plain dictionary that can be written as YAML, with the key names of the guide (`rkv.lambda`, not `lambda_`)."""
         return self.model_dump(mode="json", by_alias=True)
 
     def fingerprint(self) -> str:
-        """Hash of everything but the seed: equal for the runs that may be aggregated."""
+        """Return a hash of all settings except the seed: equal for runs that may be aggregated."""
         return fingerprint(self.to_dict())

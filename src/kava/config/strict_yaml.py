@@ -1,8 +1,8 @@
-"""YAML as its authors mean it: safe, every key once, and no octal or sexagesimal numbers by surprise.
+"""Strict YAML: safe loading, no duplicate keys, and no octal or sexagesimal numbers.
 
-    load_yaml("batch_size: 024")  ->  {"batch_size": "024"}, which a field that wants a number reads as 24 (YAML 1.1: 20)
+    load_yaml("batch_size: 024")  ->  {"batch_size": "024"}, which a numeric field reads as 24 (YAML 1.1: 20)
 
-The only reader of YAML in this package.
+This is the only YAML reader in the package.
 """
 
 import re
@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
-# PyYAML lets the plain Python errors of its constructors through: KeyError for "!!bool x", AttributeError for "!!timestamp x".
+# PyYAML does not wrap the Python errors of its constructors: KeyError for "!!bool x", AttributeError for "!!timestamp x".
 YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, OverflowError, RecursionError)
 
 _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
-# YAML 1.1's patterns without 024 (octal) and 1:30 (sexagesimal); those stay texts.
+# YAML 1.1's patterns without 024 (octal) and 1:30 (sexagesimal); those remain strings.
 _INT_PATTERN = re.compile(r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)$")
 _FLOAT_PATTERN = re.compile(
     r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+][0-9]+)?|\.[0-9][0-9_]*(?:[eE][-+][0-9]+)?|\.(?:inf|Inf|INF))$|\.(?:nan|NaN|NAN)$"
@@ -22,11 +22,11 @@ _FLOAT_PATTERN = re.compile(
 
 
 class DuplicateKeyError(yaml.YAMLError):
-    """A key given twice, of which YAML readers silently keep the last."""
+    """A key is given twice; other YAML readers silently keep the last value."""
 
 
 class _StrictLoader(yaml.SafeLoader):
-    # JSON writes a character beyond 0xFFFF as two escapes, which PyYAML leaves as two halves that no file can hold.
+    # JSON writes a character above 0xFFFF as two escapes. PyYAML keeps them as two surrogates, which cannot be written to a file.
     def construct_scalar(self, node: Any) -> Any:
         value = super().construct_scalar(node)
         try:
@@ -35,7 +35,7 @@ class _StrictLoader(yaml.SafeLoader):
             line = node.start_mark.line + 1
             raise yaml.YAMLError(f"half of a character, such as \\ud800 alone, in line {line} is no text") from None
 
-    # Checked where nodes are composed: a merge (`<<: *base`) later puts keys into a node that its own keys override.
+    # Check for duplicates while nodes are composed: a merge (`<<: *base`) later adds keys that the node's own keys may override.
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}
@@ -59,9 +59,9 @@ _StrictLoader.add_implicit_resolver(_INT, _INT_PATTERN, list("-+0123456789"))
 
 
 def load_yaml(text: str) -> Any:
-    """The content of a YAML text.
+    """Return the content of a YAML text.
 
     Raises:
-        one of YAML_ERRORS: the text is no YAML, or gives a key twice (`DuplicateKeyError` names both lines).
+        one of YAML_ERRORS: the text is not valid YAML, or gives a key twice (`DuplicateKeyError` names both lines).
     """
     return yaml.load(text, _StrictLoader)

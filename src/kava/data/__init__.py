@@ -1,1 +1,1 @@
-"""Problems as text (sources, formats, the built-in generator, answers), then as token sequences and batches."""
+"""Data pipeline: problems as text (sources, formats, built-in generator, answers), then as token sequences and batches."""

@@ -1,4 +1,4 @@
-"""The three kinds of answers: numbers (`kava.data.answers`), choices (a letter, yes or no) and texts; one row of `ANSWER_TYPES` each.
+"""The three kinds of answers: numbers (`kava.data.answers`), choices (a letter, yes or no) and texts; each has an entry in `ANSWER_TYPES`.
 
 read_answer("B. They laugh", "The answer is:", "choice", behind_prompt=True)  ->  "B"
 same_answer("True", "yes", "choice")  ->  True
@@ -14,7 +14,7 @@ from kava.data.answers import NUMBERS, answers_equal, canonical_number, extract_
 
 AnswerType = Literal["number", "choice", "text"]
 
-# Letters beyond H only where they stand as a choice does: "I" begins too many sentences.
+# Letters after H count only at the end of the text or before ")", "." or ":", because "I" is also a common word.
 _CHOICE = re.compile(r"\b(?:[A-H]|[I-Z](?=\s*(?:[).:]|$))|(?i:yes|no|true|false))\b")
 _WHOLE_CHOICE = re.compile(r"\(?([A-Z]|(?i:yes|no|true|false))\)?[.:]?")
 _TRUTH = {"true": "yes", "false": "no"}
@@ -25,10 +25,10 @@ class Kind:
     """How answers of one type are handled.
 
     Attributes:
-        canonical: a data set's answer as the model is taught to write it; raises ValueError for what is no such answer.
-        read: (text, answer prompt, whether the text follows the prompt) -> the answer in what a model wrote, or None.
+        canonical: an answer of a data set -> the same answer as the model is trained to write it; raises ValueError for another type.
+        read: (generated text, answer prompt, whether the text follows the prompt) -> the answer in the text, or None.
         same: whether two answers are the same.
-        samples: answers that begin differently, to find what all have in common (`SequenceBuilder`).
+        samples: answers that begin differently; the leading tokens that they share are the fixed text (`SequenceBuilder`).
     """
 
     canonical: Callable[[Any], str]
@@ -38,28 +38,28 @@ class Kind:
 
 
 def canonical_answer(value: Any, answer_type: AnswerType) -> str:
-    """Write a data set's answer as the model is to write it.
+    """Return an answer of a data set as the model is trained to write it.
 
     Raises:
-        ValueError: it is no answer of this type.
+        ValueError: `value` is not an answer of this type.
     """
     return ANSWER_TYPES[answer_type].canonical(value)
 
 
 def read_answer(text: str, answer_prompt: str, answer_type: AnswerType, *, behind_prompt: bool = False) -> str | None:
-    """The answer in what a model wrote: the first behind the last answer prompt, else the last of the text.
+    """Return the answer in generated text: the first one after the last answer prompt, else the last one in the text.
 
     Args:
-        text: what the model wrote.
+        text: generated text.
         answer_prompt: text before the answer.
-        answer_type: what to look for.
-        behind_prompt: the text follows the prompt that the model was given.
+        answer_type: type of the answer.
+        behind_prompt: the prompt was part of the model's input and `text` follows it, so the first answer counts.
     """
     return ANSWER_TYPES[answer_type].read(text, answer_prompt, behind_prompt)
 
 
 def same_answer(a: str | None, b: str, answer_type: AnswerType) -> bool:
-    """Whether two answers agree: by value, by letter (true is yes), or word by word whatever their case and last full stop."""
+    """Return whether two answers agree: by value, by letter (true is yes), or word by word, ignoring case and a final full stop."""
     return a is not None and ANSWER_TYPES[answer_type].same(a, b)
 
 
@@ -79,7 +79,7 @@ def _canonical_choice(value: Any) -> str:
 
 
 def _reader(find: Callable[[str], list[str]]) -> Callable[[str, str, bool], str | None]:
-    """Reads the first of what `find` finds behind the last prompt, else the last of the whole text."""
+    """Return a reader that takes the first match of `find` after the last prompt, else the last match in the whole text."""
 
     def read(text: str, answer_prompt: str, behind_prompt: bool) -> str | None:
         pieces = re.findall(r"\w+|[^\w\s]", answer_prompt)

@@ -1,13 +1,13 @@
-"""Numbers in text: the one place that finds, reads, compares and writes an answer (method.md, section 9).
+"""Numeric answers: the only module that finds, parses, compares and formats numbers in text (method.md, section 9).
 
     extract_answer("He has $1,234.50 left. The answer is: $18.", "The answer is:")  ->  "18"
     answers_equal("18.0", "18")  ->  True
 
 What counts as a number: digits, alone or in groups (``1,234``, ``1,23,456``, ``12 000``; ``1,2`` is two numbers), an optional
-fraction part, an optional exponent of at most three digits (before which a comma is a decimal one: ``1,8e1``), an optional sign;
-or a fraction ``3/4``, ``2 1/2``, ``\\frac{3}{4}`` or ``½`` of whole numbers. Digits may be of any script. A minus sign right behind a
-word, a digit or a closing bracket is an operator or a hyphen, not part of the number: ``16-3`` ends in 3; a space may follow it only
-where nothing but ``=``, ``:`` or ``(`` stands before it. Currency signs, ``%`` and a trailing dot are dropped; ``5%`` is 5.
+fraction part, an optional exponent of at most three digits (a comma before it is a decimal comma: ``1,8e1``), an optional sign;
+or a fraction ``3/4``, ``2 1/2``, ``\\frac{3}{4}`` or ``½`` of whole numbers. Digits may be of any script. A minus sign right after a
+word, a digit or a closing bracket is an operator or a hyphen, not part of the number: ``16-3`` ends in 3. A space may follow a minus
+sign only at the beginning of the text or after ``=``, ``:`` or ``(``. Currency signs, ``%`` and a trailing dot are dropped; ``5%`` is 5.
 Values are exact: nothing is rounded, so 0.1+0.2 as a float stays 0.30000000000000004 and differs from 0.3.
 """
 
@@ -16,12 +16,12 @@ import unicodedata
 from decimal import Decimal
 from fractions import Fraction
 
-# Every first digit, and numbers of several: what all of them begin with is fixed text (`SequenceBuilder`). Negative ones are not
-# among them: many tokenizers join the space to the sign, so that no space could be fixed text on their account.
+# Every first digit, and numbers with several digits: the leading tokens that all share are the fixed text (`SequenceBuilder`). Negative
+# numbers are left out: many tokenizers merge the space with the sign, so a space could then never be part of the fixed text.
 NUMBERS = (*"0123456789", "42", "365", "1000", "2.5")
 
 _SPACE = "[ \u00a0\u2009\u202f]"
-# "180 180" is a number that is said again, not one of six digits.
+# "180 180" is one number given twice, not one number with six digits.
 _SPACED = rf"(?!(?P<said>[0-9]{{3}}){_SPACE}(?P=said)(?![0-9]))[1-9][0-9]{{0,2}}(?:{_SPACE}[0-9]{{3}})+"
 _WHOLE = rf"(?:(?:[0-9]{{1,3}}(?:,[0-9]{{3}})+|[0-9]{{1,2}}(?:,[0-9]{{2}})+,[0-9]{{3}}|{_SPACED})(?![0-9])|[0-9]+)"
 _FRACTION = rf"(?<![0-9/])(?:[0-9]{{1,15}}{_SPACE})?[0-9]{{1,15}}/[0-9]{{1,15}}(?![0-9/])"
@@ -39,13 +39,13 @@ _MINUS = dict.fromkeys(map(ord, "−‐‑‒–﹣"), "-")
 def extract_answer(text: str, answer_prompt: str, *, behind_prompt: bool = False) -> str | None:
     """Return the first number after the last answer prompt, else the last number of the whole text, else None.
 
-    The prompt is found whatever its letter case and white space ("the answer is : 7"). The number comes back without signs of
-    grouping, currency and ``%`` and trailing dot, otherwise as written ("18.0" stays "18.0").
+    The search for the prompt ignores letter case and white space ("the answer is : 7"). The number is returned without grouping
+    separators, currency sign, ``%`` and trailing dot, otherwise as written ("18.0" stays "18.0").
 
     Args:
-        text: what the model wrote.
+        text: generated text.
         answer_prompt: text before the number.
-        behind_prompt: the text follows the prompt that the model was given, so the answer is its first number.
+        behind_prompt: the prompt was part of the model's input and `text` follows it, so the answer is the first number.
     """
     text = _plain(text)
     if behind_prompt:
@@ -59,7 +59,7 @@ def extract_answer(text: str, answer_prompt: str, *, behind_prompt: bool = False
 
 
 def parse_number(text: str) -> Decimal | None:
-    """Read a text that is one number; None when it is none or has no exact decimal form (``1/3``)."""
+    """Return the value of a text that is a single number; None if it is not a number or has no exact decimal form (``1/3``)."""
     value = _exact(text)
     if value is None or isinstance(value, Decimal):
         return value
@@ -67,7 +67,7 @@ def parse_number(text: str) -> Decimal | None:
 
 
 def answers_equal(a: str | None, b: str) -> bool:
-    """Whether both texts are numbers of the same exact value: 18, 18.0, $18 and 1.8e1 agree, and so do 1/3 and 2/6."""
+    """Return whether both texts are numbers with the same exact value: 18, 18.0, $18 and 1.8e1 agree, and so do 1/3 and 2/6."""
     left, right = None if a is None else _exact(a), _exact(b)
     if left is None or right is None:
         return False
@@ -77,19 +77,19 @@ def answers_equal(a: str | None, b: str) -> bool:
 
 
 def answers_close(a: str | None, b: str, tolerance: float = 0.001) -> bool:
-    """Whether both texts are numbers that differ by less than `tolerance` (0.001: GSM8K-Hard's authors, the PAL repository)."""
+    """Return whether both texts are numbers that differ by less than `tolerance` (0.001 is from GSM8K-Hard's authors, PAL repository)."""
     left, right = None if a is None else _exact(a), _exact(b)
     return left is not None and right is not None and abs(Fraction(left) - Fraction(right)) < Fraction(str(tolerance))
 
 
 def canonical_number(value: str | int | float | Decimal) -> str:
-    """Write a number without exponent, commas, superfluous zeros or sign of zero: -9867630.0 -> ``-9867630``, "1/2" -> ``0.5``.
+    """Format a number without exponent, commas, unnecessary zeros or a sign on zero: -9867630.0 -> ``-9867630``, "1/2" -> ``0.5``.
 
-    A float is written by its exact shortest representation (0.30000000000000004), a fraction without a decimal form in lowest
-    terms (``1/3``).
+    A float is written in its shortest exact representation (0.30000000000000004), a fraction without an exact decimal form in
+    lowest terms (``1/3``).
 
     Raises:
-        ValueError: `value` is no finite number.
+        ValueError: `value` is not a finite number.
     """
     if isinstance(value, bool):
         raise ValueError(f"{value!r} is not a number")
@@ -107,7 +107,7 @@ def canonical_number(value: str | int | float | Decimal) -> str:
 
 
 def _plain(text: str) -> str:
-    """Digits, signs and fractions of any script and of LaTeX as ASCII writes them."""
+    """Convert digits, signs and fractions of any script and of LaTeX to ASCII."""
     if not text.isascii():
         text = re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", text.translate(_MINUS))
         text = "".join(char if char.isascii() else _plain_character(char) for char in text)
@@ -134,7 +134,7 @@ def _first(text: str) -> str | None:
 
 
 def _signed(found: re.Match[str]) -> str:
-    """The number found, with a minus sign that stands apart from it."""
+    """Return the matched number, with a minus sign that is separated from it by white space."""
     number = _clean(found)
     apart = found["sign"] is None and not number.startswith("-") and _SIGN_APART.search(found.string[: found.start()])
     return f"-{number}" if apart else number
@@ -154,7 +154,7 @@ def _clean(found: re.Match[str]) -> str:
 
 
 def _exact(text: str) -> Decimal | Fraction | None:
-    """Decimal for a decimal number, Fraction for ``a/b``; None for anything else, for two signs and for a zero denominator."""
+    """Return a Decimal for a decimal number, a Fraction for ``a/b``; None for anything else, two signs or a zero denominator."""
     found = _WHOLE_TEXT.fullmatch(_plain(text).strip())
     if found is None or (found["sign"] and found["number"].startswith("-")):
         return None
@@ -166,7 +166,7 @@ def _exact(text: str) -> Decimal | Fraction | None:
 
 
 def _terminating(value: Fraction) -> Decimal | None:
-    """The exact decimal of a fraction whose lowest denominator has no prime factor but 2 and 5."""
+    """Return a fraction as an exact decimal; None if its denominator in lowest terms has a prime factor other than 2 and 5."""
     places = value.denominator.bit_length()
     scaled, rest = divmod(value.numerator * 10**places, value.denominator)
     return None if rest else Decimal(f"{scaled}e-{places}")

@@ -1,4 +1,4 @@
-"""A batch as a file: its tensors as safetensors, its plain values as JSON in the header; nothing is pickled.
+"""Write and read a batch as a file: tensors as safetensors, plain values as JSON in the header; nothing is pickled.
 
 write_batch(path, batch, {"rng.cpu": torch.get_rng_state()})
 batch, extra = read_batch(path)
@@ -22,7 +22,7 @@ _EXTRA = "extra."
 
 
 def write_batch(path: Path, batch: Batch, extra: Mapping[str, Tensor]) -> None:
-    """Write a batch and some tensors of another kind beside it, from any device."""
+    """Write a batch and the additional tensors of `extra` to a file; the tensors may be on any device."""
     tensors = {f"{_EXTRA}{name}": tensor for name, tensor in extra.items()}
     plain: dict[str, Any] = {}
     for prefix, part in (("", batch), *((f"{name}.", getattr(batch, name)) for name in _SUFFIXES)):
@@ -37,10 +37,10 @@ def write_batch(path: Path, batch: Batch, extra: Mapping[str, Tensor]) -> None:
 
 
 def read_batch(path: Path) -> tuple[Batch, dict[str, Tensor]]:
-    """What `write_batch` wrote.
+    """Read the batch and the additional tensors that `write_batch` wrote.
 
     Raises:
-        UserError: the file is broken or holds something else.
+        UserError: the file is damaged or is not a saved batch.
     """
     try:
         with safe_open(path, framework="pt") as file:

@@ -1,10 +1,10 @@
 """Buckets of padded lengths, fitted to a data set, so that its batches have few shapes and little padding.
 
-Kernels, compiled code and CUDA graphs are made per shape; without buckets nearly every batch of an epoch has a shape of its own.
+Kernels, compiled code and CUDA graphs are created per shape; without buckets nearly every batch of an epoch has a different shape.
 
 buckets = fit_buckets(widths, least=192)
 buckets.smallest(widths)        # which bucket each example belongs to
-buckets.around(31, 12, 8)       # the lengths that a batch with these is padded to
+buckets.around(31, 12, 8)       # the lengths that a batch with these longest parts is padded to
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,8 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Int
 
-# With the last bucket and the epoch's short batch 200 shapes, which leave 5 % of GSM8k-AUG's positions as padding; 60 leave 10 %.
+# With the last bucket and the short batch at the end of an epoch, this makes 200 shapes. 5 % of GSM8k-AUG's positions are then padding;
+# with 60 shapes it is 10 %.
 MOST = 198
 
 
@@ -22,13 +23,13 @@ class Buckets:
     """Lengths of question, trace and answer that batches are padded to.
 
     Attributes:
-        edges: the lengths, by ascending sum; the last bucket holds every example that the buckets were fitted to.
+        edges: the lengths, sorted by their sum; every example that the buckets were fitted to fits into the last bucket.
     """
 
     edges: Int[np.ndarray, "n 3"]
 
     def smallest(self, widths: Int[np.ndarray, "N 3"]) -> Int[np.ndarray, " N"]:
-        """The bucket with the fewest tokens that holds each example; n where none does."""
+        """Return for each example the index of the smallest bucket (fewest tokens) that it fits into; n if there is none."""
         values, examples = np.unique(widths, axis=0, return_inverse=True)
         found = np.full(len(values), len(self.edges))
         for index in range(len(self.edges) - 1, -1, -1):
@@ -36,7 +37,7 @@ class Buckets:
         return found[examples.reshape(-1)]
 
     def around(self, question: int, trace: int, answer: int) -> tuple[int, int, int]:
-        """The lengths that a batch with these longest parts is padded to; its own where no bucket holds it."""
+        """Return the lengths that a batch with these longest parts is padded to; the given lengths if no bucket is large enough."""
         holding = (self.edges >= (question, trace, answer)).all(axis=1)
         if holding.any():
             question, trace, answer = self.edges[holding.argmax()].tolist()
@@ -44,18 +45,18 @@ class Buckets:
 
     @cached_property
     def next(self) -> list[int]:
-        """For each bucket but the last, the one with the fewest tokens that holds all that it holds."""
+        """For each bucket except the last, the smallest later bucket that is at least as long in all three lengths."""
         after = range(len(self.edges) - 1)
         return [index + 1 + int((self.edges[index + 1 :] >= self.edges[index]).all(axis=1).argmax()) for index in after]
 
 
 def fit_buckets(widths: Int[np.ndarray, "N 3"], least: int, most: int = MOST) -> Buckets:
-    """Split the examples again and again, each time where it saves the most padding.
+    """Fit buckets by splitting the examples repeatedly, each time at the cut that saves the most padding.
 
     Args:
-        widths: tokens of each example's question, trace and answer.
-        least: examples of every bucket.
-        most: buckets, the last one apart.
+        widths: number of tokens in each example's question, trace and answer.
+        least: minimum number of examples in a bucket.
+        most: maximum number of buckets, not counting the last one.
     """
     values, counts = np.unique(widths, axis=0, return_counts=True)
     parts = [_Part(values, counts, least)]
@@ -70,7 +71,7 @@ def fit_buckets(widths: Int[np.ndarray, "N 3"], least: int, most: int = MOST) ->
 
 
 class _Part:
-    """Some of the examples, the cut that saves the most padding (`low`: which of them fall below it), and how many tokens it saves."""
+    """A subset of the examples and the cut that saves the most padding: `low` marks the examples below it, `saving` is in tokens."""
 
     def __init__(self, values: Int[np.ndarray, "u 3"], counts: Int[np.ndarray, " u"], least: int) -> None:
         self.values, self.counts = values, counts
@@ -82,7 +83,7 @@ class _Part:
                 self.saving, self.low = whole - padded, low
 
     def _cut(self, dimension: int, least: int) -> tuple[int, Bool[np.ndarray, " u"]]:
-        """The best cut by one of the three lengths, and the tokens of both sides with it."""
+        """Return the padded tokens of both sides for the best cut along one of the three lengths, and which examples are below it."""
         order = np.argsort(self.values[:, dimension], kind="stable")
         values, below = self.values[order], self.counts[order].cumsum()
         low = np.maximum.accumulate(values).sum(axis=1)[:-1]

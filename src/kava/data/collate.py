@@ -1,4 +1,4 @@
-"""A padded batch of examples, with everything a step needs indexed beforehand so that the device never waits for the host."""
+"""Padded batches of examples; all indices that a step needs are computed beforehand, so that the device never waits for the host."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -15,15 +15,15 @@ from kava.data.buckets import Buckets
 from kava.data.sequences import EncodedExample, SequenceBuilder
 from kava.methods import METHODS, Method
 
-# The label of padding: of no token, so that nothing is lost or gained there (as `torch.nn.functional.cross_entropy` has it).
+# The label of padding positions, which do not count in the loss (the default `ignore_index` of `torch.nn.functional.cross_entropy`).
 IGNORED = -100
 
 
 @dataclass(frozen=True)
 class Suffix:
-    """Text that follows a prefix, right-padded: CoT tokens (if any), then the answer part.
+    """Right-padded tokens that follow a prefix: CoT tokens (if any), then the answer part.
 
-    Its shapes follow from the longest trace and the longest answer alone (or what they are padded to): S is the sum of the two.
+    The shapes depend only on the longest trace and the longest answer (or the lengths they are padded to): S is the sum of the two.
     """
 
     ids: Int[Tensor, "B S"]
@@ -36,15 +36,15 @@ class Suffix:
 
     @property
     def labels(self) -> Int[Tensor, "B S"]:
-        """What is to be predicted: the ids, and `IGNORED` at padding."""
+        """Target tokens: the ids, with `IGNORED` at padding."""
         return self.ids.masked_fill(~self.mask, IGNORED)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Questions left-padded; `teacher` is `c a`, `student` is what follows the question or the latents; `ids` name the examples.
+    """Left-padded questions; `teacher` is `c a`, `student` is what follows the question or the latents; `ids` are the examples' ids.
 
-    `steps` says which step each latent, then each token of the teacher's trace, belongs to (-1: padding), where the method decodes steps.
+    If the method decodes steps, `steps` is the step index of each latent, then of each token of the teacher's trace (-1: padding).
     """
 
     question_ids: Int[Tensor, "B Q"]
@@ -57,15 +57,15 @@ class Batch:
     steps: Int[Tensor, "B MC"] | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> "Batch":
-        """The same batch on another device."""
+        """Return the batch on another device."""
         return self.mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":
-        """The same batch in page-locked memory, for the DataLoader."""
+        """Return the batch in page-locked memory, for the DataLoader."""
         return self.mapped(lambda tensor: tensor.pin_memory())
 
     def mapped(self, function: Callable[[Tensor], Tensor]) -> "Batch":
-        """The same batch with `function` of every tensor."""
+        """Return the batch with `function` applied to every tensor."""
 
         def apply(value: Any) -> Any:
             if isinstance(value, Tensor):
@@ -77,15 +77,15 @@ class Batch:
         return replace(self, **{item.name: apply(getattr(self, item.name)) for item in fields(self)})
 
     def rows(self, start: int, stop: int) -> "Batch":
-        """The examples from `start` to `stop` (exclusive), padded as they are."""
+        """Return the examples from `start` to `stop` (exclusive), with unchanged padding."""
         return replace(self.mapped(lambda tensor: tensor[start:stop]), ids=self.ids[start:stop])
 
     def shape_key(self) -> tuple[Any, ...]:
-        """Every shape and every plain number that a step depends on: batches with equal keys run the same operations."""
+        """Return all shapes and plain numbers that a step depends on: batches with equal keys run the same operations."""
         return _shape_key(self)
 
     def tensors(self) -> list[Tensor]:
-        """All tensors, in an order of their own."""
+        """Return all tensors, in a fixed order."""
         found: list[Tensor] = []
 
         def note(tensor: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ class Batch:
         return found
 
     def copy_(self, other: "Batch") -> None:
-        """Take over the tensors of a batch of the same shape."""
+        """Copy the tensors of another batch of the same shape into this one."""
         for tensor, source in zip(self.tensors(), other.tensors(), strict=True):
             tensor.copy_(source, non_blocking=True)
 
@@ -118,7 +118,7 @@ def _shape_key(part: Batch | Suffix) -> tuple[Any, ...]:
 
 
 def left_padded(rows: Sequence[list[int]], pad_id: int, width: int | None = None) -> tuple[Int[Tensor, "B Q"], Bool[Tensor, "B Q"]]:
-    """Ids of unequal length as one tensor whose rows end together, and which of them are real; `width`: the longest, or more."""
+    """Return ids of unequal length as one left-padded tensor, and its attention mask; `width` is at least the longest row (default)."""
     width = width or max(map(len, rows))
     mask = torch.arange(width) >= width - torch.tensor([len(row) for row in rows])[:, None]
     return torch.tensor([[pad_id] * (width - len(row)) + row for row in rows]), mask
@@ -129,20 +129,20 @@ class Collator:
 
     Args:
         method: which sequences to build.
-        pad_id: fills the gaps; never attended to.
-        prompt_length: tokens of the answer's fixed text; its last one is the distillation token.
-        num_latents: M.
+        pad_id: id of the padding token; never attended to.
+        prompt_length: number of tokens in the fixed text of the answer; the last one is the distillation token.
+        num_latents: M, the number of latents.
         drop_last_step: leave the last CoT step out of the teacher's trace.
         tokens_per_stage: iCoT, tokens removed per stage.
         remove_all_beyond: iCoT, a stage that removes more tokens than this removes all.
-        removal_smoothing: iCoT, k more tokens are removed with a probability that falls as exp(-k x this).
-        trailing_stage: Coconut, the first stage with all latents still writes the steps behind those that they replace.
+        removal_smoothing: iCoT, k more tokens are removed with a probability proportional to exp(-k x this).
+        trailing_stage: Coconut, the first stage with all latents still writes the steps after those that the latents replace.
         tokens_per_step: Coconut, latents that replace one step; SIM-CoT, latents that one step is decoded from.
 
     Attributes:
-        stage: of the curriculum.
-        draw: seed and step, on which what is drawn for an example depends beside its content.
-        buckets: lengths to pad to; None: to the longest of each batch.
+        stage: current stage of the curriculum.
+        draw: seed and step; random choices for an example depend on them and on its content.
+        buckets: lengths to pad to; None: pad to the longest part in each batch.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class Collator:
         self.buckets: Buckets | None = None
 
     def collate(self, examples: Sequence[EncodedExample]) -> Batch:
-        """Build the batch."""
+        """Build a batch from encoded examples."""
         questions, answers = [example.question for example in examples], [example.answer for example in examples]
         written = [self._written(example) for example in examples]
         read = [example.cot(self.drop_last_step) for example in examples] if self.method.teacher else None
@@ -195,7 +195,7 @@ class Collator:
 
     @property
     def latents_now(self) -> int:
-        """Latents of the student's sequence at this stage."""
+        """Number of latents in the student's sequence at this stage."""
         if not self.method.thinks:
             return 0
         if self.method.curriculum == "replace_steps":
@@ -203,7 +203,7 @@ class Collator:
         return self.num_latents
 
     def _written(self, example: EncodedExample) -> list[int]:
-        """The part of the trace that the student still writes at this stage."""
+        """Return the part of the trace that the student still writes at this stage."""
         if self.method.writes_cot:
             return example.cot(drop_last_step=False)
         if self.method.curriculum == "remove_tokens":
@@ -217,14 +217,14 @@ class Collator:
         return []
 
     def _offset(self, example: EncodedExample) -> int:
-        """Tokens that an example loses beyond those of its stage: a geometric draw."""
+        """Return how many tokens are removed in addition to those of the stage, drawn from a geometric distribution."""
         if self.removal_smoothing is None:
             return 0
         uniform = Random(f"removal {self.draw} {example.seed}").random()
         return int(-log1p(-uniform) / self.removal_smoothing)
 
     def _steps(self, examples: Sequence[EncodedExample], width: int) -> Int[Tensor, "B MC"]:
-        """See `Batch.steps`. The last latents take the steps that are left over."""
+        """Build `Batch.steps`. The last group of latents takes all remaining latents and steps."""
         count = self.latents_now
         last = max(count // self.tokens_per_step, 1) - 1
         latents = [min(latent // self.tokens_per_step, last) for latent in range(count)]
@@ -253,12 +253,12 @@ class Collator:
 
 
 def build_collator(config: Config, builder: SequenceBuilder, num_latents: int | None = None) -> Collator:
-    """The collator of the configured method, at stage 0 of its curriculum.
+    """Build the collator of the configured method, at stage 0 of its curriculum.
 
     Args:
-        config: of the run.
-        builder: of its sequences.
-        num_latents: M, where it is another than the configured one.
+        config: configuration of the run.
+        builder: builder of the run's sequences.
+        num_latents: M, if it differs from the configured value.
     """
     return Collator(
         METHODS[config.method],

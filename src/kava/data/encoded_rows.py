@@ -16,12 +16,12 @@ from jaxtyping import Int
 from kava.data.sequences import EncodedExample
 from kava.runtime.stage import stage
 
-# Rows that are Python objects while they are written.
+# Rows that are held as Python objects at a time during writing.
 BLOCK = 1000
 
 
 class Lengths(NamedTuple):
-    """Tokens of each example's parts."""
+    """Number of tokens in each part of each example."""
 
     question: Int[np.ndarray, " N"]
     trace: Int[np.ndarray, " N"]
@@ -29,12 +29,12 @@ class Lengths(NamedTuple):
 
     @property
     def total(self) -> Int[np.ndarray, " N"]:
-        """Tokens of each example."""
+        """Total number of tokens of each example."""
         return self.question + self.trace + self.answer
 
 
 def lengths_of(examples: Sequence[EncodedExample], drop_last_step: bool = False) -> Lengths:
-    """Lengths of all parts of all examples, optionally without the trace's last step; read from disk where they are stored."""
+    """Return the lengths of all parts of all examples, optionally without the last step of the trace; stored lengths are reused."""
     if isinstance(examples, EncodedRows):
         return examples.lengths._replace(trace=examples.teacher_traces(drop_last_step))
     parts = [(len(example.question), len(example.cot(drop_last_step)), len(example.answer)) for example in examples]
@@ -42,7 +42,7 @@ def lengths_of(examples: Sequence[EncodedExample], drop_last_step: bool = False)
 
 
 def write_rows(path: Path, examples: Iterable[EncodedExample]) -> int:
-    """Write encoded examples; returns how many."""
+    """Write encoded examples to a file and return their number."""
     import pyarrow
 
     ids = pyarrow.list_(pyarrow.int32())
@@ -66,11 +66,11 @@ def write_rows(path: Path, examples: Iterable[EncodedExample]) -> int:
 
 
 class EncodedRows(Sequence[EncodedExample]):
-    """What `write_rows` wrote, as a sequence.
+    """Sequence of the encoded examples in a file written by `write_rows`.
 
     Args:
-        path: the file; it may be deleted while this is in use (not on Windows).
-        kept: the rows to show, by number; None: all.
+        path: the file; it may be deleted while it is in use (not on Windows).
+        kept: indices of the rows in the sequence; None: all rows.
     """
 
     def __init__(self, path: Path, kept: Int[np.ndarray, " N"] | None = None) -> None:
@@ -84,19 +84,19 @@ class EncodedRows(Sequence[EncodedExample]):
         self.lengths = Lengths(*(column if kept is None else column[kept] for column in columns))
 
     def teacher_traces(self, drop_last_step: bool) -> Int[np.ndarray, " N"]:
-        """Tokens of each example's trace as the teacher sees it."""
+        """Return the number of tokens in the trace that the teacher sees, for each example."""
         if not drop_last_step:
             return self.lengths.trace
         last = np.concatenate([_last_step_lengths(chunk) for chunk in self._table.column("steps").chunks])
         return self.lengths.trace - (last if self._kept is None else last[self._kept])
 
     def only(self, wanted: np.ndarray) -> "EncodedRows":
-        """The rows selected by a boolean array of this length."""
+        """Return the rows selected by a boolean array with one entry per row."""
         rows = np.flatnonzero(wanted)
         return EncodedRows(self._path, rows if self._kept is None else self._kept[rows])
 
     def ids(self, first: int) -> list[str]:
-        """The ids of the first so many rows."""
+        """Return the ids of the first `first` rows."""
         return [self[number].id for number in range(min(first, len(self)))]
 
     def __len__(self) -> int:
@@ -120,12 +120,12 @@ class EncodedRows(Sequence[EncodedExample]):
         return (self[number] for number in range(len(self)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the path only: a worker process maps the file itself."""
+        """Pickle only the path and the row indices: a worker process maps the file itself."""
         return EncodedRows, (self._path, self._kept)
 
 
 def _last_step_lengths(rows: Any) -> Int[np.ndarray, " N"]:
-    """Tokens of the last step of each row of a pyarrow list of lists; 0 where there is none."""
+    """Return the number of tokens in the last step of each row of a pyarrow list of lists; 0 if a row has no steps."""
     steps, tokens = rows.value_lengths().to_numpy(), rows.flatten().value_lengths().to_numpy()
     last = np.zeros(len(steps), dtype=np.int64)
     last[steps > 0] = tokens[np.cumsum(steps)[steps > 0] - 1]

@@ -1,4 +1,4 @@
-"""One problem, whatever data set it comes from."""
+"""The common representation of one problem from any data set."""
 
 import re
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import Literal
 from kava.data.answer_types import AnswerType
 
 CotType = Literal["equation", "natural_language"]
-# JSON's escapes and Python's reading of odd file names can give these alone; no encoding and no tokenizer takes them.
+# Unpaired surrogates: JSON escapes and file names that Python cannot decode can contain them; no encoding or tokenizer accepts them.
 _HALF_CHARACTERS = re.compile("[\ud800-\udfff]")
 
 
 def is_text(text: str) -> bool:
-    """Whether a string holds whole characters only."""
+    """Return whether a string contains only complete characters (no surrogates)."""
     return _HALF_CHARACTERS.search(text) is None
 
 
@@ -23,8 +23,8 @@ class Example:
     Attributes:
         question: the problem.
         steps: chain-of-thought steps in order, either ``<<48/2=24>>`` forms or sentences; empty when there is no trace.
-        answer: as `kava.data.answer_types.canonical_answer` gives it, e.g. ``72``.
-        answer_type: what the answer is, and so how another is compared with it.
+        answer: as returned by `kava.data.answer_types.canonical_answer`, e.g. ``72``.
+        answer_type: type of the answer, which determines how other answers are compared with it.
         id: ``<file stem, directory or hub name>/<split>/<row number>``, unique within a loaded split.
     """
 

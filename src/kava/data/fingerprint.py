@@ -8,13 +8,13 @@ from kava.data.example import Example
 
 
 class Fingerprint:
-    """SHA-256 over question, steps and answer of every example in order (ids do not count), fed one by one."""
+    """SHA-256 over question, steps and answer of every example in order (ids are ignored), updated one example at a time."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
 
     def add(self, example: Example) -> None:
-        """Take the next example in."""
+        """Add the next example to the hash."""
         self._digest.update(json.dumps([example.question, example.steps, example.answer], ensure_ascii=True).encode())
         self._digest.update(b"\n")
 
@@ -23,7 +23,7 @@ class Fingerprint:
 
 
 def fingerprint(examples: Iterable[Example]) -> str:
-    """Return the 16 hexadecimal digits of all examples' `Fingerprint`."""
+    """Return the `Fingerprint` of all examples as 16 hexadecimal digits."""
     found = Fingerprint()
     for example in examples:
         found.add(example)

@@ -1,10 +1,10 @@
 """Token ids of one example, segment by segment: question | CoT steps | answer prompt + number + EOS (method.md, section 2).
 
-Segments are tokenised apart and joined as ids, so that no token ever spans two of them and the teacher's and the
-student's copies of a segment are the same tokens.
+Segments are tokenised separately and joined as ids, so that no token spans two segments, and the teacher and the student have
+the same tokens for a segment.
 
-The *fixed text* of the answer part is what its tokens have in common whatever the number is: GPT-2 writes "The answer is: 18" as
-`The| answer| is|:| 18`, so it ends at ":"; Llama-3, Qwen and SmolLM2 write `The| answer| is|:| |18`, so the space belongs to it.
+The *fixed text* of the answer part is its leading tokens that are the same for every number: GPT-2 tokenises "The answer is: 18" as
+`The| answer| is|:| 18`, so it ends at ":"; Llama-3, Qwen and SmolLM2 have `The| answer| is|:| |18`, so it includes the space.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,10 +18,10 @@ from kava.data.answer_types import ANSWER_TYPES, AnswerType
 from kava.data.example import Example, is_text
 from kava.errors import UserError
 
-# The new tokens; the one home of their spelling.
+# The tokens added to the vocabulary; they are spelled out only here.
 BOT, EOT, LATENT = "<bot>", "<eot>", "<latent>"
 SPECIAL_TOKENS = [BOT, EOT, LATENT]
-# Examples that the tokenizer gets at once.
+# Number of examples in one tokenizer call.
 BLOCK = 1000
 
 
@@ -34,7 +34,7 @@ class EncodedExample:
         steps: ids of each CoT step.
         answer: ids of the answer prompt, the number and EOS.
         seed: a hash of the example's content, for random choices that must not depend on the batch.
-        id: of the example it was made from.
+        id: id of the original example.
     """
 
     question: list[int]
@@ -44,7 +44,7 @@ class EncodedExample:
     id: str = ""
 
     def cot(self, drop_last_step: bool) -> list[int]:
-        """Ids of the written trace, without its last step if asked (it states the result, and would leak the answer)."""
+        """Return the ids of the written trace, optionally without its last step, which states the result and would leak the answer."""
         steps = self.steps[:-1] if drop_last_step else self.steps
         return [token for step in steps for token in step]
 
@@ -54,22 +54,22 @@ class EncodedExample:
 
 
 class SequenceBuilder:
-    """Turns examples into ids with one tokenizer and one wording.
+    """Converts examples to token ids with one tokenizer and one wording.
 
     Args:
         tokenizer: of the base model.
         answer_prompt: text before the number.
         question_suffix: text that ends the question.
         answer_separator: text between the answer prompt and the number.
-        answer_type: what answers are.
-        prompt_ids: the fixed text of a model that was trained with another one; default: found with this tokenizer.
+        answer_type: type of the answers.
+        prompt_ids: ids of the fixed text, for a model trained with a different one; default: determined with this tokenizer.
 
     Attributes:
-        prompt_ids: ids of the fixed text, which is read in one pass; its last one is the distillation token.
+        prompt_ids: ids of the fixed text, processed in one forward pass; the last one is the distillation token.
 
     Raises:
-        UserError: the tokenizer has no EOS token, makes no token of the answer prompt, merges it with the number that follows, or
-            writes all numbers alike.
+        UserError: the tokenizer has no EOS token, encodes the answer prompt as no tokens, merges it with the number that follows, or
+            encodes different numbers as the same tokens.
     """
 
     def __init__(
@@ -112,19 +112,19 @@ class SequenceBuilder:
 
     @property
     def wording(self) -> list[Any]:
-        """What decides the tokens beside the tokenizer and the text."""
+        """Settings that determine the tokens, in addition to the tokenizer and the text."""
         return [self.question_suffix, self.answer_prompt, self.answer_separator, self.prompt_ids]
 
     def encode(self, example: Example) -> EncodedExample:
-        """Ids of one example; every segment ends its line."""
+        """Encode one example; every CoT step ends with a newline."""
         return self.encode_all([example])[0]
 
     def encode_all(self, examples: Iterable[Example]) -> list[EncodedExample]:
-        """Ids of many examples."""
+        """Encode many examples."""
         return list(self.encode_each(examples))
 
     def encode_each(self, examples: Iterable[Example]) -> Iterator[EncodedExample]:
-        """Ids of many examples, one after the other; the tokenizer gets them in blocks, whose own records are large."""
+        """Encode many examples one by one; the tokenizer gets them in blocks, because its output takes much memory."""
         remaining = iter(examples)
         while block := list(islice(remaining, BLOCK)):
             yield from self._encode_block(block)
@@ -142,14 +142,14 @@ class SequenceBuilder:
         return encoded
 
     def text(self, ids: list[int]) -> str:
-        """Ids as text, without special tokens and the space around it."""
+        """Decode ids to text, without special tokens and surrounding white space."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def question_ids(self, question: str) -> list[int]:
-        """Ids of a question as it is read at training and at inference.
+        """Encode a question as in training and at inference.
 
         Raises:
-            UserError: it is no text.
+            UserError: the question contains an incomplete character (an unpaired surrogate).
         """
         if not is_text(question):
             raise UserError(f"question {question[:40]!r} holds half of a character, such as \\ud800 alone; write it in UTF-8")
@@ -162,11 +162,11 @@ class SequenceBuilder:
         return f"{self.answer_prompt}{self.answer_separator}{number}"
 
     def _number_ids(self, number: str, answer: list[int]) -> list[int]:
-        """What follows the fixed text, given the ids of the answer prompt and the number together."""
+        """Return the ids after the fixed text, given the ids of the answer prompt and the number tokenised together."""
         fixed = len(self.prompt_ids)
         if answer[:fixed] == self.prompt_ids:
             return answer[fixed:]
-        # " -" is one token where the fixed text ends in a space: the sign follows it as it would follow a digit.
+        # The fixed text ends in a space, but " -" is one token: encode the number as it is encoded after a digit.
         digit, both = self._ids("0"), self._ids(f"0{number}")
         return both[len(digit) :] if both[: len(digit)] == digit else self._ids(number)
 
@@ -181,7 +181,7 @@ class SequenceBuilder:
 
 
 def builder_of(tokenizer: Any, dataset: DatasetConfig, prompt_ids: list[int] | None = None) -> SequenceBuilder:
-    """The builder of a configuration; `prompt_ids` as `SequenceBuilder` takes it."""
+    """Return the builder for a configuration; for `prompt_ids` see `SequenceBuilder`."""
     return SequenceBuilder(
         tokenizer,
         dataset.answer_prompt,

@@ -1,7 +1,7 @@
-"""Tokenised training data in the cache: made once, and memory-mapped by every run and process that needs it.
+"""Cache of tokenised training data: written once, and memory-mapped by every run and process that needs it.
 
-What decides the tokens is the entry's name: rows, rules, tokenizer, wording, and the code that makes them. An entry is
-written aside and renamed when it is whole, under a lock for which the others wait; a damaged one is made again.
+The name of an entry is a hash of everything that determines the tokens: rows, rules, tokenizer, wording, and code. An entry is
+written to a temporary directory and renamed when it is complete; other processes wait for its lock. A damaged entry is rebuilt.
 """
 
 import contextlib
@@ -25,19 +25,19 @@ from kava.runtime.cache_directory import cache_dir, ensured
 from kava.runtime.lock import locked
 from kava.runtime.variables import number
 
-# GiB that all entries together may take; the one in use stays whatever its size.
+# Maximum size of all entries together in GiB; the entry in use is kept, whatever its size.
 LIMIT_VARIABLE, DEFAULT_LIMIT = "KAVA_CACHE_GIB", 20.0
 ROWS, ABOUT = "train.arrow", "about.json"
 
 
 @dataclass(frozen=True)
 class Tokenised:
-    """Training rows as ids, and what goes with them.
+    """Tokenised training rows, with the validation examples and the metadata.
 
     Attributes:
         rows: all usable training rows, in order.
         validation: the validation examples, as text.
-        about: fingerprints and counts of rows left out.
+        about: fingerprints, counts of rows left out, and the note about them.
     """
 
     rows: EncodedRows
@@ -46,23 +46,23 @@ class Tokenised:
 
 
 def tokenise(splits: Splits, builder: SequenceBuilder) -> Tokenised:
-    """The cache's entry for this data and this tokenizer; made now if there is no complete one.
+    """Return the cache entry for this data and this tokenizer; it is created if there is no complete one.
 
     Raises:
-        UserError: as `Splits.read`; the cache cannot be written to; no training row is left.
+        UserError: as in `Splits.read`; also if the cache cannot be written to or no training row is left.
     """
     limit = number(LIMIT_VARIABLE, DEFAULT_LIMIT, "GiB")
     directory = cache_dir() / "tokens" / entry_name(splits, builder)
     with ensured(directory, "tokenised data", lambda staging: _write(staging, splits, builder)) as made:
         if made:
             _prune(directory, limit)
-        with contextlib.suppress(OSError):  # a cache that can only be read
-            os.utime(directory / MANIFEST)  # when it was used last
+        with contextlib.suppress(OSError):  # the cache may be read-only
+            os.utime(directory / MANIFEST)  # record the time of the last use
         return _open(directory)
 
 
 def entry_name(splits: Splits, builder: SequenceBuilder) -> str:
-    """A hash of everything that determines the tokens."""
+    """Return a hash of everything that determines the tokens."""
     code = [checksum(path) for path in sorted(Path(kava.data.__path__[0]).rglob("*.py"))]
     libraries = [version(name) for name in ("tokenizers", "transformers")]
     content = [code, libraries, splits.content(), _tokenizer_content(builder.tokenizer), builder.wording]
@@ -74,7 +74,7 @@ def _tokenizer_content(tokenizer: Any) -> list[str]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         return [*ids, hashlib.sha256(backend.to_str().encode()).hexdigest()]
-    # One that is written in Python: its files.
+    # A tokenizer written in Python has no backend: use the files that it saves.
     with tempfile.TemporaryDirectory() as directory:
         tokenizer.save_pretrained(directory)
         return [*ids, *(checksum(path) for path in sorted(Path(directory).rglob("*")) if path.is_file())]
@@ -103,7 +103,7 @@ def _open(directory: Path) -> Tokenised:
 
 
 def _prune(newest: Path, limit: float) -> None:
-    """Remove the least recently used entries until the rest fit; never the one just made, nor one that is being opened."""
+    """Remove the least recently used entries until the rest fit; never remove the newest entry or one that is being opened."""
     entries = [manifest.parent for manifest in newest.parent.glob(f"*/{MANIFEST}") if manifest.parent != newest]
     entries = [entry for entry in entries if not entry.name.startswith(".")]
     entries.sort(key=lambda entry: (entry / MANIFEST).stat().st_mtime, reverse=True)

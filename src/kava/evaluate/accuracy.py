@@ -22,16 +22,16 @@ class Answered:
 
     @property
     def prediction(self) -> str | None:
-        """The number it was answered with."""
+        """The predicted answer; None if the generated text contains none."""
         return self.generation.answer
 
     @property
     def correct(self) -> bool:
-        """The prediction equals the gold answer, exactly."""
+        """Whether the prediction equals the gold answer, without tolerance."""
         return same_answer(self.prediction, self.example.answer, self.example.answer_type)
 
     def row(self) -> dict[str, Any]:
-        """As it stands in the per-question file."""
+        """Return the row of the per-question file."""
         return {
             "id": self.example.id,
             "question": self.example.question,
@@ -70,21 +70,21 @@ class Evaluation:
 
     @property
     def without_number(self) -> int:
-        """How many answers hold no number."""
+        """How many answers contain no number (or no answer of the data set's answer type)."""
         return sum(item.prediction is None for item in self.answered)
 
     @property
     def accuracy(self) -> float:
-        """A fraction."""
+        """Fraction of correct predictions."""
         return self.correct / len(self.answered)
 
     def mean(self, field: str) -> float:
-        """Mean of a numeric field of the generations."""
+        """Return the mean of a numeric field of the generations."""
         return float(sum(getattr(item.generation, field) for item in self.answered) / len(self.answered))
 
     @property
     def seconds_per_question(self) -> float:
-        """Wall time of the whole set over its questions."""
+        """Wall time of the whole data set divided by its number of questions."""
         return self.seconds / len(self.answered)
 
 
@@ -99,16 +99,16 @@ def evaluate_accuracy(
     use_latent: bool = True,
     share: bool = True,
 ) -> Evaluation:
-    """Answer every example and mark it; several processes share the examples, and each gets everyone's answers.
+    """Answer and grade every example; several processes share the examples, and each returns the answers of all.
 
     Args:
         reasoner: the model.
         examples: at least one.
         batch_size: questions per batch.
         max_new_tokens: per question.
-        temperature, seed: of the sampling; 0 is greedy.
+        temperature, seed: sampling settings; temperature 0 is greedy.
         use_latent: False makes a latent method write its CoT.
-        share: False makes every process answer all of them, in step with the others (a model that is split over them).
+        share: False makes every process answer all examples, in step with the others (for a model that is sharded over them).
     """
     start = time.perf_counter()
     own = processes.deal(examples) if share else examples

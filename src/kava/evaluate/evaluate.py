@@ -55,8 +55,8 @@ class Request:
         checkpoint: a checkpoint, or the directory of a run that has a best one.
         dataset: a name in `evaluation.datasets`, a file, a directory or a hub name.
         data_dir: a directory that holds the benchmark, in place of the configured source.
-        max_samples: the first so many questions only.
-        quick_test: at most twenty questions.
+        max_samples: evaluate only the first `max_samples` questions.
+        quick_test: evaluate at most twenty questions.
         use_latent: False makes a latent method write its CoT.
     """
 
@@ -72,14 +72,14 @@ class Request:
 
 
 def evaluate(request: Request, output: str | Path | None = None, opened: Trained | None = None) -> Result:
-    """Evaluate; with `output`, write the result there and the per-question rows beside it.
+    """Evaluate a checkpoint; with `output`, write the result there and the per-question rows next to it.
 
-    `opened` is a model that stands in for the request's checkpoint. A launched run (torchrun, accelerate launch) shares the questions
-    among its processes; the main one writes.
+    `opened` is a loaded model to use in place of the request's checkpoint. In a distributed run (torchrun, accelerate launch) the
+    processes share the questions, and the main process writes the files.
     """
     at_least(1, batch_size=request.batch_size, max_samples=request.max_samples, max_new_tokens=request.max_new_tokens)
     if output is not None:
-        # Before hours of answering, not after them.
+        # Fail before hours of evaluation, not after them.
         refuse_unwritable(output)
     device = choose_device((request.overrides or {}).get("system.device"), "system.device")
     processes.join(on_cpu=device == "cpu")
@@ -87,7 +87,7 @@ def evaluate(request: Request, output: str | Path | None = None, opened: Trained
     _refuse_training_settings(request.overrides or {})
     directory = None if opened else checkpoint_directory(request.checkpoint)
     trained = replace(opened or open_checkpoint(request.checkpoint, request.overrides, device))
-    # As part of the configuration, so that a result on twenty questions never passes for one on all of them.
+    # Part of the configuration, so that a result on twenty questions is never mistaken for one on all of them.
     config = trained.config = as_evaluated(trained.config, request)
     loaded = load_questions(config, request.dataset, request.data_dir)
     if not loaded.examples:
@@ -127,11 +127,11 @@ def evaluate(request: Request, output: str | Path | None = None, opened: Trained
 
 
 def default_output(checkpoint: str, dataset: str, changed: Sequence[str] = ()) -> Path:
-    """`results_<dataset>.yaml` in the directory of the run; `changed` are the options that make this no plain evaluation.
+    """Return `results_<dataset>.yaml` in the directory of the run; `changed` are the options that differ from a default evaluation.
 
     Raises:
-        UserError: there is no such checkpoint, or the file there holds a result on another data set of the same name, or the plain and
-            whole one of the best checkpoint, which this one is not.
+        UserError: there is no such checkpoint; or the file holds a result on another data set of the same name, or the full default
+            result of the best checkpoint, and this evaluation is a different one.
     """
     directory = checkpoint_directory(checkpoint)
     evaluation = read_kava_config(directory)["config"].get("evaluation")
@@ -152,14 +152,14 @@ def default_output(checkpoint: str, dataset: str, changed: Sequence[str] = ()) -
 
 
 def _refuse_training_settings(overrides: dict[str, object]) -> None:
-    """A seed or a learning rate given now would name another run than the one whose weights are measured."""
+    """Refuse overrides of training settings: the result would record a seed or learning rate that the weights were not trained with."""
     for key in overrides:
         if key.startswith("training."):
             raise UserError(f"--{key} is a setting of the training, which is over: leave it out, or train with it")
 
 
 def as_evaluated(config: Config, request: Request) -> Config:
-    """The checkpoint's configuration with what the request changes of it."""
+    """Return the checkpoint's configuration with the changes of the request."""
     evaluation = config.evaluation
     limit = request.max_samples or evaluation.max_samples
     if request.quick_test and request.max_samples is None:
@@ -173,7 +173,7 @@ def as_evaluated(config: Config, request: Request) -> Config:
 
 
 def metrics_of(evaluation: Evaluation, tolerance: float) -> Metrics:
-    """The figures of a result file; `tolerance` is that of the comparison beside the exact one."""
+    """Return the metrics of a result file; `tolerance` is for `correct_close`, which is reported in addition to exact accuracy."""
     total = len(evaluation.answered)
     low, high = wilson_interval(evaluation.correct, total)
     return Metrics(
@@ -192,7 +192,7 @@ def metrics_of(evaluation: Evaluation, tolerance: float) -> Metrics:
 
 
 def run_info(trained: Trained) -> RunInfo:
-    """Which run a checkpoint came from."""
+    """Return which run a checkpoint came from."""
     return RunInfo(
         name=trained.metadata.get("name"),
         method=trained.config.method,
@@ -204,12 +204,13 @@ def run_info(trained: Trained) -> RunInfo:
 
 
 def load_questions(config: Config, dataset: str, data_dir: str | None, limit: int | None = None, cot_type: CotType | None = None) -> Loaded:
-    """The questions behind a name: in `data_dir`, else in a directory of training data that has the named set too, else as configured.
+    """Load the questions of a data set: from `data_dir`, else from the training data's directory if it has this set, else as configured.
 
-    `cot_type` asks for gold steps of that kind too.
+    With `cot_type`, gold steps of that type are loaded as well.
 
     Raises:
-        UserError: the data cannot be found or read, or `data_dir` is given for what is a path or built in.
+        UserError: the data cannot be found or read, `data_dir` is given although `dataset` is a path or built in, or the answers are of
+            another type than those the model was trained on.
     """
     configured, known = config.evaluation.datasets.get(dataset), BENCHMARKS.get(dataset)
     source = configured or (known.hub if known else dataset)
@@ -240,7 +241,7 @@ def load_questions(config: Config, dataset: str, data_dir: str | None, limit: in
 
 
 def _holds(name: str, dataset: str) -> bool:
-    """Whether training data is a directory that has this evaluation set too, in a file or folder of its name."""
+    """Return whether the training data is a directory that also contains this evaluation set, in a file or folder of its name."""
     try:
         return Path(name).is_dir() and BENCHMARKS[dataset].is_named(dataset, open_benchmark(name, dataset).source)
     except NoSuchSplitError:
@@ -248,7 +249,7 @@ def _holds(name: str, dataset: str) -> bool:
 
 
 def print_result(result: Result) -> None:
-    """A small table of one result."""
+    """Print a small table of one result."""
     metrics = result.metrics
     low, high = metrics.accuracy_ci95
     table = Table(title=f"{result.run.method} on {result.dataset} ({metrics.total} questions)", show_header=False)

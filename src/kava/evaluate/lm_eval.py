@@ -1,9 +1,9 @@
-"""lm-evaluation-harness reads our models: its tasks ask the questions, ours answer them in latents.
+"""Adapter for lm-evaluation-harness: the harness asks the questions of a task, and a kava model answers them with latents.
 
 kava lm-eval --model_args pretrained=outputs/run/best_checkpoint --tasks kava_gsm8k
 
-`kava_gsm8k`, `kava_gsm8k_hard` and `kava_svamp` (tasks/) ask the bare question and mark answers as `kava evaluate` does. The
-harness's own `gsm8k` works too: its "Question: ... Answer:" frame is taken off, and the answer comes back behind "####".
+`kava_gsm8k`, `kava_gsm8k_hard` and `kava_svamp` (tasks/) ask the bare question and grade answers as `kava evaluate` does. The
+harness's own `gsm8k` works too: its "Question: ... Answer:" template is removed, and the answer is returned after "####".
 """
 
 from collections.abc import Iterator
@@ -27,12 +27,12 @@ _FRAME = ("Question:", "Answer:")
 
 @register_model("kava")
 class KavaLM(LM):
-    """A trained checkpoint as the harness's model.
+    """A trained checkpoint as a model of the harness.
 
     Args:
         pretrained: a checkpoint, or the directory of a run that has a best one.
-        batch_size: questions read together; default: the checkpoint's evaluation.batch_size.
-        device: where the model runs, where there is a GPU (the harness asks for one in any case).
+        batch_size: questions per batch; default: the checkpoint's evaluation.batch_size.
+        device: device of the model, used only if there is a GPU (the harness always passes one).
         use_latent: False makes a latent method write its chain of thought.
     """
 
@@ -59,7 +59,7 @@ class KavaLM(LM):
             raise UserError("the harness asks for sampling (do_sample); kava answers greedily, as its results do: leave it out")
         limit = min(self.max_new_tokens, int(options.get("max_gen_toks") or self.max_new_tokens))
         questions = [question_of(request.args[0]) for request in requests]
-        # Of similar length together, as the reasoner itself would batch them.
+        # Questions of similar length share a batch, as in the reasoner itself.
         order = sorted(range(len(questions)), key=lambda index: len(questions[index]))
         texts: dict[int, str] = {}
         with tqdm(total=len(questions), desc="kava answers", disable=disable_tqdm) as bar:
@@ -73,41 +73,41 @@ class KavaLM(LM):
         return [self._written(request, texts[index]) for index, request in enumerate(requests)]
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
-        """Refused: a model that thinks first has no probability for a continuation of the question itself."""
+        """Raise an error: a model that reasons first has no likelihood for a direct continuation of the question."""
         raise UserError("this task compares likelihoods, which a model that thinks before it answers has not; choose one that generates")
 
     def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
-        """Refused, as `loglikelihood`."""
+        """Raise an error, as `loglikelihood` does."""
         return [value for value, _ in self.loglikelihood(requests)]
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Refused: the model was trained on bare questions."""
+        """Raise an error: the model was trained on bare questions."""
         raise UserError("questions are asked as in training, in no chat template: leave apply_chat_template out")
 
     @property
     def tokenizer_name(self) -> str:
-        """Part of the harness's names for what it has cached."""
+        """Name that the harness uses in its cache keys."""
         return "kava"
 
     def chat_template(self, chat_template: bool | str = False) -> str:
-        """None."""
+        """Return an empty template."""
         return ""
 
     def _written(self, request: Any, text: str) -> str:
-        """The answer up to the first stop string; in the harness's own frame, with the number in GSM8K's notation."""
+        """Return the answer up to the first stop string; for the harness's own template, with the number in GSM8K's notation."""
         for stop in request.args[1].get("until") or []:
             text = text.partition(stop)[0] if stop else text
         prompt = self.reasoner.builder.answer_prompt
         number = extract_answer(text, prompt, behind_prompt=not self.reasoner.writes_trace(self.use_latent))
         if number is None:
             return text
-        # Who reads the text looks for a mark, or for the last number of all; this one may have gone on after its answer.
+        # Graders look for a marker or for the last number in the text, and the model may have continued after its answer.
         marker = "####" if request.args[0].rstrip().endswith(_FRAME[1]) else prompt
         return text if extract_answer(text, prompt) == number and marker == prompt else f"{text}\n{marker} {number}"
 
 
 def know_our_tasks() -> None:
-    """Let the harness's command find our tasks beside its own and those of a user's --include_path, which names one folder only."""
+    """Make the harness find our tasks next to its own and those of a user's --include_path, which accepts only one folder."""
     own = lm_eval.tasks.TaskManager
 
     class TaskManager(own):  # type: ignore[misc, valid-type]
@@ -130,7 +130,7 @@ def naming_absent_data() -> Iterator[None]:
 
     try:
         yield
-    # FileNotFoundError: also what the hub's client says of a file that is neither cached nor within reach.
+    # FileNotFoundError: the hub client also raises it for a file that is neither cached nor reachable.
     except (ConnectionError, DatasetNotFoundError, FileNotFoundError, HfHubHTTPError) as error:
         reason = reason_of(error)
         raise UserError(
@@ -140,7 +140,7 @@ def naming_absent_data() -> Iterator[None]:
 
 
 def question_of(context: str) -> str:
-    """The question asked last, without the harness's "Question: ... Answer:" around it."""
+    """Return the last question of a context, without the harness's "Question: ... Answer:" template."""
     question, answer = _FRAME
     if not context.rstrip().endswith(answer) or question not in context:
         return context.strip()

@@ -21,7 +21,7 @@ SCORERS: dict[str, Scorer] = {name: getattr(import_module(f"kava.eviction.{name}
 
 @dataclass(frozen=True, eq=False)
 class Compressed:
-    """The teacher's target for the M latents: slot m is the m-th kept entry in time."""
+    """The teacher's target for the M latents: slot m is the m-th kept entry in time order."""
 
     keys: Float[Tensor, "L B H M D"]
     """In the trace's dtype; zero in empty slots."""
@@ -34,7 +34,7 @@ class Compressed:
 
 @torch.no_grad()
 def compress(trace: Trace, eviction: str, num_slots: int, lam: float, seed: int = 0, share: str = "head") -> Compressed:
-    """Score, select, gather. Each example gets what it would get alone, bit for bit; nothing carries a gradient.
+    """Compress a trace: score, select, gather. The result of an example does not depend on its batch, bit for bit; no gradient flows.
 
     Args:
         trace: the teacher's cache over the chain of thought.
@@ -42,10 +42,10 @@ def compress(trace: Trace, eviction: str, num_slots: int, lam: float, seed: int 
         num_slots: M, at least 0.
         lam: weight of importance in `rkv`; the other scorers ignore it.
         seed: seed of `random`; the other scorers ignore it.
-        share: one choice of entries per "head", per "layer", or for "all" layers and heads, by the scores' mean.
+        share: select entries per "head", per "layer", or once for "all" layers and heads, by the mean of the scores.
 
     Raises:
-        KeyError: `eviction` is no scorer (`kava.config` refuses such a name first).
+        KeyError: `eviction` is not a scorer (`kava.config` refuses such a name earlier).
     """
     scores = shared(SCORERS[eviction](trace, Options(num_slots, lam, seed)), share)
     indices, slot_mask = select(scores, trace.mask, num_slots)

@@ -1,4 +1,4 @@
-"""`attention`: keep what the answer attends to. The first term of R-KV (arXiv 2505.24133)."""
+"""`attention`: keep the entries that the answer attends to most. The first term of R-KV (arXiv 2505.24133)."""
 
 import torch
 from jaxtyping import Float
@@ -9,9 +9,9 @@ from kava.eviction.trace import Options, Trace
 
 
 def normalised_importance(trace: Trace) -> Float[Tensor, "L B H C"]:
-    """I: importance scaled to sum 1 over an example's real entries, 0 at padding.
+    """I: importance, scaled to sum to 1 over an example's real entries; 0 at padding.
 
-    A head that gives the trace no attention at all has nothing to say: its entries all get 1 / C.
+    If a head gives the trace no attention at all, all of its entries get 1 / C.
     """
     real = trace.mask[None, :, None, :]
     importance = trace.importance.float().masked_fill(~real, 0)

@@ -1,4 +1,4 @@
-"""`cosine`: keep what differs from the rest of the trace. The second term of R-KV (arXiv 2505.24133)."""
+"""`cosine`: keep the entries that differ most from the rest of the trace. The second term of R-KV (arXiv 2505.24133)."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,7 +26,7 @@ def _layer_redundancy(keys: Float[Tensor, "B H C D"], mask: Bool[Tensor, "B C"])
     others = ordered_sum(units, -2)[:, :, None, :] - units
     counts = mask.sum(-1)[:, None, None].clamp_min(1)
     mean_cosine = ordered_sum(units * others, -1) / counts
-    # A mean of cosines lies in [-1, 1], so the softmax needs no maximum taken off.
+    # A mean of cosines lies in [-1, 1], so the softmax need not subtract the maximum.
     weights = (-mean_cosine).exp().masked_fill(~real, 0)
     total = ordered_sum(weights, -1)[..., None]
     return (weights / total).masked_fill(~real, 0)

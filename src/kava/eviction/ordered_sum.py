@@ -1,4 +1,4 @@
-"""A sum whose last bit does not depend on how far a batch was padded."""
+"""A sum whose last bit does not depend on the padding of a batch."""
 
 import torch
 from torch import Tensor
@@ -8,8 +8,8 @@ def ordered_sum(x: Tensor, dim: int) -> Tensor:
     """Sum over one dimension by folding halves whose sizes are powers of two.
 
     `torch.sum` picks its order of additions by shape and memory layout, so an example's sum can differ in the last bit between a
-    padded batch and the example alone; two entries with nearly equal scores would then swap places. Here entry i always meets
-    the same partners, whatever trailing zeros follow, and elementwise additions are exact in every layout and on every device.
+    padded batch and the example alone; two entries with nearly equal scores would then swap places. Here entry i is always added to
+    the same partners, whatever trailing zeros follow, and elementwise additions round alike in every layout and on every device.
 
     Args:
         x: any shape; whatever lies beyond an example's real entries must be zero.

@@ -1,4 +1,4 @@
-"""`rkv`: keep what is attended to and not said twice. R-KV (arXiv 2505.24133), as KaVa uses it (arXiv 2510.02312)."""
+"""`rkv`: keep the entries that are attended to and not redundant. R-KV (arXiv 2505.24133), as KaVa uses it (arXiv 2510.02312)."""
 
 from jaxtyping import Float
 from torch import Tensor

@@ -1,7 +1,7 @@
-"""`rkv_original`: R-KV's own code (arXiv 2505.24133, github.com/Zefan-Cai/R-KV), which differs from the formulas that KaVa took over.
+"""`rkv_original`: R-KV as in its code (arXiv 2505.24133, github.com/Zefan-Cai/R-KV), which differs from the formulas that KaVa uses.
 
-The last 8 tokens of the trace look back at those before them and are kept themselves. Unlike `rkv`'s, its redundancy needs all pairs of
-keys, so its cost grows with C x C.
+The attention of the last 8 tokens of the trace scores the tokens before them; the last 8 are always kept. Unlike that of `rkv`, the
+redundancy needs all pairs of keys, so its cost grows with C x C.
 """
 
 import torch
@@ -15,19 +15,19 @@ from kava.eviction.trace import Options, Trace, candidates
 LAMBDA = 0.07
 """Weight of importance, in place of `rkv.lambda`."""
 POOL = 7
-"""Entries that share the largest importance among them."""
+"""Window of the max pooling of importance, in entries."""
 SIMILAR = 0.5
-"""Cosine above which two keys say the same."""
+"""Cosine above which two keys count as similar."""
 
 
 def rkv_original(trace: Trace, options: Options) -> Float[Tensor, "L B H C"]:
-    """0.07 importance - 0.93 redundancy for candidates, all entries but the last 8; those get 1, which is more than any candidate has.
+    """Score candidates (all entries but the last 8) by 0.07 importance - 0.93 redundancy; the last 8 get 1, more than any candidate.
 
-    `trace.importance` is to be that of the window's queries over the candidates (`kava.model.passes.read_trace`).
+    `trace.importance` must be that of the queries of the last 8 tokens over the candidates (`kava.model.passes.read_trace`).
     """
     early = candidates(trace.mask)[None, :, None, :]
     importance = trace.importance.float().masked_fill(~early, 0)
-    # Nothing is below 0, so that what lies outside the candidates is never the largest.
+    # Importance is never below 0, so the zeros outside the candidates never win the max pooling.
     pooled = (
         max_pool1d(importance.flatten(0, 1), POOL, stride=1, padding=POOL // 2).view_as(importance) if importance.numel() else importance
     )
@@ -39,11 +39,11 @@ def rkv_original(trace: Trace, options: Options) -> Float[Tensor, "L B H C"]:
 def _redundancy(keys: Float[Tensor, "B H C D"], mask: Bool[Tensor, "B C"]) -> Float[Tensor, "B H C"]:
     """Softmax over an example's C real entries of the mean cosine with the others; large where a key is *like* the others.
 
-    In each row the last neighbour above 0.5 does not count, so that of several alike the last is spared. In a row without one it is the
-    first entry that does not: the index that R-KV's code has for none.
+    In each row the last neighbour with a cosine above 0.5 is not counted, so that the last of several similar keys is not penalised. In
+    a row without such a neighbour the first entry is not counted: R-KV's code uses index 0 for "none".
     """
     real = mask[:, None, :]
-    # Products in float64 and then rounded: in float32 their last bits, and so who is kept, would depend on the padding.
+    # Computed in float64 and then rounded: in float32 the last bits, and so the kept entries, would depend on the padding.
     wide = keys.double().masked_fill(~real[..., None], 0)
     units = wide / (wide.norm(dim=-1, keepdim=True) + 1e-8)
     place = torch.arange(keys.shape[-2], device=keys.device)
@@ -51,6 +51,6 @@ def _redundancy(keys: Float[Tensor, "B H C D"], mask: Bool[Tensor, "B C"]) -> Fl
     spared = torch.where(cosines > SIMILAR, place, 0).amax(-1, keepdim=True) if len(place) else cosines.long()
     cosines = cosines.masked_fill(place == spared, 0)
     means = ordered_sum(cosines, -2) / mask.sum(-1)[:, None, None].clamp_min(1)
-    # A mean of cosines lies in [-1, 1], so the softmax needs no maximum taken off.
+    # A mean of cosines lies in [-1, 1], so the softmax need not subtract the maximum.
     weights = means.exp().masked_fill(~real, 0)
     return (weights / ordered_sum(weights, -1)[..., None]).masked_fill(~real, 0)

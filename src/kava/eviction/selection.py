@@ -1,4 +1,4 @@
-"""From scores to kept entries: the top M in time order, and their keys and values."""
+"""Select the top M entries by score, in time order, and gather their keys and values."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,7 +10,7 @@ from kava.eviction.trace import Trace
 
 
 def shared(scores: Float[Tensor, "L B H C"], share: str) -> Float[Tensor, "L B H C"]:
-    """Scores by which heads choose alike: each "head" by its own, all of a "layer" by their mean, or "all" by one mean."""
+    """Return the scores to select by: those of each "head", their mean over the heads of a "layer", or over "all" layers and heads."""
     if share == "head":
         return scores
     mean = ordered_sum(scores, 2)[:, :, None] / scores.shape[2]
@@ -22,10 +22,10 @@ def shared(scores: Float[Tensor, "L B H C"], share: str) -> Float[Tensor, "L B H
 def select(
     scores: Float[Tensor, "L B H C"], mask: Bool[Tensor, "B C"], num_slots: int
 ) -> tuple[Int[Tensor, "L B H M"], Bool[Tensor, "B M"]]:
-    """Positions of the M best real entries per layer and head, in time order.
+    """Select the M real entries with the highest scores per layer and head, in time order.
 
     Args:
-        scores: the higher the sooner kept; of equal scores the earlier entry wins. Scores of padding are ignored.
+        scores: higher scores are kept first; of equal scores the earlier entry wins. Scores of padding are ignored.
         mask: true at real entries, which come first.
         num_slots: M.
 
@@ -43,7 +43,7 @@ def select(
 
 
 def gather(trace: Trace, indices: Int[Tensor, "L B H M"]) -> tuple[Float[Tensor, "L B H M D"], Float[Tensor, "L B H M D"]]:
-    """Keys and values at `indices`, in the trace's dtype. A trace padded to length 0 has nothing to gather and gives zeros."""
+    """Return keys and values at `indices`, in the trace's dtype; zeros for a trace padded to length 0, which has nothing to gather."""
     head_size = trace.keys.shape[-1]
     if trace.keys.shape[-2] == 0:
         empty = trace.keys.new_zeros(*indices.shape, head_size)

@@ -1,4 +1,4 @@
-"""What a scorer sees: one cached chain of thought per example, and the knobs of the eviction."""
+"""Input of a scorer: one cached chain of thought per example, and the options of the eviction."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Trace:
     """
 
     keys: Float[Tensor, "L B H C D"]
-    """Keys after RoPE; where the loss matches them before it, `kv_rope: pre`, it takes the rotation off what was selected."""
+    """Keys after RoPE; a loss that compares keys before RoPE (`kv_rope: pre`) removes the rotation from the selected ones."""
     values: Float[Tensor, "L B H C D"]
     importance: Float[Tensor, "L B H C"]
     """Attention probability, mean over the answer tokens, reduced from query heads to KV heads; not normalised over C."""
@@ -41,22 +41,22 @@ class Trace:
         mask: Tensor | None = None,
         group_reduction: str = "max",
     ) -> "Trace":
-        """The trace in a transformers cache, as any causal language model leaves it.
+        """Build a trace from a transformers cache of any causal language model.
 
         output = model(input_ids=ids, use_cache=True, output_attentions=True)
         trace = Trace.from_cache(output.past_key_values, output.attentions, start=question_length, stop=trace_end)
 
         Args:
             cache: a `DynamicCache`, or (keys, values) per layer, each [B, H, S, D].
-            attentions: probabilities per layer, [B, Nh, S', S]; the rows of what comes after the trace say how important its entries
-                are (all S' rows where they belong to another pass than the trace, or nothing comes after it).
-            start: first entry of the trace within the cache; default: the first of all.
-            stop: where the trace ends; default: with the cache.
+            attentions: probabilities per layer, [B, Nh, S', S]; importance is taken from the rows after the trace (from all S' rows if
+                they belong to another forward pass than the trace, or if nothing comes after it).
+            start: first entry of the trace within the cache; default: the first entry of the cache.
+            stop: end of the trace within the cache; default: the end of the cache.
             mask: true at real entries of the trace, which come first, [B, C]; default: all are.
             group_reduction: "max" or "mean" over the query heads that share a key/value head.
 
         Raises:
-            UserError: the shapes do not fit each other.
+            UserError: the shapes do not fit each other, or the trace is not within the cache.
         """
         layers = [(layer.keys, layer.values) for layer in cache.layers] if hasattr(cache, "layers") else list(cache)
         keys, values = (torch.stack([pair[part] for pair in layers]).detach() for part in (0, 1))
@@ -86,13 +86,13 @@ class Trace:
 
 
 def candidates(mask: Bool[Tensor, "B C"]) -> Bool[Tensor, "B C"]:
-    """Real entries before the window of the last 8."""
+    """Return a mask of the real entries before the window of the last 8."""
     return torch.arange(mask.shape[1], device=mask.device) < mask.sum(-1, keepdim=True) - WINDOW
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the configuration says about eviction."""
+    """Options of the eviction, from the configuration."""
 
     num_slots: int
     """M, entries to keep."""
@@ -103,4 +103,4 @@ class Options:
 
 
 Scorer = Callable[[Trace, Options], Float[Tensor, "L B H C"]]
-"""Scores of all entries in float32, the higher the sooner kept; -inf at padding."""
+"""Returns scores of all entries in float32; higher scores are kept first, -inf at padding."""

@@ -8,7 +8,7 @@ from kava.eviction.trace import Options, Trace
 
 
 def uniform(trace: Trace, options: Options) -> Float[Tensor, "L B H C"]:
-    """Score 1 at entries floor((m + 1/2) C / M) for m = 0 .. M - 1, the middles of M equal stretches of the C real entries; else 0.
+    """Score 1 at entries floor((m + 1/2) C / M) for m = 0 .. M - 1, the middles of M equal intervals of the C real entries; else 0.
 
     The M entries are distinct as soon as C >= M. Neither the first nor the last entry is favoured.
     """

@@ -1,1 +1,1 @@
-"""Runs side by side: several seeds, their aggregation, and what may be compared with what."""
+"""Experiments with several runs: seeds of one configuration, suites of configurations, and the collection of their results."""

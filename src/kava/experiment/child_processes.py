@@ -17,7 +17,7 @@ from types import FrameType
 
 from kava.runtime.processes import PARENT, obeyed
 
-# Of a training, and of questions being answered.
+# Progress lines of a training and of an evaluation.
 PROGRESS = re.compile(r": step \d+/\d+ |: [\d,]+ of [\d,]+ questions, ")
 TAIL_LINES = 15
 TAIL_BYTES = 16_384
@@ -31,7 +31,7 @@ class StoppedError(Exception):
 
 @dataclass(frozen=True)
 class Finished:
-    """How a child ended, and its last lines of output."""
+    """Exit code of a child process, and its last lines of output."""
 
     returncode: int
     tail: str
@@ -42,7 +42,7 @@ class Finished:
 
 
 class Children:
-    """Starts children and forwards signals to those that run. Thread-safe."""
+    """Starts child processes and forwards signals to the running ones. Thread-safe."""
 
     def __init__(self) -> None:
         self.stop_signal: int | None = None
@@ -53,7 +53,9 @@ class Children:
         self, command: Sequence[str], log: Path, environment: Mapping[str, str], inherit: tuple[int, ...] = (),
         watch: Callable[[str], None] | None = None, every: float = 25.0,
     ) -> Finished:  # fmt: skip
-        """Run a command to its end with its output appended to `log`; `watch` is given its newest line of progress every so many seconds.
+        """Run a command to its end and append its output to `log`.
+
+        Every `every` seconds, `watch` is called with the newest progress line if that has changed.
 
         Raises:
             StoppedError: a signal arrived before it could start.
@@ -65,7 +67,7 @@ class Children:
             with self._guard:
                 if self.stop_signal is not None:
                     raise StoppedError
-                # In its own session, Ctrl-C reaches the child once, from us, and not a second time from the terminal.
+                # In its own session, the child receives Ctrl-C once, from us, and not a second time from the terminal.
                 child = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
@@ -79,7 +81,7 @@ class Children:
 
     @contextmanager
     def passing_signals(self) -> Iterator[None]:
-        """Inside, the signals of `PASSED_ON` are forwarded to the children, which save and exit; no new one starts."""
+        """Inside the block, forward the signals in `PASSED_ON` to the children, which save and exit; after a signal no new child starts."""
         before = {number: signal.signal(number, self._pass_on) for number in obeyed(PASSED_ON)}
         try:
             yield
@@ -91,13 +93,13 @@ class Children:
         with self._guard:
             self.stop_signal = number
             for child in self._running:
-                # Windows has no such signals; there the console signals the child itself.
+                # Windows cannot send these signals; there the console signals the child directly.
                 with contextlib.suppress(ValueError):
                     child.send_signal(number)
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs this process may use, as `CUDA_VISIBLE_DEVICES` names them; found without loading torch."""
+    """Return the GPUs that this process may use, as named in `CUDA_VISIBLE_DEVICES`, without importing torch."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [name for name in chosen.split(",") if name.strip()]
@@ -108,7 +110,7 @@ def visible_gpus() -> list[str]:
 
 
 def environments(parallel: int, gpus: Sequence[str], cpus: int) -> list[dict[str, str]]:
-    """Environment of each of `parallel` children: one of the GPUs in turn if there are several, else a share of the CPU threads."""
+    """Return the environment of each of `parallel` children: a share of the CPU threads and, if there are several GPUs, one GPU in turn."""
     if parallel == 1:
         return [{}]
     threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, cpus // parallel))}

@@ -1,7 +1,7 @@
-"""What runs gave: one reader for a suite and for several seeds (a suite of one run), and the aggregate beside the runs.
+"""Collect the results of runs, for a suite and for several seeds (a suite of one run), and write the aggregate next to the runs.
 
 group, problems = collect(plan, "equation/kava")
-write_aggregate(plan, group)      # what format_results, compare and aggregate_multi_seed read and write
+write_aggregate(plan, group)      # the file that format_results and compare read; aggregate_multi_seed writes the same
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from kava.results import Result, result_path
 
 
 def collect_all(plans: Mapping[tuple[str, str], Plan], path: str, console: Console) -> dict[tuple[str, str], Group]:
-    """The finished runs, with an aggregate beside each; says what is left out. `path`: what tables call their directory."""
+    """Return the finished runs, write an aggregate next to each and print what is left out; `path` is their directory's name in tables."""
     groups = {}
     for (variant, run), plan in plans.items():
         group, problems = collect(plan, path, run if variant == "all" else f"{variant}/{run}")
@@ -31,11 +31,11 @@ def collect_all(plans: Mapping[tuple[str, str], Plan], path: str, console: Conso
 
 
 def collect(plan: Plan, path: str, model_name: str | None = None) -> tuple[Group | None, list[str]]:
-    """The seeds of a plan on the data sets that all of them have, and what is left out and why.
+    """Return the seeds of a plan on the data sets that all of them have, and what is left out and why.
 
     Args:
-        plan: what was run; results of another configuration, seed, data set or checkpoint are refused.
-        path: how the group is called in tables.
+        plan: plan that was run; results of another configuration, seed, data set or checkpoint are refused.
+        path: name of the group in tables.
         model_name: as in `combine`.
     """
     results: dict[int, dict[str, Result]] = {seed: {} for seed in plan.seeds}
@@ -63,7 +63,7 @@ def collect(plan: Plan, path: str, model_name: str | None = None) -> tuple[Group
 
 
 def write_aggregate(plan: Plan, group: Group) -> Path:
-    """`aggregated_results.{yaml,json}` in the directory of the seeds; returns the former."""
+    """Write `aggregated_results.{yaml,json}` in the directory that holds the seeds, and return the path of the YAML file."""
     path = plan.output_dir / AGGREGATE_YAML
     write_aggregates({plan.name: group.aggregate}, plan.output_dir / AGGREGATE_JSON, path)
     return path

@@ -1,4 +1,4 @@
-"""`make demo`: the suite `demo`, then a few worked questions and what the latents decode to."""
+"""`make demo`: run the suite `demo`, then print a few worked questions, what the latents decode to, and a verdict."""
 
 import time
 from pathlib import Path
@@ -21,14 +21,14 @@ QUESTIONS = 4
 
 
 def demo(output_dir: Path, quick_test: bool, overrides: dict[str, Any]) -> int:
-    """Run the demo; returns the exit code."""
+    """Run the demo and return the exit code."""
     started = time.perf_counter()
     console = Console(highlight=False)
     console.print(
         "[bold]kava demo[/bold]: the mini experiment with three methods and one seed (kava reproduce mini-table1: eight, and three)\n"
     )
     if not quick_test:
-        # With all cores, before the methods share them.
+        # Prepare the base model with all cores, before the methods share them.
         resolve_base(load_config(config_path("mini"), overrides))
     outcome = reproduce(suite_path("demo"), output_dir, overrides, quick_test=quick_test)
     if outcome.exit_code == 0:
@@ -60,7 +60,7 @@ def _worked_questions(outcome: Reproduced, console: Console) -> None:
 
 
 def _verdict(outcome: Reproduced, overrides: dict[str, Any], console: Console) -> None:
-    """Time alone and in batches, chance, and what it comes to."""
+    """Print the time per question alone and in batches, the chance level, and the verdict."""
     table = Table(title="A question on this machine", title_justify="left")
     for heading in ("method", "test, %", "forward passes", "ms, asked alone", "ms, many at once"):
         table.add_column(heading, justify="left" if heading == "method" else "right")

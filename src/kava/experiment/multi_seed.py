@@ -1,8 +1,9 @@
-"""One configuration, several seeds: train and evaluate; finished steps are skipped and unfinished ones continue.
+"""Train and evaluate several seeds of one configuration; finished steps are skipped and unfinished ones are resumed.
 
     run_plans([plan], parallel=2, say=print)
 
-Every step is a command of its own (`python -m kava train ...`), so that a crash, an out-of-memory kill or a failed seed stays its own.
+Every step is a separate process (`python -m kava train ...`), so that a crash, an out-of-memory kill or a failed seed does not affect
+the others.
 """
 
 import json
@@ -30,7 +31,7 @@ RUN_LOG = "run.log"
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run. `datasets` maps the name in file names to what `evaluate` is given; `fingerprint` None accepts any finished training."""
+    """What to run. `datasets`: name in file names -> data set passed to `evaluate`; `fingerprint` None accepts any finished training."""
 
     config: str
     name: str
@@ -44,7 +45,7 @@ class Plan:
 
     @property
     def label(self) -> str:
-        """Its name in progress lines."""
+        """Name of the run in progress lines."""
         return f"{self.variant} {self.name}".strip()
 
     def seed_dir(self, seed: int) -> Path:
@@ -56,17 +57,17 @@ def plan_of(
     datasets: Callable[[dict[str, str]], dict[str, str]] = lambda known: dict(zip(known, known, strict=True)),
     variant: str = "",
 ) -> Plan:  # fmt: skip
-    """A plan for one configuration, which is checked before anything runs.
+    """Return the plan of one configuration; the configuration is checked before anything runs.
 
     Args:
-        path: of the configuration's file.
-        name: of the run.
-        output_dir: holds a directory per seed.
-        seeds: to train with.
-        overrides: dotted settings that differ from the file's.
-        short: a few steps and a few questions (`--quick_test`).
-        datasets: from the configuration's `evaluation.datasets` to those of the plan.
-        variant: of a suite.
+        path: configuration file.
+        name: name of the run.
+        output_dir: directory that holds a directory per seed.
+        seeds: seeds to train with.
+        overrides: settings, by dotted key, that replace those of the file.
+        short: only a few steps and a few questions (`--quick_test`).
+        datasets: function from the configuration's `evaluation.datasets` to the data sets of the plan.
+        variant: name of the variant of a suite.
 
     Raises:
         UserError: the configuration is not valid.
@@ -74,9 +75,9 @@ def plan_of(
     config = load_config(path, overrides)
     if short:
         config = quick_test(config, overrides)
-    # To the training alone: a quick test's few questions are part of the configuration that its checkpoint carries.
+    # Only for training: the checkpoint stores the configuration, which includes the question limit of a quick test.
     flags = ["--quick_test"] if short else []
-    # A command that loads a checkpoint must be told again that it may run remote code, and to stay on the CPU.
+    # Every command that loads a checkpoint needs these flags again: permission to run remote code, and the CPU as the device.
     trust = ["--model.trust_remote_code", "true"] if config.model.trust_remote_code else []
     place = ["--system.device", "cpu"] if config.system.device == "cpu" else []
     return Plan(
@@ -87,10 +88,10 @@ def plan_of(
 
 
 def read_seeds(words: Sequence[str]) -> list[int]:
-    """Parse seeds, separated by blanks or commas.
+    """Parse seeds that are separated by spaces or commas.
 
     Raises:
-        UserError: one is no seed, or is given twice.
+        UserError: a word is not a valid seed, or a seed is given twice.
     """
     seeds = [word for text in words for word in text.replace(",", " ").split()]
     if not all(word.isascii() and word.isdigit() for word in seeds) or len({*map(int, seeds)}) != len(seeds):
@@ -99,13 +100,13 @@ def read_seeds(words: Sequence[str]) -> list[int]:
 
 
 def result_of(plan: Plan, seed: int, dataset: str, fingerprint: str | None) -> Result:
-    """Read a result of a plan.
+    """Read a result of a plan and check that it belongs to the plan.
 
     Args:
-        fingerprint: of the configuration that it must have been measured with; None accepts any.
+        fingerprint: configuration fingerprint that the result must have; None accepts any.
 
     Raises:
-        UserError: missing or broken; of another checkpoint, configuration, seed or data set; or its rows are not its own.
+        UserError: the result or its rows are missing or broken, or belong to another checkpoint, configuration, seed or data set.
     """
     path = result_path(plan.seed_dir(seed), dataset)
     result = own_result(path)
@@ -122,7 +123,7 @@ def result_of(plan: Plan, seed: int, dataset: str, fingerprint: str | None) -> R
 
 @dataclass
 class SeedOutcome:
-    """How one seed ended. `problem` is one line, `tail` the end of the failed step's output; `returncode` is that step's."""
+    """Outcome of one seed. `problem` is one line or None; `tail` is the end of the failed step's output, `returncode` its exit code."""
 
     seed: int
     directory: Path
@@ -132,7 +133,7 @@ class SeedOutcome:
 
 
 def run_plans(plans: Sequence[Plan], parallel: int, say: Callable[[str], None]) -> tuple[list[SeedOutcome], int | None]:
-    """Run every seed of every plan, `parallel` at a time; returns the outcomes in order and the signal that stopped the run, if any."""
+    """Run every seed of every plan, `parallel` at a time; return the outcomes in order and the signal that stopped the run, if any."""
     children = Children()
     jobs = [(plan, seed) for plan in plans for seed in plan.seeds]
     slots: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
@@ -152,7 +153,7 @@ def run_plans(plans: Sequence[Plan], parallel: int, say: Callable[[str], None]) 
 
 
 def exit_code(outcomes: Sequence[SeedOutcome], stopped: int | None) -> int:
-    """The command's exit code: 0, 1 if a seed failed, or that of the step that a signal interrupted."""
+    """Return the exit code: 0; 1 if a seed failed; or, after a signal, that of the interrupted step, else 128 + the signal number."""
     if stopped is not None:
         return max((outcome.returncode for outcome in outcomes if outcome.returncode > 0), default=128 + stopped)
     return int(any(outcome.problem for outcome in outcomes))
@@ -214,7 +215,7 @@ class _Seed:
         self._say(f"{dataset} {100 * result.metrics.accuracy:.1f} % of {result.metrics.total}")
 
     def _say(self, line: str) -> None:
-        """Name the run in every line; the name that a training prints is its configuration's, which others may share."""
+        """Print a line with the name of the run; a training prints the name of its configuration, which several runs may share."""
         own = re.sub(rf"^\S+ seed {self.seed}: ", "", line)
         self.say(f"{self.plan.label} seed {self.seed}: {own}")
 
@@ -226,10 +227,10 @@ class _Seed:
             raise StoppedError if self.children.stop_signal is not None else _StepError
 
     def _training_fingerprint(self) -> str | None:
-        """Fingerprint of the configuration of a finished training; None if it is not finished.
+        """Return the configuration fingerprint of a finished training; None if it is not finished.
 
         Raises:
-            UserError: it was another configuration than the plan's.
+            UserError: the training was run with another configuration than the plan's.
         """
         marker = self.directory / TRAINING_DONE
         try:
@@ -243,7 +244,7 @@ class _Seed:
         return str(fingerprint)
 
     def _finished_result(self, dataset: str) -> Result | None:
-        """The result on a data set if it is complete, with its rows, of this run's checkpoint and on the plan's data."""
+        """Return the result on a data set; None unless it and its rows are complete and match this run's checkpoint and the plan's data."""
         try:
             return result_of(self.plan, self.seed, dataset, self._training_fingerprint())
         except UserError:

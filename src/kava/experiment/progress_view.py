@@ -1,4 +1,4 @@
-"""Run plans and show how they go: a bar per run on a terminal, read off the `train.log` that each writes."""
+"""Run plans and show their progress: on a terminal, a bar per run, read from the `train.log` that each run writes."""
 
 import os
 import re
@@ -16,19 +16,19 @@ from kava.experiment.multi_seed import RUN_LOG, Plan, exit_code, run_plans
 from kava.results import TRAINING_DONE
 
 TRAIN_LOG = "train.log"
-# Characters of a bar: name, steps and the first numbers fit beside it in a terminal of 80.
+# Width of a bar in characters: the name, steps and first metrics fit next to it in a terminal with 80 columns.
 _BAR = 12
 _STEP = re.compile(r"step (\d+)/(\d+)  (.*)")
 _TAIL_BYTES = 600
 
 
 def run_all(plans: Mapping[tuple[str, str], Plan], parallel: int, console: Console) -> int:
-    """Run every seed of plans by variant and run, with a bar per run on a terminal and plain lines elsewhere.
+    """Run every seed of every plan, with a bar per run on a terminal and plain lines elsewhere.
 
     Args:
-        plans: what to run; the last one is the method of interest and the longest, so it starts first.
-        parallel: so many seeds side by side; 0: one per GPU, or one per two CPU cores but at least two.
-        console: where to.
+        plans: plans by variant and run; the last one is the method of interest and takes longest, so it starts first.
+        parallel: number of seeds that run at the same time; 0: one per GPU, or without a GPU one per two CPU cores, at least two.
+        console: console to print to.
 
     Returns:
         The exit code: 0, 1 if a run failed, or the code of the step that a signal stopped.
@@ -37,7 +37,7 @@ def run_all(plans: Mapping[tuple[str, str], Plan], parallel: int, console: Conso
     parallel = min(parallel, sum(len(plan.seeds) for plan in plans.values()))
 
     def say(line: str) -> None:
-        # On a terminal the bars tell the steps, and lines stay above them.
+        # On a terminal the bars show the steps, and all other lines are printed above them.
         if not (console.is_terminal and PROGRESS.search(line)):
             console.print(line, soft_wrap=True, markup=False, highlight=False)
 
@@ -64,7 +64,7 @@ def _board(plans: Iterable[Plan]) -> Table:
 
 
 def _state(directory: Path) -> tuple[RenderableType, str]:
-    """A bar and a note for one run."""
+    """Return a bar and a note for one run."""
     if (directory / TRAINING_DONE).exists():
         finished = sorted(path.stem.removeprefix("results_") for path in directory.glob("results_*.yaml"))
         return ProgressBar(1, 1, width=_BAR), "trained; evaluated on " + ", ".join(finished) if finished else "trained; evaluating"

@@ -1,6 +1,6 @@
-"""Run a suite and write what it gave: an aggregate per run, `summary.json`, `tables.md` (the same on the terminal) and `accuracy.svg`.
+"""Run a suite and write its results: an aggregate per run, `summary.json`, `tables.md` (also printed) and `accuracy.svg`.
 
-The aggregates are what `format_results`, `compare` and `report` read.
+`format_results` and `compare` read the aggregates. A suite with `table: efficiency` has no `accuracy.svg`.
 """
 
 import json
@@ -38,12 +38,12 @@ FIGURE = "accuracy.svg"
 
 @dataclass(frozen=True)
 class Reproduced:
-    """What a suite gave.
+    """Outcome of a suite.
 
     Attributes:
-        plans, groups: by variant and run; a group is there where every seed is done.
-        output_dir: where the runs and tables are.
-        exit_code: 0, 1 where a run failed, or the code of the step that a signal stopped.
+        plans, groups: by variant and run; only runs whose seeds are all done have a group.
+        output_dir: directory of the tables, and of the runs unless the suite has `runs_of`.
+        exit_code: 0, 1 if a run failed, or the code of the step that a signal stopped.
     """
 
     plans: Mapping[Key, Plan]
@@ -56,10 +56,10 @@ def reproduce(
     path: Path, output_dir: Path, overrides: dict[str, Any], *, seeds: Sequence[int] = (), variants: Sequence[str] = (),
     runs: Sequence[str] = (), datasets: Sequence[str] = (), parallel: int = 0, quick_test: bool = False, tables_only: bool = False,
 ) -> Reproduced:  # fmt: skip
-    """Run what is not done, then write the tables of all that is; the arguments are those of `kava reproduce --help`.
+    """Run what is not done yet, then write the tables of all finished runs; the arguments are those of `kava reproduce --help`.
 
     Raises:
-        UserError: the suite is broken, has no such variant, or nothing of it is finished.
+        UserError: the suite is broken, has no such variant, run or data set, or none of its runs is finished.
     """
     suite = chosen(read_suite(path), seeds, variants, runs, datasets)
     owner = f"{checked_name(suite.runs_of, 'suite')}{'_quick_test' if quick_test else ''}" if suite.runs_of else output_dir.name
@@ -69,7 +69,7 @@ def reproduce(
     exit_code = 0 if tables_only else run_all(plans, parallel, console)
     groups = collect_all(plans, output_dir.name, console)
     if not groups and exit_code:
-        return Reproduced(plans, {}, output_dir, exit_code)  # what went wrong has been said
+        return Reproduced(plans, {}, output_dir, exit_code)  # the errors are already printed
     if not groups:
         raise UserError(f"no run of {path} is finished in {output_dir}, so there is no table to make")
     main = suite.main or next(reversed(suite.runs))
@@ -87,7 +87,7 @@ def reproduce(
 
 
 def _tables(suite: Suite, groups: Mapping[Key, Group], main: str, compared: Sequence[Compared]) -> list[Table]:
-    """Per variant accuracy, cost on the first data set and accuracy by steps; then the differences to the main run."""
+    """Return, per variant, accuracy, cost on the first data set and accuracy by steps; then the differences to the main run."""
     reference, tables = load_reference(), []
     for variant in dict.fromkeys(variant for variant, _ in groups):
         labelled = [(group, run) for (own, run), group in groups.items() if own == variant]
@@ -108,7 +108,7 @@ def _tables(suite: Suite, groups: Mapping[Key, Group], main: str, compared: Sequ
 
 
 def _compared(groups: Mapping[Key, Group], main: str) -> list[Compared]:
-    """The main run against each other one, wherever both are done."""
+    """Compare the main run with every other run, where both are done."""
     return [
         (variant, run, dataset, test)
         for (variant, run), group in groups.items()
@@ -119,7 +119,7 @@ def _compared(groups: Mapping[Key, Group], main: str) -> list[Compared]:
 
 
 def _record(title: str, groups: Mapping[Key, Group], main: str, compared: Sequence[Compared]) -> dict[str, Any]:
-    """Everything as plain JSON values."""
+    """Return the content of `summary.json`."""
     cells = [
         {"variant": variant, "run": run, "dataset": dataset}
         | data.model_dump(mode="json", exclude={"data", "per_seed"})
@@ -137,19 +137,19 @@ def _record(title: str, groups: Mapping[Key, Group], main: str, compared: Sequen
 
 
 def chosen(suite: Suite, seeds: Sequence[int], variants: Sequence[str], runs: Sequence[str], datasets: Sequence[str] = ()) -> Suite:
-    """The part of a suite that is asked for; all of it where nothing is.
+    """Return the requested part of a suite; all of it if nothing is requested.
 
     Raises:
         UserError: the suite has no such variant, run or data set.
     """
     kept = {"variants": _only(variants, suite.variants, "variant"), "runs": _only(runs, suite.runs, "run")}
-    # A suite that names no data sets has those of its configuration, which `plans_of` knows.
+    # A suite that names no data sets uses those of its configuration; `plans_of` checks the names against these.
     sets = _only(datasets, dict.fromkeys(suite.datasets or datasets), "data set")
     return suite.model_copy(update={"seeds": list(seeds) or suite.seeds, "datasets": list(sets) or None, **kept})
 
 
 def _only(names: Sequence[str], existing: dict[str, T], what: str) -> dict[str, T]:
-    """Those that are named, in the suite's order; all, where none is."""
+    """Return the named entries in the order of the suite; all entries if no name is given."""
     for name in names:
         if name not in existing:
             raise UserError(f"the suite has no {what} '{name}'{nearest(name, existing)}")

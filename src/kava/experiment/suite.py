@@ -1,4 +1,4 @@
-"""A suite: methods x data sets x seeds, listed in one small YAML, run with what is done skipped and what was cut off gone on with.
+"""A suite: methods x data sets x seeds in one small YAML file. Finished runs are skipped and interrupted ones are resumed.
 
 title: The methods
 config: mini
@@ -23,22 +23,22 @@ from kava.results import checked_name, read_mapping
 from kava.runtime import shipped
 
 SUITE_DIR = "suites"
-SHARED = ("config", "seeds", "variants", "runs", "exceptions")  # which runs there are
+SHARED = ("config", "seeds", "variants", "runs", "exceptions")  # the keys that define the runs
 
 
 class Suite(BaseModel):
     """The content of a suite file.
 
     Attributes:
-        title: over the tables.
+        title: heading of the tables.
         config: configuration that all runs start from.
-        seeds: each run is trained with each.
-        variants: name -> overrides, such as the form of the traces; one table each.
-        runs: name -> overrides, which win over the variant's; `config` among them replaces the suite's configuration.
-        exceptions: variant -> run -> overrides for that run in that variant alone; they win over both.
-        datasets: which of the configuration's evaluation sets (default: all).
-        runs_of: name of another suite, in a file beside this one, whose finished runs these are, so that one training serves several
-            tables. What it says of them (`SHARED`) holds here too where this file does not. The two output folders lie side by side.
+        seeds: every run is trained with every seed.
+        variants: name -> overrides, such as the form of the traces; each variant has its own tables.
+        runs: name -> overrides, which replace the variant's; `config` among them replaces the suite's configuration.
+        exceptions: variant -> run -> overrides for that run in that variant only; they replace both.
+        datasets: evaluation sets of the configuration, or benchmarks, to evaluate on (default: all of the configuration's).
+        runs_of: name of another suite, in the same folder, whose runs this one uses, so that one training serves several tables. Its
+            keys in `SHARED` also apply here unless this file sets them. The output folders of both suites have the same parent.
         main: the run that the others are compared with (default: the last one).
         table: `accuracy` on every data set, or `efficiency` on the first (forward passes, tokens, seconds, cache bytes per question).
     """
@@ -73,7 +73,7 @@ def _check_named(name: str, existing: dict[str, dict[str, Any]], place: str, wha
 
 
 def suite_path(name: str) -> Path:
-    """A suite file, from its path or its name in `suites/`: of the working directory, else of the package.
+    """Find a suite file from its path or its name in `suites/`, of the working directory or else of the package.
 
     Raises:
         UserError: there is no such file.
@@ -88,7 +88,7 @@ def read_suite(path: str | Path) -> Suite:
     """Read and check a suite file.
 
     Raises:
-        UserError: naming the file and the key.
+        UserError: the file is not valid; the message names the file and the key.
     """
     content = read_mapping(path, "suite", "correct it")
     if isinstance(owner := content.get("runs_of"), str):
@@ -103,13 +103,13 @@ def read_suite(path: str | Path) -> Suite:
 
 
 def _shared_of(path: Path) -> dict[str, Any]:
-    """What says which runs there are in the suite that owns them."""
+    """Return the keys that define the runs, from the suite that owns the runs."""
     content = read_mapping(path, "suite", "correct runs_of, or make that file")
     return {key: content[key] for key in SHARED if key in content}
 
 
 def _datasets(suite: Suite, known: dict[str, str]) -> dict[str, str]:
-    """Checked before anything runs: a training takes hours, and its evaluation comes last."""
+    """Return the data sets of a suite, checked before anything runs: a training takes hours, and its evaluation comes last."""
     for name in suite.datasets or ():
         if name not in known and name not in BENCHMARKS:
             raise UserError(
@@ -119,7 +119,7 @@ def _datasets(suite: Suite, known: dict[str, str]) -> dict[str, str]:
 
 
 def plans_of(suite: Suite, output_dir: Path, overrides: dict[str, Any], *, short: bool = False) -> dict[tuple[str, str], Plan]:
-    """A plan per (variant, run), in the order of the file; every configuration is checked before anything runs."""
+    """Return a plan per (variant, run), in the order of the file; every configuration is checked before anything runs."""
     plans = {}
     for variant, variant_overrides in suite.variants.items():
         for run, run_overrides in suite.runs.items():

@@ -1,4 +1,4 @@
-"""The accuracies of a suite as a figure: a panel per data set, a row per run, a colour per variant, every seed as a dot."""
+"""Figure of the accuracies of a suite: a panel per data set, a row per run, a colour per variant, and a tick per seed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PANEL, _ROW = 2.2, 0.32
-# How far apart the variants of a run lie, in rows.
+# Distance between the first and the last variant of a run, in rows.
 _SPREAD = 0.5
 
 
 def accuracy_figure(groups: Mapping[tuple[str, str], Group]) -> Figure:
-    """Mean accuracy with its 95 % interval, and each seed's own, in percent; groups by variant and run."""
+    """Plot the mean accuracy with its 95 % interval, and the accuracy of each seed, in percent; groups are keyed by variant and run."""
     variants, runs = (list(dict.fromkeys(key[part] for key in groups)) for part in range(2))
     datasets = list(dict.fromkeys(name for group in groups.values() for name in group.aggregate.datasets))
     figure = new_figure(_PANEL * len(datasets) + 1, _ROW * len(runs) + 1.2)
@@ -44,7 +44,7 @@ def accuracy_figure(groups: Mapping[tuple[str, str], Group]) -> Figure:
 
 
 def write_figure(path: Path, groups: Mapping[tuple[str, str], Group]) -> None:
-    """Draw `accuracy_figure` into a file; the same numbers give the same bytes."""
+    """Write `accuracy_figure` to a file; the same numbers give the same bytes."""
     import matplotlib as mpl
 
     with mpl.rc_context({"svg.hashsalt": "kava", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):

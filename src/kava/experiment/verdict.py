@@ -1,4 +1,4 @@
-"""What a small comparison of KaVa with written and missing chains of thought comes to: times, the chance level, and one sentence."""
+"""Verdict on a small comparison of KaVa with full CoT and no CoT: time per question, accuracy against the chance level, one sentence."""
 
 import time
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ ASKED_ALONE = 20
 
 @dataclass(frozen=True)
 class Measured:
-    """One method on the test questions: a share with its 95 % interval, forward passes, and milliseconds per question."""
+    """One method on the test questions: accuracy (a fraction) with its 95 % interval, forward passes and milliseconds per question."""
 
     accuracy: float
     interval: tuple[float, float]
@@ -22,7 +22,7 @@ class Measured:
 
 
 def alone_ms(checkpoint: Path, questions: list[str]) -> float:
-    """Median milliseconds of a question that is asked alone (batch 1), after one that is not counted."""
+    """Return the median milliseconds per question at batch size 1, after one warm-up question."""
     trained = open_checkpoint(checkpoint)
     reasoner, most = trained.reasoner(), trained.config.evaluation.max_new_tokens
     milliseconds = []
@@ -34,7 +34,7 @@ def alone_ms(checkpoint: Path, questions: list[str]) -> float:
 
 
 def verdict(no_cot: Measured, full_cot: Measured, kava: Measured, chance: float) -> str:
-    """One sentence: does it reason without words, how near to the written chain, and at what cost."""
+    """Return one sentence: whether KaVa reasons without writing, how close it comes to full CoT, and at what cost."""
     figures = (
         f"{_percent(kava.accuracy)} with {kava.forward_passes:.0f} forward passes and {kava.alone_ms:.0f} ms a question, against "
         f"{_percent(full_cot.accuracy)}, {full_cot.forward_passes:.0f} passes and {full_cot.alone_ms:.0f} ms with a written chain, "

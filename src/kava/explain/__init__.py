@@ -1,1 +1,1 @@
-"""What the latents think: read off by the language-model head, compared with the teacher, disturbed."""
+"""Analysis of the latents: decoded with the language-model head, compared with the teacher, changed by interventions."""

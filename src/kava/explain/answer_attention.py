@@ -1,4 +1,4 @@
-"""Where the answer looks: attention of its tokens to each latent, and to the other parts of the text."""
+"""Attention of the answer tokens to each latent and to the other parts of the text."""
 
 from dataclasses import dataclass
 
@@ -12,11 +12,12 @@ from kava.generate import Reasoner
 
 @dataclass(frozen=True)
 class AnswerAttention:
-    """Attention probabilities, mean over the answer's tokens (prompt, number) and over the query heads of a KV head.
+    """Attention probabilities, averaged over the answer tokens (prompt, number) and over the query heads of each KV head.
 
     Attributes:
-        latents: per layer, KV head and latent.
-        parts: question, `<bot>`, latents, and the answer part itself (with `<eot>`): sums per layer, mean over heads; they add up to 1.
+        latents: probability per layer, KV head and latent.
+        parts: probability per layer of the question, `<bot>`, the latents, and the answer itself (with `<eot>`), summed over tokens and
+            averaged over heads; they add up to 1.
     """
 
     latents: Float[Tensor, "L H M"]
@@ -25,11 +26,11 @@ class AnswerAttention:
 
 @torch.inference_mode()
 def answer_attention(reasoner: Reasoner, question: list[int], answer: list[int]) -> AnswerAttention:
-    """Think about a question, read `<eot>` and the answer behind it, and record what the answer's tokens attend to.
+    """Compute the latents of a question, process `<eot>` and the answer after them, and record what the answer tokens attend to.
 
     Args:
         reasoner: a model of a method with latents.
-        question, answer: token ids; the answer as the model wrote it, behind the prompt.
+        question, answer: token ids; the answer as the model wrote it, after the answer prompt.
     """
     backbone = reasoner.model.backbone
     ids, mask = reasoner.pad([question])

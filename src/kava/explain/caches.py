@@ -1,4 +1,4 @@
-"""The student's latents beside the teacher's compressed cache: which entries were kept, and how alike the two are.
+"""Compare the KV cache of the student's latents with the teacher's compressed cache: kept entries and cosine similarities.
 
 view = compare_caches(model, collator.collate(examples))
 """
@@ -36,7 +36,7 @@ def compare_caches(model: KavaModel, batch: Batch) -> CacheView:
     """Run student and teacher on a batch and compare their caches.
 
     Raises:
-        ValueError: the method has no latents, or the batch no teacher's trace.
+        ValueError: the method has no latents, or the batch has no teacher trace.
     """
     if not model.method.thinks or batch.teacher is None:
         raise ValueError(f"method {model.method.name} has no pair of caches to compare")
@@ -48,15 +48,15 @@ def compare_caches(model: KavaModel, batch: Batch) -> CacheView:
 
 
 def cosines(student: Float[Tensor, "L B H M D"], teacher: Float[Tensor, "L B H M D"]) -> Float[Tensor, "L B M M"]:
-    """Cosine of every student entry with every teacher entry of the same head, mean over heads."""
+    """Return the cosine of every student entry with every teacher entry of the same head, averaged over heads."""
     return (normalize(student.float(), dim=-1) @ normalize(teacher.float(), dim=-1).transpose(-1, -2)).mean(2)
 
 
 def mean_cosines(model: KavaModel, batches: Iterable[Batch]) -> tuple[Float[Tensor, "L M m"], Float[Tensor, "L M m"]]:
-    """Cosines of keys and of values, mean over the examples that fill a slot; slots that none fills are cut off.
+    """Return the cosines of keys and of values, averaged over the examples that fill a slot; slots that no example fills are dropped.
 
     Raises:
-        ValueError: as `compare_caches`, or there is no batch.
+        ValueError: as in `compare_caches`, or there is no batch.
     """
     views = [compare_caches(model, batch) for batch in batches]
     if not views:

@@ -1,4 +1,4 @@
-"""Is T enough? The latents after each Jacobi iteration against the fixed point T = M, and the answers they lead to."""
+"""Convergence over T: distance of the latents to the fixed point T = M after each Jacobi iteration, and the resulting answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from kava.results.statistics import paired_difference, wilson_interval
 
 @dataclass(frozen=True)
 class Settling:
-    """Over questions: relative distance to the fixed point per iteration and latent, and share of latents with its top token."""
+    """Means over questions: relative distance to the fixed point per iteration and latent, share of latents with the final top token."""
 
     distance: Float[Tensor, "T1 M"]
     top_token_agreement: Float[Tensor, " T1"]
@@ -24,7 +24,7 @@ class Settling:
 
 @torch.inference_mode()
 def settling(reasoner: Reasoner, questions: Sequence[str], batch_size: int = 32) -> Settling:
-    """Iterate to the fixed point and look back: |h_t - h_M| / |h_M| for t = 0 .. M."""
+    """Iterate to the fixed point and compute |h_t - h_M| / |h_M| and the agreement of top tokens for t = 0 .. M."""
     exact = reasoner.with_iterations(reasoner.num_latents)
     distance, agreement = [], []
     for ids, mask in exact.batches(questions, batch_size):
@@ -38,12 +38,12 @@ def settling(reasoner: Reasoner, questions: Sequence[str], batch_size: int = 32)
 
 
 def convergence(reasoner: Reasoner, examples: Sequence[Example], batch_size: int = 32, max_new_tokens: int = 64) -> Convergence:
-    """Distances for every iteration; answers for T = 0, 1, 2, the trained T, twice that, and M.
+    """Measure distances for every iteration, and answers for T = 0, 1, 2, the trained T, twice that, and M.
 
     Args:
         reasoner: a model with parallel latents; its T is the trained one.
         examples: at least one; accuracies are null unless all have a gold answer.
-        batch_size, max_new_tokens: of the generation.
+        batch_size, max_new_tokens: generation settings.
     """
     questions = [example.question for example in examples]
     settled = settling(reasoner, questions, batch_size)
@@ -79,7 +79,7 @@ def _iterations(t: int, found: list[str | None], exact: list[str | None], exampl
 
 
 def marks_of(predictions: Sequence[str | None], examples: Sequence[Example]) -> list[bool] | None:
-    """Right or wrong; None where a gold answer is unknown."""
+    """Return whether each prediction is right; None if any gold answer is unknown."""
     if not all(example.answer for example in examples):
         return None
     return [same_answer(found, example.answer, example.answer_type) for found, example in zip(predictions, examples, strict=True)]

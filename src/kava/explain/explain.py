@@ -1,4 +1,4 @@
-"""Explain one checkpoint: single questions in detail, many questions in numbers.
+"""Explain one checkpoint: a few questions in detail, and statistics over many questions.
 
 explanation = explain(trained.reasoner(), config, examples, Options(checkpoint="outputs/mini/best_checkpoint"))
 """
@@ -33,15 +33,15 @@ from kava.runtime.provenance import collect
 
 @dataclass(frozen=True)
 class Options:
-    """How much to explain.
+    """Options of an explanation.
 
     Attributes:
-        checkpoint: its path, for the record.
+        checkpoint: path of the checkpoint, for the record.
         data: where the examples came from; None for a user's own questions.
-        details: so many examples are shown one by one: a user's own questions, then those that have a trace to compress.
-        top_k: tokens read off each latent.
-        max_new_tokens: of each answer.
-        say: told what is being done.
+        details: number of examples to show in detail: a user's own questions first, then those that have a trace to compress.
+        top_k: number of tokens to decode from each latent.
+        max_new_tokens: maximum number of tokens per answer.
+        say: called with progress messages.
     """
 
     checkpoint: str
@@ -53,7 +53,7 @@ class Options:
 
 
 def explain(reasoner: Reasoner, config: Config, examples: Sequence[Example], options: Options) -> Explanation:
-    """Everything that the method and the examples allow; see `Explanation`.
+    """Run every analysis that the method and the examples allow; see `Explanation`.
 
     Raises:
         UserError: the method has no latents, or a question is empty or too long.
@@ -103,13 +103,13 @@ def explain(reasoner: Reasoner, config: Config, examples: Sequence[Example], opt
 
 
 def with_gold(examples: Sequence[Example]) -> list[Example]:
-    """The examples to measure on: those with a gold answer if there are at least two, so that an accuracy is defined."""
+    """Return the examples to measure on: those with a gold answer if there are at least two, so that an accuracy is defined."""
     known = [example for example in examples if example.answer]
     return known if len(known) >= 2 else list(examples)
 
 
 def worth_showing(examples: Sequence[Example], drop_last_step: bool) -> list[Example]:
-    """A user's own questions first, then those with a trace to compress: the others have no kept tokens to look at."""
+    """Sort a user's own questions first, then examples with a trace to compress; the others have no kept tokens to show."""
 
     def rank(example: Example) -> int:
         if not example.answer:
@@ -120,15 +120,15 @@ def worth_showing(examples: Sequence[Example], drop_last_step: bool) -> list[Exa
 
 
 def _provenance(config: Config, examples: Sequence[Example], seconds: float) -> dict[str, Any]:
-    """As in a result file: the configuration and its seed, the data's fingerprint, code, machine and command."""
+    """Return the provenance as in a result file: configuration and seed, fingerprint of the data, code, machine and command."""
     known = {"seed": config.training.seed, "data_fingerprint": fingerprint(examples), "config": config.to_dict()}
     return collect(wall_seconds=seconds) | known
 
 
 def mean_similarity(reasoner: Reasoner, config: Config, examples: Sequence[Example]) -> Similarity | None:
-    """Cosines averaged over all examples that have a trace; None where none has, or where the weights are past all numbers.
+    """Return cosines averaged over all examples that have a trace; None if none has one, or if a cosine is not finite.
 
-    Leaves the model's mode as it was.
+    The model's mode (training or evaluation) is restored.
     """
     encoded = reasoner.builder.encode_all([example for example in examples if example.steps and example.answer])
     encoded = [example for example in encoded if example.cot(config.dataset.drop_last_step)]
@@ -169,7 +169,7 @@ def _view(reasoner: Reasoner, config: Config, example: Example, options: Options
 
 
 def _caches(reasoner: Reasoner, config: Config, example: Example, options: Options) -> tuple[Kept | None, Similarity | None]:
-    """Kept tokens and cosines on the example's own trace, else on the one the model writes."""
+    """Return kept tokens and cosines for the example's own trace, or else for the one that the model writes."""
     traced = example if example.steps and example.answer else with_trace(reasoner, example, options.max_new_tokens)
     if traced is None:
         return None, None
@@ -193,7 +193,7 @@ def _caches(reasoner: Reasoner, config: Config, example: Example, options: Optio
 
 
 def _share(view: CacheView, filled: int, length: int) -> list[float]:
-    """Part of all layers and heads that kept each token of a trace."""
+    """Return the fraction of all layers and heads that kept each token of a trace."""
     indices = view.indices[:, 0, :, :filled]
     heads = indices.shape[0] * indices.shape[1]
     share: list[float] = (indices.flatten().bincount(minlength=length) / heads).tolist()

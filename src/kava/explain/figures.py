@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe & Ito's colours: told apart by colour-blind readers, and on light and dark paper.
+# Based on Okabe & Ito's palette: distinguishable for colour-blind readers, on light and dark backgrounds.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8A8A00", "#7F7F7F")
 PANEL = (2.1, 2.1)
 
@@ -26,10 +26,10 @@ class Drawing:
     """A figure before it is drawn.
 
     Attributes:
-        stem: of its file.
+        stem: name of its file, without the suffix.
         title, words: what it shows, for a caption.
-        draw: makes it.
-        blank: a sentence in its place where there would be nothing to see; empty where there is.
+        draw: function that makes the figure.
+        blank: sentence to show in place of a figure without content; empty if there is something to see.
     """
 
     stem: str
@@ -40,7 +40,7 @@ class Drawing:
 
 
 def figures(explanation: Explanation) -> Iterator[tuple[str, Figure]]:
-    """Every figure that the explanation has numbers for, as (file stem, figure)."""
+    """Yield every figure that the explanation has numbers for, as (file stem, figure)."""
     for number, view in enumerate(explanation.questions, 1):
         for drawing in question_drawings(view):
             yield f"question{number}_{drawing.stem}", drawing.draw()
@@ -49,7 +49,7 @@ def figures(explanation: Explanation) -> Iterator[tuple[str, Figure]]:
 
 
 def question_drawings(view: QuestionView) -> list[Drawing]:
-    """The figures of one question."""
+    """Return the figures of one question."""
     found = [
         Drawing("readout", "Top tokens", "Top token of every latent by iteration, with its probability", partial(readout_figure, view)),
         Drawing(
@@ -64,7 +64,7 @@ def question_drawings(view: QuestionView) -> list[Drawing]:
 
 
 def drawings(explanation: Explanation) -> list[Drawing]:
-    """The figures over all questions."""
+    """Return the figures over all questions."""
     found = []
     if (convergence := explanation.convergence) is not None:
         words = "Left: distance of the latents to the fixed point T = M. Right: answers by T"
@@ -90,14 +90,14 @@ def _similarities(stem: str, title: str, found: Similarity | None) -> list[Drawi
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure outside pyplot's global state, so that threads and long runs leak nothing."""
+    """Return a figure outside pyplot's global state, so that threads and long runs leak no memory."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def text_colour() -> str:
-    """What the caller's style writes in; matplotlib itself draws error bars of bars in black whatever the style says."""
+    """Return the text colour of the caller's style; by default matplotlib draws the error bars of bar charts in black in any style."""
     import matplotlib as mpl
 
     return str(mpl.rcParams["text.color"])
@@ -110,7 +110,7 @@ def similarity_figure(layers: list[Grid], what: str) -> Figure:
     columns = min(4, len(layers))
     rows = -(-len(layers) // columns)
     width, height = PANEL[0] * columns + 0.8, PANEL[1] * rows + 0.5
-    # Its margins are known, in inches. Looking for them takes longer than drawing, and a training draws two of these per epoch.
+    # Fixed margins, in inches: automatic layout takes longer than drawing, and training draws two of these figures per epoch.
     left, right, bottom, top = 0.65 / width, 1 - 1.0 / width, 0.6 / height, 1 - 0.3 / height
     figure = Figure(figsize=(width, height))
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
@@ -130,7 +130,7 @@ def similarity_figure(layers: list[Grid], what: str) -> Figure:
 
 
 def readout_figure(view: QuestionView) -> Figure:
-    """Probability of the top token of every latent (columns) at every iteration (rows), with the token written in."""
+    """Probability of the top token of every latent (columns) at every iteration (rows), with the token as text."""
     top = [[latent[0] for latent in row] for row in view.probabilities]
     figure = new_figure(max(4.0, 0.55 * len(top[0]) + 1.5), 0.42 * len(top) + 1.2)
     axes = figure.subplots()
@@ -139,7 +139,7 @@ def readout_figure(view: QuestionView) -> Figure:
         for i, latent in enumerate(row):
             colour = "white" if top[t][i] > 0.55 else "black"
             axes.text(i, t, _plain(latent[0][:6]), ha="center", va="center", fontsize="small", color=colour)
-    # A single row is what the latents are at last: sequential ones, or those of T = 0.
+    # A single row shows the final latents: those of a sequential method, or of T = 0.
     axes.set_yticks(range(len(top)), ["prefill", *map(str, range(1, len(top)))] if len(top) > 1 else ["last"])
     axes.set(xlabel="latent", ylabel="iteration")
     _whole_numbers(axes, vertical=False)
@@ -171,7 +171,7 @@ def attention_figure(view: QuestionView) -> Figure:
 def kept_figure(kept: Kept) -> Figure:
     """Which tokens of the trace (columns) each layer and KV head (rows) kept."""
     rows = [heads for layer in kept.positions for heads in layer]
-    # What is not a number is not drawn: the page shows through, whatever its colour.
+    # NaN is not drawn, so the background shows through, whatever its colour.
     grid = [[1.0 if i in row else float("nan") for i in range(len(kept.tokens))] for row in rows]
     figure = new_figure(max(4.0, 0.22 * len(kept.tokens) + 1.6), 0.16 * len(rows) + 1.5)
     axes = figure.subplots()
@@ -185,7 +185,7 @@ def kept_figure(kept: Kept) -> Figure:
 
 
 def intermediate_figure(found: Sequence[StepResults]) -> Figure:
-    """Share of questions in which a latent (column) decodes to a step's result (row), less what it would reach by chance."""
+    """Share of questions in which a latent (column) decodes to a step's result (row), minus the share expected by chance."""
     rows = [
         (
             f"{item.steps} step{'s' if item.steps > 1 else ''}, result {number}",
@@ -230,7 +230,7 @@ def convergence_figure(convergence: Convergence) -> Figure:
 
 
 def interventions_figure(found: Interventions) -> Figure:
-    """Share of changed answers per latent and kind of disturbance, with 95 % intervals; the last place is all latents at once."""
+    """Share of changed answers per latent and kind of intervention, with 95 % intervals; the last group is all latents at once."""
     figure = new_figure(7.0, 2.9)
     axes = figure.subplots()
     kinds = list(dict.fromkeys(effect.kind for effect in found.effects))
@@ -260,5 +260,5 @@ def _whole_numbers(axes: Axes, horizontal: bool = True, vertical: bool = True) -
 
 
 def _plain(text: str) -> str:
-    """Without the dollar signs that matplotlib takes for mathematics."""
+    """Escape dollar signs, which matplotlib would read as mathematics."""
     return text.replace("$", r"\$")

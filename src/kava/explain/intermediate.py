@@ -1,9 +1,9 @@
-"""Do the latents hold the intermediate results? Each step's result, looked for in what every latent decodes to.
+"""Intermediate results in the latents: how often each latent decodes to the result of each step.
 
     for found in intermediate_results(reasoner, examples): print(found.held[0])
 
-The public CODI analysis counts such matches as well. A digit is often right by accident, so every share comes with the one that
-the same latents reach on the results of other questions.
+The public CODI analysis counts such matches as well. A digit often matches by chance, so every share is reported together with the
+share that the same latents reach on the results of other questions.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,14 @@ from kava.generate import Reasoner
 
 
 def intermediate_results(reasoner: Reasoner, examples: Sequence[Example], batch_size: int = 32) -> list[StepResults]:
-    """By number of steps, for every latent: in what share of the questions its top token is (the first token of) a step's result.
+    """Compute for every latent the share of questions in which its top token is (the first token of) a step's result.
+
+    Questions are grouped by number of steps.
 
     Args:
         reasoner: a model with latents.
-        examples: those whose steps all end in a number are counted, where at least two have as many steps.
-        batch_size: questions thought about together.
+        examples: those whose steps all end in a number are counted, if at least two have the same number of steps.
+        batch_size: questions per batch.
     """
     by_steps: dict[int, list[tuple[Example, list[str]]]] = {}
     for example in examples:
@@ -46,13 +48,13 @@ def intermediate_results(reasoner: Reasoner, examples: Sequence[Example], batch_
 
 
 def _counts(tokens: np.ndarray, names: np.ndarray) -> np.ndarray:
-    """How often each name stands in each column: [names, columns]."""
+    """Count how often each name occurs in each column: [names, columns]."""
     return (tokens[None] == names[:, None, None]).sum(1)
 
 
 @torch.inference_mode()
 def _decoded(reasoner: Reasoner, questions: Sequence[str], batch_size: int) -> list[list[str]]:
-    """The top token of every latent after the last iteration."""
+    """Return the top token of every latent after the last iteration."""
     texts = []
     for ids, mask in reasoner.batches(questions, batch_size):
         thought, _ = reasoner.think(ids, mask)
@@ -62,9 +64,9 @@ def _decoded(reasoner: Reasoner, questions: Sequence[str], batch_size: int) -> l
 
 
 def first_token(reasoner: Reasoner, result: str) -> str:
-    """What a latent decodes to that holds this result: its first token, as `readable` gives it."""
+    """Return the first token of a result, as `readable` gives it: what a latent that encodes the result decodes to."""
     tokenizer = reasoner.builder.tokenizer
     ids = tokenizer(result, add_special_tokens=False)["input_ids"]
-    # Some tokenizers put a bare space in front; a latent that decodes to a space holds no result.
+    # Some tokenizers start with a separate space token; a latent that decodes to a space encodes no result.
     pieces = (tokenizer.decode([token]).strip() for token in ids)
     return next((piece for piece in pieces if piece), result)

@@ -1,9 +1,9 @@
-"""Cause and effect: what happens to the answers when one latent is zeroed, replaced by its mean over questions, or swapped.
+"""Causal interventions: how the answers change when one latent is zeroed, replaced by its mean over questions, or swapped.
 
     effects = interventions(reasoner, examples)
 
-The answer knows the latents only through the KV cache, so that is where they are disturbed: after the last iteration, keys and
-values of one latent in all layers. The mean and the swap move keys to the position of the question they are put into.
+The answer depends on the latents only through the KV cache, so the cache is changed: after the last iteration, keys and values of
+one latent in all layers. For mean and swap, keys are moved (RoPE) to the position in the question that they are put into.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +30,7 @@ Put = Callable[[slice, int | None, Kind], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class _Thoughts:
-    """Thoughts of all questions: prefixes in batches, and the latents' entries with keys moved to position 0, [L, N, H, M, D]."""
+    """Latents of all questions: prefixes in batches, and cache entries of the latents with keys moved to position 0, [L, N, H, M, D]."""
 
     prefixes: list[Prefix]
     passes: int
@@ -46,12 +46,12 @@ class _Thoughts:
 
 
 def interventions(reasoner: Reasoner, examples: Sequence[Example], batch_size: int = 32, max_new_tokens: int = 64) -> Interventions:
-    """Every kind of intervention on every latent and on all at once, each on the same questions.
+    """Measure every kind of intervention on every latent and on all latents at once, each on the same questions.
 
     Args:
         reasoner: a model with latents.
-        examples: at least two. The donor of a swap is the next question (the last one takes from the first).
-        batch_size, max_new_tokens: of the generation.
+        examples: at least two. The donor of a swap is the next question (for the last question: the first).
+        batch_size, max_new_tokens: generation settings.
     """
     lab = _Lab(reasoner, [example.question for example in examples], batch_size, max_new_tokens)
     plain = lab.answers(None, None)
@@ -72,7 +72,7 @@ class _Lab:
 
     @torch.inference_mode()
     def answers(self, latent: int | None, kind: Kind | None) -> list[str | None]:
-        """Predictions after an intervention on one latent (None: all); `kind` None changes nothing."""
+        """Return the predictions after an intervention on one latent (None: all); `kind` None changes nothing."""
         found = []
         for rows, prefix in self.thoughts.batches():
             changed = prefix if kind is None else self._disturbed(rows, prefix, latent, kind)
@@ -99,7 +99,7 @@ class _Lab:
         return Prefix(layers, prefix.mask, prefix.next_position, prefix.last_hidden)
 
     def _replacement(self, rows: slice, kind: Kind) -> tuple[Tensor, Tensor]:
-        """Keys (at position 0) and values to put into all latents of some questions, [L, B, H, M, D]."""
+        """Return keys (at position 0) and values to put into all latents of some questions, [L, B, H, M, D]."""
         keys, values = self.thoughts.keys, self.thoughts.values
         if kind == "zero":
             return torch.zeros_like(keys[:, rows]), torch.zeros_like(values[:, rows])
@@ -123,7 +123,7 @@ def _think(reasoner: Reasoner, questions: Sequence[str], batch_size: int) -> _Th
 
 
 def _positions(prefix: Prefix, keys: Tensor) -> Tensor:
-    """Position id of every latent's entry, [L, B, H, M]."""
+    """Return the position id of every latent's cache entry, [L, B, H, M]."""
     slots = torch.arange(keys.shape[3], device=keys.device)
     return (prefix.next_position[:, None] - keys.shape[3] + slots)[None, :, None].expand(keys.shape[:4])
 

@@ -1,4 +1,4 @@
-"""How alike the student's and the teacher's caches are, as pictures that a training sends to its trackers."""
+"""Images of the cosine similarity between student and teacher caches, which training sends to its trackers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from kava.generate import Reasoner
 
 
 def cache_pictures(reasoner: Reasoner, config: Config, examples: Sequence[Example]) -> dict[str, Any]:
-    """`kv_similarity/keys` and `kv_similarity/values`, each [height, width, 3] bytes; none where there is nothing to compare."""
+    """Return images `kv_similarity/keys` and `kv_similarity/values`, [height, width, 3] uint8; empty if there is nothing to compare."""
     method = reasoner.model.method
     similarity = mean_similarity(reasoner, config, examples) if method.thinks and method.teacher else None
     if similarity is None:

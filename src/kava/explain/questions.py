@@ -1,4 +1,4 @@
-"""Questions to explain: a user's own, checked before the model reads them; gold answers where they are known, traces where none came."""
+"""Questions to explain: checks of a user's own questions, gold answers if known, and traces written by the model if there are none."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from kava.generate import Reasoner
 
 
 def checked_question(reasoner: Reasoner, question: str, config: Config) -> str:
-    """A question that the model can read.
+    """Return the question after checking that the model can read it.
 
     Raises:
         UserError: it is empty, or longer than the model was trained for.
@@ -30,7 +30,7 @@ def checked_question(reasoner: Reasoner, question: str, config: Config) -> str:
 
 @dataclass(frozen=True)
 class Solution:
-    """The gold answer of a question, the steps that lead to it as one reads them, and the result of each step that has one."""
+    """Gold answer of a question, the steps that lead to it as readable text, and the result of each step that has one."""
 
     answer: str
     answer_type: AnswerType
@@ -38,12 +38,12 @@ class Solution:
     results: tuple[str, ...]
 
     def agrees(self, answer: str | None) -> bool:
-        """Whether an answer is right."""
+        """Return whether an answer is right."""
         return same_answer(answer, self.answer, self.answer_type)
 
 
 def solution(config: Config, question: str, examples: Iterable[Example] = ()) -> Solution | None:
-    """The solution of a built-in problem, or of a question that is one of the examples; None for any other question."""
+    """Return the solution of a built-in problem, or of a question that is one of the examples; None for any other question."""
     chain = read_question(question, config.dataset.mini.modulus) if config.dataset.name == "builtin:mini" else None
     if chain is not None:
         values = chain.values(config.dataset.mini.modulus)
@@ -60,10 +60,10 @@ _SHOWN = 4
 
 
 def why_unknowable(builder: SequenceBuilder, config: Config, question: str) -> str | None:
-    """Why an answer to this question would be a guess, as a sentence; None where nothing speaks against it.
+    """Return a sentence that says why an answer to this question would be a guess; None if there is no such reason.
 
-    A question can hold words that the tokenizer does not have (they are all one token), and a model of the built-in problems
-    knows no others.
+    Reasons: the question contains words that the tokenizer does not know (all become the unknown token), or the model was trained on
+    the built-in problems and the question is not one of them.
     """
     unknown = _unknown_words(builder, question)
     if unknown:
@@ -81,12 +81,12 @@ def _unknown_words(builder: SequenceBuilder, question: str) -> list[str]:
 
 
 def own_example(question: str, number: int) -> Example:
-    """A user's question as an example without trace and gold answer."""
+    """Return a user's question as an example without trace and gold answer."""
     return Example(question.strip(), (), "", f"question/{number}")
 
 
 def with_trace(reasoner: Reasoner, example: Example, max_new_tokens: int) -> Example | None:
-    """The example with the chain of thought and answer that the model itself writes; None where it writes no answer or no step."""
+    """Return the example with the chain of thought and answer that the model writes; None if it writes no answer or no step."""
     written = reasoner.generate([example.question], max_new_tokens=max_new_tokens, use_latent=False)[0]
     trace = written.text.rpartition(reasoner.builder.answer_prompt)[0]
     steps = tuple(line.strip() for line in trace.splitlines() if line.strip())

@@ -1,4 +1,4 @@
-"""Read each latent through the language-model head: which tokens does it stand for, and when did it settle?"""
+"""Decode each latent with the language-model head (logit lens), after every iteration."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +15,9 @@ class Readout:
     """Top tokens of every latent after the prefill and after each Jacobi iteration.
 
     Attributes:
-        question: as asked.
+        question: the question.
         tokens: `tokens[t][i]` holds the top tokens of latent i after iteration t (0 is the prefill).
-        probabilities: of the same shape.
+        probabilities: of these tokens, in the same shape.
     """
 
     question: str
@@ -25,18 +25,18 @@ class Readout:
     probabilities: list[list[list[float]]]
 
     def final(self) -> list[str]:
-        """The top token of each latent after the last iteration."""
+        """Return the top token of each latent after the last iteration."""
         return [top[0] for top in self.tokens[-1]]
 
 
 @torch.inference_mode()
 def read_latents(reasoner: Reasoner, question: str, top_k: int = 5) -> Readout:
-    """Think about one question and read the latents off at every iteration.
+    """Compute the latents of one question and decode them at every iteration.
 
     Args:
         reasoner: a model of a method that has latents.
         question: plain text.
-        top_k: tokens per latent.
+        top_k: number of tokens per latent.
     """
     ids, mask = reasoner.pad([reasoner.builder.question_ids(question)])
     with evaluating(reasoner.model):
@@ -50,12 +50,12 @@ def read_latents(reasoner: Reasoner, question: str, top_k: int = 5) -> Readout:
 
 
 def likeliest(reasoner: Reasoner, states: Tensor, count: int) -> Any:
-    """The so many likeliest tokens, of all that there are at most, at last hidden states [.., E]: `values` and `indices` [.., count]."""
+    """Return the `count` most likely tokens (at most V) at last-layer hidden states [.., E]: `values` and `indices` [.., count]."""
     chances = reasoner.model.backbone.logits(states).float().softmax(-1)
     return chances.topk(min(count, chances.shape[-1]))
 
 
 def readable(reasoner: Reasoner, token: int) -> str:
-    """A token without white space around it; one that is nothing else, quoted."""
+    """Return a token's text without surrounding white space; a token of white space only is quoted."""
     text = reasoner.builder.tokenizer.decode([token]).strip()
     return text or repr(reasoner.builder.tokenizer.decode([token]))

@@ -1,4 +1,4 @@
-"""`explanation.json`: what `kava explain` found, in plain numbers, and its one reader and writer.
+"""`explanation.json`: the results of `kava explain` as plain numbers, with its reader and writer.
 
     write_explanation("outputs/mini/explain/explanation.json", explanation)
     explanation = read_explanation(path)
@@ -24,8 +24,9 @@ Grid = list[list[float]]
 class Kept(Record):
     """Which tokens of the written trace the eviction kept.
 
-    `tokens` are those the teacher is compressed from; `left_out` are those of the last step, which `drop_last_step` hides from it.
-    `positions[l][h]` are the kept ones of layer l and KV head h, in time order; `share[i]` is the part of all heads that kept token i.
+    `tokens` are those of the teacher's trace before compression; `left_out` are those of the last step, which `drop_last_step` removes.
+    `positions[l][h]` are the kept ones of layer l and KV head h, in time order; `share[i]` is the fraction of all layers and
+    heads that kept token i.
     """
 
     tokens: list[str]
@@ -47,7 +48,7 @@ class Similarity(Record):
 
 
 class Attention(Record):
-    """Where the answer's tokens look, mean over them: `latents[l][h][i]` per KV head, `parts[name][l]` summed and mean over heads."""
+    """Attention of the answer, averaged over its tokens: `latents[l][h][i]` per KV head, `parts[name][l]` summed, averaged over heads."""
 
     latents: list[Grid]
     parts: dict[str, list[float]]
@@ -68,7 +69,7 @@ class QuestionView(Record):
 
 
 class Iterations(Record):
-    """Answers with the latents of one T: how often they agree with those at the fixed point, and how often they are right."""
+    """Answers at one T: how often they agree with those at the fixed point, and how often they are right."""
 
     iterations: int
     agreement: float
@@ -79,7 +80,7 @@ class Iterations(Record):
 
 
 class Convergence(Record):
-    """How fast the latents settle, over `questions` questions.
+    """Convergence of the latents, over `questions` questions.
 
     `distance[t][i]` is the mean of |h_t - h_M| / |h_M| of latent i, `top_token_agreement[t]` the share of latents whose top token is
     already that of the fixed point T = M.
@@ -93,10 +94,10 @@ class Convergence(Record):
 
 
 class Effect(Record):
-    """What one disturbance of one latent (null: of all) does to the answers, on the same questions, with 95 % intervals.
+    """Effect of one intervention on one latent (null: all latents) on the answers, on the same questions, with 95 % intervals.
 
-    `difference` is the accuracy disturbed minus undisturbed (`paired_difference`); `took_donor` is the share of swapped questions
-    whose answer became the donor's, among those where the two differ.
+    `difference` is the accuracy with minus without the intervention (`paired_difference`); `took_donor` is the share of swapped
+    questions whose answer became the donor's, among those where the two differ.
     """
 
     latent: int | None
@@ -111,7 +112,7 @@ class Effect(Record):
 
 
 class Interventions(Record):
-    """All disturbances on the same `questions` questions."""
+    """All interventions, on the same `questions` questions."""
 
     questions: int
     accuracy: float | None
@@ -132,12 +133,12 @@ class StepResults(Record):
 
     @property
     def above_chance(self) -> bool:
-        """Whether some latent holds some step's result for at least a twentieth of the questions more than by chance."""
+        """Whether any latent decodes to any step's result at least 5 percentage points more often than by chance."""
         pairs = zip(self.held, self.by_chance, strict=True)
         return any(own - other >= 0.05 for held, chance in pairs for own, other in zip(held, chance, strict=True))
 
     def in_words(self) -> str:
-        """A sentence that names, per step, the latent that stands out most from chance."""
+        """Return a sentence that names, per step, the latent that is furthest above chance."""
         said = []
         for number, (held, chance) in enumerate(zip(self.held, self.by_chance, strict=True), 1):
             best = max(range(len(held)), key=lambda i: held[i] - chance[i])
@@ -164,10 +165,10 @@ class Explanation(Record):
 
 
 def write_explanation(path: str | Path, explanation: Explanation) -> None:
-    """Write atomically, numbers rounded to six digits.
+    """Write atomically, with numbers rounded to six decimals.
 
     Raises:
-        UserError: the place cannot be written to.
+        UserError: the file cannot be written.
     """
     write_text(path, json.dumps(_rounded(explanation.model_dump(mode="json")), ensure_ascii=False) + "\n")
 
@@ -176,7 +177,7 @@ def read_explanation(path: str | Path) -> Explanation:
     """Read and check an explanation.
 
     Raises:
-        UserError: missing, broken or of another kind.
+        UserError: the file is missing, broken or of another format.
     """
     return parse_record(Explanation, read_mapping(path, "explanation", _CURE), f"explanation {path}", _CURE)
 

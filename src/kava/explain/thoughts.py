@@ -1,4 +1,4 @@
-"""What a model holds in its latents: hidden states, keys, values and decoded tokens, per latent and iteration."""
+"""Content of the latents: hidden states, keys, values and decoded tokens, per latent and iteration."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,17 +22,17 @@ class Thoughts:
     hidden: Float[Tensor, "T1 B M E"]
     """Last-layer hidden states after each iteration."""
     keys: Float[Tensor, "T1 L B H M D"]
-    """As the cache holds them, after RoPE."""
+    """Cached keys, after RoPE."""
     values: Float[Tensor, "T1 L B H M D"]
     tokens: list[list[list[list[str]]]]
-    """`tokens[b][t][i]`: the likeliest tokens of question b's latent i after iteration t, the likeliest first."""
+    """`tokens[b][t][i]`: the most likely tokens of question b's latent i after iteration t, most likely first."""
     probabilities: list[list[list[list[float]]]]
-    """Of the same shape."""
+    """Probabilities of these tokens, in the same shape."""
 
 
 @torch.inference_mode()
 def think(reasoner: Reasoner, questions: Sequence[str], top_k: int = 1) -> Thoughts:
-    """Think about questions and keep everything; each gets what it gets alone.
+    """Compute the latents of questions and keep all of their content; the result of a question does not depend on its batch.
 
     Raises:
         UserError: the method has no latents, or there is no question.

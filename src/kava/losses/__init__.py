@@ -1,4 +1,4 @@
-"""Losses, each per example in float32, so that a batch gives every example the loss that it gets alone (method section 5)."""
+"""Losses, computed per example in float32, so that the loss of an example does not depend on its batch (method section 5)."""
 
 from kava.losses.distance import DISTANCES
 from kava.losses.hidden import codi_loss

@@ -1,4 +1,4 @@
-"""Cross-entropy straight from hidden states, by liger-kernel: the N x V logits are never held all at once."""
+"""Fused cross-entropy from hidden states, with liger-kernel: the N x V logits are never in memory all at once."""
 
 import os
 
@@ -13,13 +13,13 @@ SETTING = "system.fused_cross_entropy"
 
 
 def check_fused_available() -> None:
-    """See that the kernels can run here.
+    """Check that the kernels can run here.
 
     Raises:
         UserError: liger-kernel is not installed, or there is no GPU.
     """
     require("liger-kernel", SETTING, "set it to false")
-    # Triton's own interpreter runs the kernels on a CPU, slowly: for tests.
+    # Triton's interpreter runs the kernels on a CPU, slowly; it is used in tests.
     if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
         raise UserError(f"{SETTING} needs a GPU, and torch sees none here; set it to false")
 
@@ -31,14 +31,14 @@ def fused_token_losses(
     labels: Int[Tensor, " N"],
     softcap: float | None = None,
 ) -> Float[Tensor, " N"]:
-    """Cross-entropy of each token, as `cross_entropy(softcap(hidden W^T + bias))` would give it.
+    """Compute the cross-entropy of each token, equal to `cross_entropy(softcap(hidden W^T + bias))`.
 
     Args:
         hidden: last-layer states, one row per labelled token.
-        weight: of the language-model head.
-        bias: of the head, if it has one.
+        weight: weight of the language-model head.
+        bias: bias of the head, if it has one.
         labels: the token each row should predict.
-        softcap: logits go through softcap * tanh(logits / softcap) first, where the model has it.
+        softcap: for models with logit soft-capping, logits become softcap * tanh(logits / softcap) first.
 
     Returns:
         Float32 losses, with gradients for hidden, weight and bias.

@@ -10,8 +10,8 @@ def codi_loss(teacher: Float[Tensor, "L B E"], student: Float[Tensor, "L B E"], 
     """Mean over layers of dist(sg[h_teacher], h_student) / sigma at the distillation token; dist is a mean over E.
 
     sigma is the (biased) standard deviation of the teacher's hidden state of *that example*. CODI's code takes it over the whole
-    batch, which makes an example's loss depend on its neighbours; here each example gets the loss that it gets alone. As in
-    CODI's code sigma divides the distance and not the residual.
+    batch, which makes an example's loss depend on the other examples; here it does not depend on the batch. As in CODI's code,
+    sigma divides the distance and not the residual.
 
     Args:
         teacher: hidden states at the distillation token; no gradient flows into them.

@@ -1,4 +1,4 @@
-"""Cross-entropy from hidden states through a frozen head, a slice of tokens at a time: the N x V logits are never held at once."""
+"""Cross-entropy from hidden states with a frozen head, one slice of tokens at a time: the N x V logits are never in memory at once."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from kava.data.collate import IGNORED
 
 SLICE = 1024
-"""Tokens whose logits are held at once: 0.25 GiB in bfloat16 for 128,256 words."""
+"""Tokens whose logits are in memory at once: 0.25 GiB in bfloat16 for a vocabulary of 128,256."""
 
 
 def sliced_token_losses(
@@ -21,17 +21,17 @@ def sliced_token_losses(
     row_ids: Int[Tensor, " k"],
     slice_length: int = SLICE,
 ) -> Float[Tensor, " N"]:
-    """Cross-entropy of each token, as `cross_entropy(logits.float(), labels, reduction="none")` gives it.
+    """Compute the cross-entropy of each token, equal to `cross_entropy(logits.float(), labels, reduction="none")`.
 
-    The gradient of a slice is worked out while its logits are there, for an upstream gradient of one per token; the backward pass
-    only scales it. So the head is multiplied twice, as always, and not a third time.
+    The gradient of a slice is computed while its logits are in memory, for an upstream gradient of one per token; the backward pass
+    only scales it. So there are two matrix multiplications with the head, as usual, and no third one to recompute the logits.
 
     Args:
         hidden: last-layer states, one row per labelled token.
-        weight: of the head; frozen.
+        weight: weight of the head; frozen.
         labels: the token each row should predict, or `IGNORED`.
-        rows: trained rows that stand in for some of the head's; k may be 0.
-        row_ids: which ones.
+        rows: trained rows that replace some rows of the head; k may be 0.
+        row_ids: indices of the replaced rows.
         slice_length: tokens per slice.
 
     Returns:
@@ -62,7 +62,7 @@ class _Sliced(torch.autograd.Function):
                 residual = log_probabilities.exp_()
                 residual.scatter_add_(1, target, residual.new_full((), -1.0).expand(target.shape))
                 at_rows[part] = residual[:, row_ids] * counted
-                # The head's own rows under the stand-ins take no part.
+                # The replaced rows of the head do not contribute.
                 residual.index_fill_(1, row_ids, 0)
                 slope = residual.to(dtype)
                 to_hidden[part] = torch.addmm(at_rows[part].to(dtype) @ stand_ins, slope, head) * counted

@@ -11,7 +11,7 @@ from kava.losses.distance import at_least_float32
 def token_cross_entropy(
     logits: Float[Tensor, "N V"], labels: Int[Tensor, " N"], example: Int[Tensor, " N"], num_examples: int
 ) -> Float[Tensor, " B"]:
-    """Mean cross-entropy in nats over each example's labelled tokens.
+    """Compute the mean cross-entropy in nats over each example's labelled tokens.
 
     The mean is taken within an example and not over the batch's tokens, so an example weighs the same in every batch.
 
@@ -28,14 +28,14 @@ def token_cross_entropy(
 
 
 def token_losses(logits: Float[Tensor, "N V"], labels: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
-    """Cross-entropy of each token in nats, float32 or wider; 0 where the label is `IGNORED`."""
+    """Compute the cross-entropy of each token in nats, in float32 or wider; 0 where the label is `IGNORED`."""
     return cross_entropy(at_least_float32(logits), labels, reduction="none", ignore_index=IGNORED)
 
 
 def mean_by_example(
     losses: Float[Tensor, " N"], labels: Int[Tensor, " N"], example: Int[Tensor, " N"], num_examples: int
 ) -> Float[Tensor, " B"]:
-    """Mean of the token losses of each example over its labelled tokens, elsewhere losses are 0; 0 for an example without any."""
+    """Compute the mean of the token losses over each example's labelled tokens (`losses` is 0 elsewhere); 0 if it has none."""
     sums = losses.new_zeros(num_examples).index_add(0, example, losses)
     counts = losses.new_zeros(num_examples).index_add(0, example, (labels != IGNORED).to(losses.dtype))
     return sums / counts.clamp_min(1)

@@ -7,11 +7,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 LossTerms = dict[str, Float[Tensor, " B"]]
-"""The unweighted losses of each example, by name; those that a method uses, in the order they are logged."""
+"""The unweighted losses of each example that a method uses, by name, in the order in which they are logged."""
 
 
 def combine(terms: LossTerms, weights: Mapping[str, float]) -> Float[Tensor, " B"]:
-    """L = sum of weight x term, over the terms that are there: CE_student + CE_teacher + alpha1 L_CODI + alpha2 L_KV for KaVa.
+    """Compute L = sum of weight x term over the given terms: CE_student + CE_teacher + alpha1 L_CODI + alpha2 L_KV for KaVa.
 
     Raises:
         ValueError: there are no terms.

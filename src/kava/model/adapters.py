@@ -1,12 +1,12 @@
-"""LoRA in few operations: maps that read the same input share one dropout and one product, and weights are cast once per step.
+"""LoRA in few operations: linear layers with the same input share one dropout and one matrix multiplication by A.
 
-peft's own forward takes about ten operations per adapter and pass under autocast, most of them casts. Here the adapted maps of one
-input (q, k and v of an attention module) are one autograd function:
+peft's own forward takes about ten operations per adapter and pass under autocast, most of them casts. Here the adapted layers of one
+input (q, k and v of an attention module) are one autograd function, and weights are cast once per step:
 
     h = dropout(x) A^T,   y_i = x W_i^T + b_i + s_i h_i B_i^T        with A = [A_1; A_2; ..] and h = [h_1, h_2, ..]
 
-The modules stay peft's, and so do checkpoints. Without dropout the outputs are peft's up to rounding; with it, the maps of a group see
-the same dropped entries, where peft draws for each map anew.
+The modules remain peft's, and so do checkpoints. Without dropout the outputs equal peft's up to rounding error. With dropout, all layers
+of a group use the same dropout mask, while peft draws one per layer.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from kava.model.products import add_product_, linear, product, transposed_produc
 
 @dataclass(frozen=True)
 class AdaptedLinear:
-    """A peft module with one plain adapter on a plain linear map."""
+    """A peft LoRA module with one plain adapter on an `nn.Linear`."""
 
     module: Any
     adapter: str
@@ -49,18 +49,18 @@ class AdaptedLinear:
 
     @property
     def dropout(self) -> float:
-        """Probability with which an entry of the input is dropped just now."""
+        """Current dropout probability of the input; 0 in evaluation mode."""
         layer = self.module.lora_dropout[self.adapter]
         return float(getattr(layer, "p", 0.0)) if layer.training else 0.0
 
     @property
     def is_plain(self) -> bool:
-        """Whether the adapter is neither merged nor switched off."""
+        """Whether the adapter is active, neither merged nor disabled."""
         return not (self.module.disable_adapters or self.module.merged) and self.module.active_adapters == [self.adapter]
 
 
 class AdapterGroup:
-    """Adapted maps that read the same tensor; all are computed when the first is called.
+    """Adapted linear layers that read the same tensor. The first call computes the outputs of all.
 
     Args:
         members: in the order in which the model calls them.
@@ -90,7 +90,7 @@ class AdapterGroup:
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.members[0].frozen[0].dtype
         if (x.device, dtype) not in self.casts:
-            # Those of another device are of no use any more; those of another type may be part of a graph.
+            # Casts on another device are no longer needed; casts to another dtype may be used by a CUDA graph.
             self.casts = {key: casts for key, casts in self.casts.items() if key[0] == x.device}
             with torch.inference_mode(False):
                 self.casts[x.device, dtype] = _Casts(self.members, dtype)
@@ -103,7 +103,7 @@ class AdapterGroup:
 
 
 class _Casts:
-    """A group's trained weights in the type that is computed in: every A in one matrix, each B by itself."""
+    """Copies of a group's trained weights in the compute dtype: all A in one matrix, each B separate."""
 
     def __init__(self, members: Sequence[AdaptedLinear], dtype: torch.dtype) -> None:
         downs, ups = zip(*(member.trained for member in members), strict=True)
@@ -115,11 +115,11 @@ class _Casts:
         self.seen = self.stamp()
 
     def stamp(self) -> list[int]:
-        """Changes when anything writes to the trained weights, or puts others in their place."""
+        """A value that changes when the trained weights are written to or replaced."""
         return [_optimizer_steps, *(number for source in self.sources for number in (source._version, source.data_ptr()))]
 
 
-# Fused optimizers write to weights without raising their version.
+# Fused optimizers write to weights without incrementing their version counter.
 _optimizer_steps = 0
 
 
@@ -132,7 +132,7 @@ register_optimizer_step_post_hook(_count_step)
 
 
 class _Adapt(torch.autograd.Function):
-    """A group's outputs. Kept for the backward pass: the dropped input, the dropout's mask and h."""
+    """The outputs of a group. Besides weights, the backward pass needs the input after dropout, the dropout mask and h."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, dropout: float, scales: tuple[float, ...], casts: _Casts, *parts: Tensor | None) -> tuple[Tensor, ...]:
@@ -184,7 +184,7 @@ def _as(tensor: Tensor | None, dtype: torch.dtype) -> Any:
 
 
 def _plain_adapter(module: Any) -> str | None:
-    """The name of a module's only adapter, where it is plain LoRA on a plain linear map."""
+    """The name of a module's only adapter; None if it is not plain LoRA on an `nn.Linear`."""
     names = list(module.lora_A)
     plain = (
         type(module.base_layer) is nn.Linear
@@ -202,14 +202,14 @@ class Adapters:
     """All adapter groups of a model.
 
     Args:
-        groups: as `find_groups` gives them.
+        groups: as `share_inputs` forms them.
     """
 
     def __init__(self, groups: Sequence[AdapterGroup]) -> None:
         self.groups = tuple(groups)
 
     def refresh(self) -> None:
-        """Cast all trained weights as they are now; one call on the device."""
+        """Cast the current trained weights again, in one `_foreach_copy_` call."""
         casts = self._casts()
         if casts:
             with torch.no_grad():
@@ -218,12 +218,12 @@ class Adapters:
             one.seen = one.stamp()
 
     def refresh_if_changed(self) -> None:
-        """`refresh`, where anything has written to the weights since; the device is not asked."""
+        """Call `refresh` if the weights have changed since the last cast. The check does not synchronize with the device."""
         if any(one.seen != one.stamp() for one in self._casts()):
             self.refresh()
 
     def part(self) -> None:
-        """Leave every map to peft again."""
+        """Restore peft's own forward in every module."""
         for group in self.groups:
             for member in group.members:
                 del member.module.forward
@@ -234,11 +234,11 @@ class Adapters:
 
 
 def share_inputs(model: nn.Module, probe: Any) -> Adapters:
-    """Put every plain adapter of a model into a group with those that read the same tensor, and let the groups compute them.
+    """Group the plain adapters of a model by the tensor that they read, and let the groups compute them.
 
     Args:
         model: with peft's LoRA modules in place.
-        probe: runs the model on a few tokens, so that one sees which maps read the same tensor.
+        probe: runs the model on a few tokens, to find which modules read the same tensor.
     """
     adapted = {module: name for module in model.modules() if isinstance(module, LoraLinear) and (name := _plain_adapter(module))}
     groups = [[AdaptedLinear(module, adapted[module]) for module in readers] for readers in reading_together(adapted, probe)]

@@ -1,7 +1,7 @@
-"""Any causal language model of transformers, reduced to three calls: embed tokens, extend a prefix, read off logits.
+"""A wrapper of any transformers causal language model with three basic calls: embed tokens, extend a prefix, compute logits.
 
-Masks and position ids belong to every call here, the latent ones first; leaving them to defaults is how padding leaks
-into other implementations (docs/evidence.md).
+Every pass gets an explicit attention mask and explicit position ids, latent passes above all. Other implementations leave them to
+defaults, and padding leaks into attention or positions (docs/evidence.md).
 """
 
 from collections.abc import Callable, Iterator
@@ -26,10 +26,10 @@ from kava.model.head import liger_losses, new_token_rows, next_token_logits, nex
 
 @dataclass(frozen=True)
 class Prefix:
-    """What a sequence has read so far.
+    """The state of a batch of sequences after the tokens read so far.
 
     Attributes:
-        layers: its KV cache, S entries per layer.
+        layers: the KV cache, S entries per layer.
         mask: which entries are real, [B, S].
         next_position: position id of the token that comes next, per example, [B].
         last_hidden: last-layer hidden state of the final entry, [B, 1, E].
@@ -55,12 +55,12 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Extension:
-    """The outcome of one forward pass over n tokens.
+    """The result of one forward pass over n tokens.
 
     Attributes:
         prefix: the old prefix and the n new entries.
         hidden: last-layer hidden states of the new tokens, [B, n, E].
-        all_hidden: after each layer, where asked for: L tensors [B, n, E].
+        all_hidden: hidden states after each layer, L tensors [B, n, E]; None unless requested.
     """
 
     prefix: Prefix
@@ -70,9 +70,9 @@ class Extension:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; the mode from before afterwards, also after an error."""
+    """Put a module into evaluation mode inside the block; restore the previous mode afterwards, also after an error."""
     if not module.training:
-        # Walking all modules takes milliseconds, as long as three tokens of a small model.
+        # Visiting all modules takes milliseconds, as long as decoding three tokens with a small model.
         yield
         return
     module.eval()
@@ -106,31 +106,31 @@ class Backbone(nn.Module):
 
     @property
     def causal_lm(self) -> Any:
-        """The transformers model itself, adapters in place."""
+        """The transformers model without peft's wrapper, with adapters in place."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     @property
     def decoder(self) -> Any:
         """The stack of layers without the language-model head."""
         model = self.causal_lm
-        # Llama-4's base model prefix names its place in a model of images and text, and leads back to the model itself.
+        # Llama 4's base_model_prefix is that of the multimodal model, so `base_model` returns the model itself.
         return model.model if model.base_model is model else model.base_model
 
     @property
     def waits(self) -> bool:
-        """Whether a step asks the device for a number: liger's cross-entropy counts labels, FlashAttention 2 takes padding out."""
+        """Whether a step synchronizes with the device: liger's cross-entropy counts labels, FlashAttention 2 removes padding."""
         return self.fused or str(self.causal_lm.config._attn_implementation).endswith("flash_attention_2")
 
     @property
     def num_layers(self) -> int:
-        """L."""
+        """Number of layers, L."""
         return int(self.causal_lm.config.get_text_config().num_hidden_layers)
 
     def require(self, entries: int) -> None:
-        """See that a sequence of so many entries, padding included, is within the model's reach.
+        """Check that the model can read a sequence of this many entries, padding included.
 
         Raises:
-            UserError: it is longer than a sliding window or the table of positions.
+            UserError: it is longer than the sliding window or the range of positions (`kava.cache.limits`).
         """
         if self._limit is not None and entries > self._limit[0]:
             limit, what = self._limit
@@ -140,18 +140,18 @@ class Backbone(nn.Module):
             )
 
     def share_adapter_inputs(self) -> None:
-        """Compute LoRA in groups of maps that read the same tensor (`kava.model.adapters`); to be called once, after LoRA is in place."""
+        """Compute LoRA in groups of layers that read the same tensor (`kava.model.adapters`). Call once, after LoRA is in place."""
         if not hasattr(self.model, "peft_config"):
             return
         ids = torch.zeros(1, 2, dtype=torch.long, device=self.special_ids.device)
         with torch.no_grad(), evaluating(self):
             self.adapters = share_inputs(self.model, lambda: self.read(ids, torch.ones_like(ids, dtype=torch.bool)))
         self.forward_passes = 0
-        # Whoever calls the language model itself passes `count_pass` by.
+        # Code that calls the language model directly bypasses `count_pass`.
         self.model.register_forward_pre_hook(lambda *_: self.adapters.refresh_if_changed())
 
     def embed(self, ids: Int[Tensor, "B n"]) -> Float[Tensor, "B n E"]:
-        """Input embeddings of ordinary text, which holds no new token."""
+        """Input embeddings of ordinary text, which contains none of the new tokens."""
         embedding = self.causal_lm.get_input_embeddings()
         if isinstance(embedding, TrainableTokensWrapper):
             embedding = embedding.original_module
@@ -159,7 +159,7 @@ class Backbone(nn.Module):
         return embedded
 
     def embed_written(self, ids: Int[Tensor, "B n"]) -> Float[Tensor, "B n E"]:
-        """Input embeddings of what the model itself wrote: a new token among it has its trained row, which `embed` does not know."""
+        """Input embeddings of generated text: new tokens in it get their trained rows, which `embed` does not use."""
         embedded = self.embed(ids)
         if not isinstance(self.causal_lm.get_input_embeddings(), TrainableTokensWrapper):
             return embedded
@@ -183,19 +183,19 @@ class Backbone(nn.Module):
         return next_token_logits(self.causal_lm, self.special_ids, hidden)
 
     def token_losses(self, hidden: Float[Tensor, "N E"], labels: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
-        """Cross-entropy of each token from its hidden state: what `logits` and a loss on them give, on a GPU without all logits at once."""
+        """Cross-entropy of each label, equal to a loss on `logits`; on a GPU usually without holding all logits at once."""
         if self.fused:
             return liger_losses(self.causal_lm, self.special_ids, hidden, labels)
         return next_token_losses(self.causal_lm, self.special_ids, hidden, labels)
 
     def use_graphs(self, on: bool = True) -> None:
-        """Read and write answers through buffers of fixed size, on a GPU as CUDA graphs, where the architecture allows it."""
+        """Run inference through buffers of fixed size, on a GPU as CUDA graphs, if the architecture allows it."""
         plain = getattr(self.causal_lm, "_can_compile_fullgraph", False) and self.causal_lm.config._attn_implementation == PREFIX + "sdpa"
         self.graphs = InferenceGraphs(self.special_ids.device) if on and plain else None
 
     @contextmanager
     def with_graphs(self, on: bool) -> Iterator[None]:
-        """`use_graphs` inside the block; their memory is free again behind it."""
+        """`use_graphs` inside the block; frees the memory of the graphs afterwards."""
         self.use_graphs(on)
         try:
             yield
@@ -203,7 +203,7 @@ class Backbone(nn.Module):
             self.graphs = None
 
     def compile_passes(self) -> None:
-        """Let torch compile the passes that extend a prefix and show nothing of their inside: latents and decoding."""
+        """Compile the passes that extend a prefix and record neither hidden states nor attention, such as latents and decoding."""
         self.compiles = True
         self._compiled = torch.compile(self._pass, dynamic=True)
 
@@ -214,7 +214,7 @@ class Backbone(nn.Module):
         tail: Float[Tensor, "B n E"] | None = None,
         tail_mask: Bool[Tensor, "B n"] | None = None,
     ) -> Extension:
-        """Run left-padded text from nothing, and in the same pass the embeddings of `tail` behind it (default: all real)."""
+        """Run left-padded text without a prefix, followed by the embeddings of `tail` in the same pass (`tail_mask` default: all real)."""
         embeds = self.embed(ids)
         if tail is not None:
             embeds = torch.cat([embeds, tail.to(embeds.dtype)], dim=1)
@@ -225,7 +225,7 @@ class Backbone(nn.Module):
     def read_masked(
         self, embeds: Float[Tensor, "B n E"], mask: Bool[Tensor, "B n n"], position_ids: Int[Tensor, "B n"]
     ) -> Float[Tensor, "B n E"]:
-        """Run embeddings from nothing, each of which sees what its row of `mask` shows; last-layer hidden states, nothing else is kept."""
+        """Run embeddings without a prefix, each attending to the entries in its row of `mask`; returns last-layer hidden states only."""
         embeds = self._count(embeds, mask)
         own = mask[:, None]
         if self.causal_lm.config._attn_implementation.endswith("eager"):
@@ -241,7 +241,7 @@ class Backbone(nn.Module):
         *,
         keep_hidden: bool = False,
     ) -> Extension:
-        """Run n further tokens on a prefix, which stays as it was. Gaps of `mask` must come last (right padding).
+        """Run n more tokens on a prefix, which is not modified. False entries of `mask` must come last (right padding).
 
         Args:
             prefix: what came before.
@@ -268,18 +268,18 @@ class Backbone(nn.Module):
         return Extension(extended, hidden, tuple(output.hidden_states[1:]) if keep_hidden else None)
 
     def call(self, cache: Any, embeds: Tensor, full_mask: Tensor, position_ids: Tensor, keep_hidden: bool = False) -> Any:
-        """One forward pass of the decoder, counted; `full_mask` covers cache and embeds."""
+        """Run and count one forward pass of the decoder; `full_mask` covers cache and embeds."""
         return self.decode(cache, self._count(embeds, full_mask), full_mask.long(), position_ids, keep_hidden)
 
     def count_pass(self, entries: int) -> None:
-        """Note a forward pass that ends with so many cache entries; adapters' weights are brought up to date."""
+        """Count a forward pass that ends with this many cache entries, update the adapters' casts and check the length limit."""
         self.forward_passes += 1
         self.adapters.refresh_if_changed()
         self.require(entries)
 
     def _count(self, embeds: Tensor, full_mask: Tensor) -> Tensor:
         self.count_pass(full_mask.shape[1])
-        # The projection and the new tokens' rows are float32, whatever the base is stored in.
+        # The projection and the new tokens' rows are float32, whatever the dtype of the base.
         return embeds.to(self.causal_lm.dtype)
 
     def _pass(self, embeds: Tensor, mask: Tensor, position_ids: Tensor, layers: KVLayers) -> tuple[Tensor, KVLayers]:
@@ -287,7 +287,7 @@ class Backbone(nn.Module):
         return output.last_hidden_state, from_dynamic_cache(output.past_key_values)
 
     def decode(self, cache: Any, embeds: Tensor, mask: Tensor, position_ids: Tensor, keep_hidden: bool = False) -> Any:
-        """The decoder itself, uncounted; `mask` as it takes it: [B, S], or prepared, [B, 1, n, S]."""
+        """Run the decoder without counting the pass; `mask` is [B, S], or a prepared mask, [B, 1, n, S]."""
         return self.decoder(
             inputs_embeds=embeds,
             attention_mask=mask,

@@ -1,4 +1,4 @@
-"""From a configuration to a `KavaModel`: base model, new tokens, LoRA, projection. Configuration stops here."""
+"""Build a `KavaModel` from a configuration: base model, new tokens, LoRA, projection. The model itself never sees the configuration."""
 
 import hashlib
 import warnings
@@ -37,20 +37,20 @@ def silence_libraries() -> None:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    # Notices to the authors of other libraries; a user can do nothing about them.
+    # These warnings are for authors of libraries; a user cannot act on them.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False", module="peft")
 
 
 def stored_dtype(config: Config, on_gpu: bool) -> torch.dtype:
-    """How the base model's weights are stored. What is trained beside a frozen base is float32 in any case."""
+    """The dtype of the base model's weights. Parameters trained next to a frozen base are always float32."""
     if config.model.dtype != "auto":
         return cast(torch.dtype, getattr(torch, config.model.dtype))
     return torch.bfloat16 if on_gpu and config.lora.enabled and config.system.mixed_precision == "bf16" else torch.float32
 
 
 def load_base(base: str, config: Config) -> Any:
-    """A base model as it is published, with this project's attention backend.
+    """Load a published base model with this project's attention backend.
 
     Raises:
         UserError: it cannot be found or loaded, cannot reason in latents, or its attention backend is not installed.
@@ -63,7 +63,7 @@ def load_base(base: str, config: Config) -> Any:
         require("flash-attn", "model.attn_implementation flash_attention_2", "set it to sdpa")
     quantized = {} if config.model.quantization == "none" else {"quantization_config": four_bit(config)}
     remote = config.model.trust_remote_code
-    # The revision is that of the configured name, and no other base's (a peer's checkpoint names its own).
+    # The revision applies only to the configured name, not to another base (another project's checkpoint names its own).
     revision = config.model.revision if base == config.model.name else None
     published = {"trust_remote_code": remote, "revision": revision}
 
@@ -73,7 +73,7 @@ def load_base(base: str, config: Config) -> Any:
             base,
             dtype=stored_dtype(config, config.system.device != "cpu" and torch.cuda.is_available()),
             attn_implementation=PREFIX + backend,
-            # Other forms of weights are pickles.
+            # Other weight formats are pickle files.
             use_safetensors=True,
             **published,
             **quantized,
@@ -93,12 +93,12 @@ def load_base(base: str, config: Config) -> Any:
 
 
 def from_hub(base: str, complete: bool, load: Callable[[], T]) -> T:
-    # No hub is asked for what can only be a path, there or not.
+    # A name that can only be a path is never looked up on the hub, whether it exists or not.
     return load() if looks_local(base) or Path(base).is_dir() else cache_first("model", base, complete, load)
 
 
 def not_loaded(what: str, base: str, error: Exception) -> UserError:
-    """What is wrong with a base model: with its directory, with its files in the cache, or with the name."""
+    """The error for a base model that could not be loaded: a bad directory, damaged files in the cache, or a problem with the hub name."""
     if looks_local(base) and not Path(base).is_dir():
         return UserError(
             f"{what} cannot be loaded: there is no directory {base}; set model.name to one, or to a hub name such as owner/model"
@@ -111,7 +111,7 @@ def not_loaded(what: str, base: str, error: Exception) -> UserError:
 
 
 def build_model(base: str, tokenizer: Any, config: Config) -> KavaModel:
-    """A model ready to train. Seed torch before; new rows, adapters and projection are drawn from its generator."""
+    """Build a model that is ready to train. Seed torch first: new rows, adapters and projection are drawn from its generator."""
     causal_lm = load_base(base, config)
     fingerprint = fingerprint_of(causal_lm)
     special_ids = add_token_rows(causal_lm, tokenizer)
@@ -132,7 +132,7 @@ def build_model(base: str, tokenizer: Any, config: Config) -> KavaModel:
 
 
 def random_model(shape: Any, config: Config, device: str = "cpu") -> KavaModel:
-    """`build_model` with random weights in a shape of transformers, drawn on `device` ("meta": none); new tokens take the last rows."""
+    """A model with random weights from a transformers configuration, on `device` ("meta": no weights); new tokens take the last rows."""
     from transformers import AutoModelForCausalLM
 
     silence_libraries()
@@ -150,7 +150,7 @@ def random_model(shape: Any, config: Config, device: str = "cpu") -> KavaModel:
 
 
 def assemble(language_model: Any, special_ids: list[int], projection: nn.Module, config: Config) -> KavaModel:
-    """A model from its parts, whoever made them: a new one, a checkpoint's, a peer's; on "meta" there is nothing to run yet."""
+    """Build a `KavaModel` from its parts, new or from a checkpoint. On "meta" no pass can run, so that nothing is grouped or fused."""
     kava = KavaModel(Backbone(language_model, special_ids), projection, METHODS[config.method], settings_of(config))
     if not config.system.fsdp and not kava.backbone.special_ids.is_meta:
         kava.backbone.share_adapter_inputs()
@@ -159,7 +159,7 @@ def assemble(language_model: Any, special_ids: list[int], projection: nn.Module,
 
 
 def projection_of(causal_lm: Any, config: Config) -> nn.Module:
-    """The projection that a configuration asks for, drawn anew."""
+    """A newly initialized projection, as the configuration requests it."""
     embedding = causal_lm.get_input_embeddings()
     wanted = METHODS[config.method].uses_projection and config.loss.use_projection
     return build_projection(wanted, embedding.weight.shape[1], embedding)
@@ -197,7 +197,7 @@ def settings_of(config: Config) -> Settings:
 
 
 def add_token_rows(causal_lm: Any, tokenizer: Any) -> list[int]:
-    """Give the new tokens embedding rows, drawn around the mean embedding at the spread of the others; returns their ids."""
+    """Add normally distributed embedding rows for the new tokens, with mean and deviation of the other rows; returns their ids."""
     special_ids: list[int] = tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS)
     embeddings = causal_lm.get_input_embeddings().weight
     old = min(special_ids[0], embeddings.shape[0])
@@ -211,10 +211,10 @@ def add_token_rows(causal_lm: Any, tokenizer: Any) -> list[int]:
 
 
 def make_room(causal_lm: Any, special_ids: list[int]) -> None:
-    """Grow the embeddings if they end before the new tokens.
+    """Resize the embeddings if they have no rows for the new tokens.
 
-    The new rows are zeros: no method writes these tokens, a checkpoint need not hold V x E numbers to restore them, and a model that
-    writes one all the same goes on from it as its copy does.
+    The new rows are zeros: no method generates these tokens, and a checkpoint need not store V x E numbers to restore them. If a model
+    generates one anyway, its restored copy continues in the same way.
     """
     rows = causal_lm.get_input_embeddings().weight.shape[0]
     if max(special_ids) < rows:
@@ -227,13 +227,13 @@ def make_room(causal_lm: Any, special_ids: list[int]) -> None:
 
 
 def add_lora(causal_lm: Any, special_ids: list[int], config: Config) -> Any:
-    """Wrap a base model with peft's LoRA on the attention projections, and train the new tokens' rows alone."""
+    """Wrap a base model with peft's LoRA, by default on the attention projections; of the embeddings, train only the new tokens' rows."""
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
     lora = config.lora
-    # A random model, of which shapes are traced, is not quantized.
+    # Ask the model, not the configuration: `random_model` is never quantized.
     if getattr(causal_lm, "is_loaded_in_4bit", False):
-        # Checkpointing of transformers' kind drops the cache; ours is `training.gradient_checkpointing`.
+        # transformers' gradient checkpointing drops the cache; ours is `training.gradient_checkpointing`.
         causal_lm = prepare_model_for_kbit_training(causal_lm, use_gradient_checkpointing=False)
     targets = attention_projections(causal_lm) if lora.target_modules == "auto" else lora.target_modules
     embedding = causal_lm.get_input_embeddings()
@@ -255,19 +255,19 @@ def add_lora(causal_lm: Any, special_ids: list[int], config: Config) -> Any:
 
 
 def attention_projections(causal_lm: Any) -> list[str]:
-    """Names of the linear maps inside attention modules: q, k, v and o, or their fused forms.
+    """Names of the linear layers inside attention modules: q, k, v and o, or their fused forms.
 
-    Each comes with its module's name (`self_attn.q_proj`), because GPT-2's MLP has a `c_proj` too.
+    Each includes the name of its module (`self_attn.q_proj`), because GPT-2's MLP has a `c_proj` too.
     """
     from transformers.pytorch_utils import Conv1D
 
     names = set()
     for path, module in causal_lm.named_modules():
-        # Doge's attention says only that its keys serve groups of queries.
+        # Doge's attention has no `is_causal`, only `num_key_value_groups`.
         if hasattr(module, "layer_idx") and (hasattr(module, "is_causal") or hasattr(module, "num_key_value_groups")):
             parent = path.rpartition(".")[2]
             maps = {name for name, child in module.named_children() if isinstance(child, (nn.Linear, Conv1D))}
-            # peft takes a gate for that of a mixture's experts, which it merges with another map.
+            # peft mistakes a `gate_proj` for that of a mixture of experts, which it merges with another layer.
             names |= {f"{parent}.{name}" for name in maps - {"gate_proj"}}
     if not names:
         raise UserError("no attention projections were found in this model; name them in lora.target_modules")

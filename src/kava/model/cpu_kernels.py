@@ -16,12 +16,12 @@ _TOLERANCE = 1e-3
 
 
 def fuse_on_cpu(model: KavaModel) -> list[FusedLayer]:
-    """Let layers and linear maps be computed in few operations while the model is on a CPU; to be called once, adapters in place.
+    """Compute decoder layers and linear layers in few operations while the model is on a CPU. Call once, with adapters in place.
 
-    What is computed stays the same up to rounding, and modules keep their names and weights.
+    Results stay the same up to rounding error, and modules keep their names and weights.
 
     Returns:
-        The decoder layers that take part: all, or none where a pass through them differs from the model's own.
+        The fused decoder layers: all, or none if the architecture does not fit or a fused pass differs from the model's own.
     """
     backbone = model.backbone
     with torch.no_grad(), evaluating(backbone):
@@ -32,7 +32,7 @@ def fuse_on_cpu(model: KavaModel) -> list[FusedLayer]:
 
 
 def _fuse_layers(backbone: Backbone) -> list[FusedLayer]:
-    # transformers' own masks and caches, and weights that a CPU multiplies: not those of a model that goes to a GPU in half precision.
+    # Only with SDPA, and with weights in float32: a model in half precision will be moved to a GPU.
     layers = list(getattr(backbone.decoder, "layers", []))
     plain = backbone.causal_lm.config._attn_implementation == PREFIX + "sdpa" and backbone.causal_lm.dtype == torch.float32
     if not plain or backbone.special_ids.device.type != "cpu" or not all(map(looks_like_llamas, layers)):
@@ -61,7 +61,7 @@ def _always(fused: list[FusedLayer]) -> Iterator[None]:
 
 
 def _probe(backbone: Backbone) -> list[Tensor]:
-    """What a pass over a few tokens makes: last hidden states, keys and values."""
+    """Last-layer hidden states, keys and values of a pass over a few tokens."""
     ids = torch.arange(4, device=backbone.special_ids.device)[None]
     run = backbone.read(ids, torch.ones_like(ids, dtype=torch.bool))
     return [run.hidden, *(part for pair in run.prefix.layers for part in pair)]

@@ -1,4 +1,4 @@
-"""Writing one token after the other on a prefix, without gradients; rows that have ended leave."""
+"""Token-by-token decoding from a prefix, without gradients; finished rows are dropped from the batch."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -14,10 +14,10 @@ from kava.model.backbone import Backbone, Prefix
 from kava.model.graphs import InferenceGraphs
 
 CAPACITY_STEP = 64
-"""Static caches have room for a multiple of this, so that few sizes occur."""
+"""The capacity of static caches is rounded up to a multiple of this, so that few sizes occur."""
 
 LEAST = 1e-6
-"""Temperature below which logits would leave float32, and nothing but the likeliest token is drawn anyway."""
+"""Smallest temperature used. Below it, scaled logits could overflow float32, and sampling gives the most likely token anyway."""
 
 
 Choose = Callable[[Tensor], Tensor]
@@ -25,17 +25,17 @@ Choose = Callable[[Tensor], Tensor]
 
 @runtime_checkable
 class Writing(Protocol):
-    """A batch that is being written."""
+    """A batch that is being decoded."""
 
     def next(self, ids: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
-        """Read one token per row; returns the logits of the one that follows."""
+        """Read one token per row; returns the logits of the next token."""
 
     def keep(self, rows: Int[Tensor, " K"]) -> None:
-        """Go on with these rows of the batch alone."""
+        """Keep only these rows of the batch."""
 
 
 def write_on(backbone: Backbone, prefix: Prefix, room: int) -> Writing:
-    """Start to write up to `room` tokens on a prefix, which stays as it was."""
+    """Start decoding up to `room` tokens from a prefix, which is not modified."""
     if backbone.compiles:
         return _Extending(backbone, prefix)
     if backbone.graphs is not None:
@@ -44,7 +44,7 @@ def write_on(backbone: Backbone, prefix: Prefix, room: int) -> Writing:
 
 
 class _InPlace:
-    """Into a cache that holds room for all tokens."""
+    """Decoding with a cache that is preallocated for all tokens."""
 
     def __init__(self, backbone: Backbone, prefix: Prefix, room: int) -> None:
         self.backbone = backbone
@@ -67,7 +67,7 @@ class _InPlace:
 
 
 class _Static:
-    """Into a cache of fixed size, one graph per size of batch and cache. Rows that have ended stay, and nobody reads them."""
+    """Decoding with a cache of fixed size, one graph per batch size and capacity. Finished rows stay in the buffers, unused."""
 
     def __init__(self, backbone: Backbone, prefix: Prefix, room: int) -> None:
         capacity = -(-(prefix.length + room) // CAPACITY_STEP) * CAPACITY_STEP
@@ -77,7 +77,7 @@ class _Static:
         self.step: _DecodingStep = backbone.graphs.get(
             key, lambda: _DecodingStep(backbone, prefix, capacity), busy=lambda step: step.writer() is not None
         )
-        # An answer that is read piece by piece may not be over when the next one begins.
+        # A streamed answer may not be finished when the next one starts.
         self.step.writer = ref(self)
         self.step.load(prefix)
         self.rows: Tensor | None = None
@@ -98,7 +98,7 @@ class _Static:
 
 
 class _DecodingStep:
-    """One token for every row: buffers, and the pass that reads and moves them on."""
+    """One decoding step for every row: the buffers, and the pass that reads and advances them."""
 
     def __init__(self, backbone: Backbone, prefix: Prefix, capacity: int) -> None:
         rows, device = len(prefix.mask), prefix.mask.device
@@ -109,11 +109,11 @@ class _DecodingStep:
         self.mask = torch.zeros(rows, 1, 1, capacity, dtype=torch.bool, device=device)
         self.cache: Any = static_cache(prefix.layers, capacity, self.slot)
         self.captured: Any = None
-        # Whose answer is in the buffers, while it is being written.
+        # Returns the `_Static` whose answer is in the buffers, or None if it no longer exists.
         self.writer: Callable[[], _Static | None] = lambda: None
 
     def load(self, prefix: Prefix) -> None:
-        """Start from a prefix."""
+        """Fill the buffers from a prefix."""
         self.slot.fill_(prefix.length)
         self.position.copy_(prefix.next_position[:, None])
         self.mask.zero_()
@@ -122,12 +122,12 @@ class _DecodingStep:
             layer.load(keys, values)
 
     def run(self) -> Float[Tensor, "B V"]:
-        """Logits behind the tokens in `ids`."""
+        """Run one step; returns the logits that follow the tokens in `ids`."""
         if self.captured is None:
             assert self.backbone.graphs is not None
             saved = [tensor.clone() for tensor in (self.slot, self.position, self.mask)]
             self.captured = self.backbone.graphs.capture(self._pass)
-            # A pass that warmed up has moved them on.
+            # The warm-up pass of the capture has advanced them.
             for tensor, before in zip((self.slot, self.position, self.mask), saved, strict=True):
                 tensor.copy_(before)
         logits: Tensor = self.captured()
@@ -136,7 +136,7 @@ class _DecodingStep:
     def _pass(self) -> Tensor:
         self.mask.index_fill_(3, self.slot, True)
         embeds = self.backbone.embed_written(self.ids[:, None]).to(self.backbone.causal_lm.dtype)
-        # A tensor of its own: what attention makes of a mask lives as long as the mask.
+        # A clone, because attention caches the additive mask on the mask tensor, and this mask changes at every step.
         output = self.backbone.decode(self.cache, embeds, self.mask.clone(), self.position)
         logits = self.backbone.logits(output.last_hidden_state[:, -1])
         self.slot.add_(1)
@@ -145,7 +145,7 @@ class _DecodingStep:
 
 
 class _Extending:
-    """Through compiled passes, which take and give plain tensors: the cache is copied per token."""
+    """Decoding with compiled passes, which take and return plain tensors: the cache is copied for every token."""
 
     def __init__(self, backbone: Backbone, prefix: Prefix) -> None:
         self.backbone = backbone
@@ -163,7 +163,7 @@ class _Extending:
 
 
 class ReplayedStart:
-    """Reading a batch of questions and thinking, from buffers that stay where they are."""
+    """Reading a batch of questions and latent reasoning, captured with input buffers at fixed addresses."""
 
     def __init__(
         self, run: Callable[[Tensor, Tensor], tuple[Prefix, Tensor, int]], ids: Tensor, mask: Tensor, graphs: InferenceGraphs
@@ -178,7 +178,7 @@ class ReplayedStart:
 
 
 def choose_token(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-    """The likeliest token of each row, or one drawn at a temperature above 0."""
+    """The most likely token of each row, or a sampled one if the temperature is above 0."""
     if temperature == 0:
         return logits.argmax(-1)
     return torch.multinomial((logits.float() / max(temperature, LEAST)).softmax(-1), 1, generator=generator)[:, 0]

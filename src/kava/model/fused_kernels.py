@@ -1,4 +1,4 @@
-"""Norms, rotary positions and feed-forward activations by liger-kernel on a GPU: one kernel where transformers takes several."""
+"""liger-kernel's norms, rotary embeddings and feed-forward activations on a GPU: one kernel where transformers runs several."""
 
 import sys
 from importlib.util import find_spec
@@ -10,11 +10,11 @@ ROTATE = "apply_rotary_pos_emb"
 
 
 def fuse_kernels(backbone: Backbone) -> bool:
-    """Let liger-kernel compute what it knows of a model that lies on a GPU.
+    """Use liger-kernel's kernels in a model on a GPU; returns whether they are used.
 
-    Nothing happens, and the answer is false, where liger-kernel is not installed, does not know the architecture, or the model lies
-    elsewhere. Other models stay as they are: classes that liger-kernel replaces in transformers are put back, and the one function
-    that cannot be replaced for a single model asks where its tensors lie.
+    Does nothing and returns False if liger-kernel is not installed or does not support the architecture, or if the model is not on a
+    GPU. Other models are not affected: classes that liger-kernel replaces in transformers are restored, and the one function that
+    cannot be replaced for a single model, the rotary embedding, checks the device of its tensors.
     """
     causal_lm = backbone.causal_lm
     if not backbone.special_ids.is_cuda or find_spec("liger_kernel") is None:
@@ -36,7 +36,7 @@ def fuse_kernels(backbone: Backbone) -> bool:
 
 
 class _RotateWhereItLies:
-    """The fused rotation for tensors on a GPU, the plain one for others. The fused one writes to what it is given."""
+    """The fused rotary embedding for tensors on a GPU, the plain one for others. The fused one modifies its arguments in place."""
 
     def __init__(self, fused: Any, plain: Any) -> None:
         self.fused, self.plain = fused, plain

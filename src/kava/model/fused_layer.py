@@ -1,10 +1,10 @@
-"""A decoder layer in two functions, before and behind its attention, on a CPU: where a layer is what Llama's is.
+"""A Llama-style decoder layer on a CPU as two autograd functions, before and behind (after) its attention.
 
     before:  q, k, v = rotate(rms_norm(x) [W_q; W_k; W_v]^T + b)
     behind:  h = x + mixed W_o^T,   y = h + (silu(n W_gate^T) * n W_up^T) W_down^T   with n = rms_norm(h)
 
-A small model's layer spends more time between its matrix products than in them. A norm's gain is multiplied into the weights behind it,
-which are smaller than what they are applied to, and its gradient comes out of theirs. Attention, cache and modules stay as they are.
+A small model's layer spends more time between its matrix multiplications than in them. The gain of a norm is multiplied into the weights
+after it, which are smaller than the activations, and its gradient follows from theirs. Attention, cache and modules are unchanged.
 """
 
 from collections.abc import Sequence
@@ -25,19 +25,19 @@ _MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
 
 class FusedLayer:
-    """A decoder layer's forward pass; what it does not take, it leaves to the layer's own.
+    """A fused forward pass of a decoder layer; unsupported inputs go to the layer's own forward.
 
     Args:
-        layer: see `looks_like_llamas`.
+        layer: one that passes `looks_like_llamas`.
     """
 
     def __init__(self, layer: Any) -> None:
         self.layer, self.plain = layer, layer.forward
-        # For the comparison with the layer's own pass, however few the rows.
+        # Set for the comparison with the layer's own pass: fuse even for few rows.
         self.always = False
 
     def __call__(self, hidden_states: Tensor, *arguments: Any, **options: Any) -> Any:
-        """As `layer.forward`."""
+        """Same arguments and result as `layer.forward`."""
         cache, positions = options.get("past_key_values"), options.get("position_embeddings")
         if arguments or cache is None or positions is None or not self._takes(hidden_states):
             return self.plain(hidden_states, *arguments, **options)
@@ -59,13 +59,13 @@ class FusedLayer:
         )  # fmt: skip
 
     def _takes(self, x: Tensor) -> bool:
-        """On a CPU in float32, and more rows than the weights have."""
+        """Whether the fused pass supports x: on a CPU, in float32, and at least E rows (tokens)."""
         width = x.shape[-1]
         return (
             not torch.compiler.is_compiling()
             and type(x) in (Tensor, nn.Parameter)
             and x.device.type == "cpu"
-            # Eager attention is asked for where its weights are to be seen, by a hook on the module that is passed by here.
+            # Eager attention is used to read attention weights with a hook on the module, which the fused pass bypasses.
             and self.layer.self_attn.config._attn_implementation == PREFIX + "sdpa"
             and x.dtype == self.layer.mlp.down_proj.weight.dtype == torch.float32
             and (self.always or x.numel() >= width * width)
@@ -74,7 +74,7 @@ class FusedLayer:
 
 
 def looks_like_llamas(layer: Any) -> bool:
-    """Whether a layer has the parts of Llama's and no others; what it makes of them shows when it runs."""
+    """Whether a layer has exactly the submodules of Llama's; how it uses them is checked by running it (`kava.model.cpu_kernels`)."""
     if {name for name, _ in layer.named_children()} != _LAYER:
         return False
     attention, mlp = layer.self_attn, layer.mlp
@@ -89,7 +89,7 @@ def looks_like_llamas(layer: Any) -> bool:
         and isinstance(mlp.act_fn, nn.SiLU | SiLUActivation)
         and all(hasattr(norm, "variance_epsilon") and [name for name, _ in norm.named_parameters()] == ["weight"] for norm in norms)
         and all(hasattr(attention, name) for name in ("head_dim", "scaling", "attention_dropout", "layer_idx", "config"))
-        # A dropout of its own does not show in a pass that evaluates.
+        # Another dropout would not show in the comparison, which runs in evaluation mode.
         and not any(
             name.endswith("dropout") and value
             for part in (layer, attention, mlp)
@@ -100,7 +100,7 @@ def looks_like_llamas(layer: Any) -> bool:
 
 
 class _Before(torch.autograd.Function):
-    """x [B, n, E] to rotated queries and keys, and values, each [B, heads, n, D]."""
+    """Map x [B, n, E] to rotated queries, rotated keys, and values, each [B, heads, n, D]."""
 
     @staticmethod
     def forward(
@@ -123,7 +123,7 @@ class _Before(torch.autograd.Function):
         batch, _, count, width = to_query.shape
         gradient = to_query.new_empty(batch, count, sum(ctx.heads), width)
         query, key, value = gradient.transpose(1, 2).split(ctx.heads, 1)
-        # The rotation backwards: the sines' halves change places, and sign.
+        # The gradient of the rotation: the halves of `sin` swap places and change sign.
         back = -torch.cat(sin.chunk(2, -1)[::-1], -1)
         _rotated(to_query, cos, back, query)
         _rotated(to_key, cos, back, key)
@@ -136,7 +136,7 @@ class _Before(torch.autograd.Function):
 
 
 class _Behind(torch.autograd.Function):
-    """x [B, n, E] and what attention made of it, [B, n, Nh, D] or [B, n, Nh D], to the layer's output."""
+    """Map x [B, n, E] and the attention output, [B, n, Nh, D] or [B, n, Nh D], to the layer's output."""
 
     @staticmethod
     def forward(
@@ -153,7 +153,7 @@ class _Behind(torch.autograd.Function):
         active = opened * raised
         ctx.save_for_backward(attended, normal, scale, both, opened, active, weight, gain, out, down)
         ctx.shape = mixed.shape
-        # No view as autograd counts them, which nobody could write to.
+        # Not a view to autograd, so that callers may modify the output in place.
         return torch.ops.aten._unsafe_view(linear(active, down, None).add_(middle), x.shape)
 
     @staticmethod
@@ -175,19 +175,19 @@ class _Behind(torch.autograd.Function):
 
 
 def _normalised(x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """Rows over their root mean square, and its inverse."""
+    """Rows divided by their root mean square, and the inverse of that root mean square."""
     scale = x.pow(2).mean(-1, keepdim=True).add_(epsilon).rsqrt_()
     return x * scale, scale
 
 
 def _norm_backward_(gradient: Tensor, normal: Tensor, scale: Tensor) -> Tensor:
-    """The gradient of the rows from that of the normalised ones, which is written over."""
+    """The gradient of the rows, computed in place from the gradient of the normalised rows."""
     along = (gradient * normal).mean(-1, keepdim=True)
     return gradient.addcmul_(normal, along, value=-1).mul_(scale)
 
 
 def _to_gain_and_weight(to_folded: Tensor, gain: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """From the gradient of weight * gain."""
+    """Gradients of gain and weight from the gradient of weight * gain, which is overwritten."""
     return (to_folded * weight).sum(0), to_folded.mul_(gain)
 
 

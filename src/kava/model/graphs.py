@@ -1,4 +1,4 @@
-"""Passes without gradients as CUDA graphs: asked for once, replayed for every further batch of the same shape."""
+"""CUDA graphs of passes without gradients: captured once, replayed for every further batch of the same shape."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -12,7 +12,7 @@ Made = TypeVar("Made")
 
 
 class InferenceGraphs:
-    """What was made for the shapes seen last, and the memory pool of its graphs.
+    """A cache of graphs and their buffers for the most recent shapes, and the memory pool of the graphs.
 
     On a CPU nothing is captured: the same buffers are used, and passes run operation by operation.
 
@@ -27,9 +27,9 @@ class InferenceGraphs:
         self._made: OrderedDict[Any, Any] = OrderedDict()
 
     def get(self, key: Any, make: Callable[[], Made], busy: Callable[[Made], bool] = lambda _: False) -> Made:
-        """What was made for a shape, or what `make` makes now; also where what was made is `busy`: it stays with who uses it."""
+        """The cached object of a shape, or a new one from `make`; a `busy` object is replaced, and its current user keeps it."""
         if key not in self._made or busy(self._made[key]):
-            # Buffers of inference mode could not be written to outside of it.
+            # Tensors created in inference mode could not be written to outside of it.
             with torch.inference_mode(False), torch.no_grad():
                 self._made[key] = make()
         self._made.move_to_end(key)
@@ -39,13 +39,13 @@ class InferenceGraphs:
         return made
 
     def capture(self, run: Callable[[], Made]) -> Callable[[], Made]:
-        """A function that does what `run` does, whose inputs and outputs are tensors that stay where they are."""
+        """A function that replays `run`; inputs and outputs are tensors at fixed addresses."""
         if not self.captures:
             return run
         stream = torch.cuda.Stream(self.device)
         stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(stream):
-            # Libraries set themselves up, and kernels are compiled, in a pass that is not recorded.
+            # A warm-up pass that is not captured: libraries initialize, and kernels are compiled.
             run()
         torch.cuda.synchronize(self.device)
         graph = torch.cuda.CUDAGraph()
@@ -59,5 +59,5 @@ class InferenceGraphs:
         return replay
 
     def clear(self) -> None:
-        """Give the memory back."""
+        """Drop all graphs and free their memory."""
         self._made.clear()

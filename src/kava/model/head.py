@@ -13,7 +13,7 @@ from kava.losses.token import token_losses
 
 
 def next_token_logits(causal_lm: Any, special_ids: Int[Tensor, " 3"], hidden: Float[Tensor, "*N E"]) -> Float[Tensor, "*N V"]:
-    """Logits as the model's own forward gives them.
+    """Next-token logits, equal to those of the model's own forward.
 
     Args:
         causal_lm: the transformers model, adapters in place.
@@ -36,7 +36,7 @@ def next_token_logits(causal_lm: Any, special_ids: Int[Tensor, " 3"], hidden: Fl
 def next_token_losses(
     causal_lm: Any, special_ids: Int[Tensor, " 3"], hidden: Float[Tensor, "N E"], labels: Int[Tensor, " N"]
 ) -> Float[Tensor, " N"]:
-    """Cross-entropy of each token; on a GPU with a plain frozen head in slices, elsewhere from all logits at once."""
+    """Cross-entropy of each token: in slices on a GPU with a plain frozen head, otherwise from all logits at once."""
     head, config = causal_lm.get_output_embeddings(), causal_lm.config.get_text_config()
     trained = isinstance(head, TrainableTokensWrapper)
     linear = head.original_module if trained else head
@@ -50,7 +50,7 @@ def next_token_losses(
 def liger_losses(
     causal_lm: Any, special_ids: Int[Tensor, " 3"], hidden: Float[Tensor, "N E"], labels: Int[Tensor, " N"]
 ) -> Float[Tensor, " N"]:
-    """The same by liger-kernel (`system.fused_cross_entropy`)."""
+    """Cross-entropy of each token by liger-kernel (`system.fused_cross_entropy`)."""
     head, config = causal_lm.get_output_embeddings(), causal_lm.config.get_text_config()
     scale = getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
     if isinstance(head, TrainableTokensWrapper):
@@ -63,7 +63,7 @@ def liger_losses(
 
 
 def new_token_rows(wrapper: Any) -> Float[Tensor, "3 E"]:
-    """peft's trained rows of a tied or plain embedding."""
+    """The new tokens' trained rows, from peft's wrapper of the embedding or of a head tied to it."""
     adapter = wrapper.token_adapter
     rows: Tensor = adapter.trainable_tokens_delta[wrapper.active_adapters[0]]
     return rows

@@ -1,10 +1,10 @@
-"""One training step of every method, on a page. Read this first.
+"""One training step, for every method. Read this module first.
 
     question ──┬── teacher:  c a                      -> CE_teacher, trace (keys, values, importance)
                └── student:  <bot> z_1 .. z_M <eot> a -> CE_student, latent keys and values
 
-The question is computed once and shared by both. What can run in one pass does: the first latents with the question, the last with the
-answer, so that T iterations and the teacher take T + 2 passes. L = CE_student + CE_teacher + alpha1 L_CODI + alpha2 L_KV.
+The question is computed once and shared by both. Passes are merged where possible: the prefill of the latents runs with the question, the
+last iteration with the answer. T iterations and the teacher take T + 2 passes. L = CE_student + CE_teacher + alpha1 L_CODI + alpha2 L_KV.
 """
 
 from collections.abc import Callable, Mapping
@@ -65,9 +65,9 @@ class KavaModel(nn.Module):
         self.projection = projection
         self.method = method
         self.settings = settings
-        # Of the base model as it was published (`kava.model.build.fingerprint_of`); empty: unknown.
+        # Of the published base model (`kava.model.build.fingerprint_of`); empty if unknown.
         self.base_fingerprint = ""
-        # Over several processes (`kava.train.sharding`).
+        # Whether the weights are sharded over several processes (`kava.train.sharding`).
         self.split = False
 
     def forward(self, batch: Batch) -> dict[str, Any]:
@@ -80,7 +80,7 @@ class KavaModel(nn.Module):
         return {"loss": combine(terms, self.settings.weights), "terms": terms}
 
     def call(self, run: Callable[[], Any]) -> Any:
-        """Run passes of one's own, as `forward` runs a step's: what splits the model over processes sees both."""
+        """Run passes outside `forward`; sharding (`kava.train.sharding`) hooks this method as it hooks `forward`."""
         return run()
 
     def losses(self, batch: Batch) -> LossTerms:
@@ -111,7 +111,7 @@ class KavaModel(nn.Module):
         return terms
 
     def read_teacher(self, question: Prefix, batch: Batch, *, keep_hidden: bool) -> tuple[Reading, Trace]:
-        """The teacher's pass over the written traces, which the batch must have."""
+        """The teacher's pass over the written traces, which the batch must contain."""
         assert batch.teacher is not None
         settings = self.settings
         return read_trace(
@@ -121,7 +121,7 @@ class KavaModel(nn.Module):
         )  # fmt: skip
 
     def compressed(self, trace: Trace, num_latents: int) -> Compressed:
-        """What the latents are to follow: M entries of the trace."""
+        """The target of the KV loss: M entries selected from the trace."""
         settings = self.settings
         return compress(trace, settings.eviction, num_latents, settings.rkv_lambda, settings.eviction_seed, settings.share)
 
@@ -135,12 +135,12 @@ class KavaModel(nn.Module):
         keep_trajectory: bool = False,
         hold_last: bool = False,
     ) -> tuple[Prefix, Thought]:
-        """Read left-padded questions and think: the first latents run in the question's pass. Returns the question alone, too.
+        """Read left-padded questions and reason in latents, whose prefill runs in the question's pass. Returns (question, thought).
 
         Args:
             ids, mask: the questions.
             num_latents: M.
-            num_iterations: T of parallel latents, where it is another than that of the settings.
+            num_iterations: T of parallel latents; default: that of the settings.
             keep_trajectory, hold_last: see `kava.model.latents.iterate`.
         """
         backbone, sequential = self.backbone, self.method.latents == "sequential"
@@ -171,8 +171,8 @@ class KavaModel(nn.Module):
 
         Args:
             target: the compressed trace, M slots.
-            question: where the question ends.
-            thought: question, `<bot>`, M latents, and whatever was read behind them.
+            question: the prefix of the question.
+            thought: the prefix of question, `<bot>`, M latents, and anything read after them.
         """
         first = question.length + 1
         keys, values = stack_layers(thought.layers, first, first + target.keys.shape[3])

@@ -19,10 +19,10 @@ class Thought:
     Attributes:
         prefix: question, `<bot>` and the M latents.
         hidden: last-layer hidden states of `<bot>` and the latents, [B, M + 1, E].
-        trajectory: the same after the prefill and after each iteration, where asked for.
-        unread: input embeddings of the last pass where that is held back (`hold_last`), [B, n, E]. Whoever reads the answer runs them
-            in the same pass, because they depend on nothing in it; `prefix` and `hidden` end before them.
-        earlier: with `keep_trajectory`, `prefix` as each Jacobi iteration but the last left it.
+        trajectory: `hidden` after the prefill and after each iteration; empty unless requested.
+        unread: with `hold_last`, input embeddings of the last latent pass, which was not run, [B, n, E]. They are run together with the
+            answer, on which they do not depend; `prefix` ends before them, and `hidden` is that of the pass before.
+        earlier: with `keep_trajectory`, `prefix` after each Jacobi iteration but the last.
     """
 
     prefix: Prefix
@@ -37,9 +37,10 @@ def think_parallel(
 ) -> Thought:
     """T Jacobi iterations over M latents: latent i's next input is the projection of hidden state i - 1.
 
-    Nothing is run that cannot change the outcome. After t iterations the first t latents are final, because their inputs no longer
-    change: they stay in the cache. And a hidden state moves on by one latent per iteration, so the last T - t latents of pass t
-    would lead nowhere. With T = M one latent is left per pass, which is sequential generation. More than M iterations change nothing.
+    Latents that cannot change the outcome are not run. After t iterations the first t latents are final, because their inputs no longer
+    change: they stay in the cache. A hidden state becomes the input of the next latent one iteration later, so the last T - t latents
+    of pass t would not be used. With T = M one latent is left per pass, which is sequential generation. More than M iterations change
+    nothing.
 
     Args:
         backbone: the language model.
@@ -73,7 +74,7 @@ def iterate(
     keep_trajectory: bool = False,
     hold_last: bool = False,
 ) -> Thought:
-    """The Jacobi iterations after a prefill that ended in `parallel_tail`, which had the same arguments; see `think_parallel`."""
+    """Run the Jacobi iterations after a prefill that ended with `parallel_tail` of the same arguments; see `think_parallel`."""
     iterations = min(num_iterations, num_latents)
     prefix, hidden = prefill.prefix, prefill.hidden[:, -(_prefilled(num_latents, num_iterations, keep_trajectory) + 1) :]
     trajectory, earlier = [hidden], []
@@ -93,7 +94,7 @@ def iterate(
 
 
 def _prefilled(num_latents: int, num_iterations: int, keep_trajectory: bool) -> int:
-    """Latents in the prefill."""
+    """Number of latents in the prefill."""
     return num_latents if keep_trajectory else max(num_latents - num_iterations, 0)
 
 
@@ -109,7 +110,7 @@ def sequential_tail(backbone: Backbone, batch: int) -> Float[Tensor, "B 1 E"]:
 
 
 def follow(backbone: Backbone, prefill: Extension, project: Project, num_latents: int, *, hold_last: bool = False) -> Thought:
-    """The sequential latents after a prefill that ended in `<bot>`; see `think_sequential`."""
+    """Run the sequential latents after a prefill that ended with `<bot>`; see `think_sequential`."""
     prefix, hidden = prefill.prefix, [prefill.hidden[:, -1:]]
     for latent in range(num_latents):
         inputs = project(hidden[-1])

@@ -1,9 +1,9 @@
-"""Linear maps on a CPU in few operations: maps that read the same input are one product, forward and backward.
+"""Linear layers on a CPU in few operations: layers with the same input are one matrix multiplication, forward and backward.
 
     y = x [W_1; W_2; ..]^T + [b_1, b_2, ..]
 
-The modules stay where they are and keep their weights. Elsewhere, in other types than float32 and for few rows (a token that is
-written), each map computes what it always did.
+The modules stay in place and keep their weights. On other devices, in dtypes other than float32, and for few rows (decoding one token),
+each layer runs its own forward.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +22,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class MapGroup:
-    """Maps that read the same tensor; all are computed when the first is called.
+    """Linear layers that read the same tensor. The first call computes the outputs of all.
 
     Args:
         members: in the order in which the model calls them; either all or none have a bias.
@@ -30,7 +30,7 @@ class MapGroup:
 
     def __init__(self, members: Sequence[nn.Linear]) -> None:
         self.members = tuple(members)
-        # All of a group or none: what one computes for the others, they take.
+        # Summed over the group, so that all members make the same choice: the first to run computes the outputs of the others.
         self._out_features = sum(one.out_features for one in members)
         self._input: Tensor | None = None
         self._outputs: list[Tensor | None] = []
@@ -69,7 +69,7 @@ class _Maps(torch.autograd.Function):
         outputs = linear(rows, weight, _joined([bias for bias in biases if bias is not None]) if biases[0] is not None else None)
         ctx.save_for_backward(rows, *weights)
         ctx.shape, ctx.count, ctx.sizes = x.shape, count, [len(one) for one in weights]
-        # No views as autograd counts them: whoever calls a map may write to what it gives.
+        # Not views to autograd, so that callers may modify the outputs in place.
         outputs = torch.ops.aten._unsafe_view(outputs, [*x.shape[:-1], outputs.shape[-1]])
         return (outputs,) if count == 1 else torch.unsafe_split_with_sizes(outputs, ctx.sizes, -1)
 
@@ -94,10 +94,10 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 
 def reading_together(modules: Iterable[Module], probe: Callable[[], Any]) -> list[list[Module]]:
-    """Modules that read the same tensor one after the other, in the order in which `probe` first calls them.
+    """Groups of modules that read the same tensor in consecutive calls, in the order in which `probe` first calls them.
 
     Args:
-        modules: that take their input as first argument; those that the probe does not reach are in no group.
+        modules: they take their input as the first argument; those that the probe does not call are in no group.
         probe: runs the model on a few tokens.
     """
     waiting = set(modules)
@@ -123,13 +123,13 @@ def reading_together(modules: Iterable[Module], probe: Callable[[], Any]) -> lis
 
 
 def share_maps(model: nn.Module, probe: Any) -> tuple[MapGroup, ...]:
-    """Put the plain linear maps of a model into groups that read the same tensor, and let the groups compute them on a CPU.
+    """Group the plain linear layers of a model by the tensor that they read, and let the groups compute them on a CPU.
 
-    A map that the probe does not reach is a group of its own.
+    A layer that the probe does not call is a group of its own.
 
     Args:
-        model: adapters, where it has any, in place and in their own groups.
-        probe: runs the model on a few tokens, so that one sees which maps read the same tensor.
+        model: its adapters, if any, are in place and in their own groups.
+        probe: runs the model on a few tokens, to find which layers read the same tensor.
     """
     plain = [module for module in model.modules() if type(module) is nn.Linear and "forward" not in vars(module)]
     alike = (groupby(readers, lambda module: module.bias is None) for readers in reading_together(plain, probe))

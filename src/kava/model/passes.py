@@ -1,5 +1,5 @@
-"""The readers of a training step: the teacher reads the written trace, the student its latents, the decoder single steps; a method without
-either, all at once."""
+"""The passes of a training step that end in a loss: the teacher reads the written trace, the student reads on from its latents, the step
+decoder reads single steps, and methods without latents read everything in one pass."""
 
 from dataclasses import dataclass
 
@@ -18,11 +18,11 @@ from kava.model.backbone import Backbone, Extension, Prefix
 
 @dataclass(frozen=True)
 class Reading:
-    """What reading a suffix gives.
+    """The result of reading a suffix.
 
     Attributes:
         cross_entropy: mean over each example's tokens, [B].
-        distillation: hidden states at the distillation token after each layer, [L, B, E], where asked for.
+        distillation: hidden states at the distillation token after each layer, [L, B, E]; None unless requested.
         prefix: everything read so far.
     """
 
@@ -40,7 +40,7 @@ def read_whole(backbone: Backbone, ids: Int[Tensor, "B Q"], mask: Bool[Tensor, "
 def read_suffix(
     backbone: Backbone, prefix: Prefix, suffix: Suffix, *, lead: Float[Tensor, "B n E"] | None = None, keep_hidden: bool = False
 ) -> Reading:
-    """Read a suffix on a prefix and score its tokens; logits are computed where the suffix's tokens are predicted, nowhere else.
+    """Read a suffix on a prefix and score its tokens; logits are computed only where the suffix's tokens are predicted.
 
     Args:
         backbone: the language model.
@@ -60,10 +60,10 @@ def read_suffix(
 
 
 def _score(backbone: Backbone, run: Extension, hidden: Float[Tensor, "B S1 E"], suffix: Suffix) -> Reading:
-    """The reading of the suffix that ends a pass; the first of `hidden` predicts its first token."""
+    """Score the suffix at the end of a pass; the first of `hidden` predicts its first token."""
     batch, width = suffix.ids.shape
     example = torch.arange(batch, device=hidden.device)
-    # Padding is scored like a token and its label ignored: what is computed must not depend on how much of it there is.
+    # Padding is scored like a token, with an ignored label: the computation must not depend on the amount of padding.
     states, labels, of = hidden[:, :-1].flatten(0, 1), suffix.labels.flatten(), example[:, None].expand(-1, width).flatten()
     cross_entropy = mean_by_example(backbone.token_losses(states, labels), labels, of, batch)
     distillation = None
@@ -85,8 +85,8 @@ def read_trace(
 ) -> tuple[Reading, Trace]:
     """The teacher pass: read `c a` and keep what eviction needs of the trace (keys, values, importance; no gradient).
 
-    `importance` is that of the answer's tokens, each of whose attention sums to 1 over the "context" or the "trace"; or that of the trace's
-    last tokens, the "window", over those before them, by the maximum of a group's logits (R-KV's own code).
+    `importance` "context" or "trace": attention of the answer's tokens, normalised over the whole context or over the trace alone.
+    "window": attention of the trace's last tokens, normalised over those before them, from a group's maximum logits (R-KV's own code).
     """
     start, stop = question.length, question.length + suffix.cot_width
     mask = torch.arange(suffix.cot_width, device=suffix.ids.device) < suffix.cot_length[:, None]
@@ -107,9 +107,9 @@ def read_trace(
 
 
 def read_steps(backbone: Backbone, latents: Float[Tensor, "B M E"], suffix: Suffix, steps: Int[Tensor, "B MC"]) -> Float[Tensor, "B C"]:
-    """The step decoder's pass: cross-entropy of each token of the trace, read from its step's latents and the step's earlier tokens alone.
+    """The step decoder's pass: cross-entropy of each trace token, predicted only from its step's latents and earlier tokens.
 
-    All steps share one pass. A step's latents and tokens see nothing of another, and their positions start at 0.
+    All steps share one pass. The latents and tokens of a step do not attend to other steps, and their positions start at 0.
 
     Args:
         backbone: the decoder.

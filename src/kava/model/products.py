@@ -1,8 +1,8 @@
-"""Matrix products in float32 on a CPU, by the faster of torch's two libraries.
+"""Matrix multiplication in float32 on a CPU, with the faster of torch's two libraries.
 
-torch multiplies by MKL, which takes its AVX-512 code on Intel's processors alone. oneDNN, which torch brings too, takes it on all: on
-an AMD EPYC of the fifth generation it is twice as fast (docs/benchmarks.md). torch offers it for half precision, and for float32 by
-an operation that its own compiler uses.
+torch uses MKL, which runs its AVX-512 code on Intel processors only. oneDNN, which torch also includes, runs AVX-512 code on all: on a
+fifth-generation AMD EPYC it is twice as fast (docs/benchmarks.md). torch uses oneDNN for half precision, and for float32 only in an
+operation for its own compiler.
 """
 
 from functools import cache
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 MIN_MULTIPLICATIONS = 2**20
-"""Below that, calling oneDNN takes longer than multiplying by MKL."""
+"""Below this size, calling oneDNN takes longer than multiplying with MKL."""
 
 
 @cache
@@ -26,7 +26,7 @@ def onednn_is_faster() -> bool:
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right, without a gradient of its own."""
+    """left @ right, for use inside autograd functions: it has no gradient of its own."""
     if _by_onednn(left, right):
         return _onednn(left, right.T, None)
     return left @ right
@@ -36,19 +36,19 @@ def transposed_product(left: Tensor, right: Tensor) -> Tensor:
     """left^T @ right: a weight's gradient."""
     if not _by_onednn(left.T, right):
         return left.T @ right
-    # oneDNN copies its first argument row by row: the narrower one.
+    # oneDNN copies its first argument row by row, so the narrower one goes first.
     return _onednn(left.T, right.T, None) if left.shape[1] <= right.shape[1] else _onednn(right.T, left.T, None).T
 
 
 def linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """rows @ weight^T + bias, without a gradient of its own."""
+    """rows @ weight^T + bias, for use inside autograd functions: it has no gradient of its own."""
     if _by_onednn(rows, weight.T):
         return _onednn(rows, weight, bias)
     return nn.functional.linear(rows, weight, bias)
 
 
 def add_product_(total: Tensor, left: Tensor, right: Tensor, factor: float = 1.0) -> Tensor:
-    """total += factor left @ right, in place."""
+    """total += factor * left @ right, in place."""
     if _by_onednn(left, right):
         return total.add_(_onednn(left, right.T, None), alpha=factor)
     return total.addmm_(left, right, alpha=factor)
@@ -61,7 +61,7 @@ def _onednn(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _by_onednn(left: Tensor, right: Tensor) -> bool:
     return (
-        # No fake tensors, which stand for those of a GPU, and none that are split over processes.
+        # No fake tensors, which stand for tensors on a GPU, and no DTensors, which are sharded over processes.
         type(left) in (Tensor, nn.Parameter)
         and left.device.type == "cpu"
         and left.dtype == right.dtype == torch.float32

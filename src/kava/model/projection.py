@@ -10,12 +10,12 @@ _PROBED = 64
 
 
 class Projection(nn.Module):
-    """The learned map from hidden states to input embeddings.
+    """The learned projection from hidden states to input embeddings.
 
     Args:
         hidden_size: E.
-        embedding_scale: root mean square of the backbone's token embeddings, as they enter it. LayerNorm's gain starts there, so that
-            latents enter the backbone at the size of the tokens it knows.
+        embedding_scale: root mean square of the backbone's token embeddings, as they enter it. LayerNorm's gain is initialized to it, so
+            that latents enter the backbone at the same scale as tokens.
     """
 
     def __init__(self, hidden_size: int, embedding_scale: float = 1.0) -> None:

@@ -1,4 +1,4 @@
-"""A base model in 4 bits, and compiled passes: each optional, each refused in one sentence where it is not available."""
+"""Optional 4-bit base models and compiled passes; a `UserError` says so where they are not available."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def four_bit(config: Config) -> Any:
-    """How transformers loads a base in NF4 with double quantization (QLoRA, arXiv 2305.14314).
+    """The transformers configuration for a base model in NF4 with double quantization (QLoRA, arXiv 2305.14314).
 
     Raises:
         UserError: bitsandbytes is not installed.
@@ -32,7 +32,7 @@ def four_bit(config: Config) -> Any:
 
 
 def keep_gradients(causal_lm: Any) -> None:
-    """Leave 4-bit weights as they were loaded: some CPUs pack them for their first pass without gradients, and the packed form has none."""
+    """Keep 4-bit weights as loaded: on some CPUs the first pass without gradients repacks them into a form that supports no gradients."""
     for module in causal_lm.modules():
         if getattr(module, "support_avx512bf16_for_cpu", False):
             module.support_avx512bf16_for_cpu = False

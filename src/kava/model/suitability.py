@@ -1,7 +1,7 @@
-"""Can a language model reason in latents here? Asked of its transformers class and configuration, then of its own behaviour.
+"""Check whether a language model can reason in latents: first its transformers class and configuration, then its behaviour.
 
-Nothing is decided by a model's name: transformers says whether a class keeps recurrent state, goes through the attention
-interface and caches every token, and one pass over a few tokens shows the rest.
+Nothing depends on a model's name: transformers declares whether a class keeps recurrent state, uses the attention interface
+and caches every token, and passes over a few tokens show the rest.
 """
 
 from typing import Any
@@ -22,10 +22,10 @@ _CURE = "choose a decoder-only model with a plain KV cache, such as Llama, Qwen,
 
 
 def check_architecture(base: str, config: Any) -> None:
-    """Refuse, before any weight is loaded, a class of models whose declared cache or attention cannot carry latent reasoning.
+    """Reject, before any weight is loaded, a model class whose declared cache or attention does not support latent reasoning.
 
     Args:
-        base: what the user calls the model.
+        base: name of the model, for messages.
         config: its transformers configuration.
 
     Raises:
@@ -44,12 +44,12 @@ def check_architecture(base: str, config: Any) -> None:
 
 @torch.no_grad()
 def check_behaviour(base: str, backbone: Backbone, *, unrotates: bool = False) -> None:
-    """Run a few tokens and see that every layer caches every token, shows its attention, and reads on from its cache.
+    """Run a few tokens and check that every layer caches every token, exposes its attention, and continues from its cache.
 
     Args:
-        base: what the user calls the model.
-        backbone: the model to try.
-        unrotates: also see that keys come back from their rotary positions (`loss.kv_rope: pre`).
+        base: name of the model, for messages.
+        backbone: the model to check.
+        unrotates: also check that the rotary embedding of keys can be undone (`loss.kv_rope: pre`).
 
     Raises:
         UserError: naming what is missing.
@@ -86,7 +86,7 @@ def _shown_obstacle(backbone: Backbone) -> str | None:
         start = backbone.read(ids[:, :-1], mask[:, :-1]).prefix
         behind = backbone.extend(start, backbone.embed(ids[:, -1:]), keep_hidden=True)
         last = behind.hidden
-    except Exception as error:  # what an unknown architecture does in its own forward pass can be anything
+    except Exception as error:  # the forward pass of an unknown architecture may raise anything
         return f"a pass that keeps a KV cache fails ({type(error).__name__}: {reason_of(error)})"
     assert behind.all_hidden is not None
     widths = sorted({backbone.embed(ids).shape[-1], *(hidden.shape[-1] for hidden in behind.all_hidden)})
@@ -113,7 +113,7 @@ def _shown_obstacle(backbone: Backbone) -> str | None:
 
 @torch.no_grad()
 def positions_come_off(backbone: Backbone) -> bool:
-    """Rotary attention sees distances alone: the same tokens further along have the same keys, but for the rotation."""
+    """Whether `unrotate` works: rotary attention depends on distances only, so shifted tokens must have the same unrotated keys."""
     if getattr(backbone.decoder, "rotary_emb", None) is None:
         return True
     try:
@@ -124,7 +124,7 @@ def positions_come_off(backbone: Backbone) -> bool:
 
 
 def _unrotated_keys(backbone: Backbone, first: int) -> Tensor:
-    """Keys of a few tokens that begin at position `first`, their rotation undone, [L, 1, H, n, D]."""
+    """Keys of a few tokens that start at position `first`, with their rotation undone, [L, 1, H, n, D]."""
     device = backbone.special_ids.device
     embeds = backbone.embed(torch.arange(_PROBE_TOKENS, device=device)[None])
     nothing = torch.ones(1, 0, dtype=torch.bool, device=device)

@@ -1,7 +1,7 @@
-"""The tokenizer of a base model: loaded, with the new tokens, and in agreement with its model on where a text begins and ends.
+"""Load the tokenizer of a base model, add the new tokens, and make it agree with the model on where a text begins and ends.
 
-Conversions go wrong here without a word: transformers 5.17 gives SmolLM2's tokenizer, read from GGUF, `<|im_start|>` for its end, where
-the model's own configuration has `<|im_end|>`. A model would be taught an end that its generation does not know.
+Conversions can fail here without an error: transformers 5.17 gives SmolLM2's tokenizer, read from GGUF, `<|im_start|>` as EOS, where the
+model's own configuration has `<|im_end|>`. A model would be trained on an EOS that its generation does not use.
 """
 
 import sys
@@ -17,7 +17,7 @@ def load_tokenizer(base: str, trust_remote_code: bool = False, revision: str | N
     """The tokenizer of a base model (hub name or directory), with the three new tokens.
 
     Raises:
-        UserError: it cannot be found, or says something else than a number for its longest text.
+        UserError: it cannot be loaded, or its `model_max_length` is not a number.
     """
     from transformers import AutoTokenizer
 
@@ -38,7 +38,7 @@ def load_tokenizer(base: str, trust_remote_code: bool = False, revision: str | N
 
 
 def with_new_tokens(tokenizer: Any) -> Any:
-    """The same tokenizer, which knows the three new tokens and one to pad with."""
+    """Add the three new tokens, and a padding token if there is none; returns the same tokenizer."""
     tokenizer.add_tokens(SPECIAL_TOKENS, special_tokens=True)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -46,7 +46,7 @@ def with_new_tokens(tokenizer: Any) -> Any:
 
 
 def agree_with_model(tokenizer: Any, base: str, trust_remote_code: bool = False, revision: str | None = None) -> None:
-    """Give the tokenizer of a base model the end of text that the model's configuration names, where it has another.
+    """Set the EOS token of a base model's tokenizer to that of the model's configuration, if they differ.
 
     Args:
         tokenizer: as it was loaded; changed in place.
@@ -54,7 +54,7 @@ def agree_with_model(tokenizer: Any, base: str, trust_remote_code: bool = False,
         trust_remote_code, revision: as for the model.
 
     Raises:
-        UserError: the tokenizer has no such token, or begins texts with another token than the configuration says.
+        UserError: the tokenizer has no such token, or its BOS token is not that of the configuration.
     """
     config, ends = _read(base, trust_remote_code, revision)
     if ends and tokenizer.eos_token_id not in ends:
@@ -76,13 +76,13 @@ def agree_with_model(tokenizer: Any, base: str, trust_remote_code: bool = False,
 
 
 def _read(base: str, trust_remote_code: bool, revision: str | None) -> tuple[Any, list[int]]:
-    """The text configuration of a model, and the ids that its two configurations end a text with."""
+    """The text configuration of a model, and the EOS ids of its model and generation configurations."""
     from transformers import AutoConfig, GenerationConfig
 
     try:
         config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code, revision=revision).get_text_config()
     except (OSError, ValueError):
-        # Loading the model says what is wrong with it.
+        # Loading the model will report the error.
         return None, []
     try:
         generation = GenerationConfig.from_pretrained(base, revision=revision).eos_token_id

@@ -1,1 +1,1 @@
-"""Aggregates as tables: LaTeX, CSV, terminal, beside the reference numbers."""
+"""Reports on finished runs: aggregates over seeds, tables (terminal, Markdown, CSV, LaTeX), the HTML page and the reference numbers."""

@@ -1,4 +1,4 @@
-"""Ablations for the HTML report: families of runs that depart from one centre, as bars and as a table with paired differences.
+"""Ablations for the HTML report: runs that differ from a baseline, as a bar chart and as a table with paired differences.
 
 for family in families(ranked(variants(found.groups), reference)): ablation_table(family, "ablations1", reference)
 """
@@ -19,11 +19,11 @@ Variants = Sequence[tuple[Group, dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Family:
-    """Runs of one folder that share model, data and method, the centre first, on the test set that most of them have.
+    """Runs of one folder with the same model, data and method, on the test set that most of them were evaluated on.
 
     Attributes:
-        folder: where they lie; empty for the outputs directory itself.
-        members: each with the settings in which it departs from the centre.
+        folder: folder of the runs; empty for the outputs directory itself.
+        members: each run with the settings that differ from the baseline. The baseline comes first, if it has the test set.
         dataset: the test set.
     """
 
@@ -32,16 +32,16 @@ class Family:
     dataset: str
 
     def named(self, reference: Reference) -> list[tuple[Group, str]]:
-        """Each run with what it changes; the centre by its method's name."""
+        """Return each run with its label: the changed settings, or the name of the method for the baseline."""
         return [(group, changes(changed) or reference.method_label(group.aggregate.method)) for group, changed in self.members]
 
     def title(self, reference: Reference) -> str:
-        """`KaVa on GSM8k`."""
+        """Return a title such as `KaVa on GSM8k`."""
         return f"{reference.method_label(self.members[0][0].aggregate.method)} on {reference.dataset_label(self.dataset)}"
 
 
 def ranked(found: Variants, reference: Reference) -> Variants:
-    """In the order of the paper's tables: by model and data, methods as the reference lists them, ablations by what they change."""
+    """Sort runs as in the paper's tables: by model and data, then by method in the order of the reference, then by the changed settings."""
     methods = list(reference.labels.methods)
 
     def rank(item: tuple[Group, dict[str, Any]]) -> tuple[Any, ...]:
@@ -56,7 +56,7 @@ def ranked(found: Variants, reference: Reference) -> Variants:
 
 
 def families(found: Variants) -> list[Family]:
-    """Every folder's ablations; a folder without a centre of its own borrows the first one of the same family."""
+    """Return the ablations of every folder; a folder without its own baseline uses the first one of the same family."""
     gathered = []
     for family, folder in dict.fromkeys((group.family, _folder(group)) for group, changed in found if changed):
         same = [(group, changed) for group, changed in found if group.family == family]
@@ -70,13 +70,13 @@ def families(found: Variants) -> list[Family]:
 
 
 def bars(family: Family, reference: Reference) -> list[tuple[str, float, tuple[float, float]]]:
-    """Label, accuracy in percent and its interval, per run."""
+    """Return the label, the accuracy and its interval of each run, in percent."""
     measured = [(label, group.aggregate.datasets[family.dataset]) for group, label in family.named(reference)]
     return [(label, 100 * data.accuracy_mean, interval_of(data)) for label, data in measured]
 
 
 def ablation_table(family: Family, name: str, reference: Reference) -> Table:
-    """A row per run: accuracy, and its difference to the centre on the same questions."""
+    """Return a table with a row per run: accuracy, and the paired difference to the first run on the same questions."""
     centre = family.members[0][0]
     rows = []
     for index, (group, label) in enumerate(family.named(reference)):

@@ -1,9 +1,9 @@
-"""Several seeds of one configuration -> one aggregate, or a refusal that names what does not belong together.
+"""Combine several seeds of one configuration into one aggregate; runs that do not belong together raise an error that names them.
 
     runs = [read_run("outputs/llama1b_aug/seed_42", ["gsm8k", "svamp"]), ...]
     aggregate = combine(runs, model_name="KAVA-LLaMA-3.2-1B")
 
-`combine` is pure; only `read_run` touches files.
+`combine` is a pure function; only `read_run` reads files.
 """
 
 import copy
@@ -43,7 +43,7 @@ def read_run(directory: str | Path, datasets: Sequence[str]) -> SeedResults:
     """Read the result files of one seed.
 
     Raises:
-        UserError: a file is missing, broken, of another data set or checkpoint, or of another run than the directory's first file.
+        UserError: a file is missing or broken, or its data set, checkpoint, seed or configuration does not match.
     """
     results: dict[str, Result] = {}
     for dataset in datasets:
@@ -62,10 +62,10 @@ def read_run(directory: str | Path, datasets: Sequence[str]) -> SeedResults:
 
 
 def combine(runs: Sequence[SeedResults], model_name: str | None = None) -> Aggregate:
-    """Mean, sample deviation and t interval per data set over the seeds.
+    """Compute the mean, sample standard deviation and t interval per data set over the seeds.
 
     Raises:
-        UserError: a seed twice, configurations that differ in more than the seed, different training data or different questions.
+        UserError: a seed occurs twice, or the runs differ in a setting other than the seed, in the training data or in the questions.
     """
     _refuse_repeated_seeds(runs)
     _refuse_different_configs([(run.directory, run.first) for run in runs])
@@ -88,7 +88,7 @@ def combine(runs: Sequence[SeedResults], model_name: str | None = None) -> Aggre
 
 
 def entry_name(runs: Sequence[SeedResults], model_name: str | None) -> str:
-    """The aggregate's top key: the configuration's name, else the model name the user gave.
+    """Return the top-level key of the aggregate: the name of the configuration, or else the model name given by the user.
 
     Raises:
         UserError: neither is known.
@@ -144,7 +144,7 @@ def _summary(dataset: str, runs: Sequence[SeedResults]) -> DatasetSummary:
 
 
 def _tidy(value: float) -> float:
-    """Without the noise of binary fractions: 0.004, not 0.003999999999999948."""
+    """Remove floating-point rounding error: 0.004, not 0.003999999999999948."""
     return round(value, 12)
 
 
@@ -180,7 +180,7 @@ def _refuse_different_configs(named: Sequence[tuple[str, Result]]) -> None:
 
 
 def _refuse_different_training_data(runs: Sequence[SeedResults]) -> None:
-    """A file may change under its name while the configuration stays the same."""
+    """Refuse runs with different training data: the content of a file can change while its name and the configuration stay the same."""
     known = [(run.directory, content) for run in runs if (content := run.first.trained_on) is not None]
     for directory, content in known[1:]:
         if content != known[0][1]:

@@ -1,10 +1,10 @@
-"""`aggregated_results.{yaml,json}`: several seeds of one configuration, with the guide's keys first.
+"""`aggregated_results.{yaml,json}`: the results of several seeds of one configuration, with the reproduction guide's keys first.
 
     llama1b_aug:
       num_seeds: 3
       datasets: {gsm8k: {accuracy_mean: 0.565, accuracy_std: 0.004, forward_passes_mean: 6.9, forward_passes_std: 0.1, ...}}
 
-Everything else that traces the numbers (per-seed values, data, configuration, provenance) follows in the same entry.
+Everything else that is needed to trace the numbers (per-seed values, data, configuration, provenance) follows in the same entry.
 """
 
 import json
@@ -26,7 +26,7 @@ _CURE = "aggregate the seeds again"
 
 
 class SeedValues(Record):
-    """What one seed measured on one data set; accuracy and its Wilson interval as fractions."""
+    """Metrics of one seed on one data set; the accuracy and its Wilson interval are fractions."""
 
     seed: int
     accuracy: float
@@ -57,7 +57,7 @@ class DatasetSummary(Record):
 
 
 class SeedRun(Record):
-    """Which directory a seed's numbers came from, and the provenance of its first result."""
+    """The directory of one seed's results, the provenance of its first result and the hash of its checkpoint's manifest."""
 
     seed: int
     directory: str
@@ -82,15 +82,15 @@ class Aggregate(Record):
     format: Literal["kava.aggregate/1"] = AGGREGATE_FORMAT
 
     def partial(self, dataset: str) -> str:
-        """See `left_out_of`."""
+        """Return why the result on a data set is not a full evaluation; see `left_out_of`."""
         return left_out_of(self.config, self.datasets[dataset].questions)
 
 
 def write_aggregates(aggregates: Mapping[str, Aggregate], json_path: str | Path | None, yaml_path: str | Path | None) -> None:
-    """Write the same content as JSON and as YAML, each where a path is given.
+    """Write the same content as JSON and as YAML; a format without a path is skipped.
 
     Raises:
-        UserError: a place cannot be written to.
+        UserError: a file cannot be written.
     """
     content = {name: aggregate.model_dump(mode="json") for name, aggregate in aggregates.items()}
     if json_path is not None:
@@ -100,16 +100,16 @@ def write_aggregates(aggregates: Mapping[str, Aggregate], json_path: str | Path 
 
 
 def to_yaml(aggregates: Mapping[str, Aggregate]) -> str:
-    """The text of `aggregated_results.yaml`."""
+    """Return the text of `aggregated_results.yaml`."""
     content = {name: aggregate.model_dump(mode="json") for name, aggregate in aggregates.items()}
     return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=140))
 
 
 def read_aggregates(path: str | Path) -> dict[str, Aggregate]:
-    """Read an aggregate, YAML or JSON: configuration name -> aggregate.
+    """Read an aggregate file (YAML or JSON) and return its entries: configuration name -> aggregate.
 
     Raises:
-        UserError: missing, broken or empty; names the file, the field and the cure.
+        UserError: the file is missing, broken or empty; the message names the file, the field and the solution.
     """
     content = read_mapping(path, "aggregate", _CURE)
     if not content:
@@ -118,12 +118,12 @@ def read_aggregates(path: str | Path) -> dict[str, Aggregate]:
 
 
 def find_aggregates(input_dir: str | Path, include_partial: bool = False) -> tuple[list[tuple[Path, str, Aggregate]], list[str]]:
-    """Every entry of every `aggregated_results.yaml` at or below a directory, by path: (file, configuration name, aggregate).
+    """Return every entry of every `aggregated_results.yaml` at or below a directory, sorted by path: (file, configuration name, aggregate).
 
-    Quick tests and cut evaluations are left out unless they are asked for; the second list says so.
+    Quick tests and evaluations on a part of the test set are left out unless `include_partial` is set; the second list names them.
 
     Raises:
-        UserError: no such directory, no such file in it, a broken one, one whose checkpoints were trained again, or nothing that is whole.
+        UserError: no such directory, no such file in it, a broken file, a seed that was retrained later, or no full evaluation.
     """
     if not Path(input_dir).is_dir():
         raise UserError(f"{input_dir} is not a directory; give the one that holds the runs, such as outputs/")
@@ -148,7 +148,7 @@ def find_aggregates(input_dir: str | Path, include_partial: bool = False) -> tup
 
 
 def _refuse_outdated(file: Path, aggregate: Aggregate) -> None:
-    """A seed that was trained again since has other numbers than these."""
+    """Refuse an aggregate if one of its seeds was retrained later: its numbers belong to the old checkpoint."""
     for run in aggregate.runs:
         found = checkpoint_hash(Path(run.directory) / BEST_CHECKPOINT)
         if None not in (run.checkpoint, found) and found != run.checkpoint:

@@ -1,4 +1,4 @@
-"""Our numbers against the reference numbers, cell by cell.
+"""Compare our numbers with the reference numbers, cell by cell.
 
 cells = compare(aggregates, load_reference(), "paper")
 show([reference_table(cells, "paper", 2.0)], console)
@@ -15,9 +15,9 @@ from kava.report.table import PARTIAL, Cell, Table, number, percent, signed
 
 @dataclass(frozen=True)
 class Comparison:
-    """One measured figure beside a published one; accuracy in percent.
+    """One measured number and the published one; accuracy in percent.
 
-    `within` is None where the guide names no tolerance, and for a number that is no full evaluation (`partial` says why).
+    `within` is None for measures without a tolerance in the guide, and for a partial evaluation (`partial` says why it is partial).
     """
 
     config: str
@@ -34,7 +34,7 @@ class Comparison:
 
 
 def compare(aggregates: Iterable[tuple[str, Aggregate]], reference: Reference, source: Source) -> list[Comparison]:
-    """Every cell that both the aggregates (by configuration name) and the chosen source have."""
+    """Return a comparison for every number that both the aggregates (configuration name, aggregate) and the chosen source have."""
     return [
         cell
         for name, aggregate in aggregates
@@ -52,7 +52,7 @@ def compare(aggregates: Iterable[tuple[str, Aggregate]], reference: Reference, s
 
 
 def reference_table(cells: Sequence[Comparison], source: str, tolerance: float) -> Table:
-    """Ours, the reference and the difference per cell, and whether it lies within the tolerance."""
+    """Return a table of our number, the reference, their difference, and whether it lies within the tolerance."""
     rows = [
         [
             Cell(cell.config),
@@ -79,6 +79,6 @@ def _cell(
     if ours is None or published is None:
         return None
     difference = ours - published
-    # 54.5 against 56.5 is within 2 points, whatever binary fractions make of it.
+    # The margin absorbs floating-point rounding error: 54.5 against 56.5 is within 2 points.
     within = None if tolerance is None else abs(difference) <= tolerance + 1e-9
     return Comparison(config, dataset, measure, ours, ours_std, published, published_std, difference, within, where, partial)

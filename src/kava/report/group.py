@@ -1,4 +1,4 @@
-"""All seeds of one configuration, with their questions: what every table and figure is made of."""
+"""All seeds of one configuration with their per-question results: the input of every table and figure."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from kava.report.aggregate import SeedResults, combine
 from kava.report.aggregate_file import Aggregate
 from kava.results import Row, own_rows, result_path
 
-# Settings that change what is logged or how fast it runs, but not what is learnt.
+# Settings that change logging, evaluation or speed, but not what the model learns.
 _BOOKKEEPING = ("training.logging_steps", "training.eval_steps", "training.save_", "training.num_workers", "evaluation.", "system.")
 
 
@@ -20,9 +20,9 @@ class Group:
     """All seeds of one configuration.
 
     Attributes:
-        path: where they lie, below the outputs directory and without the seed, or the aggregate's name.
+        path: location below the outputs directory, without the seed, or the name of the aggregate.
         aggregate: means over the seeds, for the data sets that every seed has.
-        rows: data set -> seed -> its questions; empty where there is no per-question file.
+        rows: data set -> seed -> per-question results; a data set with a missing or broken per-question file is absent.
     """
 
     path: str
@@ -31,29 +31,29 @@ class Group:
 
     @property
     def form(self) -> str:
-        """Form of the traces, in words."""
+        """Form of the reasoning traces (`dataset.cot_type`) with spaces instead of underscores."""
         return str(self.aggregate.config.get("dataset", {}).get("cot_type", "")).replace("_", " ")
 
     @property
     def family(self) -> tuple[str, str, str, str]:
-        """Groups of one family differ in ablations only: model, training data, form of the traces, method."""
+        """Model, training data, form of the traces and method; groups of one family differ only in ablations."""
         return self.aggregate.model, self.aggregate.train_dataset, self.form, self.aggregate.method
 
     def marks(self, dataset: str) -> dict[int, dict[str, bool]]:
-        """Seed -> question id -> whether its answer was right."""
+        """Return seed -> question id -> whether the answer was right."""
         return {seed: {row.id: row.correct for row in rows} for seed, rows in self.rows.get(dataset, {}).items()}
 
     def chance(self, dataset: str) -> float | None:
-        """Accuracy of whoever always gives the commonest gold answer; None where the questions are not there."""
+        """Return the accuracy of always giving the most common gold answer; None if there are no per-question results."""
         rows = next(iter(self.rows.get(dataset, {}).values()), [])
         return max(Counter(row.gold for row in rows).values()) / len(rows) if rows else None
 
 
 def group_of(path: str, runs: Sequence[SeedResults], model_name: str | None = None) -> tuple[Group, list[str]]:
-    """Seeds that belong together with their questions, and what is wrong with the per-question files.
+    """Combine the seeds of one configuration; also return the problems found in the per-question files.
 
     Raises:
-        UserError: they do not belong together.
+        UserError: the runs do not belong together; see `combine`.
     """
     aggregate, rows, problems = combine(runs, model_name), {}, []
     for dataset in aggregate.datasets:
@@ -65,9 +65,9 @@ def group_of(path: str, runs: Sequence[SeedResults], model_name: str | None = No
 
 
 def variants(groups: Sequence[Group]) -> list[tuple[Group, dict[str, Any]]]:
-    """Each group with the settings in which it departs from the centre of its family (nothing for the centre itself).
+    """Return each group with the settings that differ from the baseline of its family (none for the baseline itself).
 
-    The centre is the configuration with the fewest departures from all others: an ablation changes one thing at a time.
+    The baseline is the configuration with the fewest differences to all others, because an ablation changes one setting at a time.
     """
     centres = {}
     for name in dict.fromkeys(group.family for group in groups):

@@ -1,4 +1,4 @@
-"""Runs that belong into one figure: those of one model, training data and form of the traces.
+"""Group the runs that share a figure: those with the same model, training data and form of the traces.
 
 for scope, runs in by_scope(labelled, reference): points(runs, "gsm8k", styles, reference)
 """
@@ -13,7 +13,10 @@ from kava.report.steps import StepRow, step_rows
 
 
 def by_scope(labelled: tables.Labelled, reference: Reference) -> list[tuple[str, tables.Labelled]]:
-    """Runs by what a figure must not mix, each with a name for it: what differs between the scopes of the page, or nothing."""
+    """Group runs by model, training data and form of the traces ("scope"), with unique labels within each scope.
+
+    The name of a scope holds only the parts that differ between scopes; it is empty if there is one scope.
+    """
     scopes: dict[tuple[str, ...], list[tuple[Group, str]]] = {}
     for group, label in labelled:
         scopes.setdefault(group.family[:3], []).append((group, label))
@@ -26,7 +29,7 @@ def by_scope(labelled: tables.Labelled, reference: Reference) -> list[tuple[str,
 
 
 def _told_apart(labelled: tables.Labelled) -> tables.Labelled:
-    """Of a configuration that several folders hold, the one with most test sets keeps the name; the others are named with their folder."""
+    """Make labels unique: of several runs with one label, the one with the most test sets keeps it, the others also show their folder."""
     most = {label: max(labelled, key=lambda item: (item[1] == label, len(item[0].aggregate.datasets)))[0] for _, label in labelled}
     names = [label if group is most[label] else f"{label} ({_own_part(group.path, most[label].path)})" for group, label in labelled]
     return [
@@ -35,17 +38,17 @@ def _told_apart(labelled: tables.Labelled) -> tables.Labelled:
 
 
 def _own_part(path: str, other: str) -> str:
-    """The folders in which a path differs from another."""
+    """Return the folders of `path` that `other` does not contain, or all of `path` if there are none."""
     return "/".join(part for part in path.split("/") if part not in other.split("/")) or path
 
 
 def chance(labelled: tables.Labelled, dataset: str) -> float | None:
-    """See `Group.chance`: that of the first run whose questions are there."""
+    """Return `Group.chance` of the first run that has per-question results on the data set; None if no run has."""
     return next((found for group, _ in labelled if (found := group.chance(dataset)) is not None), None)
 
 
 def points(labelled: tables.Labelled, dataset: str, styles: Mapping[str, Style], reference: Reference) -> list[Point]:
-    """Cost and accuracy of every run on a test set, with the reference points that have both."""
+    """Return cost and accuracy of every run on a test set, and the reference points that have both; empty if no run has the test set."""
     own = [
         Point(label, styles[label], data.forward_passes_mean, 100 * data.accuracy_mean, tables.interval_of(data))
         for group, label in labelled
@@ -67,7 +70,10 @@ def _reference_points(labelled: tables.Labelled, dataset: str, styles: Mapping[s
 
 
 def with_other_cost(labelled: tables.Labelled, methods: tables.Labelled) -> tables.Labelled:
-    """The methods, and of the ablations those whose number of forward passes is not their method's: the others lie on one line."""
+    """Return the methods, and the ablations whose number of forward passes differs from their method's on every test set.
+
+    The other ablations would all lie on one vertical line of the figure.
+    """
     kept = list(methods)
     for group, label in labelled:
         costs = {name: data.forward_passes_mean for name, data in group.aggregate.datasets.items()}
@@ -84,6 +90,6 @@ def with_other_cost(labelled: tables.Labelled, methods: tables.Labelled) -> tabl
 
 
 def by_steps(labelled: tables.Labelled, dataset: str) -> dict[str, list[StepRow]]:
-    """Label -> a row per number of steps, where the per-question files know it."""
+    """Return label -> a row per number of steps, for the runs whose per-question files record the number of steps."""
     series = {label: step_rows(group.rows.get(dataset, {})) for group, label in labelled}
     return {label: rows for label, rows in series.items() if rows}

@@ -1,4 +1,4 @@
-"""Figures of the report that compare runs: accuracy against forward passes, losses, ablations, accuracy by number of steps."""
+"""Figures of the report that compare runs: accuracy against forward passes, losses, ablations, accuracy and confidence by steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_POINTS = 200
-# What the terms are called in docs/notation.md.
+# Names of the loss terms, as in docs/notation.md.
 TOTAL = "train/loss"
 TERMS = {
     TOTAL: "L, total",
@@ -25,13 +25,13 @@ TERMS = {
 }
 CHANCE = "always the commonest answer"
 _WRAP = 30
-# Inches that a line of a figure's legend takes.
+# Height of one line of a legend, in inches.
 _LEGEND_LINE = 0.17
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a method looks: colour (None: the page's text colour), marker, and whether it stands out from the others."""
+    """Style of a method: colour (None: the text colour of the page), marker, and whether it is highlighted."""
 
     colour: str | None
     marker: str
@@ -39,12 +39,12 @@ class Style:
 
     @property
     def drawn(self) -> dict[str, Any]:
-        """As matplotlib's lines take it."""
+        """Keyword arguments for matplotlib lines."""
         size = {"markersize": 9, "linewidth": 2.6, "zorder": 5} if self.strong else {"markersize": 5, "linewidth": 1.3}
         return {"color": self.colour or text_colour(), "marker": self.marker, **size}
 
 
-# The method that the page is about in the strongest colour, its two bounds in ink and grey.
+# KaVa has the strongest colour; full CoT and no CoT, its upper and lower bound, are in the text colour and grey.
 METHOD_STYLES = {
     "kava": Style("#D55E00", "o", strong=True), "full_cot": Style(None, "D"), "no_cot": Style("#7F7F7F", "s"),
     "codi": Style("#0072B2", "^"), "pccot": Style("#009E73", "v"), "coconut": Style("#CC79A7", "P"), "icot": Style("#E69F00", "X"),
@@ -54,11 +54,11 @@ _OTHERS = [Style(colour, marker) for marker in "dph<>8" for colour in COLOURS if
 
 
 def styles_of(labels: Iterable[str], methods: Mapping[str, str]) -> dict[str, Style]:
-    """A method looks the same in every figure; what is no plain method, such as an ablation, differs from all of them.
+    """Return a style per label. A method has the same style in every figure; other labels, such as ablations, get styles of their own.
 
     Args:
-        labels: what is to be drawn.
-        methods: labels of the methods by their names.
+        labels: labels to draw.
+        methods: name of a method -> its label.
     """
     known = {label: METHOD_STYLES[name] for name, label in methods.items() if name in METHOD_STYLES}
     others = [label for label in dict.fromkeys(labels) if label not in known]
@@ -67,7 +67,7 @@ def styles_of(labels: Iterable[str], methods: Mapping[str, str]) -> dict[str, St
 
 @dataclass(frozen=True)
 class Point:
-    """One configuration in the plane of cost and accuracy (percent, with its interval)."""
+    """Forward passes and accuracy of one configuration, the accuracy and its interval in percent; `ours` is False for published numbers."""
 
     label: str
     style: Style
@@ -78,7 +78,7 @@ class Point:
 
 
 def passes_figure(points: Sequence[Point], dataset: str, chance: float | None = None) -> Figure:
-    """Accuracy against forward passes; reference points are hollow, the chance level (a fraction) is a dotted line."""
+    """Plot accuracy against forward passes; reference points are hollow, the chance level (a fraction) is a dotted line."""
     from matplotlib.ticker import NullFormatter, ScalarFormatter
 
     labels = [*(point.label for point in points), *([CHANCE] if chance is not None else [])]
@@ -104,7 +104,10 @@ def passes_figure(points: Sequence[Point], dataset: str, chance: float | None = 
 
 
 def drawn_terms(curves: Sequence[Curve]) -> list[str]:
-    """What there is to draw: terms of the loss with a course other than zero, the total only where it is not one term's own."""
+    """Return the tags to plot: those with at least two points that are not all zero.
+
+    The total loss is left out if it equals one of its terms in every curve.
+    """
     found = [
         tag for tag in TERMS if any(len(points := curve.scalars.get(tag, [])) > 1 and any(value for _, value in points) for curve in curves)
     ]
@@ -113,7 +116,7 @@ def drawn_terms(curves: Sequence[Curve]) -> list[str]:
 
 
 def loss_figure(curves: Sequence[Curve]) -> Figure:
-    """A panel per term of the loss and one for the validation accuracy, a line per seed."""
+    """Plot one panel per loss term and one for the validation accuracy, with a line per seed."""
     tags = drawn_terms(curves)
     columns = min(3, len(tags))
     rows = -(-len(tags) // columns)
@@ -138,7 +141,7 @@ def loss_figure(curves: Sequence[Curve]) -> Figure:
 
 
 def bars_figure(bars: Sequence[tuple[str, float, tuple[float, float]]], title: str, chance: float | None = None) -> Figure:
-    """Horizontal bars with intervals, in percent; the first is the one that the others depart from."""
+    """Plot horizontal bars with intervals, in percent; the first bar is the baseline of the others."""
     labels = [fill(label, _WRAP) for label, _, _ in bars]
     lines = sum(label.count("\n") for label in labels)
     figure = new_figure(5.1, (0.34 if len(bars) < 10 else 0.24) * len(bars) + 0.14 * lines + 1.0 + _legend_height([CHANCE] * bool(chance)))
@@ -158,7 +161,7 @@ def bars_figure(bars: Sequence[tuple[str, float, tuple[float, float]]], title: s
 
 
 def steps_figure(series: Mapping[str, Sequence[StepRow]], styles: Mapping[str, Style], title: str, chance: float | None = None) -> Figure:
-    """Accuracy by number of steps, with intervals."""
+    """Plot accuracy by number of steps, with intervals."""
     from matplotlib.ticker import MaxNLocator
 
     labels = [*series, *([CHANCE] if chance is not None else [])]
@@ -177,7 +180,7 @@ def steps_figure(series: Mapping[str, Sequence[StepRow]], styles: Mapping[str, S
 
 
 def calibration_figure(series: Mapping[str, Sequence[StepRow]], styles: Mapping[str, Style], title: str) -> Figure:
-    """Mean confidence against accuracy, a point per number of steps."""
+    """Plot accuracy (y axis) against mean confidence (x axis), a point per number of steps."""
     figure = new_figure(4.6, 2.5 + _legend_height([*series]))
     axes = figure.subplots()
     for label, rows in series.items():
@@ -201,7 +204,7 @@ def _legend(figure: Figure, labels: Sequence[str]) -> None:
 
 
 def _legend_columns(labels: Sequence[str]) -> int:
-    """Side by side only where the names are short: none may run out of the figure."""
+    """Return 2 if all labels are short, else 1, so that no label extends beyond the figure."""
     return 2 if max(map(len, labels), default=0) <= _WRAP else 1
 
 
@@ -211,6 +214,6 @@ def _legend_height(labels: Sequence[str]) -> float:
 
 
 def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """At most MAX_POINTS points, the last one among them: more than a panel's pixels only make the page heavy."""
+    """Return at most MAX_POINTS + 1 points, including the last one: more points than pixels only increase the size of the page."""
     stride = -(-len(points) // MAX_POINTS)
     return [*points[:-1:stride], points[-1]] if stride > 1 else points

@@ -1,4 +1,4 @@
-"""Tables that the page alone has: what disturbed latents change, and where the numbers come from."""
+"""Tables that only the HTML page has: the effects of disturbed latents, and the provenance of the numbers."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from kava.report.tables import interval_text
 
 
 def interventions_table(found: Interventions, name: str) -> Table:
-    """Effects of every disturbance, with intervals."""
+    """Return a table with the effect of every disturbance of the latents, with intervals."""
     rows = [
         [
             Cell("all", -1) if effect.latent is None else Cell(str(effect.latent), effect.latent),
@@ -27,7 +27,7 @@ def interventions_table(found: Interventions, name: str) -> Table:
 
 
 def provenance_table(groups: Sequence[Group]) -> Table:
-    """A row per seed: where its numbers come from."""
+    """Return a table with the provenance of every seed, one row each."""
     rows = []
     for group in groups:
         for run in group.aggregate.runs:

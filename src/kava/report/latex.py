@@ -20,14 +20,14 @@ _ESCAPES = {
     UNCONFIRMED: r"\textsuperscript{\textdagger}", PARTIAL: r"\textsuperscript{\textdaggerdbl}", "±": r"$\pm$", "α": r"$\alpha$",
     "λ": r"$\lambda$",
 }  # fmt: skip
-# A page is narrow: the guide's heading, and short ones.
-_MEASURES = 4  # columns of numbers side by side; more go into a table of their own
+# A page is narrow, so the headings are short; `Dataset` is the heading of the guide.
+_MEASURES = 4  # numeric columns per table; further ones go into another table
 _HEADINGS = {DATA: "Dataset", "Forward passes": "Passes", "Milliseconds": "ms", "Cache, KiB": "KiB"}
 
 
 @dataclass(frozen=True)
 class _Printed:
-    """A table for the template: rows in groups of one model and training data, texts escaped."""
+    """A table for the template: escaped text, rows grouped by model and training data."""
 
     label: str
     caption: str
@@ -38,12 +38,12 @@ class _Printed:
 
 
 def render_latex(groups: Sequence[Group], reference: Reference, standalone: bool = False) -> str:
-    """Both tables, ours beside the reference rows with their source.
+    """Return both tables as LaTeX: our rows and the reference rows, each with its source.
 
     Args:
-        groups: what was measured, in the order of the rows.
-        reference: the numbers to set beside.
-        standalone: a whole document in place of tables to \\input.
+        groups: measured configurations, in the order of the rows.
+        reference: the reference numbers.
+        standalone: return a whole document instead of tables to \\input.
     """
     import jinja2
 
@@ -92,12 +92,16 @@ def _whose(row: Sequence[Cell]) -> tuple[str, str]:
     return row[0].text, row[1].text
 
 
-# Letters of Latin Extended-A that T1 lacks.
+# Letters of Latin Extended-A that the T1 encoding lacks.
 _NOT_IN_T1 = "ĦħĸĿŀŉŦŧſ"
 
 
 def escape(text: str) -> str:
-    """Plain text for LaTeX with the T1 encoding: active characters escaped, control characters left out, letters beyond Latin as '?'."""
+    """Escape plain text for LaTeX with the T1 encoding.
+
+    Active characters are escaped, white space becomes a space, and other control characters are dropped. A character that T1 lacks
+    becomes its ASCII decomposition, or '?' if it has none.
+    """
     return "".join(_ESCAPES.get(character) or _latin(character) for character in text)
 
 

@@ -1,4 +1,4 @@
-"""`report.html`: one page with everything in it, from what `kava.report.runs` found. No file beside it, no network.
+"""Render `report.html` from what `kava.report.runs` found: one self-contained page that needs no other file and no network.
 
 html = render_page(find_runs("outputs"), title="outputs")
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as it stands on the page."""
+    """SVG markup and caption of a figure on the page."""
 
     svg: str
     caption: str
@@ -39,7 +39,7 @@ class Picture:
 
 @dataclass
 class _Painter:
-    """Draws figures under ids that are unique on the page."""
+    """Draws figures with ids that are unique on the page."""
 
     count: int = 0
 
@@ -90,7 +90,7 @@ class _Content:
 
 
 def render_page(found: Found, title: str) -> str:
-    """The whole page as one text."""
+    """Return the HTML of the whole page."""
     reference, paint = load_reference(), _Painter()
     content = _Content(title, found)
     if found.groups:
@@ -101,9 +101,9 @@ def render_page(found: Found, title: str) -> str:
 
 
 def _fill_results(content: _Content, found: Found, reference: Reference, paint: _Painter) -> None:
-    """Tables and figures of the results: methods first, then what departs from them."""
+    """Add the tables and figures of the results: first the methods, then their ablations."""
     ranked = ablations.ranked(variants(found.groups), reference)
-    # Of two runs with one name, one is called by its folder too, in every table and figure.
+    # If two runs have the same label, one of them also shows its folder, in every table and figure.
     named = scopes.by_scope([(group, tables.label_of(group, changed, reference)) for group, changed in ranked], reference)
     labelled = [item for _, own in named for item in own]
     centres = [group for group, changed in ranked if not changed]
@@ -151,7 +151,7 @@ def _chance_note(methods: tables.Labelled, reference: Reference) -> list[str]:
 
 
 def _passes(labelled: tables.Labelled, reference: Reference, paint: _Painter) -> list[Picture]:
-    """A figure per test set and scope, with the reference points that have both numbers; none for a single point."""
+    """Return a figure per test set and scope, with the reference points that have both numbers; none for a single point."""
     pictures = []
     for scope, own in scopes.by_scope(labelled, reference):
         styles = compared.styles_of([label for _, label in own], reference.labels.methods)
@@ -171,7 +171,7 @@ def _named(dataset: str, scope: str, reference: Reference) -> str:
 
 
 def _losses(curves: Sequence[Curve], paint: _Painter) -> list[tuple[str, Picture | None]]:
-    """By configuration; None where too little was logged for a line."""
+    """Return a figure per configuration; None where too little was logged to plot a line."""
     found: list[tuple[str, Picture | None]] = []
     for path in dict.fromkeys(curve.path for curve in curves):
         own = sorted((curve for curve in curves if curve.path == path), key=lambda curve: (len(curve.name), curve.name))
@@ -187,7 +187,7 @@ def _losses(curves: Sequence[Curve], paint: _Painter) -> list[tuple[str, Picture
 def _explained(path: str, item: Explanation, paint: _Painter, number: int) -> _Explained:
     questions = []
     for view in item.questions:
-        # The page has the readout as a table.
+        # The page shows the readout as a table instead.
         pictures, notes = _painted([drawing for drawing in question_drawings(view) if drawing.stem != "readout"], paint)
         questions.append(_Question(view, pictures, notes))
     pictures, notes = _painted(drawings(item), paint)
@@ -196,7 +196,7 @@ def _explained(path: str, item: Explanation, paint: _Painter, number: int) -> _E
 
 
 def _painted(found: Sequence[Drawing], paint: _Painter) -> tuple[list[Picture], list[str]]:
-    """The figures, and sentences in place of those in which there is nothing to see."""
+    """Return the figures that show something, and a sentence in place of each one that would be blank."""
     pictures = [paint(drawing.draw, drawing.title, drawing.words) for drawing in found if not drawing.blank]
     return pictures, [drawing.blank for drawing in found if drawing.blank]
 

@@ -1,7 +1,7 @@
-"""Two configurations on the same questions with the same seeds: the difference of their accuracies.
+"""Difference in accuracy between two configurations, on the same questions with the same seeds.
 
 test = paired(kava, codi, "gsm8k")
-comparison_table([(("equation", "KaVa - CODI"), "gsm8k", test), ...], reference)
+comparison_table([("equation", "KaVa - CODI", "gsm8k", test), ...], reference)
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ DIFFERENCE = "over the seeds that both have (paired t); where that is one, over 
 
 
 def paired(first: Group, second: Group, dataset: str) -> PairedDifference | None:
-    """`first` - `second` over the seeds that both have; None where they have none, or answered other questions."""
+    """Return `first` - `second` over the seeds that both have; None if they share no seed or did not answer the same questions."""
     a, b = first.marks(dataset), second.marks(dataset)
     seeds = [(a[seed], b[seed]) for seed in a if seed in b and a[seed]]
     if not seeds or any(x.keys() != y.keys() for x, y in seeds):
@@ -24,7 +24,7 @@ def paired(first: Group, second: Group, dataset: str) -> PairedDifference | None
 
 
 def difference_cells(test: PairedDifference | None) -> list[Cell]:
-    """The difference in points with its interval, and p."""
+    """Return the cells of a difference: points with their interval, and p."""
     if test is None:
         return [Cell(NOTHING)] * 2
     low, high = (100 * bound for bound in test.ci95)
@@ -32,7 +32,7 @@ def difference_cells(test: PairedDifference | None) -> list[Cell]:
 
 
 def comparison_table(found: Sequence[tuple[str, str, str, PairedDifference]], reference: Reference) -> Table:
-    """Paired comparisons: (variant, what is compared, data set, difference)."""
+    """Return a table of paired comparisons, given as (variant, compared runs, data set, difference)."""
     several = len({variant for variant, *_ in found}) > 1
     rows = [
         [
@@ -40,7 +40,7 @@ def comparison_table(found: Sequence[tuple[str, str, str, PairedDifference]], re
             Cell(reference.dataset_label(dataset)),
             *difference_cells(test),
             Cell(str(test.n), test.n),
-            # The sign says which side wins: McNemar's p hides it.
+            # The sign shows which side is better; McNemar's p does not.
             Cell(", ".join(f"{100 * value:+.1f} (p {p:.2g})" for value, p in zip(test.per_seed, test.mcnemar_p, strict=True))),
         ]
         for variant, compared, dataset, test in found

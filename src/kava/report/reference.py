@@ -1,4 +1,4 @@
-"""The numbers that results are set beside (`data/reference.yaml`): each row says where it comes from.
+"""Reference numbers that results are compared with (`data/reference.yaml`); each row names its source.
 
 reference = load_reference()
 rows = reference.matching(aggregate, source="paper")
@@ -19,7 +19,7 @@ Source = Literal["paper", "guide"]
 
 
 class Labels(Record):
-    """How tables print methods, models and data sets; the latter two by the last part of their hub name or path."""
+    """Display names of methods, models and data sets; models and data sets are keyed by the last part of their hub name or path."""
 
     models: dict[str, str]
     datasets: dict[str, str]
@@ -27,7 +27,7 @@ class Labels(Record):
 
 
 class ReferenceRow(Record):
-    """One published figure. Accuracy and its deviation in percent; `settings` are the configuration keys that make it an ablation."""
+    """One published result. Accuracy and its deviation are in percent; `settings` are the configuration keys that make it an ablation."""
 
     source: Source
     where: str
@@ -44,14 +44,14 @@ class ReferenceRow(Record):
 
 
 class Reference(Record):
-    """All reference rows, the names tables use, and the difference (in points of accuracy) that counts as reproduced."""
+    """All reference rows, the display names, and the largest difference (in points of accuracy) that counts as reproduced."""
 
     tolerance_points: float = Field(gt=0)
     labels: Labels
     rows: list[ReferenceRow]
 
     def matching(self, aggregate: Aggregate, source: Source | None = None) -> list[ReferenceRow]:
-        """The rows for the same method, model, training data and ablation, from one source or from all."""
+        """Return the rows with the same method, model, training data and ablation, from one source or from all."""
         identity = (aggregate.method, last_part(aggregate.model), last_part(aggregate.train_dataset))
         return [
             row
@@ -62,7 +62,7 @@ class Reference(Record):
         ]
 
     def _same_ablation(self, row: ReferenceRow, config: dict[str, Any]) -> bool:
-        """A row's own settings hold, and no setting that another row names as an ablation does."""
+        """Return whether the row's own settings hold in `config` and no ablation setting of another row does."""
         others = [(key, value) for other in self.rows for key, value in other.settings.items() if key not in row.settings]
         own = all(config.get(key) == value for key, value in row.settings.items())
         return own and all(config.get(key) != value for key, value in others)
@@ -85,5 +85,5 @@ def load_reference() -> Reference:
 
 
 def last_part(name: str) -> str:
-    """`meta-llama/Llama-3.2-1B-Instruct` and `/models/Llama-3.2-1B-Instruct/` name the same thing."""
+    """Return the last part of a name: the same for `meta-llama/Llama-3.2-1B-Instruct` and `/models/Llama-3.2-1B-Instruct/`."""
     return name.replace("\\", "/").rstrip("/").rpartition("/")[2] or name

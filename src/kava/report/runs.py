@@ -1,9 +1,9 @@
-"""Everything below an outputs directory that a report can show: results by configuration, training curves, explanations.
+"""Find everything below an outputs directory that a report can show: results by configuration, training curves, explanations.
 
 found = find_runs("outputs")
 
-What is broken, foreign or no full evaluation is named in `problems` and left out: one truncated file of an unfinished run must not hide
-the others.
+Broken files, results of another checkpoint and partial evaluations are left out and named in `problems`, so that one truncated file of
+an unfinished run does not hide the others.
 """
 
 import re
@@ -23,7 +23,7 @@ _SEED = re.compile(r"(^|[/_-])seed[_-]?\d+$")
 
 @dataclass(frozen=True)
 class Curve:
-    """Scalars of one training run: `scalars[tag]` is a list of (step, value); `path` as a group's, `name` the run's own directory."""
+    """Scalars of one training run: `scalars[tag]` is a list of (step, value), `path` is as in `Group`, `name` is the run's directory."""
 
     path: str
     name: str
@@ -32,7 +32,7 @@ class Curve:
 
 @dataclass
 class Found:
-    """What is there."""
+    """What `find_runs` found, and the problems with what it left out."""
 
     groups: list[Group] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
@@ -41,10 +41,10 @@ class Found:
 
 
 def find_runs(outputs: str | Path, include_partial: bool = False) -> Found:
-    """Read all that is below a directory; `include_partial` takes quick tests and cut evaluations too.
+    """Read all runs below a directory; `include_partial` adds quick tests and evaluations on a part of the test set.
 
     Raises:
-        UserError: no such directory, or nothing in it to report.
+        UserError: the directory does not exist, or it holds nothing to report.
     """
     root = Path(outputs)
     if not root.is_dir():
@@ -67,7 +67,7 @@ def find_runs(outputs: str | Path, include_partial: bool = False) -> Found:
 
 
 def read_scalars(logs: Path) -> dict[str, list[tuple[int, float]]]:
-    """All scalars of a TensorBoard directory."""
+    """Read all scalars of a TensorBoard directory: tag -> list of (step, value)."""
     from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
     accumulator = EventAccumulator(str(logs), size_guidance={SCALARS: 0})

@@ -9,14 +9,14 @@ from kava.results.statistics import summarise, wilson_interval
 
 @dataclass(frozen=True)
 class StepRow:
-    """Questions of one length, as fractions.
+    """Results on the questions with one number of steps, as fractions.
 
     Attributes:
-        steps: the length.
-        questions: how many there are.
-        accuracy, std: mean and sample deviation over the seeds; no deviation for one.
-        interval: Student's t over the seeds, Wilson's over the questions for one.
-        confidence: mean probability that the model gave to its answers, where it is known.
+        steps: number of steps.
+        questions: number of questions.
+        accuracy, std: mean and sample standard deviation over the seeds; `std` is None for one seed.
+        interval: 95 % interval: Student's t over the seeds, or Wilson's over the questions for one seed.
+        confidence: mean probability that the model gave to its answers; None where it was not recorded.
     """
 
     steps: int
@@ -28,7 +28,7 @@ class StepRow:
 
 
 def step_rows(seeds: Mapping[int, Sequence[Row]]) -> list[StepRow]:
-    """A row per number of steps, fewest first.
+    """Return a row per number of steps, fewest steps first.
 
     Args:
         seeds: the answers of each seed to the same questions.

@@ -1,4 +1,4 @@
-"""matplotlib figures as inline SVG that takes the page's colours: text stays text, dark ink follows `currentColor`.
+"""matplotlib figures as inline SVG that follows the page's colours: text stays text, and its dark colour becomes `currentColor`.
 
 markup = inline_svg(lambda: similarity_figure(layers, "keys"), "similarity", "Cosine of keys", "A panel per layer ...")
 """
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Pixels from which a figure's text becomes too small on a phone: there it keeps its size and scrolls.
+# Width in pixels above which a figure would be too small to read on a phone; there it keeps a readable size and scrolls.
 WIDE = 500
-# A colour that no figure uses; the page's text colour takes its place.
+# A placeholder colour that no figure uses; it is replaced by the text colour of the page.
 _INK = "#010203"
-# Hundredths of a point are finer than any screen.
+# Coordinates are cut to hundredths of a point, which is finer than any screen.
 _PLACES = re.compile(r' (d|x|y)="([^"]*)"')
 _STYLE = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), _INK),
@@ -30,9 +30,9 @@ def inline_svg(draw: Callable[[], "Figure"], name: str, title: str, description:
     """Draw a figure and return one `<svg>` element.
 
     Args:
-        draw: makes the figure; called with this module's style in force.
-        name: unique on the page, part of every id.
-        title, description: what a screen reader says.
+        draw: creates the figure; called with the style of this module.
+        name: unique on the page; prefix of every id.
+        title, description: text for screen readers.
     """
     import matplotlib as mpl
 
@@ -45,12 +45,12 @@ def inline_svg(draw: Callable[[], "Figure"], name: str, title: str, description:
 
 def _embedded(text: str, name: str, title: str, description: str) -> str:
     markup = text[text.index("<svg") :]
-    # matplotlib's style element would apply to the whole page; the page's own style sheet has its rule.
+    # The style element of matplotlib would apply to the whole page; the style sheet of the page has the same rule.
     markup = re.sub(r"<style.*?</style>|<metadata>.*?</metadata>|<!--.*?-->", "", markup, flags=re.S)
     markup = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', markup)
     markup = re.sub(r'(xlink:href="#|url\(#)', rf"\1{name}-", markup)
     markup = markup.replace(_INK, "currentColor")
-    # Fonts of the page, not the one of the machine that drew the figure.
+    # Use the fonts of the page, not those of the machine that drew the figure.
     markup = re.sub(r"font: ((?:\d+ )?[\d.]+px) [^;\"]+", r"font-size: \1", markup)
     markup = re.sub(r"font-size: (?:\d+ )?([\d.]+px)", r"font-size: \1", markup)
     opening = f'<svg role="img" aria-labelledby="{name}-t {name}-d"'

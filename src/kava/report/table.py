@@ -1,7 +1,7 @@
-"""One table, whatever made it and wherever it is shown: rows of cells with intervals, notes below, and where each row comes from.
+"""The table type of all commands and output formats: rows of cells with intervals, notes below, and the source of each row.
 
-show(table, console)                 # terminal
-as_markdown(table), as_csv(table)    # documents, spreadsheets; LaTeX is kava.report.latex, HTML the page's template
+show([table], console)               # terminal
+as_markdown(table), as_csv(table)    # documents, spreadsheets; kava.report.latex writes LaTeX, the page's template writes HTML
 """
 
 import csv
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 NOTHING = "--"
 SOURCE = "Source"
 UNCONFIRMED, PARTIAL = "†", "‡"
-# What a spreadsheet would take for a formula.
+# First characters that make a spreadsheet read a text as a formula.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-# Characters of a terminal's line that a column of text may take before it wraps.
+# Width in characters beyond which a text column on the terminal may wrap.
 _WIDEST = 30
-# Between two columns.
+# Spaces between two columns.
 _GAP = 2
 
 
@@ -29,9 +29,9 @@ class Cell:
     """One cell.
 
     Attributes:
-        text: as it is read.
-        value: unrounded, to sort by and for spreadsheets; None for a text.
-        remark: what belongs below or behind it, such as an interval.
+        text: text as shown.
+        value: unrounded number, for sorting and for spreadsheets; None for text.
+        remark: text shown below or after the cell's text, such as an interval.
     """
 
     text: str
@@ -44,13 +44,13 @@ class Table:
     """A table.
 
     Attributes:
-        name: short, unique on a page.
-        title: a heading, where tables follow each other.
-        caption: what the numbers are.
+        name: short name, unique on a page.
+        title: heading, where several tables follow each other.
+        caption: description of the numbers.
         columns: headings.
-        rows: cells, as many as columns.
-        published: indices of the rows that are not ours.
-        notes: lines below it.
+        rows: cells, one per column.
+        published: indices of the rows with published numbers.
+        notes: lines below the table.
     """
 
     name: str
@@ -63,39 +63,39 @@ class Table:
 
     @property
     def numeric(self) -> list[bool]:
-        """Which columns hold numbers, some of them perhaps unknown."""
+        """Whether each column holds numbers; some of its cells may be unknown."""
         return [any(row[index].value is not None for row in self.rows) for index in range(len(self.columns))]
 
     def only(self, columns: Sequence[str]) -> "Table":
-        """These columns, in this order."""
+        """Return the table with these columns only, in this order."""
         places = [self.columns.index(name) for name in columns]
         return replace(self, columns=list(columns), rows=[[row[place] for place in places] for row in self.rows])
 
 
 def number(mean: float | None, std: float | None = None, digits: int = 1) -> str:
-    """``56.5 (0.4)``; without a deviation ``56.5``; '--' for nothing."""
+    """Format ``56.5 (0.4)``; without a deviation ``56.5``; '--' for None."""
     if mean is None:
         return NOTHING
     return f"{mean:.{digits}f}" if std is None else f"{mean:.{digits}f} ({std:.{digits}f})"
 
 
 def percent(fraction: float | None) -> float | None:
-    """A fraction in percent."""
+    """Convert a fraction to percent."""
     return None if fraction is None else 100 * fraction
 
 
 def share(fraction: float | None, remark: str = "") -> Cell:
-    """A fraction as `56.5`; '--' for nothing."""
+    """Return a cell with a fraction in percent, such as `56.5`; '--' for None."""
     return Cell(number(percent(fraction)), fraction, remark)
 
 
 def signed(points: float, remark: str = "") -> Cell:
-    """`+2.1`; adding zero makes a rounded -0.0 a plain +0.0."""
+    """Return a cell with a sign, such as `+2.1`; adding zero turns a rounded -0.0 into +0.0."""
     return Cell(f"{round(points, 1) + 0.0:+.1f}", points, remark)
 
 
 def without_constants(table: Table, names: Collection[str]) -> Table:
-    """Columns of these names that say the same in every row go into the caption."""
+    """Move columns with these names that are the same in every row into the caption; empty ones are dropped."""
     said, kept = [], []
     for index, name in enumerate(table.columns):
         contents = {(row[index].text, row[index].remark) for row in table.rows}
@@ -107,7 +107,7 @@ def without_constants(table: Table, names: Collection[str]) -> Table:
 
 
 def numbered_sources(table: Table) -> Table:
-    """Sources by number, written out in the notes: in every row they would not fit on a page."""
+    """Replace sources by numbers and list them in the notes: written out in every row, they would not fit on a page."""
     place = table.columns.index(SOURCE)
     numbers = {source: number for number, source in enumerate(dict.fromkeys(row[place].text for row in table.rows), 1)}
     rows = [[*row[:place], Cell(f"[{numbers[row[place].text]}]"), *row[place + 1 :]] for row in table.rows]
@@ -115,12 +115,12 @@ def numbered_sources(table: Table) -> Table:
 
 
 def show(tables: Iterable[Table], console: "Console") -> None:
-    """Print tables within the terminal's width: remarks in a second line, and columns that do not fit in a block of their own below."""
+    """Print tables within the terminal's width: remarks on a second line, and columns that do not fit in a separate block below."""
     from rich.text import Text
 
     for table in tables:
         if SOURCE in table.columns:
-            # Beside the name of the row, so that a block of columns below does not hold it alone.
+            # Next to the name of the row, so that the source is not alone in a block below.
             first, *others = (name for name in table.columns if name != SOURCE)
             table = numbered_sources(table).only([first, SOURCE, *others])
         if table.title:
@@ -136,7 +136,7 @@ def show(tables: Iterable[Table], console: "Console") -> None:
 
 
 def _width(table: Table, index: int) -> int:
-    """Characters that a column needs: numbers are never broken, headings and texts only between words."""
+    """Return the width that a column needs in characters: numbers never wrap, headings and texts wrap only between words."""
     longest_word = max((len(word) for word in table.columns[index].split()), default=1)
     lines = _lines(table, index)
     if table.numeric[index]:
@@ -150,7 +150,7 @@ def _lines(table: Table, index: int) -> list[str]:
 
 
 def _blocks(widths: Sequence[int], room: int) -> list[list[int]]:
-    """Columns that stand side by side; each block begins with the first column, which names the row."""
+    """Split columns into blocks that fit side by side; each block begins with the first column, which names the row."""
     blocks, used = [[0]], widths[0]
     for index, width in enumerate(widths[1:], 1):
         if used + _GAP + width > room and len(blocks[-1]) > 1:
@@ -166,11 +166,11 @@ def _show_block(table: Table, block: Sequence[int], widths: Sequence[int], conso
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    # Without a frame: narrow, and still readable when it is piped or pasted.
+    # No frame: the table is narrower, and still readable when it is piped or pasted.
     shown = RichTable(box=SIMPLE_HEAD, padding=(0, _GAP - 1, 0, 0), pad_edge=False, show_edge=False)
     spare = console.width - sum(widths[index] + _GAP for index in block) + _GAP
     for index in block:
-        # Room that is left goes to what would wrap, from the left.
+        # Spare width goes to the columns that would wrap, from left to right.
         natural = max(len(line) for line in [table.columns[index], *_lines(table, index)])
         more = min(max(spare, 0), natural - widths[index])
         spare -= more
@@ -183,13 +183,13 @@ def _show_block(table: Table, block: Sequence[int], widths: Sequence[int], conso
 
 
 def settings_table(title: str, settings: Mapping[str, Sequence[Any]], columns: Sequence[str]) -> Table:
-    """A row per dotted key, a column per configuration."""
+    """Return a table with a row per dotted key and a column per configuration."""
     rows = [[Cell(key), *(Cell(shown(value)) for value in values)] for key, values in settings.items()]
     return Table("settings", title, "", ["setting", *columns], rows)
 
 
 def shown(value: Any) -> str:
-    """A setting's value as YAML would write it in a line."""
+    """Format the value of a setting as YAML writes it on one line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list):
@@ -198,7 +198,7 @@ def shown(value: Any) -> str:
 
 
 def as_markdown(table: Table) -> str:
-    """For documents."""
+    """Return the table as Markdown, for documents."""
     if SOURCE in table.columns:
         table = numbered_sources(table)
     lines = [f"### {table.title or table.name}", "", table.caption, ""]
@@ -213,9 +213,9 @@ def _escaped(text: str) -> str:
 
 
 def as_csv(table: Table) -> str:
-    """For spreadsheets: numbers unrounded, empty where nothing was measured.
+    """Return the table as CSV, for spreadsheets: numbers are unrounded, and cells without a measurement are empty.
 
-    It starts with a byte-order mark, without which Excel reads UTF-8 as something else.
+    It starts with a byte-order mark, without which Excel does not read the text as UTF-8.
     """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\r\n")

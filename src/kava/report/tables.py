@@ -1,9 +1,9 @@
-"""What was measured as tables: accuracy (Table 1), cost per question (Table 2), accuracy by number of steps, and every number (CSV).
+"""Tables of the results: accuracy (Table 1), cost per question (Table 2), accuracy by number of steps, and all numbers (CSV).
 
     labelled = [(group, label_of(group, departures, reference)) for group, departures in variants(groups)]
     accuracy_table(labelled, reference, relevant(labelled, reference))
 
-Every command shows these: a table has the same columns whatever made it.
+All commands use these functions, so that a table has the same columns everywhere.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,31 +25,31 @@ INTERVAL = "95 % interval (over seeds; over questions where there is one seed)"
 
 
 def label_of(group: Group, departures: Mapping[str, Any], reference: Reference) -> str:
-    """`KaVa`, or for an ablation `KaVa, num_iterations = 6`."""
+    """Return a label such as `KaVa`, or `KaVa, num_iterations = 6` for an ablation."""
     return ", ".join(filter(None, [reference.method_label(group.aggregate.method), changes(departures)]))
 
 
 def changes(departures: Mapping[str, Any]) -> str:
-    """`num_iterations = 6`; of a key whose last part is one word, all of it: `lora.r = 16`."""
+    """Return text such as `num_iterations = 6`; a key whose last part is one word is shown in full: `lora.r = 16`."""
     names = {key: last if "_" in (last := key.rpartition(".")[2]) else key for key in departures}
     return ", ".join(f"{names[key]} = {shown(_whole(value))}" for key, value in departures.items())
 
 
 def test_sets(labelled: Labelled) -> list[str]:
-    """Those that were measured: the guide's three, then as the configurations list them."""
+    """Return the test sets with results: first the guide's three, then the others in the order of the configurations."""
     measured = dict.fromkeys(name for group, _ in labelled for name in group.aggregate.datasets)
     listed = dict.fromkeys(name for group, _ in labelled for name in group.aggregate.config.get("evaluation", {}).get("datasets") or {})
     return [name for name in dict.fromkeys([*DEFAULT_DATASETS, *listed, *measured]) if name in measured]
 
 
 def relevant(labelled: Labelled, reference: Reference) -> list[ReferenceRow]:
-    """Reference rows for a model and training set that we ran."""
+    """Return the reference rows whose model and training set we ran too."""
     ours = {(reference.model_label(g.aggregate.model), reference.dataset_label(g.aggregate.train_dataset)) for g, _ in labelled}
     return [row for row in reference.rows if (reference.model_label(row.model), reference.dataset_label(row.train_dataset)) in ours]
 
 
 def accuracy_table(labelled: Labelled, reference: Reference, published: Sequence[ReferenceRow] = (), title: str = "") -> Table:
-    """Table 1: accuracy per test set with intervals; of each model and training data our rows first, then the published ones."""
+    """Return Table 1: accuracy per test set with intervals; for each model and training set, our rows come before the published ones."""
     lines = _by_settings([row for row in published if row.accuracy is not None])
     names = test_sets(labelled)
     names = list(dict.fromkeys([*DEFAULT_DATASETS, *names] if lines else names))
@@ -72,14 +72,14 @@ def accuracy_table(labelled: Labelled, reference: Reference, published: Sequence
 def result_tables(
     labelled: Labelled, reference: Reference, published: Sequence[ReferenceRow] = (), title: str = "", datasets: Sequence[str] = ()
 ) -> list[Table]:
-    """Tables 1 and 2; what is the same in every row stands in the caption."""
+    """Return Tables 1 and 2; columns that are the same in every row move into the caption."""
     accuracy = accuracy_table(labelled, reference, published, title)
     efficiency = efficiency_table(labelled, reference, published, title and f"{title}: cost", datasets)
     return [without_constants(accuracy, (*OF_RUN, SOURCE)), without_constants(efficiency, ("Test set", *OF_RUN, SOURCE))]
 
 
 def published_table(reference: Reference) -> Table:
-    """All published accuracies, for a page that has no run of theirs."""
+    """Return all published accuracies, for a page without runs of a published model and training set."""
     caption = "Published test accuracy in percent, of other models on other data"
     return replace(accuracy_table([], reference, reference.rows), name="published", caption=caption)
 
@@ -87,7 +87,7 @@ def published_table(reference: Reference) -> Table:
 def efficiency_table(
     labelled: Labelled, reference: Reference, published: Sequence[ReferenceRow] = (), title: str = "", datasets: Sequence[str] = ()
 ) -> Table:
-    """Table 2: forward passes, tokens, milliseconds and cache per question, a row per run and test set (default: all)."""
+    """Return Table 2: forward passes, tokens, milliseconds and cache per question, a row per run and test set (default: all)."""
     rows = []
     for group, label in labelled:
         for name in datasets or test_sets([(group, label)]):
@@ -106,7 +106,7 @@ def efficiency_table(
 
 
 def steps_table(series: Mapping[tuple[str, str], Mapping[str, Sequence[StepRow]]], reference: Reference, title: str = "") -> Table:
-    """Accuracy and mean confidence by number of steps: (data set, which runs) -> label -> rows."""
+    """Return accuracy and mean confidence by number of steps; `series` is (data set, scope of the runs) -> label -> rows."""
     rows = [
         [
             Cell(label),
@@ -136,7 +136,10 @@ NUMBERS = (
 
 
 def numbers_table(found: Iterable[tuple[str, str, Aggregate]]) -> Table:
-    """Every number unrounded, fractions as such, for a spreadsheet: a row per (file, configuration name, aggregate) and data set."""
+    """Return every number for a spreadsheet, a row per (file, configuration name, aggregate) and data set.
+
+    Numbers are unrounded, and accuracies are fractions, not percent.
+    """
     rows = []
     for file, name, aggregate in found:
         for dataset, summary in aggregate.datasets.items():
@@ -157,18 +160,18 @@ def numbers_table(found: Iterable[tuple[str, str, Aggregate]]) -> Table:
 
 
 def interval_of(summary: DatasetSummary) -> tuple[float, float]:
-    """95 % interval of the accuracy in percent: Student's t over seeds, Wilson's over questions for one seed."""
+    """Return the 95 % interval of the accuracy in percent: Student's t over seeds, Wilson's over questions for one seed."""
     low, high = summary.accuracy_ci95 or summary.per_seed[0].accuracy_ci95
     return 100 * max(low, 0.0), 100 * min(high, 1.0)
 
 
 def interval_text(bounds: Sequence[float]) -> str:
-    """Fractions as `[55.5, 57.5]`."""
+    """Format an interval of fractions in percent, such as `[55.5, 57.5]`."""
     return "[" + ", ".join(f"{100 * bound:.1f}" for bound in bounds) + "]" if bounds else ""
 
 
 def accuracy_cell(summary: DatasetSummary, mark: str = "") -> Cell:
-    """`56.5 (0.4)` with its interval."""
+    """Return a cell such as `56.5 (0.4)` with its interval."""
     low, high = interval_of(summary)
     text = number(100 * summary.accuracy_mean, percent(summary.accuracy_std)) + mark
     return Cell(text, 100 * summary.accuracy_mean, f"[{low:.1f}, {high:.1f}]")
@@ -191,7 +194,10 @@ def _costs(data: DatasetSummary) -> list[Cell]:
 
 
 def _method(group: Group, label: str, labelled: Labelled) -> Cell:
-    """With the form of the traces where a table holds several: beside the method, since a phone shows the first columns only."""
+    """Return the cell of a label, with the form of the traces if the table holds several forms.
+
+    The form is in this cell because a phone shows only the first columns.
+    """
     forms = {other.form for other, _ in labelled}
     return Cell(label, remark=group.form if len(forms) > 1 else "")
 
@@ -216,7 +222,7 @@ def _published(mean: float | None, std: float | None, row: ReferenceRow) -> Cell
 
 
 def _by_settings(rows: Sequence[ReferenceRow]) -> list[list[ReferenceRow]]:
-    """Rows that differ in the test set only belong on one line."""
+    """Group rows that differ only in the test set, for one line each."""
     lines: dict[tuple[str, ...], list[ReferenceRow]] = {}
     for row in rows:
         lines.setdefault((row.model, row.train_dataset, row.method, str(row.settings), row.where), []).append(row)
@@ -229,7 +235,7 @@ def _partial_notes(labelled: Labelled) -> list[str]:
 
 
 def _data_notes(labelled: Labelled, reference: Reference) -> list[str]:
-    """A training file may have changed under its name between two rows of a table."""
+    """Return notes on training data whose content differs between rows of a table under the same name."""
     contents: dict[str, set[str]] = {}
     for group, _ in labelled:
         if group.aggregate.trained_on is not None:
@@ -242,7 +248,7 @@ def _data_notes(labelled: Labelled, reference: Reference) -> list[str]:
 
 
 def _grouped(table: Table) -> Table:
-    """Rows of one model and training data together, in the order in which these appear."""
+    """Group the rows by model and training data, in order of appearance, and add the note on unconfirmed numbers."""
     places = [table.columns.index(name) for name in (MODEL, DATA)]
     keys = [tuple(row[place].text for place in places) for row in table.rows]
     order = sorted(range(len(table.rows)), key=lambda index: (list(dict.fromkeys(keys)).index(keys[index]), index))
@@ -262,5 +268,5 @@ def _unrounded(value: Any) -> Cell:
 
 
 def _whole(value: Any) -> Any:
-    """2 for 2.0: what the user wrote."""
+    """Return 2 for 2.0, as the user wrote it."""
     return int(value) if isinstance(value, float) and value.is_integer() else value

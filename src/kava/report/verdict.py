@@ -1,4 +1,4 @@
-"""What the results come to, in sentences: the best method on each test set, how far it is from full CoT, and at what cost.
+"""Summary of the results in sentences: the best method on each test set, its difference to full CoT, and its cost.
 
 for verdict in verdicts(labelled, reference): print(verdict.headline)
 """
@@ -16,12 +16,12 @@ from kava.report.tables import Labelled, interval_of, test_sets
 
 @dataclass(frozen=True)
 class Verdict:
-    """Runs of one model and training data.
+    """Summary of the runs with one model, training data and form of the traces.
 
     Attributes:
-        scope: which, where the page has several.
-        headline: the method that wins on most test sets, judged on the first one of them.
-        sentences: one per test set, after its name.
+        scope: name of the scope; empty if the page has only one.
+        headline: the method that is best on most test sets, with its numbers on the first of these.
+        sentences: (test set, sentence) pairs.
     """
 
     scope: str
@@ -31,7 +31,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class _Judged:
-    """The best method without a written chain on a test set, and what it is measured by: full CoT, else the next best, else nothing."""
+    """The best method on a test set, and the method that it is compared with (`rival`).
+
+    Methods that write no chain of thought are preferred. The best of them is compared with the best method that writes one, such as full
+    CoT (`beside_written`), or else with the next best method, if there is one.
+    """
 
     best: str
     data: DatasetSummary
@@ -43,7 +47,7 @@ class _Judged:
 
     @property
     def distance(self) -> str:
-        """`0.2 points below Full CoT (99.5 %): the 95 % intervals overlap; 9.0 forward passes a question instead of 23.5`."""
+        """Such as `0.2 points below Full CoT (99.5 %): the 95 % intervals overlap; 9.0 forward passes a question instead of 23.5`."""
         passes = f"{self.data.forward_passes_mean:.1f} forward passes a question"
         if self.rival_data is None:
             return f"with no other method to compare with; {passes}"
@@ -65,7 +69,7 @@ class _Judged:
 
 
 def verdicts(methods: Labelled, reference: Reference) -> list[Verdict]:
-    """One per model and training data; the runs are whole methods, no ablations."""
+    """Return one verdict per scope; the runs are methods, not ablations."""
     found = []
     for scope, own in by_scope(methods, reference):
         judged = {dataset: _judged(own, dataset) for dataset in test_sets(own)}
@@ -76,7 +80,7 @@ def verdicts(methods: Labelled, reference: Reference) -> list[Verdict]:
 
 def _headline(judged: dict[str, _Judged], reference: Reference) -> str:
     wins = Counter(item.best for item in judged.values())
-    # max takes the first of those that win equally often, and test sets come with the most important one first.
+    # In a tie max returns the first method, and the most important test set comes first.
     winner = max(wins, key=lambda label: wins[label])
     dataset, shown = next((dataset, item) for dataset, item in judged.items() if item.best == winner)
     count = (

@@ -1,10 +1,10 @@
-"""The files of a run: their names, and the one reader and writer of results.
+"""Files of a run: their names, and the functions that read and write results.
 
     answers = write_rows(rows_path(path), rows)        # in this order: the result marks the evaluation as done
     write_result(path, result.model_copy(update={"answers": answers}))
     result = own_result("outputs/llama1b_aug/seed_42/results_gsm8k.yaml")
 
-`results_<dataset>.yaml` carries the metrics and everything needed to trace them; `results_<dataset>.jsonl` beside it has a row for
+`results_<dataset>.yaml` holds the metrics and everything needed to trace them; `results_<dataset>.jsonl` next to it has a row for
 each question.
 """
 

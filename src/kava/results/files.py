@@ -1,4 +1,4 @@
-"""The files of a run: names that are safe as part of a path, whole or not there when written, checked when read."""
+"""Files of a run: names that are safe as part of a path, atomic writing, and validation when reading."""
 
 import contextlib
 import json
@@ -14,14 +14,14 @@ from kava.config.strict_yaml import YAML_ERRORS, load_yaml
 from kava.errors import UserError, reason_of
 from kava.runtime.text import read_text
 
-# Of a file with a mapping: far above what any of ours needs.
+# Limits of a file that holds a mapping, far above what any of our files needs.
 MAX_DEPTH, MAX_VALUES = 50, 1_000_000
-# JSON can name half of a character ("\\ud800"), which no UTF-8 text holds.
+# JSON can contain a lone surrogate ("\\ud800"), which UTF-8 cannot encode.
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Record(BaseModel):
-    """A strict part of a file: no unknown keys, no silent conversion, finite numbers only."""
+    """Base class of the parts of a file, with strict validation: no unknown keys, no silent conversion, finite numbers only."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -33,7 +33,7 @@ def checked_name(name: str, what: str) -> str:
     """Return `name` if it is safe as part of a path or a command.
 
     Raises:
-        UserError: it holds anything but letters, digits, '_', '.' and '-', begins with '-', or is only dots.
+        UserError: it contains anything but letters, digits, '_', '.' and '-', begins with '-', or is only dots.
     """
     if not is_safe_name(name):
         raise UserError(f"{what} {name!r} is not a valid name: use letters, digits, '_', '.' and '-' only")
@@ -41,10 +41,10 @@ def checked_name(name: str, what: str) -> str:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a file as a whole or not at all: beside it, flushed to disk, renamed.
+    """Write a file atomically: write a temporary file in the same directory, flush it to disk and rename it.
 
     Raises:
-        UserError: the place cannot be written to.
+        UserError: the file cannot be written.
     """
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -66,10 +66,10 @@ def read_mapping(path: str | Path, what: str, cure: str) -> dict[str, Any]:
     """Read a YAML or JSON file that must hold a mapping.
 
     Raises:
-        UserError: missing, unreadable, not YAML, or something else than a mapping.
+        UserError: the file is missing, unreadable, not valid YAML or JSON, or does not hold a mapping.
     """
     text = read_text(path, what, cure)
-    # YAML 1.1 takes 1e-09, which JSON writers write, for a text.
+    # JSON writers write numbers such as 1e-09, which YAML 1.1 reads as a string.
     kind, load = ("JSON", json.loads) if Path(path).suffix == ".json" else ("YAML", load_yaml)
     try:
         content = load(text)
@@ -82,10 +82,10 @@ def read_mapping(path: str | Path, what: str, cure: str) -> dict[str, Any]:
 
 
 def parse_record(model: type[T], content: Any, where: str, cure: str) -> T:
-    """Check content against a record's fields.
+    """Validate content against the fields of a record.
 
     Raises:
-        UserError: names the first wrong fields.
+        UserError: the content is not valid; the message names the first wrong fields.
     """
     try:
         return model.model_validate(content)
@@ -97,10 +97,12 @@ def parse_record(model: type[T], content: Any, where: str, cure: str) -> T:
 
 
 def _refuse_odd(content: Any) -> None:
-    """YAML can make a structure contain itself, a few lines mean more values than a machine can hold, and anything be a key.
+    """Refuse content that is too large or not text.
+
+    YAML allows a structure that contains itself, a few lines that expand to more values than fit in memory, and keys of any type.
 
     Raises:
-        ValueError: nested too deeply, too many values, a key that is no text, or a text that no file can hold.
+        ValueError: nested too deeply, too many values, a key that is not a string, or a string that UTF-8 cannot encode.
     """
     level, count = [content], 0
     for _ in range(MAX_DEPTH):

@@ -1,4 +1,4 @@
-"""The one way to read results that will be shown: a result belongs to the checkpoint that lies beside it, and its rows belong to it.
+"""Read results that will be shown, and check that a result belongs to the checkpoint next to it and its rows belong to the result.
 
 result = own_result(run / "results_gsm8k.yaml")
 rows = own_rows(run / "results_gsm8k.yaml", result)
@@ -13,14 +13,14 @@ from kava.errors import UserError
 from kava.results.result import BEST_CHECKPOINT, CURE, Result, Row, read_result, read_rows, rows_path
 
 _MANIFEST, _CARD, _ABOUT = "manifest.json", "README.md", "kava_config.json"
-# What kava_config.json says beside the metadata that results carry as `provenance.training`.
+# Keys of kava_config.json other than the metadata that results hold as `provenance.training`.
 _OF_THE_MODEL = ("format", "method", "base", "base_fingerprint", "config")
 
 
 def checkpoint_hash(directory: str | Path) -> str | None:
-    """Hash of a checkpoint's manifest, which lists the checksum of every file; None where there is no manifest.
+    """Return the hash of a checkpoint's manifest, which lists the checksum of every file; None if there is no manifest.
 
-    The model card is left out: it may be written again with the results of the checkpoint.
+    The model card is left out, because it may be rewritten with the results of the checkpoint.
     """
     content = _json(Path(directory) / _MANIFEST)
     files = content.get("files") if isinstance(content, dict) else None
@@ -31,12 +31,12 @@ def checkpoint_hash(directory: str | Path) -> str | None:
 
 
 def own_result(path: str | Path, checkpoint: str | Path | None = None) -> Result:
-    """Read a result and see that it was measured on `checkpoint` (default: the best one of its run), if that is there.
+    """Read a result and check that it was measured on `checkpoint` (default: the best one of its run), if that exists.
 
-    A per-question file that is there must be the one that was written with the result.
+    If a per-question file exists, it must be the one that was written with the result.
 
     Raises:
-        UserError: as `read_result`; it was measured on another checkpoint, or its rows are not its own.
+        UserError: as in `read_result`; or the result was measured on another checkpoint, or its rows belong to another result.
     """
     result = read_result(path)
     checkpoint = Path(checkpoint or Path(path).parent / BEST_CHECKPOINT)
@@ -49,7 +49,7 @@ def own_result(path: str | Path, checkpoint: str | Path | None = None) -> Result
 
 
 def own_results(paths: list[Path], checkpoint: str | Path | None = None) -> tuple[list[Result], list[str]]:
-    """The results that belong to their checkpoint and are of a whole run on a whole test set, and why the others are left out."""
+    """Return the results that belong to their checkpoint and cover a full run on a full test set, and why the others are left out."""
     found, problems = [], []
     for path in paths:
         try:
@@ -65,10 +65,10 @@ def own_results(paths: list[Path], checkpoint: str | Path | None = None) -> tupl
 
 
 def own_rows(path: str | Path, result: Result) -> list[Row]:
-    """The per-question rows of a result.
+    """Read the per-question rows of a result.
 
     Raises:
-        UserError: they are missing, broken, or not those that were written with it.
+        UserError: the rows are missing, broken, or not those that were written with the result.
     """
     beside = rows_path(path)
     rows = read_rows(beside)
@@ -84,7 +84,7 @@ def own_rows(path: str | Path, result: Result) -> list[Row]:
 def _measured_on(result: Result, checkpoint: Path) -> bool:
     if result.checkpoint is not None:
         return result.checkpoint.manifest in (None, checkpoint_hash(checkpoint))
-    # Earlier versions recorded what the checkpoint says of its training, down to the second.
+    # Earlier versions instead recorded the training metadata of the checkpoint, which includes the time to the second.
     content = _json(checkpoint / _ABOUT)
     said = {key: value for key, value in content.items() if key not in _OF_THE_MODEL} if isinstance(content, dict) else None
     return bool(said) and result.provenance.get("training") == said

@@ -1,4 +1,4 @@
-"""One evaluation as a record: what was measured, on which questions, with which checkpoint; and a row for each question."""
+"""Record of one evaluation: the metrics, the questions and the checkpoint; and a row for each question."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ CURE = "evaluate again to write a new one"
 
 
 class Metrics(Record):
-    """What an evaluation measured. `accuracy` is a fraction; the per-question figures are means over the `total` questions."""
+    """Metrics of an evaluation. `accuracy` is a fraction; the per-question figures are means over the `total` questions."""
 
     accuracy: float = Field(ge=0, le=1)
     accuracy_ci95: list[float] = Field(min_length=2, max_length=2, description="Wilson interval, fractions")
@@ -47,7 +47,7 @@ class Metrics(Record):
 
 
 class RunInfo(Record):
-    """Which run was measured. `name` is the configuration's name (its file without the ending), `config` the full configuration."""
+    """The run that was evaluated. `name` is the configuration's name (its file without the suffix), `config` the full configuration."""
 
     name: str | None = None
     method: str
@@ -58,7 +58,7 @@ class RunInfo(Record):
 
 
 class DataInfo(Record):
-    """Which questions: where they came from, which part of them (`split`, in words) and a hash of their content.
+    """The questions of an evaluation: their source, the part that was used (`split`, in words) and a hash of their content.
 
     `asked` is the name or path that the user gave; null in results of earlier versions.
     """
@@ -72,7 +72,7 @@ class DataInfo(Record):
 
 
 class CheckpointInfo(Record):
-    """Which weights: the directory that was named, and the hash of its manifest (`checkpoint_hash`; null where it has none)."""
+    """The checkpoint: the directory as given, and the hash of its manifest (`checkpoint_hash`; null if it has none)."""
 
     path: str
     manifest: str | None
@@ -81,7 +81,7 @@ class CheckpointInfo(Record):
 class Result(Record):
     """One evaluation of one checkpoint on one data set.
 
-    `answers` is the SHA-256 of the per-question file beside it. It and `checkpoint` are null in results of earlier versions.
+    `answers` is the SHA-256 of the per-question file next to the result. It and `checkpoint` are null in results of earlier versions.
     """
 
     format: Literal["kava.results/1"] = RESULT_FORMAT
@@ -95,12 +95,12 @@ class Result(Record):
 
     @property
     def partial(self) -> str:
-        """See `left_out_of`."""
+        """Why this is not a full evaluation; see `left_out_of`."""
         return left_out_of(self.run.config, self.data.rows)
 
     @property
     def trained_on(self) -> str | None:
-        """Hash of the training data's content, where the checkpoint says it."""
+        """Hash of the training data's content, if the checkpoint recorded it."""
         training = self.provenance.get("training")
         data = training.get("data") if isinstance(training, dict) else None
         found = data.get("fingerprint") if isinstance(data, dict) else None
@@ -108,9 +108,9 @@ class Result(Record):
 
 
 class Row(Record):
-    """One question with its answer; `prediction` is null when the text holds no number.
+    """One question with its answer; `prediction` is null if the text contains no number.
 
-    `steps` is the length of the gold chain of thought (null where the data set has none), `confidence` the probability that the
+    `steps` is the number of steps of the gold chain of thought (null if the data set has none), `confidence` the probability that the
     model gave to its answer.
     """
 
@@ -128,7 +128,7 @@ class Row(Record):
 
 
 def left_out_of(config: Mapping[str, Any], rows: int) -> str:
-    """Why a number is not one of a whole run on a whole test set, such as `first 20 questions`; empty where it is."""
+    """Return why a result does not cover a full run on a full test set, such as `first 20 questions`; empty if it does."""
     evaluation = config.get("evaluation")
     limit = evaluation.get("max_samples") if isinstance(evaluation, Mapping) else None
     parts = ["quick test"] if is_quick_test(config) else []
@@ -138,10 +138,10 @@ def left_out_of(config: Mapping[str, Any], rows: int) -> str:
 
 
 def dataset_label(asked: str, configured: Mapping[str, str]) -> str:
-    """A data set's name in result files: what was asked for, or the stem of a path.
+    """Return the name of a data set in result files: the name that was given, or the stem of a path.
 
-    A file that only shares its stem with one of the `configured` data sets (name -> source) is named with its folder: what was measured
-    on `elsewhere/test.jsonl` is no result on `test`.
+    The name of a file that only shares its stem with one of the `configured` data sets (name -> source) includes its folder: a result on
+    `elsewhere/test.jsonl` is not a result on `test`.
     """
     name = asked
     if asked not in configured and Path(asked).exists():
@@ -153,20 +153,20 @@ def dataset_label(asked: str, configured: Mapping[str, str]) -> str:
 
 
 def result_path(run_dir: str | Path, dataset: str) -> Path:
-    """`results_<dataset>.yaml` in the directory of a run."""
+    """Return the path of `results_<dataset>.yaml` in the directory of a run."""
     return Path(run_dir) / f"results_{checked_name(dataset, 'data set')}.yaml"
 
 
 def rows_path(result: str | Path) -> Path:
-    """The per-question file beside a result file."""
+    """Return the path of the per-question file next to a result file."""
     return Path(result).with_suffix(".jsonl")
 
 
 def refuse_unwritable(result: str | Path) -> None:
-    """See that a result and its rows have a place to be written to.
+    """Check that a result and its rows can be written to their paths.
 
     Raises:
-        UserError: the path names no file of its own, is a directory, or lies below a file.
+        UserError: the path has no file name or is that of the rows (`.jsonl`), is a directory, or lies below a file.
     """
     path = Path(result)
     if not path.name or path.suffix == ".jsonl":
@@ -175,10 +175,10 @@ def refuse_unwritable(result: str | Path) -> None:
 
 
 def refuse_no_file(*places: Path) -> None:
-    """See that files have a place to be written to, before the work whose outcome they hold.
+    """Check that files can be written to these paths, before the work that produces them.
 
     Raises:
-        UserError: one is a directory, or lies below a file.
+        UserError: a path is a directory, or lies below a file.
     """
     for place in places:
         if place.is_dir():
@@ -192,7 +192,7 @@ def write_result(path: str | Path, result: Result) -> None:
     """Write a result file atomically.
 
     Raises:
-        UserError: the place cannot be written to.
+        UserError: the file cannot be written.
     """
     write_text(path, yaml.safe_dump(result.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=140))
 
@@ -201,13 +201,13 @@ def read_result(path: str | Path) -> Result:
     """Read and check a result file.
 
     Raises:
-        UserError: missing, truncated, not YAML or of another shape; names the file, the field and the cure.
+        UserError: the file is missing, truncated, not YAML or has wrong fields; the message names the file, the field and the solution.
     """
     return parse_record(Result, read_mapping(path, "result file", CURE), f"result file {path}", CURE)
 
 
 def write_rows(path: str | Path, rows: Iterable[Row]) -> str:
-    """Write per-question rows atomically, one JSON object a line; returns the SHA-256 that goes into `Result.answers`."""
+    """Write per-question rows atomically, one JSON object per line, and return the SHA-256 for `Result.answers`."""
     text = "".join(json.dumps(row.model_dump(), ensure_ascii=False) + "\n" for row in rows)
     write_text(path, text)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -217,10 +217,10 @@ def read_rows(path: str | Path) -> list[Row]:
     """Read per-question rows.
 
     Raises:
-        UserError: missing or broken; names the file, the line and the cure.
+        UserError: the file is missing or broken; the message names the file, the line and the solution.
     """
     rows = []
-    # Only "\n" ends a row: a generated text may hold other characters that str.splitlines takes for a line's end.
+    # Only "\n" ends a row: a generated text may contain other characters that str.splitlines treats as line ends.
     for number, line in enumerate(read_text(path, "per-question file", CURE).split("\n"), start=1):
         if line.strip():
             try:
@@ -232,7 +232,7 @@ def read_rows(path: str | Path) -> list[Row]:
 
 
 def by_steps(rows: Iterable[Row]) -> dict[int, list[Row]]:
-    """Rows by the number of steps of their gold chain of thought, fewest first; without those that have none."""
+    """Group rows by the number of steps of their gold chain of thought, fewest first; rows without one are left out."""
     found: dict[int, list[Row]] = {}
     for row in rows:
         if row.steps is not None:

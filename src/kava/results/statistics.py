@@ -1,10 +1,10 @@
-"""Statistics for result tables: intervals for one run, over seeds, and tests between two methods on the same questions.
+"""Statistics for result tables: intervals for one run and over seeds, and tests between two methods on the same questions.
 
     wilson_interval(745, 1319)             # one run
     summarise([0.561, 0.569, 0.565])       # over seeds
     paired_difference([(correct_a, correct_b), ...])    # two methods with the same seeds, on the same questions
 
-scipy is loaded only where it is used.
+scipy is imported only when it is needed.
 """
 
 import math
@@ -24,7 +24,7 @@ class SeedSummary:
 
 @dataclass(frozen=True)
 class McNemar:
-    """Questions that only a, or only b, answered correctly, and the exact two-sided p value."""
+    """Numbers of questions that only a, or only b, answered correctly, and the exact two-sided p value."""
 
     only_a: int
     only_b: int
@@ -37,11 +37,11 @@ class PairedDifference:
 
     Attributes:
         difference: mean over the seeds.
-        ci95: over the seeds; over the questions where there is one seed.
-        p_value: two-sided, of no difference: paired t over the seeds, exact McNemar for one.
-        n: seeds.
+        ci95: interval over the seeds, or over the questions if there is one seed.
+        p_value: two-sided, for the hypothesis of no difference: paired t over the seeds, or exact McNemar for one seed.
+        n: number of seeds.
         per_seed: difference of each seed.
-        mcnemar_p: exact McNemar p of each seed; which side wins is the sign of `per_seed`.
+        mcnemar_p: exact McNemar p of each seed; the sign of `per_seed` shows which side is better.
     """
 
     difference: float
@@ -53,7 +53,7 @@ class PairedDifference:
 
 
 def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson score interval of a proportion (Wilson 1927), as fractions.
+    """Compute the Wilson score interval of a proportion (Wilson 1927), as fractions.
 
     Raises:
         ValueError: not 0 <= correct <= total, or total is 0.
@@ -67,13 +67,13 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple
 
 
 def summarise(values: Sequence[float], confidence: float = 0.95, least: float = 0.0) -> SeedSummary:
-    """Mean, sample deviation and Student's t interval over seeds.
+    """Compute the mean, sample standard deviation and Student's t interval over seeds.
 
     Args:
         values: one per seed.
-        confidence: of the interval.
-        least: deviation that the interval takes into account at least, such as one question's share of an accuracy: seeds that happen
-            to agree do not show that all would.
+        confidence: confidence level of the interval.
+        least: lower bound of the deviation used for the interval, such as the share of one question in an accuracy: a few seeds that
+            agree by chance do not show that all seeds would.
 
     Raises:
         ValueError: no values.
@@ -92,7 +92,7 @@ def summarise(values: Sequence[float], confidence: float = 0.95, least: float = 
 
 
 def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> McNemar:
-    """Exact (binomial) McNemar test on two methods' right and wrong answers to the same questions.
+    """Run the exact (binomial) McNemar test on two methods' right and wrong answers to the same questions.
 
     Raises:
         ValueError: lengths differ or are 0.
@@ -107,18 +107,18 @@ def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> McNemar:
 
 
 def paired_difference(seeds: Sequence[tuple[Sequence[bool], Sequence[bool]]], confidence: float = 0.95) -> PairedDifference:
-    """Difference of the accuracies of two methods, a - b, that were trained with the same seeds and answered the same questions.
+    """Compute the accuracy difference a - b of two methods that were trained with the same seeds and answered the same questions.
 
-    Several seeds: Student's paired t over the seeds' differences. Questions do not stand in for seeds: one run more could
-    differ by as much as those at hand do. The deviation counts as at least one question's, since seeds that happen to agree on few
-    questions do not show that all would.
+    Several seeds: Student's paired t over the differences of the seeds. Questions do not replace seeds: another run could differ as
+    much as the given ones do. The deviation is at least the share of one question, because seeds that agree by chance on few questions
+    do not show that all seeds would.
 
-    One seed: Bonett and Price's adjusted interval over questions (2012), which keeps its level on few questions, and the exact McNemar
-    test. It says nothing about other seeds.
+    One seed: Bonett and Price's adjusted interval over questions (2012), which keeps its confidence level with few questions, and the
+    exact McNemar test. The result says nothing about other seeds.
 
     Args:
-        seeds: right and wrong answers of a and b, per seed.
-        confidence: of the interval.
+        seeds: for each seed, whether a and b answered each question correctly.
+        confidence: confidence level of the interval.
 
     Raises:
         ValueError: no seeds, or lengths that differ or are 0.

@@ -1,1 +1,1 @@
-"""Around a run: atomic directories, locks, processes, optional packages, provenance."""
+"""Infrastructure of a run: atomic directories, locks, processes, optional packages, provenance."""

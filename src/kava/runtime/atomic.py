@@ -1,4 +1,4 @@
-"""Atomic directories: written beside their final name, flushed to disk, listed with sizes and checksums, renamed.
+"""Atomic directories: written under a temporary name, flushed to disk, listed with sizes and checksums, renamed.
 
 write_atomic(directory, lambda staging: (staging / "weights").write_bytes(...))
 problem = verify(directory)
@@ -20,21 +20,21 @@ from kava.errors import UserError
 
 FORMAT = "kava.checkpoint/1"
 MANIFEST = "manifest.json"
-# Ours without a checksum: a model card is written again when results come in.
+# Belongs to a checkpoint but has no checksum: the model card is rewritten when there are new results.
 REWRITABLE = "README.md"
 CHECKPOINT, ANOTHER_PLACE = "checkpoint", "choose another --output_dir"
-# Windows cannot open a folder, so there is none to flush.
+# Windows cannot open directories, so they are not flushed there.
 FOLDERS_ARE_FILES = os.name != "nt"
 # safetensors and tokenizers (Rust) and torch.save (C++, two ways) have their own error types for a full disk.
 _DISK_ERRORS = ("(os error ", "inline_container", "iostream error")
 NO_ROOM = 1 << 20
-# Of `write_atomic`, the training loop and `write_text` in kava.results.
+# Temporary names of `write_atomic`, the training loop and `write_text` in kava.results.
 _HALF_DIRECTORY = re.compile(r"\.writing|\.(checkpoint-\d+|best_checkpoint|bad_batch-[\w-]+)\.(writing|old)")
 _HALF_FILE = re.compile(r"\.(\w+\.(json|jsonl|yaml|log)|results_.*)\.\d+\.tmp")
 
 
 def write_atomic(directory: Path, write: Callable[[Path], None], what: str = CHECKPOINT, cure: str = ANOTHER_PLACE) -> None:
-    """Publish what `write` puts into an empty directory, all or nothing.
+    """Create a directory atomically from what `write` puts into an empty staging directory.
 
     Raises:
         UserError: the disk is full or the place is read-only.
@@ -59,9 +59,9 @@ def naming_disk_errors(directory: Path, what: str = CHECKPOINT, cure: str = ANOT
     """Turn a failed write inside the block into one line for the user, whichever library raised it.
 
     Args:
-        directory: what is written to.
-        what: its kind, for the message.
-        cure: where else it could go, for the message.
+        directory: directory that is written to.
+        what: kind of the directory, for the message.
+        cure: alternative to freeing disk space, for the message.
 
     Raises:
         UserError: the disk is full or the place is read-only.
@@ -84,7 +84,7 @@ def _reason(error: Exception, directory: Path) -> str:
 
 
 def refuse_foreign(directory: Path, cure: str = ANOTHER_PLACE) -> None:
-    """Refuse a directory with foreign content, which a checkpoint there would replace.
+    """Refuse a directory with files of others, which a checkpoint there would replace.
 
     Raises:
         UserError: it is a file, or a directory that is not empty and has no manifest of ours.
@@ -96,12 +96,12 @@ def refuse_foreign(directory: Path, cure: str = ANOTHER_PLACE) -> None:
 
 
 def is_sealed(directory: Path) -> bool:
-    """Whether a manifest says that we wrote this directory, complete or damaged."""
+    """Return whether a manifest shows that we wrote this directory, complete or damaged."""
     return _listed(directory) is not None
 
 
 def _listed(directory: Path) -> list[str] | None:
-    """The files in a directory's manifest; None without one of ours."""
+    """Return the files listed in a directory's manifest; None if it has no manifest of ours."""
     try:
         content = json.loads((directory / MANIFEST).read_text())
         return [str(name) for name in (*content["files"], REWRITABLE)] if content["format"] == FORMAT else None
@@ -110,7 +110,7 @@ def _listed(directory: Path) -> list[str] | None:
 
 
 def seal(directory: Path) -> None:
-    """Write the manifest of a finished directory, give its files the user's mode, and flush everything to disk."""
+    """Write the manifest of a finished directory, set file permissions by the user's umask, and flush everything to disk."""
     files = {
         path.relative_to(directory).as_posix(): _entry(path)
         for path in sorted(directory.rglob("*"))
@@ -123,19 +123,19 @@ def seal(directory: Path) -> None:
 
 
 def follow_umask(directory: Path) -> None:
-    """Give all files of a directory the mode that the user's umask asks for: safetensors writes for the owner alone."""
+    """Set the permissions of all files in a directory by the user's umask: safetensors makes files readable by the owner only."""
     probe = directory / ".mode"
     probe.touch()
     mode = probe.stat().st_mode & 0o777
     probe.unlink()
     for path in directory.rglob("*"):
         if path.is_file() and path.stat().st_mode & 0o777 != mode:
-            with contextlib.suppress(OSError):  # a file system without modes
+            with contextlib.suppress(OSError):  # a file system without permissions
                 path.chmod(mode)
 
 
 def publish(staging: Path, directory: Path) -> None:
-    """Rename a sealed directory to its final name; foreign files in the older one are kept."""
+    """Rename a sealed directory to its final name; files in the replaced directory that its manifest does not list are kept."""
     old = _set_aside(directory)
     staging.rename(directory)
     _flush(directory.parent)
@@ -149,7 +149,7 @@ def publish(staging: Path, directory: Path) -> None:
 
 
 def discard(directory: Path) -> None:
-    """Delete a checkpoint so that no partial one is ever seen under its name; foreign files in it are kept."""
+    """Delete a checkpoint so that a partial one is never visible under its name; files that its manifest does not list are kept."""
     old = _set_aside(directory)
     for path in _not_ours(old):
         with contextlib.suppress(OSError):
@@ -159,7 +159,7 @@ def discard(directory: Path) -> None:
 
 
 def _not_ours(sealed: Path) -> list[Path]:
-    """Files in a directory that its manifest does not list."""
+    """Return the files in a directory that its manifest does not list."""
     own = {sealed / name for name in _listed(sealed) or ()}
     return [path for path in sealed.rglob("*") if path.is_file() and path.name != MANIFEST and path not in own]
 
@@ -173,7 +173,7 @@ def _set_aside(directory: Path) -> Path:
 
 
 def tidy(run: Path) -> None:
-    """Remove what a killed run left half written or half deleted, found by name."""
+    """Remove partly written or partly deleted files and directories of a killed run, which are recognised by name."""
     for rest in run.iterdir():
         if _HALF_DIRECTORY.fullmatch(rest.name):
             shutil.rmtree(rest, ignore_errors=True)
@@ -189,7 +189,7 @@ def recover(directory: Path) -> None:
 
 
 def verify(directory: str | Path) -> str | None:
-    """What is wrong with a checkpoint (a missing, truncated or changed file), or None if it is complete.
+    """Return what is wrong with a checkpoint (a missing, truncated or changed file), or None if it is complete.
 
     Raises:
         UserError: there is no permission to read it.
@@ -215,7 +215,7 @@ def verify(directory: str | Path) -> str | None:
 
 
 def not_readable(path: str | Path) -> UserError:
-    """The error for a file that this user may not read."""
+    """Return the error for a file that this user has no permission to read."""
     return UserError(f"you have no permission to read {path}: ask its owner for it (chmod -R a+rX, on the directory)")
 
 
@@ -224,7 +224,7 @@ def _entry(path: Path) -> dict[str, Any]:
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file, read block by block."""
+    """Return the SHA-256 of a file, read block by block."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -236,7 +236,7 @@ def _flush(path: Path) -> None:
     folder = path.is_dir()
     if folder and not FOLDERS_ARE_FILES:
         return
-    # Windows flushes only what is open for writing.
+    # Windows flushes only files that are open for writing.
     descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
     try:
         os.fsync(descriptor)

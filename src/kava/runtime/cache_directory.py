@@ -14,7 +14,7 @@ OTHER_CACHE = "set KAVA_CACHE to a directory that can be written to and has room
 
 
 def cache_dir() -> Path:
-    """$KAVA_CACHE, or ~/.cache/kava.
+    """Return $KAVA_CACHE, or ~/.cache/kava.
 
     Raises:
         UserError: this user has no home directory.
@@ -29,10 +29,10 @@ def cache_dir() -> Path:
 def ensured(entry: Path, what: str, make: Callable[[Path], None]) -> Iterator[bool]:
     """Make sure that a cache entry is complete; if not, `make` fills an empty directory. Yields whether it was made now.
 
-    Whoever needs the same entry at once waits until the block is left. A cache that can only be read will do where it holds the entry.
+    Other processes that need the same entry wait until the block is left. A read-only cache is sufficient if it contains the entry.
 
     Raises:
-        UserError: it has to be made, and the cache cannot be written to.
+        UserError: the entry has to be made, and the cache cannot be written to.
     """
     work = entry.with_name(f".{entry.name}")
     try:

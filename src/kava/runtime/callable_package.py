@@ -1,4 +1,4 @@
-"""`kava.train` and `kava.evaluate` are packages, and as the public API has it they can be called: kava.train("mini", "outputs/run")."""
+"""Callable packages: `kava.train` and `kava.evaluate` are also functions of the public API, as in kava.train("mini", "outputs/run")."""
 
 from importlib import import_module
 from types import ModuleType
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class CallablePackage(ModuleType):
-    """A package whose call is the function of its name in `kava.api`, found when it is called."""
+    """A package that can be called: the call runs the function of the same name in `kava.api`, which is imported at that time."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         return getattr(import_module("kava.api"), self.__name__.rpartition(".")[2])(*arguments, **options)

@@ -1,7 +1,7 @@
-"""The one place that chooses the device, for every command and the API.
+"""Choice of the device, for every command and the API.
 
-choose_device()           a GPU where there is one (of several processes each its own), else the CPU
-choose_device("cuda:1")   as asked, or one sentence where there is none
+choose_device()           a GPU if there is one (each of several processes its own), else the CPU
+choose_device("cuda:1")   the requested device, or a UserError if there is none
 """
 
 import os
@@ -10,19 +10,19 @@ import re
 from kava.errors import UserError
 from kava.runtime import processes
 
-# Numbers of GPUs, of which 0 is one; and counts.
+# Variables with GPU indices, where 0 is a GPU, and variables with GPU counts.
 _SLURM_NUMBERS, _SLURM_COUNTS = ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS"), ("SLURM_GPUS_ON_NODE", "SLURM_GPUS")
 
 
 def choose_device(asked: str | None = None, setting: str = "device") -> str:
-    """What torch calls the device.
+    """Return torch's name for the device to use.
 
     Args:
-        asked: "cpu", "cuda" (this process's own GPU) or "cuda:N"; "auto" or None: a GPU where there is one.
-        setting: what a message calls it, such as system.device.
+        asked: "cpu", "cuda" (this process's own GPU) or "cuda:N"; "auto" or None: a GPU if there is one.
+        setting: name of the setting for messages, such as system.device.
 
     Raises:
-        UserError: there is no such device; or Slurm has given this job a GPU that nobody asked for and torch does not see.
+        UserError: there is no such device; or none was requested and Slurm gave this job a GPU that torch does not see.
     """
     import torch
 
@@ -46,7 +46,7 @@ def check_precision(device: str, precision: str) -> None:
     """Check that a device supports `system.mixed_precision`.
 
     Raises:
-        UserError: a GPU from before bfloat16 (V100, T4), where it would be imitated, many times slower.
+        UserError: a GPU without bfloat16 (V100, T4), where emulation would be many times slower.
     """
     import torch
 
@@ -56,7 +56,7 @@ def check_precision(device: str, precision: str) -> None:
 
 
 def describe_device(device: str) -> str:
-    """Describe a device, and the GPUs that are left unused."""
+    """Return a description of a device, and of GPUs that stay unused."""
     import torch
 
     if device == "cpu":
@@ -68,12 +68,12 @@ def describe_device(device: str) -> str:
 
 
 def _refuse_an_idle_gpu(setting: str) -> None:
-    """A job that waited for a GPU must not silently run on the CPU."""
+    """Refuse to run on the CPU if Slurm gave this job a GPU: a job that waited for one must not silently do without it."""
     import torch
 
     given = [name for name in _SLURM_NUMBERS if os.environ.get(name)]
     given += [name for name in _SLURM_COUNTS if os.environ.get(name, "0") != "0"]
-    # The user has hidden the GPUs on purpose.
+    # An empty CUDA_VISIBLE_DEVICES or -1: the user has hidden the GPUs on purpose.
     if given and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1"):
         what = f"{given[0]}={os.environ[given[0]]}"
         raise UserError(

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: first its cache, then the network, asked once and briefly; and the message when neither has it."""
+"""The Hugging Face hub: the cache first, then the network, with one short check of the connection, and clear error messages."""
 
 import contextlib
 import functools
@@ -19,9 +19,9 @@ _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt",
 
 @contextlib.contextmanager
 def without_network() -> Iterator[None]:
-    """Inside, Hugging Face's libraries use their caches only, as with HF_HUB_OFFLINE=1.
+    """Make Hugging Face's libraries use only their caches inside the block, as with HF_HUB_OFFLINE=1.
 
-    They read that variable when they are imported, and ask these two flags afterwards.
+    The libraries read that variable when they are imported, and check these two flags afterwards.
     """
     from huggingface_hub import constants
 
@@ -38,7 +38,7 @@ def without_network() -> Iterator[None]:
 
 @functools.cache
 def unreachable() -> str | None:
-    """Why the hub (HF_ENDPOINT) gives no answer at all, or None if it does; asked once per process, for HF_HUB_ETAG_TIMEOUT seconds."""
+    """Return why the hub (HF_ENDPOINT) does not respond, or None; checked once per process, for at most HF_HUB_ETAG_TIMEOUT seconds."""
     from huggingface_hub import constants, get_session
 
     if constants.is_offline_mode():
@@ -51,11 +51,11 @@ def unreachable() -> str | None:
 
 
 def cache_first(kind: Kind, name: str, complete: bool, load: Callable[[], T]) -> T:
-    """Call `load` with the cache alone if that is `complete`, else with the network, else with what the cache has.
+    """Call `load` with the cache alone if it is `complete`, else with the network; if there is no network, with what the cache has.
 
     Raises:
         UserError: the hub cannot be reached, and the cache does not hold enough.
-        Exception: `load` failed on what is there.
+        Exception: `load` failed with a complete cache or with a reachable hub.
     """
     if complete:
         with without_network():
@@ -71,7 +71,7 @@ def cache_first(kind: Kind, name: str, complete: bool, load: Callable[[], T]) ->
 
 
 def in_cache(name: str, file: str, revision: str | None = None, repo_type: str = "model") -> Path | None:
-    """A file of the hub's cache, or None."""
+    """Return the path of a file in the hub's cache, or None."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -83,7 +83,7 @@ def in_cache(name: str, file: str, revision: str | None = None, repo_type: str =
 
 
 def model_is_cached(name: str, revision: str | None) -> bool:
-    """Whether the cache holds a model's configuration and all its weights."""
+    """Return whether the cache holds a model's configuration and all its weights."""
     if in_cache(name, "config.json", revision) is None:
         return False
     index = in_cache(name, "model.safetensors.index.json", revision)
@@ -97,20 +97,20 @@ def model_is_cached(name: str, revision: str | None) -> bool:
 
 
 def tokenizer_is_cached(name: str, revision: str | None) -> bool:
-    """Whether the cache holds a complete tokenizer, tokenizer_config.json included."""
+    """Return whether the cache holds a complete tokenizer, including tokenizer_config.json."""
     needed = [in_cache(name, file, revision) for file in ("config.json", "tokenizer_config.json")]
     return all(needed) and any(in_cache(name, file, revision) for file in _VOCABULARIES)
 
 
 def commit_of(name: str, revision: str | None, repo_type: str = "model") -> str | None:
-    """The commit that the cache has for a revision (default: main), or None."""
+    """Return the commit that the cache has for a revision (default: main), or None."""
     file = "config.json" if repo_type == "model" else "README.md"
     found = in_cache(name, file, revision, repo_type)
     return found.parent.name if found else None
 
 
 def refusal(kind: Kind, name: str, error: Exception) -> UserError:
-    """The error for a name that the hub did not provide."""
+    """Return the error for a model or data set that the hub did not provide."""
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -131,7 +131,7 @@ def refusal(kind: Kind, name: str, error: Exception) -> UserError:
 
 
 def cures(kind: Kind, name: str) -> str:
-    """Other ways to get a model or data set that the hub cannot provide here."""
+    """Return other ways to get a model or data set that the hub cannot provide here."""
     options, local = (
         ("", "set model.name to a local path")
         if kind == "model"
@@ -145,12 +145,12 @@ def cures(kind: Kind, name: str) -> str:
 
 
 def looks_local(name: str) -> bool:
-    """Whether a name can only be a path: hub names are ``owner/name``."""
+    """Return whether a name can only be a path: hub names are ``owner/name``."""
     return Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type if it has none."""
+    """Return the first line of an error's message, or its type if it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 

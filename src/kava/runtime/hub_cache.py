@@ -1,6 +1,6 @@
-"""A shared model library as on the reproduction guide's cluster: `models--*/` right under the directory that HF_HOME names.
+"""Support for a shared model library as on the reproduction guide's cluster: `models--*/` directly under HF_HOME.
 
-Hugging Face's libraries look in HF_HOME/hub only, and read no TRANSFORMERS_CACHE any more. Both are what the guide exports.
+Hugging Face's libraries look in HF_HOME/hub only, and no longer read TRANSFORMERS_CACHE. The guide exports both variables.
 """
 
 import os
@@ -8,15 +8,15 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 HUB_CACHE = "HF_HUB_CACHE"
-# Set by hand, they are where the user wants it.
+# If the user sets one of these, it is left alone.
 CHOSEN = (HUB_CACHE, "HUGGINGFACE_HUB_CACHE")
 LIBRARIES = ("HF_HOME", "TRANSFORMERS_CACHE")
 
 
 def use_shared_library(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Point HF_HUB_CACHE at a directory that holds models itself; to be called before huggingface_hub is imported, which reads it once.
+    """Point HF_HUB_CACHE at a directory that contains models directly. Call before importing huggingface_hub, which reads it once.
 
-    Left alone: a HF_HUB_CACHE that is set, and a HF_HOME with models in its `hub/`.
+    Nothing changes if HF_HUB_CACHE is set. A directory that also has models in its `hub/` is skipped.
     """
     if any(environment.get(name) for name in CHOSEN):
         return

@@ -1,4 +1,4 @@
-"""Installed packages against those that kava needs, from their metadata; nothing is imported."""
+"""Check the installed packages against kava's requirements, from their metadata; nothing is imported."""
 
 import sys
 from importlib import metadata
@@ -6,19 +6,19 @@ from pathlib import Path
 
 from kava.errors import UserError
 
-# What pip calls it; the name kava is another project's on PyPI.
+# Name on PyPI, where `kava` is another project.
 DISTRIBUTION = "kava-latent"
-# transformers imports them where they are there, and ends in an OSError where they belong to another torch. kava uses neither.
+# transformers imports them if installed, and fails with an OSError if they were built for another torch. kava uses neither.
 BUILT_FOR_ONE_TORCH = ("torchvision", "torchaudio")
-# Without these in their ranges nothing works, whatever the command.
+# No command works unless the versions of these are in their required ranges.
 NEEDED = ("torch", "transformers", "peft")
 
 
 def declared() -> tuple[str, list[str]]:
-    """`requires-python` and the dependencies: of the checkout's pyproject.toml, else of the installed package.
+    """Return `requires-python` and the dependencies, from the checkout's pyproject.toml or else from the installed package.
 
     Raises:
-        PackageNotFoundError: it runs from a bare directory of sources.
+        PackageNotFoundError: kava runs from a bare source directory.
     """
     pyproject = Path(__file__).parents[3] / "pyproject.toml"
     if sys.version_info >= (3, 11) and pyproject.is_file():
@@ -30,7 +30,7 @@ def declared() -> tuple[str, list[str]]:
 
 
 def version(name: str) -> str | None:
-    """The installed version of a package; None where it is absent."""
+    """Return the installed version of a package; None if it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -38,7 +38,7 @@ def version(name: str) -> str | None:
 
 
 def foreign_packages() -> str | None:
-    """A sentence about torchvision or torchaudio built for another torch, with the cure; None if there is no problem."""
+    """Return a sentence about torchvision or torchaudio built for another torch and how to fix it; None if there is no problem."""
     from packaging.requirements import Requirement
 
     torch = version("torch")
@@ -56,7 +56,7 @@ def foreign_packages() -> str | None:
 
 
 def refuse_unusable_packages() -> None:
-    """Refuse packages that would end in a screenful of another library's errors.
+    """Refuse to start with packages that would later fail with long error messages of other libraries.
 
     Raises:
         UserError: a needed package is out of its range, or torchvision or torchaudio belongs to another torch.

@@ -1,7 +1,7 @@
 """One run per directory: a lock that the operating system releases when its last holder exits for any reason.
 
-A runner hands its lock on to its children (`pass_fds`): an orphan of a killed runner still keeps others out, and a child that
-locks the same directory again is let in.
+A runner passes its lock on to its children (`pass_fds`): a child that outlives a killed runner still holds the lock, and a child
+that locks the same directory again gets it.
 """
 
 import contextlib
@@ -33,12 +33,12 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def locked(directory: Path, wait: bool = False) -> Iterator[tuple[int, ...]]:
-    """Hold the directory's lock; yields the file descriptors that children must inherit (none where there are no such locks).
+    """Hold the directory's lock; yields the file descriptors that children must inherit (none on systems without such locks).
 
-    With `wait`, another process that holds it is waited for.
+    With `wait`, the call waits until another process releases the lock.
 
     Raises:
-        UserError: another process works in this directory.
+        UserError: another process holds the lock, and `wait` is false.
     """
     try:
         import fcntl
@@ -67,7 +67,7 @@ def locked(directory: Path, wait: bool = False) -> Iterator[tuple[int, ...]]:
 
 
 def holders(lock: Path) -> str:
-    """Who holds a lock: the processes of this machine that do, else what the last holder wrote into it."""
+    """Return who holds a lock: the processes of this machine that do, else what the last holder wrote into the file."""
     try:
         inode = f":{lock.stat().st_ino} "
     except OSError:
@@ -81,7 +81,7 @@ def holders(lock: Path) -> str:
 
 
 def _holds(process: Path, inode: str) -> bool:
-    """Whether one of a process's descriptors holds a lock on that file, as Linux shows them."""
+    """Return whether one of a process's descriptors holds a lock on that file, according to /proc on Linux."""
     with contextlib.suppress(OSError):
         for entry in (process / "fdinfo").iterdir():
             with contextlib.suppress(OSError):
@@ -100,14 +100,14 @@ def _command(number: int) -> str:
 
 
 def _given_by_parent(own: int) -> int | None:
-    """The parent's descriptor of the same lock, if this process inherited it."""
+    """Return the parent's descriptor of the same lock, if this process inherited it."""
     import fcntl
 
     mine = os.fstat(own)
     for name in os.listdir("/dev/fd") if os.path.isdir("/dev/fd") else []:
         descriptor = int(name)
         with contextlib.suppress(OSError):
-            # What this process opened itself is not inheritable; and only a holder's own descriptor can lock again.
+            # Descriptors that this process opened itself are not inheritable, and only a descriptor that holds the lock can lock again.
             if descriptor > 2 and os.get_inheritable(descriptor) and os.path.samestat(os.fstat(descriptor), mine):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return descriptor
@@ -115,7 +115,7 @@ def _given_by_parent(own: int) -> int | None:
 
 
 def _sign(file: IO[str]) -> None:
-    """Write who holds the lock, for other machines on a shared disk; a full disk is ignored."""
+    """Write who holds the lock into its file, for other machines on a shared disk; a full disk is ignored."""
     with contextlib.suppress(OSError):
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}")

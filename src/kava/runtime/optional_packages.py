@@ -1,4 +1,4 @@
-"""Packages that only some settings need: asked for by the setting, refused in one sentence where they are missing."""
+"""Optional packages that only some settings need, with an error message of one sentence if one is missing."""
 
 from importlib.util import find_spec
 
@@ -15,11 +15,11 @@ EXTRAS = {
 
 
 def require(package: str, setting: str, otherwise: str) -> None:
-    """See that an optional package is installed.
+    """Check that an optional package is installed.
 
     Args:
         package: a key of `EXTRAS`.
-        setting: what asks for it, as the user wrote it.
+        setting: setting that needs it, as the user wrote it.
         otherwise: what to do without it.
 
     Raises:

@@ -1,7 +1,7 @@
-"""One run in several processes (torchrun, accelerate launch, srun): rank, barrier, and gathering of shares.
+"""Distributed runs (torchrun, accelerate launch, srun): rank, barrier, and gathering of results.
 
-Everything here is right in a single process too, where it does nothing. The launcher's environment is what says how many
-there are; the process group itself is opened by accelerate.
+All functions also work in a single process, where they do nothing. The launcher's environment variables say how many processes
+there are; accelerate opens the process group.
 """
 
 import os
@@ -24,7 +24,7 @@ _ACCELERATE_FSDP = "ACCELERATE_USE_FSDP"
 
 
 def refuse_half_a_launch() -> None:
-    """Drop variables left over from a launch, with a line that says so, and run as one process."""
+    """If the launcher's variables are incomplete, drop them with a message and run as one process."""
     found = [name for name in _NUMBERS if name in os.environ]
     words = [os.environ.get(name, "").strip() for name in _NUMBERS]
     if not found or (all(word.isdigit() for word in words) and int(words[0]) < int(words[1])):
@@ -39,30 +39,30 @@ def refuse_half_a_launch() -> None:
 
 
 def rank() -> int:
-    """This process's rank; 0 is the main one."""
+    """Return this process's rank; 0 is the main process."""
     return int(os.environ.get("RANK", "0"))
 
 
 def world_size() -> int:
-    """Number of processes in the run."""
+    """Return the number of processes in the run."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def local_rank() -> int:
-    """This process's rank on its machine, which is the number of its GPU."""
+    """Return this process's rank on its machine, which is the index of its GPU."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes files and prints."""
+    """Return whether this is the process that writes files and prints."""
     return rank() == 0
 
 
 def launched_to_split() -> bool:
-    """Whether accelerate was configured to shard the model (FSDP). Sharding is ours (`system.fsdp`), so the variable is dropped.
+    """Return whether accelerate was configured to shard the model (FSDP). kava shards it itself (`system.fsdp`) and drops the variable.
 
     Raises:
-        UserError: it was also asked for what ours does not do.
+        UserError: accelerate was also configured to offload weights to the CPU, which is not supported.
     """
     if os.environ.pop(_ACCELERATE_FSDP, "false").lower() != "true":
         return False
@@ -75,13 +75,13 @@ def join(on_cpu: bool, split: bool = False) -> None:
     """Open the process group of a launched run.
 
     Raises:
-        UserError: a model is to be split, and there is one process only.
+        UserError: the model is to be sharded (`split`), and there is only one process.
     """
     refuse_half_a_launch()
     if split and world_size() == 1:
         cure = "start them with torchrun or accelerate launch, or set it to false"
         raise UserError(f"system.fsdp splits a model over several processes: {cure}")
-    # Under it transformers would load weights on the first process only.
+    # With this variable transformers would load weights on the first process only.
     os.environ.pop(_ACCELERATE_FSDP, None)
     if world_size() > 1:
         from accelerate import PartialState
@@ -97,7 +97,7 @@ def leave() -> None:
 
 
 def wait() -> None:
-    """Return when all processes have arrived here."""
+    """Wait until all processes have arrived here."""
     if world_size() > 1:
         from torch import distributed
 
@@ -105,7 +105,7 @@ def wait() -> None:
 
 
 def gather(share: Sequence[Item]) -> list[Item]:
-    """All processes' items; in the order dealt, where process r holds items r, r + N, r + 2 N, ... of N processes."""
+    """Return the items of all N processes in the order of `deal`: process r holds items r, r + N, r + 2 N, ..."""
     if world_size() == 1:
         return list(share)
     from torch import distributed
@@ -117,13 +117,13 @@ def gather(share: Sequence[Item]) -> list[Item]:
 
 
 def deal(items: Sequence[Item]) -> Sequence[Item]:
-    """This process's share: every N-th item, none twice."""
+    """Return this process's share: every N-th item; no item is in two shares."""
     return items[rank() :: world_size()]
 
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Child processes started inside the block are independent runs."""
+    """Make child processes that are started inside the block independent runs."""
     held = {name: os.environ.pop(name) for name in _LAUNCHER if name in os.environ}
     try:
         yield
@@ -132,7 +132,7 @@ def alone() -> Iterator[None]:
 
 
 def obeyed(numbers: Iterable[int]) -> list[signal.Signals]:
-    """The signals to handle: all, except a SIGHUP that `nohup` has disabled."""
+    """Return the signals to handle: all, except a SIGHUP that `nohup` has disabled."""
     nohup = hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     return [signal.Signals(number) for number in numbers if not (nohup and number == signal.SIGHUP)]
 

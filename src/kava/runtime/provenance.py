@@ -1,8 +1,8 @@
-"""Where a number comes from: code, packages, machine and command, for every result file.
+"""Provenance of a result: code, packages, machine and command, for every result file.
 
     result.provenance = collect()
 
-Nothing personal is kept: no host name, no user name; the home directory is written as `~`.
+Nothing personal is recorded: no host name, no user name; the home directory is written as `~`.
 """
 
 import os
@@ -20,8 +20,8 @@ from kava import __version__
 from kava.runtime.variables import number
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "datasets", "numpy")
-# How long git may take, on a slow network drive; without an answer in that time the commit is left out.
-# Read here, so that a slip in it is said before hours of work and not after them.
+# Timeout for git, which may be slow on a network drive; without an answer in that time the commit is left out.
+# Read at import, so that an invalid value is reported before hours of work and not after them.
 GIT_SECONDS = number("KAVA_GIT_SECONDS", 10.0, "seconds")
 
 
@@ -64,7 +64,7 @@ def _version(package: str) -> str | None:
 
 def _commit_and_dirty() -> tuple[str | None, bool | None]:
     here = Path(__file__).resolve()
-    # An installed copy may lie inside the checkout of something else (a .venv): only a tracked file makes it ours.
+    # An installed copy may be inside the checkout of another project (in a .venv): only a tracked file belongs to our checkout.
     if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
         return None, None
     commit = _git(here.parent, "rev-parse", "HEAD")

@@ -1,4 +1,4 @@
-"""Long work is never silent: after half a minute, and every half a minute from then on, one line says how far it is.
+"""Progress lines for long work: every 30 seconds, one line says how far it is.
 
 with stage("answering", 1319, "questions") as advance:
     for batch in batches:
@@ -23,19 +23,19 @@ _stream: Literal["stdout", "stderr"] | None = None
 
 
 def speak_on(stream: Literal["stdout", "stderr"] | None) -> None:
-    """Where the lines go; None, as at first: nowhere. Commands choose, a program that uses this package hears nothing."""
+    """Set where progress lines go; None (the default): nowhere. Commands set it; a program that imports this package gets no lines."""
     global _stream
     _stream = stream
 
 
 @contextmanager
 def stage(what: str, total: int = 0, unit: str = "") -> Iterator[Callable[[int], None]]:
-    """Work that may take long; the function that it gives is told how much of `total` is done since the last call.
+    """Print progress lines inside the block; yields a function to call with the amount of work done since its last call.
 
     Args:
-        what: the work, as "answering".
-        total: how much there is of it; 0: not known.
-        unit: of what.
+        what: name of the work, such as "answering".
+        total: total amount of work; 0: not known.
+        unit: unit of the amount, such as "questions".
     """
     started, done, over = time.perf_counter(), 0, threading.Event()
 
@@ -50,7 +50,7 @@ def stage(what: str, total: int = 0, unit: str = "") -> Iterator[Callable[[int],
     if _stream is None or not processes.is_main():
         yield advance
         return
-    # A daemon: a program that is told to end does not wait for it.
+    # A daemon thread: a program that ends does not wait for it.
     speaker = threading.Thread(target=speak, daemon=True)
     speaker.start()
     try:
@@ -61,7 +61,7 @@ def stage(what: str, total: int = 0, unit: str = "") -> Iterator[Callable[[int],
 
 
 def duration(seconds: float) -> str:
-    """``41 s``, ``2 minutes``, ``1.5 hours``."""
+    """Return a duration such as ``41 s``, ``2 minutes`` or ``1.5 hours``."""
     if seconds < 59.5:
         return f"{seconds:.0f} s"
     minutes = max(1, round(seconds / 60))

@@ -1,4 +1,4 @@
-"""The one way to read a text file that a user may have written: UTF-8, with or without a byte-order mark."""
+"""Read text files that a user may have written: UTF-8, with or without a byte-order mark."""
 
 from pathlib import Path
 
@@ -8,15 +8,15 @@ ENCODING = "utf-8-sig"
 
 
 def read_text(path: str | Path, what: str, cure: str) -> str:
-    """The text of a file, its line ends as "\\n".
+    """Return the text of a file, with line ends as "\\n".
 
     Args:
         path: the file.
         what: what the file is, for the message: "suite", "input file".
-        cure: what to do where it cannot be read.
+        cure: what to do if it cannot be read.
 
     Raises:
-        UserError: it is missing, unreadable or not UTF-8.
+        UserError: the file is missing, unreadable or not UTF-8.
     """
     try:
         return Path(path).read_text(encoding=ENCODING)
@@ -24,6 +24,6 @@ def read_text(path: str | Path, what: str, cure: str) -> str:
         raise UserError(f"{what} {path} does not exist; {cure}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{what} {path} cannot be read (byte {error.start} is no UTF-8): save it as UTF-8") from None
-    # ValueError: a name that no file system takes.
+    # ValueError: a name that no file system accepts.
     except (OSError, ValueError) as error:
         raise UserError(f"{what} {path} cannot be read ({getattr(error, 'strerror', None) or error}); {cure}") from None

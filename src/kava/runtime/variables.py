@@ -1,4 +1,4 @@
-"""Settings of a machine, not of a run: numbers in environment variables (docs/QUICK_REFERENCE.md lists them)."""
+"""Settings of the machine, not of a run: numbers in environment variables (docs/QUICK_REFERENCE.md lists them)."""
 
 import os
 
@@ -6,10 +6,10 @@ from kava.errors import UserError
 
 
 def number(name: str, default: float, unit: str) -> float:
-    """The number in an environment variable; the default where it is not set or empty.
+    """Return the number in an environment variable; the default if it is not set or empty.
 
     Raises:
-        UserError: it holds something else than a number that is not negative.
+        UserError: the value is not a number of at least 0.
     """
     text = os.environ.get(name) or str(default)
     try:

@@ -1,4 +1,4 @@
-"""One question, answered in latents and in words, on one screen of 80 columns and about 20 lines: `kava try`."""
+"""`kava try`: answer one question with latents and with a written chain of thought, on 80 columns and about 20 lines."""
 
 import time
 from textwrap import wrap
@@ -20,12 +20,12 @@ _ITERATION = 10
 
 
 def show(trained: Trained, name: str, question: str | None = None) -> None:
-    """Ask and print.
+    """Answer a question and print the decoded latents, both answers and their cost.
 
     Args:
         trained: a model of a method with latents.
-        name: what the user called it.
-        question: None takes the example of the built-in problems.
+        name: the model as the user named it.
+        question: the question; None takes the example of the built-in problems.
 
     Raises:
         UserError: the method has no latents, or the question is empty or too long.
@@ -55,7 +55,7 @@ def show(trained: Trained, name: str, question: str | None = None) -> None:
 
 
 def grid(readout: Readout) -> list[Text]:
-    """What the latents decode to: a line per iteration under a title, as many latents as fit; unsure tokens dim."""
+    """Return the decoded latents: a title, then a line per iteration with as many latents as fit; tokens below 50 % are dim."""
     last = len(readout.tokens) - 1
     shown = min(len(readout.tokens[0]), (WIDTH - _ITERATION) // 4)
     cell = min((WIDTH - _ITERATION) // shown, 7)
@@ -71,12 +71,12 @@ def grid(readout: Readout) -> list[Text]:
 
 
 def _short(token: str, width: int) -> str:
-    """A token cut to the width of a cell; angle brackets as in <eos> go first."""
+    """Cut a token to the width of a cell; angle brackets, as in <eos>, are removed first."""
     return token[:width] if len(token) <= width else token.strip("<>")[:width]
 
 
 def _timed(reasoner: Reasoner, question: str, use_latent: bool, max_new_tokens: int) -> tuple[Generation, float]:
-    """The best of three runs after a warm-up."""
+    """Return the answer and the seconds of the fastest of three runs after a warm-up."""
     best = float("inf")
     for number in range(4):
         started = time.perf_counter()

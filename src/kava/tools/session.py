@@ -1,4 +1,4 @@
-"""Ask a trained model: a terminal session, or a file of questions."""
+"""Question answering with a trained model: an interactive terminal session, or a file of questions."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ from kava.explain.readout import Readout, read_latents
 from kava.generate import Generation, Reasoner
 from kava.results import write_text
 
-# Settings that decide what a checkpoint answers.
+# Settings that affect the answers of a checkpoint.
 _MATTERS = (
     "method", "model.name", "latent.num_tokens", "dataset.answer_prompt", "dataset.answer_separator", "dataset.answer_type",
     "dataset.question_suffix",
@@ -32,10 +32,14 @@ HELP = "commands: /latent on|off   /temp NUMBER   /trace (what the latents decod
 
 
 def check_config(trained: Trained, config: Config) -> None:
-    """Refuse a configuration that differs from the checkpoint's in what matters at inference."""
+    """Check that a configuration agrees with that of the checkpoint in every setting that affects inference.
+
+    Raises:
+        UserError: it differs; names the setting.
+    """
     mine, theirs = flatten(trained.config.to_dict()), flatten(config.to_dict())
     for key in _MATTERS:
-        # The fingerprint has said that the base is the right one; in a directory it has no name.
+        # The fingerprint has already confirmed the base model; names cannot be compared if one of them is a local directory.
         if mine[key] != theirs[key] and not (key == "model.name" and any(map(is_directory, (mine[key], theirs[key])))):
             raise UserError(
                 f"the checkpoint was trained with {key} {mine[key]!r}, but --config says {theirs[key]!r}; "
@@ -44,18 +48,18 @@ def check_config(trained: Trained, config: Config) -> None:
 
 
 def is_directory(name: object) -> bool:
-    """Whether a base model is named by its directory."""
+    """Return whether a base model is given as a local directory."""
     return str(name).startswith(("/", ".", "~")) or Path(str(name)).is_dir()
 
 
 class Session:
-    """A conversation with one model.
+    """An interactive terminal session with one model; every question is answered independently.
 
     Args:
         reasoner: the model.
-        max_new_tokens, temperature: of the generation.
-        use_latent: think in latents; False writes the chain of thought.
-        config: what it was trained with, by which questions are told that it cannot know.
+        max_new_tokens, temperature: generation settings.
+        use_latent: reason in latents; False writes the chain of thought.
+        config: configuration of the training, used to flag questions that the model cannot know.
     """
 
     def __init__(
@@ -76,7 +80,7 @@ class Session:
 
     def run(self) -> None:
         """Read questions from the terminal until /quit, Ctrl-C or the end of input."""
-        # A shell starts background jobs with SIGINT ignored, and Python leaves it so.
+        # A shell starts background jobs with SIGINT ignored, and Python keeps it ignored.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         with contextlib.suppress(ImportError):
             import readline as _  # noqa: F401  # arrow keys and earlier lines in input(); not on Windows
@@ -130,7 +134,7 @@ class Session:
         self.console.print(f"temperature {temperature:g}")
 
     def ask(self, question: str) -> Generation:
-        """Answer one question and show the answer, its forward passes and its time."""
+        """Answer one question and print the answer, the forward passes, the tokens and the time."""
         self.last_question = question
         start = time.perf_counter()
         generation = self.reasoner.generate(
@@ -148,7 +152,7 @@ class Session:
         return generation
 
     def trace(self) -> None:
-        """Show what the latents of the last question decode to."""
+        """Print what the latents of the last question decode to."""
         if self.last_question is None:
             raise UserError("ask a question first, then /trace")
         if not self.reasoner.model.method.thinks:
@@ -157,7 +161,7 @@ class Session:
 
 
 def readout_table(readout: Readout) -> Table:
-    """Top token of every latent, a row per Jacobi iteration."""
+    """Return a table with the top token of every latent, a row per Jacobi iteration."""
     table = Table(title="what the latents decode to", show_lines=False, pad_edge=False)
     table.add_column("iteration", justify="right")
     table.add_column("latents 1 .. M")
@@ -178,9 +182,9 @@ def answer_file(
     use_latent: bool,
     config: Config | None = None,
 ) -> None:
-    """Answer questions in batches; one JSON object a line, to a file or to standard output.
+    """Answer questions in batches and write one JSON object per line, to a file or to standard output.
 
-    As many rows come out as went in: a blank question has no answer, and one that the model cannot know a field `guess` with the reason.
+    Every question gets a row: a blank one has no answer, and one that the model cannot know has a field `guess` with the reason.
     """
     questions = list(questions)
     asked = [question for question in questions if question.strip()]
@@ -205,7 +209,7 @@ def answer_file(
 
 
 def read_questions(path: str) -> list[str]:
-    """Questions of a file, blank lines included: one a line, or rows of any data file with a `question`.
+    """Return the questions of a file, blank lines included: one per line, or rows of a data file with a field `question`.
 
     Raises:
         UserError: the file cannot be read, or a row has no question.

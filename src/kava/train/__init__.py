@@ -1,4 +1,4 @@
-"""Training: the loop, its batches, optimizer, checkpoints that are whole or absent, and whoever follows it."""
+"""Training: the loop, its batches, the optimizer, atomic checkpoints, progress reports and trackers."""
 
 import sys
 

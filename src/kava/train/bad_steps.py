@@ -1,4 +1,4 @@
-"""A step whose numbers are not finite changes nothing: it is saved for `kava replay`, and left out or the end of the run."""
+"""Steps with non-finite numbers: each is saved for `kava replay` and skipped, or ends the run; it never changes the weights."""
 
 import sys
 
@@ -13,23 +13,23 @@ from kava.train.state import State
 
 
 class BadSteps:
-    """Keeps them from the optimizer.
+    """Keeps bad steps from the optimizer.
 
     Args:
-        checkpoints: of the run: beside them the bad steps are saved.
+        checkpoints: checkpoints of the run; bad steps are saved in the same directory.
     """
 
     def __init__(self, checkpoints: Checkpoints) -> None:
         self.checkpoints = checkpoints
 
     def refuses(self, seen: list[Seen], norm: Tensor, state: State, *, scaled: bool) -> bool:
-        """Whether a step is to be left out. Waits for the device: once per step, for one number.
+        """Whether to skip a step. The host waits for one number from the device, once per step.
 
         Args:
-            seen: its batches.
-            norm: of its gradient.
-            state: of the run, before the step; counts the steps that are left out.
-            scaled: a loss scaler (fp16) meets infinite gradients by design, and leaves out those steps itself.
+            seen: the micro-batches of the step.
+            norm: norm of the gradient.
+            state: state of the run before the step; its count of skipped steps is updated.
+            scaled: whether there is a loss scaler (fp16), which causes infinite gradients by design and skips those steps itself.
 
         Raises:
             UserError: more bad steps than `training.max_bad_batches`.

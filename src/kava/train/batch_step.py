@@ -1,4 +1,4 @@
-"""Forward and backward pass of one micro-batch: what repeats within a training step."""
+"""Forward and backward pass of one micro-batch, the unit that repeats within a training step."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -17,20 +17,20 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(precision: str, device: str) -> AbstractContextManager[object]:
-    """The forward pass's precision, `system.mixed_precision`, on a device type."""
+    """Autocast context for `system.mixed_precision` on a device type; no autocast where that is "no"."""
     return torch.autocast(device, _DTYPES[precision]) if precision in _DTYPES else nullcontext()
 
 
 class BatchStep:
-    """Adds a micro-batch's gradients to `.grad`. Nothing in here waits for the device.
+    """Computes a micro-batch and adds its gradients to `.grad`. This class itself never waits for the device.
 
-    On a GPU it is one CUDA graph per shape (`kava.train.captured_step`), except over several processes, in fp16, whose scale changes,
-    and where a part waits for the device (`Backbone.waits`).
+    With `graphs`, a GPU runs one CUDA graph per shape (`kava.train.captured_step`), except with several processes, in fp16 (the loss
+    scale changes), and where a part of the model waits for the device (`Backbone.waits`).
 
     Args:
-        model: a `KavaModel`, by itself or in `DistributedDataParallel`.
+        model: a `KavaModel`, plain or wrapped in `DistributedDataParallel`.
         precision: `system.mixed_precision`.
-        scaler: of the loss (fp16).
+        scaler: loss scaler (fp16).
         graphs: `system.cuda_graphs`.
     """
 
@@ -47,12 +47,12 @@ class BatchStep:
             self.captured, self.adapters = CapturedStep(self._run, trained, device), model.backbone.adapters
 
     def __call__(self, batch: Batch, examples: float, last: bool = True) -> dict[str, Float[Tensor, " B"]]:
-        """The losses of every example: `loss`, and the terms that it is made of.
+        """The losses of every example: `loss` and the terms that it consists of.
 
         Args:
             batch: on the model's device.
-            examples: that the step's loss is a mean over; infinitely many where these do not count.
-            last: of the step; with several processes, their gradients are averaged in its backward pass.
+            examples: number of examples that the step's loss is averaged over; infinity for a micro-batch that does not count.
+            last: whether this is the last micro-batch of the step; with several processes, gradients are averaged in its backward pass.
         """
         if self.captured is not None:
             return self.captured(batch, examples)
@@ -60,12 +60,12 @@ class BatchStep:
             return self._run(batch, examples)
 
     def release(self) -> None:
-        """Give back what is held for shapes that were computed before."""
+        """Release the CUDA graphs and their memory."""
         if self.captured is not None:
             self.captured.release()
 
     def _run(self, batch: Batch, examples: float | Tensor) -> dict[str, Float[Tensor, " B"]]:
-        """Forward and backward pass; in a graph, the adapters' weights are cast anew by every replay."""
+        """Forward and backward pass; in a CUDA graph, every replay casts the adapters' weights again."""
         if self.adapters is not None:
             self.adapters.refresh()
         with autocast(self.precision, batch.question_ids.device.type):

@@ -1,7 +1,7 @@
-"""The micro-batches of every optimizer step: a function of seed and step alone, so that a run continues from any step.
+"""Micro-batches of every optimizer step. They depend only on the seed and the step, so that a run can resume from any step.
 
-An epoch is dealt out in rounds of one batch per process; a step is so many rounds. In an epoch's last step there may be fewer. A batch is
-cut where it does not fit the device.
+An epoch consists of rounds of one batch per process, and a step of `gradient_accumulation_steps` rounds; the last step of an epoch may
+have fewer. A batch that does not fit on the device is cut into micro-batches.
 """
 
 import math
@@ -23,17 +23,17 @@ from kava.train.micro_batches import MicroBatches
 from kava.train.sampler import LengthSortedSampler
 
 GPU_WORKERS = 4
-"""Processes that build batches for a GPU where `training.num_workers` is 0: a step there takes less time than a batch does."""
+"""Worker processes that build batches for a GPU if `training.num_workers` is 0: a GPU runs a step faster than a batch is built."""
 
 
 class MicroBatch(NamedTuple):
-    """What one process computes at a time.
+    """Examples that one process computes at once.
 
     Attributes:
-        batch: on the run's device.
-        real: its examples that count: all, or none in a round that has examples for the other processes only, which all take the
-            same passes.
-        last: of its step.
+        batch: the padded examples; `StepBatches.of` puts them on the run's device.
+        real: number of examples that count: all of them, or 0 if only other processes have examples left in this round (all
+            processes must run the same passes).
+        last: whether this is the last micro-batch of its step.
     """
 
     batch: Batch
@@ -42,18 +42,18 @@ class MicroBatch(NamedTuple):
 
 
 class StepBatches:
-    """Serves the steps of a run, one after the other.
+    """Yields the micro-batches of a run, step by step.
 
     Args:
         examples: the training data.
-        collate: makes a batch of examples for the step of a number.
+        collate: builds a batch from examples and the number of the step.
         training: batch size, accumulation, number of steps, seed, worker processes.
-        device: where batches go.
+        device: device that the batches are moved to.
         sampler: the order of the examples in an epoch; None: shuffled.
-        micro: how many examples are computed at once; None: whole batches.
+        micro: decides how many examples are computed at once; None: whole batches.
 
     Attributes:
-        current: the batch that is being computed.
+        current: the micro-batch that is being computed.
     """
 
     def __init__(
@@ -77,13 +77,13 @@ class StepBatches:
         self.micro = micro or MicroBatches(training.batch_size)
         self.current: Batch | None = None
         self._loaded: Iterator[MicroBatch] | None = None
-        # The batches of the step that is being taken, which may have to be taken again.
+        # Batches of the current step, kept because the step may have to be repeated.
         self._step, self._held = -1, list[MicroBatch]()
 
     def of(self, step: int) -> Iterator[MicroBatch]:
-        """This process's micro-batches of a step; `step` others came before it.
+        """Yield this process's micro-batches of step number `step`, counted from 0.
 
-        Asked in order, from the start or from `open`; the last step may be asked for again.
+        Steps must be requested in order, from the start or from the step given to `open`. The latest step may be requested again.
         """
         if step != self._step:
             if self._loaded is None or step % self.steps_per_epoch == 0:
@@ -101,7 +101,7 @@ class StepBatches:
                 yield part._replace(last=number == end - 1 and index == len(parts) - 1)
 
     def _cut(self, whole: MicroBatch, number: int) -> list[MicroBatch]:
-        """The parts of a round's batch that are computed at once: on every process as many as on the first, which has no fewer examples."""
+        """Cut a round's batch into micro-batches; every process has as many as the first one, which has the most examples."""
         batch, rows = whole.batch, self.micro.rows(whole.batch)
         most = min(self.training.batch_size, len(self.examples) - number * self.round_size)
         if most <= rows:
@@ -110,7 +110,7 @@ class StepBatches:
         return [MicroBatch(part, min(max(whole.real - index * rows, 0), len(part))) for index, part in enumerate(parts)]
 
     def open(self, step: int) -> None:
-        """Be ready to serve a step and those after it in its epoch. Draws from torch's generator, once."""
+        """Start loading the batches of a step and of the rest of its epoch. Draws from torch's random generator once."""
         epoch = _Epoch(self, step // self.steps_per_epoch)
         self._loaded = iter(
             DataLoader(
@@ -124,12 +124,12 @@ class StepBatches:
         )
 
     def examples_in(self, step: int) -> int:
-        """Examples of a step, over all processes."""
+        """Number of examples in a step, over all processes."""
         first, end = self._rounds_of(step)
         return min(end * self.round_size, len(self.examples)) - first * self.round_size
 
     def epochs_after(self, steps: int) -> float:
-        """Epochs that so many steps make."""
+        """Number of epochs, with a fraction, that are done after `steps` steps."""
         epoch, rest = divmod(steps, self.steps_per_epoch)
         return epoch + rest * self.training.gradient_accumulation_steps / self.rounds
 
@@ -147,7 +147,7 @@ class StepBatches:
 
 
 class _Epoch(Dataset[MicroBatch]):
-    """The rounds of an epoch, by number; what a worker process builds."""
+    """Rounds of an epoch, by number; an item is this process's batch of a round, built in a DataLoader worker."""
 
     def __init__(self, steps: StepBatches, epoch: int) -> None:
         training = steps.training
@@ -164,9 +164,10 @@ class _Epoch(Dataset[MicroBatch]):
 
 
 def _leave_signals_to_the_run(_: int) -> None:
-    """A signal that ends a run often goes to all of its process group, and those that build batches are needed for the step's rest.
+    """Ignore stop signals in a DataLoader worker, which is needed until the current step is finished.
 
-    SIGTERM stays as it is: it is also how the run's own process ends them.
+    Such a signal often goes to the whole process group, so the worker also gets its own.
+    SIGTERM is not ignored: the run's own process ends the workers with it.
     """
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)

@@ -1,8 +1,8 @@
-"""Forward and backward of a micro-batch as one CUDA graph per shape, so that the device never waits for the host.
+"""Forward and backward pass of a micro-batch as one CUDA graph per shape, so that the device never waits for the host.
 
-A step takes thousands of operations, and asking for each costs the host more time than most cost the device. A graph is asked for once.
-Everything that differs from step to step lies in buffers that stay where they are: the batch, the divisor, weights, gradients, and the
-state of the random generator, which a replay moves on as far as the operations would have.
+A step consists of thousands of operations. Launching one takes the host longer than most of them take the device; a graph needs one
+launch. Everything that changes between steps is in buffers with fixed addresses: the batch, the divisor, weights, gradients, and the
+state of the random generator, which a replay advances as far as the operations would have.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,11 +15,11 @@ from torch import Tensor
 from kava.data.collate import Batch
 
 MAX_GRAPHS = 512
-"""Shapes that are remembered; those beyond are run operation by operation."""
+"""Maximum number of captured shapes; further shapes run eagerly."""
 
 Values = dict[str, Tensor]
 Run = Callable[[Batch, Tensor], Values]
-"""Takes a batch and what its summed loss is divided by, a scalar on the device. Adds to the gradients; gives losses by name, [B] each."""
+"""Takes a batch and the divisor of its summed loss, a scalar on the device. Adds to the gradients; returns losses by name, [B] each."""
 
 
 @dataclass
@@ -30,13 +30,13 @@ class _Graph:
 
 
 class CapturedStep:
-    """Runs steps through graphs on a CUDA device; elsewhere, or where capture is off, as they are.
+    """Runs steps as CUDA graphs on a CUDA device; elsewhere, or if capture is off, runs them eagerly.
 
     Args:
-        run: the step. Nothing in it may wait for the device or take a shape from its values.
-        parameters: all that are trained; their gradients are allocated once and added to in place.
-        device: where the step runs.
-        enabled: capture, where the device can.
+        run: forward and backward pass. It must not wait for the device or derive a shape from tensor values.
+        parameters: all trained parameters; their gradients are allocated once and added to in place.
+        device: device that the step runs on.
+        enabled: capture graphs if the device supports them.
     """
 
     def __init__(self, run: Run, parameters: Sequence[Tensor], device: torch.device, *, enabled: bool = True) -> None:
@@ -52,7 +52,7 @@ class CapturedStep:
             self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, batch: Batch, divisor: float) -> Values:
-        """Losses of the batch by name, [B] each; the gradients of their sum / divisor have been added."""
+        """Add the gradients of the summed loss / `divisor`, and return the losses of the batch by name, [B] each."""
         for parameter in self.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -71,19 +71,19 @@ class CapturedStep:
         return {name: value.clone() for name, value in held.values.items()}
 
     def release(self) -> None:
-        """Forget all graphs and give their memory back; shapes that come again are recorded again."""
+        """Discard all graphs and release their memory; shapes that occur again are captured again."""
         self.graphs.clear()
         if self.captures:
             self._pool = torch.cuda.graph_pool_handle()
 
     def _plain(self, batch: Batch) -> Values:
-        """On the stream that graphs are captured on: gradients remember the stream of their first use."""
+        """Run eagerly on the stream used for capture: autograd keeps accumulating a gradient on the stream of its first use."""
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._stream):
             values = self.run(batch, self._divisor)
         torch.cuda.current_stream(self.device).wait_stream(self._stream)
         if not self._warm:
-            # What this pass took goes to the graphs, which have memory of their own.
+            # Free the cached memory of this pass for the graphs, which use their own memory pool.
             self._warm = True
             torch.cuda.synchronize(self.device)
             torch.cuda.empty_cache()

@@ -1,8 +1,8 @@
-"""What a run writes to go on from or to keep.
+"""Checkpoints that a run writes, to resume from or to keep.
 
 checkpoint-12/          weights, tokenizer and configuration, as `kava.checkpoint` writes them, and:
   optimizer.pt scheduler.pt scaler.pt (fp16)
-  rng_state.pth         of each process, with several rng_state_0.pth ...
+  rng_state.pth         random generators; with several processes rng_state_0.pth ...
   trainer_state.json    see `kava.train.state`
 best_checkpoint/        weights, tokenizer and configuration alone
 """
@@ -26,12 +26,12 @@ from kava.train.resume import keep_newest, load_weights
 from kava.train.sharding import whole_weights
 from kava.train.state import STATE, State
 
-# What every checkpoint says of the best one.
+# Metadata of the best checkpoint, which later checkpoints record too.
 _OF_THE_BEST = ("step", "validation", "wall_seconds", "skipped_batches")
 
 
 class Checkpoints:
-    """The checkpoints of a run. All processes call its methods, and the main one writes.
+    """Checkpoints of a run. All processes call its methods; only the main process writes.
 
     Args:
         run: the output directory.
@@ -44,21 +44,21 @@ class Checkpoints:
         self.sharded = trained.config.system.fsdp
 
     def weights(self) -> dict[str, Tensor] | None:
-        """Those of a model that is split over the processes, put together; else None."""
+        """Full weights gathered from all processes if the model is sharded; else None."""
         return whole_weights(self.trained.model) if self.sharded else None
 
     def save(self, state: State, parts: Mapping[str, Any]) -> None:
-        """Write `checkpoint-<step>`, and discard those beyond `training.save_total_limit`.
+        """Write `checkpoint-<step>`, and discard the oldest checkpoints beyond `training.save_total_limit`.
 
         Args:
-            state: of the run.
-            parts: optimizer, schedule and scaler by file name; those without a state leave no file.
+            state: state of the run.
+            parts: optimizer, schedule and scaler by file name; a part with an empty state is not written.
 
         Raises:
-            UserError: the disk is full or the place is read-only.
+            UserError: the disk is full or the directory is read-only.
         """
         weights = self.weights()
-        # The main process puts the state of a split optimizer together from everyone's.
+        # The state of a sharded optimizer is gathered, so all processes must ask for it.
         states = {name: part.state_dict() for name, part in parts.items()} if self.sharded or processes.is_main() else {}
         generators = processes.gather([_random_states()])
 
@@ -77,10 +77,10 @@ class Checkpoints:
         processes.wait()
 
     def save_best(self, metadata: dict[str, Any]) -> None:
-        """Write `best_checkpoint`, with what is known about it now.
+        """Write `best_checkpoint`, with its metadata (step, validation results, wall time, skipped steps).
 
         Raises:
-            UserError: the disk is full or the place is read-only.
+            UserError: the disk is full or the directory is read-only.
         """
         weights = self.weights()
         self.trained.metadata |= {name: metadata[name] for name in _OF_THE_BEST}
@@ -88,13 +88,13 @@ class Checkpoints:
             save_checkpoint(self.run / BEST_CHECKPOINT, self.trained, weights)
 
     def load(self, checkpoint: Path, parts: Mapping[str, Any]) -> State:
-        """Go back to where a checkpoint was written; `parts` as in `save`. Random generators are left to `load_generators`.
+        """Load weights, `parts` (as in `save`) and state from a checkpoint. Random generators are loaded by `load_generators`.
 
         Raises:
-            UserError: it does not fit this run.
+            UserError: the checkpoint does not fit this run.
         """
         with fitting(checkpoint):
-            # Those of a split model were read before it was split.
+            # The weights of a sharded model were loaded before it was sharded.
             if not self.sharded:
                 load_weights(checkpoint, self.trained)
             for name, part in parts.items():
@@ -106,10 +106,10 @@ class Checkpoints:
         return state
 
     def load_generators(self, checkpoint: Path) -> None:
-        """Random generators as they were when the checkpoint was written; of another number of processes there are none.
+        """Restore this process's random generators; does nothing if the checkpoint has no file for this process.
 
         Raises:
-            UserError: the file does not hold them.
+            UserError: the file does not contain generator states.
         """
         path = checkpoint / _random_file(processes.rank())
         if path.exists():
@@ -122,7 +122,7 @@ def _random_file(rank: int) -> str:
 
 
 def _random_states() -> dict[str, Any]:
-    # Plain numbers and tensors: anything else could not be read back without unpickling code.
+    # Plain numbers and tensors only: `weights_only=True`, which runs no pickled code, cannot load anything else.
     name, key, *rest = np.random.get_state(legacy=True)
     return {"python": random.getstate(), "numpy": (name, np.asarray(key).tolist(), *rest), "torch": generator_states()}
 

@@ -1,6 +1,6 @@
-"""Stages of iCoT and Coconut: a function of the optimizer step alone, so that a resumed run is at the right one.
+"""Stages of iCoT and Coconut. They depend only on the optimizer step, so that a resumed run is at the right stage.
 
-A model is asked as the last stage trains it, without a written trace: a run that ends before that stage trained something else.
+Inference uses the model as the last stage trains it, without a written trace. A run that ends before the last stage has not trained this.
 """
 
 import math
@@ -16,14 +16,14 @@ from kava.methods import METHODS
 
 @dataclass(frozen=True)
 class Schedule:
-    """When the stages of a run begin: stage s after s x `steps_per_stage` optimizer steps, up to stage `last`, of `total_steps`."""
+    """Stages of a run of `total_steps` optimizer steps: stage s begins after s x `steps_per_stage` steps, and `last` is the last stage."""
 
     steps_per_stage: int
     last: int
     total_steps: int
 
     def stage(self, step: int) -> int:
-        """The stage of the step that follows `step` others."""
+        """The stage of step number `step`, counted from 0."""
         return min(step // self.steps_per_stage, self.last)
 
     @property
@@ -33,7 +33,7 @@ class Schedule:
 
 
 def schedule(config: Config, rows: int, longest_trace: int, num_processes: int = 1) -> Schedule | None:
-    """The schedule of a configuration on so many rows, the longest trace of so many tokens; None where the method has no curriculum."""
+    """The schedule for `rows` training rows whose longest trace has `longest_trace` tokens; None if the method has no curriculum."""
     if METHODS[config.method].curriculum == "none":
         return None
     per_epoch = _steps_per_epoch(config, rows, num_processes)
@@ -47,18 +47,18 @@ def _steps_per_epoch(config: Config, rows: int, num_processes: int) -> int:
 
 
 def _last_stage(config: Config, longest_trace: int) -> int:
-    """The stage at which nothing of the written trace is left, for the longest trace."""
+    """The first stage at which nothing of the trace is written, for traces of up to `longest_trace` tokens."""
     training, latent = config.training, config.latent
     if METHODS[config.method].curriculum == "remove_tokens":
         stages = -(-longest_trace // training.tokens_per_stage)
         beyond = training.remove_all_beyond
         return stages if beyond is None else min(stages, beyond // training.tokens_per_stage + 1)
-    # The last stage has all M latents and writes nothing, which is also how the model is asked at inference.
+    # The last stage has all M latents and writes no trace, as at inference.
     return -(-latent.num_tokens // latent.tokens_per_step) + training.trailing_stage
 
 
 def unending(config: Config, rows: int, longest_trace: int, num_processes: int = 1) -> str | None:
-    """One sentence with the numbers and the cures where the curriculum cannot end within the run; None where it can."""
+    """Error message with numbers and possible settings if the last stage does not begin within the run; else None."""
     stages = schedule(config, rows, longest_trace, num_processes)
     if stages is None or stages.ends:
         return None
@@ -76,7 +76,7 @@ def unending(config: Config, rows: int, longest_trace: int, num_processes: int =
         if (stages_of_latents := reached - config.training.trailing_stage) > 0:
             cures.append(f"latent.num_tokens to at most {stages_of_latents * config.latent.tokens_per_step}")
     if shorter := (stages.total_steps - 1) // stages.last:
-        # Rounded down, and to a whole number of steps all the same.
+        # Rounded down, with enough digits to stay close to a whole number of steps.
         digits = 10 ** max(4, len(str(per_epoch)))
         cures.append(f"training.epochs_per_stage to at most {math.floor(digits * shorter / per_epoch) / digits:g}")
     needed = stages.last * stages.steps_per_stage + 1
@@ -91,13 +91,13 @@ def unending(config: Config, rows: int, longest_trace: int, num_processes: int =
 
 @dataclass(frozen=True)
 class Curriculum:
-    """Builds the batches of a step at the stage of that step; without a schedule there is one stage.
+    """Builds the batches of a step at the stage of this step; without a schedule there is one stage.
 
     Attributes:
-        collator: builds them.
-        schedule: when stages begin.
-        uniform_prob: share of steps that train any one of the stages instead.
-        seed: of the run.
+        collator: builds the batches.
+        schedule: start of each stage.
+        uniform_prob: probability that a step trains a stage drawn uniformly from all stages instead.
+        seed: seed of the run.
     """
 
     collator: Collator
@@ -106,12 +106,12 @@ class Curriculum:
     seed: int = 0
 
     def __call__(self, examples: Sequence[EncodedExample], step: int) -> Batch:
-        """A batch of the optimizer step that follows `step` others."""
+        """A batch for optimizer step number `step`, counted from 0."""
         self.collator.stage, self.collator.draw = self.stage_of(step), (self.seed, step)
         return self.collator.collate(examples)
 
     def stage_of(self, step: int) -> int:
-        """The stage that a step trains: all of its batches, on all processes."""
+        """The stage that a step trains, the same for all of its batches on all processes."""
         if self.schedule is None:
             return self.collator.stage
         drawn = Random(f"stage {self.seed} {step}")

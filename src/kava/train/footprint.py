@@ -1,6 +1,6 @@
-"""Memory of one GPU for any batch size: two traces of shallow models, carried on to all layers.
+"""GPU memory of a training step for any batch size, extrapolated from traces of two shallow models.
 
-Every layer is like the others, so the bytes of a step are a straight line in the number of layers, and two depths give it.
+All layers are alike, so the bytes of a step are a linear function of the number of layers, which two depths determine.
 """
 
 import copy
@@ -12,26 +12,27 @@ from kava.errors import UserError, reason_of
 from kava.train.step_trace import Lengths, Traced, trace_step
 
 GIB = 2**30
-# Of a card's memory, for the CUDA context, kernels' workspaces and what the allocator cannot use. Assumed, not measured.
+# Share of GPU memory for the CUDA context, kernel workspaces and memory that the allocator cannot use. Assumed, not measured.
 HELD_BACK = 0.1
-# Bytes that an optimizer keeps: per byte of the trained weights, and per trained number (8-bit states).
+# Bytes of optimizer state: per byte of the trained weights, and per trained parameter (8-bit states).
 _STATES = {"sgd": (0.0, 0.0), "adafactor": (0.0, 0.0), "lion_32bit": (1.0, 0.0)}
 _ADAM, _EIGHT_BIT = (2.0, 0.0), (0.0, 2.0)
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes on one GPU while a batch is trained.
+    """Memory used on one GPU while a batch is trained, in bytes.
 
     Attributes:
-        weights: that are not trained.
-        trained: adapters, new token rows and projection, or all weights.
-        gradients: of the trained ones; with several GPUs that each hold the whole model, once more in the buckets they are sent in.
-        optimizer: its state.
+        weights: frozen weights and buffers.
+        trained: trained weights: adapters, new token rows and projection, or all weights.
+        gradients: gradients of the trained weights; with several GPUs that each hold the whole model, counted twice: they are copied
+            to communication buckets.
+        optimizer: optimizer state.
         activations: what the forward passes keep for the backward pass: question, teacher, latents of every iteration, answer,
             their caches, the logits of trace and answer.
-        working: what else is alive at the peak, recorded importance and losses included.
-        gathered: of a sharded model, the parts that are whole at one time.
+        working: everything else that is alive at the peak, including recorded importance and losses.
+        gathered: weights of a sharded model that are gathered in full at the same time.
     """
 
     weights: float
@@ -44,17 +45,17 @@ class Footprint:
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """Sum of all fields."""
         return float(sum(getattr(self, item.name) for item in fields(self)))
 
 
 class Profile:
-    """What a configuration's step needs, for any batch size.
+    """Memory of a configuration's training step, for any batch size.
 
     Args:
         shape: transformers' configuration of the base model.
-        config: of the run.
-        lengths: of every row.
+        config: run configuration.
+        lengths: token counts of every row.
 
     Raises:
         UserError: the architecture cannot be traced.
@@ -81,12 +82,12 @@ class Profile:
         return _combine(self._shallow.at(batch_size), 1 - self._share, self._deep.at(batch_size), self._share)
 
     def footprint(self, batch_size: int, gpus: int = 1, sharded: bool = False) -> Footprint:
-        """Bytes on each of `gpus` GPUs; `sharded`: weights, gradients and optimizer state are split over them (`system.fsdp`)."""
+        """Bytes on each of `gpus` GPUs; `sharded`: weights, gradients and optimizer state are sharded over them (`system.fsdp`)."""
         traced = self.at(batch_size)
         per_byte, per_number = _state_of(self.optimizer)
         optimizer = per_byte * traced.trained + per_number * traced.trainable
         kept, copies = (gpus, 1) if sharded else (1, 2 if gpus > 1 else 1)
-        # Embeddings, head and projection stay whole; of the layers one is at work while the next one is fetched.
+        # Embeddings, head and projection stay gathered; of the layers, one computes while the next one is being gathered.
         gathered = self._root + 2 * self._layer if sharded and gpus > 1 else 0.0
         return Footprint(
             weights=traced.frozen / kept,
@@ -104,12 +105,12 @@ def _combine(a: Traced, weight_a: float, b: Traced, weight_b: float) -> Traced:
 
 
 def _state_of(optimizer: str) -> tuple[float, float]:
-    """Two moments per weight for what is not known, as AdamW keeps."""
+    """Bytes of state as in `_STATES`; an unknown optimizer is assumed to keep two moments per weight, as AdamW does."""
     return _STATES.get(optimizer, _EIGHT_BIT if "8bit" in optimizer else _ADAM)
 
 
 def of_depth(shape: Any, layers: int) -> Any:
-    """The same model with so many layers."""
+    """A copy of the model configuration with `layers` layers."""
     changed = copy.deepcopy(shape)
     text = changed.get_text_config()
     if getattr(text, "layer_types", None):

@@ -1,6 +1,6 @@
-"""Numbers that stop making sense: each optimizer step is looked at once, and a bad one changes nothing.
+"""Checks for non-finite numbers: each optimizer step is checked once, and a bad step is not applied.
 
-The check reads one number from the device per step. Only where that number is bad are losses, terms and examples looked at.
+The check reads one number from the device per step. Losses, terms and examples are only inspected if it fails.
 """
 
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ TOTAL = "loss"
 
 @dataclass(frozen=True)
 class Seen:
-    """One batch of the step that is being taken.
+    """One micro-batch of the current step.
 
     Attributes:
-        batch: what the model was given.
+        batch: the input of the model.
         generators: states of the random generators before the forward pass, by device type.
         values: the loss and its terms of every example, [B] each.
     """
@@ -31,7 +31,7 @@ class Seen:
 
 
 def generator_states() -> dict[str, Tensor]:
-    """The states that dropout draws from."""
+    """States of the random generators that dropout draws from, by device type."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
@@ -39,24 +39,24 @@ def generator_states() -> dict[str, Tensor]:
 
 
 def restore_generators(states: Mapping[str, Tensor]) -> None:
-    """Set the generators of the devices that this machine has."""
+    """Restore the states from `generator_states`, for the devices that this machine has."""
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
 
 
 def is_sound(losses: list[Tensor], gradient_norm: Tensor | None, world_size: int = 1) -> bool:
-    """Whether all numbers of a step are finite, on every rank: the one value per step that the host waits for.
+    """Whether all numbers of a step are finite on every rank. The host waits for this one value per step.
 
     Args:
-        losses: per-example losses of its batches, [B] each.
-        gradient_norm: over all parameters; None where a loss scaler deals with gradients itself.
+        losses: per-example losses of the step's micro-batches, [B] each.
+        gradient_norm: norm over all parameters; None if a loss scaler checks the gradients itself.
     """
     sound = torch.stack([loss.detach().sum() for loss in losses]).isfinite().all()
     if gradient_norm is not None:
         sound = sound & torch.as_tensor(gradient_norm, device=sound.device).isfinite()
     if world_size > 1:
-        # Ranks that disagree on a step would wait for each other for ever.
+        # Ranks that decide differently would wait for each other forever.
         agreed = sound.to(torch.int32)
         torch.distributed.all_reduce(agreed, op=torch.distributed.ReduceOp.MIN)
         sound = agreed
@@ -64,7 +64,7 @@ def is_sound(losses: list[Tensor], gradient_norm: Tensor | None, world_size: int
 
 
 def explain(seen: list[Seen], gradient_norm: float) -> tuple[str, list[str]]:
-    """Which numbers are bad, in words, and the ids of the examples that they belong to (all of the step's for a gradient)."""
+    """Describe which numbers are not finite; also returns the ids of their examples (all of the step's if only the gradient is bad)."""
     bad: dict[str, list[float]] = {}
     examples: dict[str, None] = {}
     for one in seen:
@@ -75,7 +75,7 @@ def explain(seen: list[Seen], gradient_norm: float) -> tuple[str, list[str]]:
                 examples[_identity(one.batch, row)] = None
     if not bad:
         return f"the gradient is {_kind([gradient_norm])} though all losses are finite", [name for one in seen for name in _identities(one)]
-    # The total is bad with any of its terms: it is named where it is bad by itself.
+    # The total is bad whenever one of its terms is bad, so it is named only if no term is.
     names = [name for name in bad if name != TOTAL] or [TOTAL]
     total = sum(len(one.batch) for one in seen)
     verb = "is" if len(names) == 1 else "are"
@@ -100,5 +100,5 @@ def _identity(batch: Batch, row: int) -> str:
 
 
 def shown(examples: list[str]) -> str:
-    """The first few of a list."""
+    """The first few examples, and how many more there are."""
     return ", ".join(examples[:SHOWN_EXAMPLES]) + (f" and {len(examples) - SHOWN_EXAMPLES} more" if len(examples) > SHOWN_EXAMPLES else "")

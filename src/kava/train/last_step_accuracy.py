@@ -1,4 +1,4 @@
-"""How well a model does the last step of a problem in its head: what KaVa asks of its teacher, whose trace leaves that step out."""
+"""Accuracy of a model that does not write the last step of a problem: KaVa's teacher needs this, as its trace leaves that step out."""
 
 from collections.abc import Sequence
 
@@ -13,14 +13,14 @@ from kava.model.backbone import Backbone
 def in_head_accuracy(
     backbone: Backbone, examples: Sequence[EncodedExample], prompt_length: int, pad_id: int, batch_size: int = 100
 ) -> float:
-    """Share of examples whose answer is predicted from the question, the trace without its last step, and the answer's fixed text.
+    """Share of answers predicted correctly from the question, the trace without its last step, and the answer's fixed text.
 
     Args:
         backbone: the language model.
-        examples: with answers whose first token tells them apart, as the mini experiment's.
-        prompt_length: tokens of the answer's fixed text.
-        pad_id: fills the gaps on the left.
-        batch_size: examples at a time.
+        examples: examples whose answers differ in their first token, as in the mini experiment.
+        prompt_length: number of tokens in the answer's fixed text.
+        pad_id: padding token, added on the left.
+        batch_size: examples per forward pass.
     """
     device, right = backbone.special_ids.device, 0
     for start in range(0, len(examples), batch_size):

@@ -1,8 +1,8 @@
-"""The training loop, on a page.
+"""The training loop.
 
     Loop(model, config, batches, report).run()
 
-takes the steps, and logs them. What else a run asks for is handed in: where its checkpoints go, how it is validated, who follows it.
+runs the training steps and logs them. Everything else is passed in: checkpoints, validation, trackers.
 """
 
 import time
@@ -42,16 +42,16 @@ class Loop:
     """Trains a model.
 
     Args:
-        model: goes to the device of the batches.
-        config: of the run.
-        batches: of every step.
-        report: told of every step.
-        checkpoints: where the run is saved and bad steps are kept; None: neither.
+        model: the model; moved to the device of the batches.
+        config: run configuration.
+        batches: micro-batches of every step.
+        report: progress report, updated after every step.
+        checkpoints: where the run and its bad steps are saved; None: nothing is saved, and bad steps are not detected.
         validate: answers the validation questions with the current weights; all processes call it. None: no validation.
-        trackers: get every log entry.
-        stop: a signal ends the run after its step.
+        trackers: receive every log entry.
+        stop: ends the run after the step in which a signal was received.
         on_epoch_end: called with the number of steps taken.
-        starts_anew: whether the optimizer forgets what it knows of earlier steps before the step of this number.
+        starts_anew: whether the optimizer state is cleared before the step with this number.
 
     Raises:
         UserError: the optimizer cannot be used here.
@@ -90,10 +90,10 @@ class Loop:
         self.begun = time.perf_counter()
 
     def run(self, checkpoint: Path | None = None) -> State:
-        """Train to the end, or until a signal comes.
+        """Train to the end, or until a signal is received.
 
         Args:
-            checkpoint: to go on from; None: from the start.
+            checkpoint: checkpoint to resume from; None: start from the beginning.
 
         Raises:
             UserError: the checkpoint does not fit, too many steps are bad, the disk is full.
@@ -103,7 +103,7 @@ class Loop:
         state, training = self.state, self.training
         self.report.begin(state)
         if state.global_step and self._due(training.eval_steps) and not state.evaluated():
-            # A signal that came in its last step left it out.
+            # A signal in the last step of the interrupted run skipped this validation.
             self._validate()
         self.model.train()
         while state.global_step < state.max_steps:
@@ -123,7 +123,7 @@ class Loop:
             if state.global_step % training.logging_steps == 0:
                 self._log_losses(norm, rate)
             if self.stop and self.stop.requested(self.device):
-                # Whoever sent the signal waits for seconds, and a validation takes minutes: one that is due comes after the resume.
+                # The sender of the signal waits only seconds, and a validation takes minutes: a due validation runs after the resume.
                 self._save()
                 break
             if self.on_epoch_end and self._due(None):
@@ -136,10 +136,10 @@ class Loop:
         return state
 
     def _losses_and_gradients(self, step: int, examples: int) -> list[Seen]:
-        """Forward and backward pass of the step's batches; all of them again, in smaller parts, where the device runs out of memory.
+        """Forward and backward pass of the step's batches, repeated with smaller micro-batches if the device runs out of memory.
 
         Raises:
-            UserError: there is nothing smaller.
+            UserError: the micro-batches cannot be made smaller.
         """
         generators = generator_states()
         while True:
@@ -148,22 +148,22 @@ class Loop:
             except (MemoryError, RuntimeError) as error:
                 if not ran_out_of_memory(error):
                     raise
-            # Not before the exception is gone, which holds on to what the pass had allocated.
+            # Outside the except block, because the exception keeps the memory of the failed pass alive.
             self._make_room()
             restore_generators(generators)
 
     def _accumulated(self, step: int, examples: int) -> list[Seen]:
-        """The step's losses, its gradients in `.grad`: its loss is the mean over the examples of all batches, on all processes."""
+        """Add the step's gradients to `.grad` and return its losses; its loss is the mean over the examples of all processes."""
         seen = []
         for batch, real, last in self.batches.of(step):
             generators = generator_states()
-            # Gradients are averaged over the processes: each one's loss is a mean over its share of the examples.
+            # Gradients are averaged over the processes, so each one divides by the mean number of examples per process.
             losses = self.batch_step(batch, examples / processes.world_size() if real else inf, last)
             seen.append(Seen(batch, generators, {name: values[:real] for name, values in losses.items()}))
         return seen
 
     def _make_room(self) -> None:
-        """After the device ran out of memory: compute less at once from now on, and forget what was added to the gradients."""
+        """After the device ran out of memory, use smaller micro-batches from now on and discard the accumulated gradients."""
         batch, micro = self.batches.current, self.batches.micro
         assert batch is not None
         rows = micro.halve(batch)
@@ -177,12 +177,12 @@ class Loop:
             torch.cuda.empty_cache()
 
     def _clip(self) -> Tensor:
-        """Clip the gradient; returns its norm before that."""
+        """Unscale and clip the gradient; returns its norm before clipping."""
         self.scaler.unscale_(self.optimizer)
         return whole(clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm))
 
     def _count(self, seen: list[Seen], examples: int) -> None:
-        """Add a step's losses to the log's, over all processes, so that each logs and saves the whole run's numbers."""
+        """Add a step's losses, summed over all processes, to the meter, so that every process has the numbers of the whole run."""
         names = list(seen[0].values)
         sums = torch.stack([torch.stack([one.values[name].double().sum() for one in seen]).sum() for name in names])
         if processes.world_size() > 1:
@@ -190,27 +190,27 @@ class Loop:
         self.state.meter.add(dict(zip(names, sums, strict=True)), examples)
 
     def _update(self, sound: bool) -> None:
-        """Move the weights (not where the step is left out) and the learning rate, and start the next step's gradients at zero."""
+        """Update the weights (unless the step is skipped) and the learning rate, and reset the gradients for the next step."""
         if sound:
             self.scaler.step(self.optimizer)
         scale = self.scaler.get_scale()
         self.scaler.update()
-        # The scaler lowers its scale where it left a step out.
+        # The scaler lowers its scale when it skips a step; the learning rate then does not change.
         if self.scaler.get_scale() >= scale:
             self.schedule.step()
         self._forget_gradients()
 
     def _forget_gradients(self) -> None:
-        # On a GPU gradients stay where they are, for kernels that were recorded with their addresses.
+        # On a GPU the gradient tensors are kept: CUDA graphs were captured with their addresses.
         self.optimizer.zero_grad(set_to_none=self.device.type != "cuda")
 
     def _due(self, every: int | None) -> bool:
-        """Whether something that happens every so many steps (None: at each epoch's end) happens now; it does after the last step."""
+        """Whether an action is due that happens every `every` steps (None: at the end of each epoch); after the last step it always is."""
         step = self.state.global_step
         return step >= self.state.max_steps or step % (every or self.batches.steps_per_epoch) == 0
 
     def _log_losses(self, norm: Tensor, rate: float) -> None:
-        """Means since the last log line, and the throughput of all processes. Where every step was left out, there is no loss."""
+        """Log the mean losses since the last log line and the throughput of all processes; no loss if every step was skipped."""
         throughput, means = self.state.meter.take_throughput(), self.state.meter.take()
         entry = {"loss": means["loss"]} if means else {}
         entry |= {name: value for name, value in {"grad_norm": float(norm), "learning_rate": rate}.items() if isfinite(value)}
@@ -224,7 +224,7 @@ class Loop:
             self.trackers.log(entry, step)
 
     def _validate(self) -> None:
-        """Answer the validation questions, and keep the weights that do so best."""
+        """Answer the validation questions, and save the weights if their accuracy is the best so far."""
         if self.validate is None:
             return
         cure = "give --evaluation.batch_size 8, or less"
@@ -256,17 +256,18 @@ class Loop:
         assert self.checkpoints is not None
         self.state = self.checkpoints.load(checkpoint, self._parts())
         self.batches.micro.limit = min(self.batches.micro.limit, self.state.position_limit or inf)
-        # Opening an epoch draws from torch's generator: within one that had happened before the checkpoint was written.
+        # Opening an epoch draws from torch's generator. Within an epoch, this happened before the checkpoint was written, so it must
+        # happen here before the generators are loaded.
         if self.state.global_step % self.batches.steps_per_epoch:
             self.batches.open(self.state.global_step)
         self.checkpoints.load_generators(checkpoint)
 
 
 def _distributed(model: KavaModel, config: Config, device: torch.device) -> nn.Module:
-    """The model as several processes train it; a split one does so by itself."""
+    """Wrap the model in `DistributedDataParallel` for several processes; a sharded model needs no wrapper."""
     if processes.world_size() == 1 or config.system.fsdp:
         return model
-    # Coconut's first stage and T = 0 pass the projection by; elsewhere every trainable parameter gets a gradient.
+    # Coconut's first stage and T = 0 do not use the projection; otherwise every trainable parameter gets a gradient.
     unused = model.method.curriculum == "replace_steps" or config.latent.num_iterations == 0
     devices = [device] if device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=unused)

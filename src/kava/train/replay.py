@@ -1,9 +1,9 @@
-"""A training step as files: the weights before it, its batches, the generators' states; and the step taken again.
+"""Save a training step to files (the weights before it, its batches, random generator states), and replay it.
 
 bad_batch-17/
   checkpoint/              weights, tokenizer and configuration
-  batch_0.safetensors ...  what the model was given, one file per accumulated batch
-  report.json              which number was bad, in which step, for which examples
+  batch_0.safetensors ...  input, losses and random generator states, one file per micro-batch
+  report.json              which numbers were not finite, in which step, for which examples
   manifest.json            sizes and checksums
 """
 
@@ -35,7 +35,7 @@ _CURE = "give a directory bad_batch-<step> of a run"
 
 
 class Report(Record):
-    """What was bad in a step. `gradient_norm` is text, because JSON has no NaN."""
+    """`report.json`: what was wrong in a step. `gradient_norm` is text, because JSON has no NaN."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -55,11 +55,11 @@ class ReplayedExample:
     """One example of a replayed step.
 
     Attributes:
-        id: as the data set calls it.
-        question: its text.
-        losses: this time.
-        recorded: in the training.
-        gradient_norm: of its own loss; None where a neighbour in the batch is not finite, which the shared backward pass spreads.
+        id: id in the data set.
+        question: text of the question.
+        losses: losses in the replay.
+        recorded: losses recorded during training.
+        gradient_norm: gradient norm of its own loss; None if any loss in its batch is not finite, which affects all gradients of the batch.
     """
 
     id: str
@@ -70,13 +70,13 @@ class ReplayedExample:
 
     @property
     def sound(self) -> bool:
-        """All numbers are finite."""
+        """Whether all numbers are finite."""
         return all(map(isfinite, [*self.losses.values(), self.gradient_norm or 0.0]))
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """A step taken again (without the update)."""
+    """Result of replaying a step, without the weight update."""
 
     report: Report
     examples: list[ReplayedExample]
@@ -85,7 +85,7 @@ class Replayed:
 
     @property
     def sound(self) -> bool:
-        """All numbers are finite now."""
+        """Whether all numbers are finite in the replay."""
         return not self.bad_parameters and all(example.sound for example in self.examples)
 
 
@@ -93,10 +93,10 @@ def save_step(
     directory: Path, trained: Trained, seen: list[Seen], step: int, problem: str, examples: list[str], norm: float,
     weights: dict[str, Tensor] | None = None,
 ) -> None:  # fmt: skip
-    """Write everything that `replay` needs, all or nothing; `weights` as in `write_weights`.
+    """Write everything that `replay` needs, atomically; `weights` as in `write_weights`.
 
     Raises:
-        UserError: the disk is full or the place is read-only.
+        UserError: the disk is full or the directory is read-only.
     """
 
     def write(staging: Path) -> None:
@@ -113,12 +113,12 @@ def save_step(
 
 
 def replay(directory: str | Path, overrides: dict[str, Any] | None = None, device: str | None = None) -> Replayed:
-    """Take a saved step again, dropout included, and look at each example by itself.
+    """Repeat a saved step with the same dropout, and examine each example separately.
 
     Args:
-        directory: what `save_step` wrote.
-        overrides: dotted configuration keys to try, such as `loss.kv_loss_type`.
-        device: where to compute (default: the CPU).
+        directory: directory written by `save_step`.
+        overrides: dotted configuration keys to change, such as `loss.kv_loss_type`.
+        device: device to compute on (default: the CPU).
 
     Raises:
         UserError: there is no saved step, it is damaged, or its base model cannot be found.
@@ -146,7 +146,7 @@ def replay(directory: str | Path, overrides: dict[str, Any] | None = None, devic
 
 
 def _examples(trained: Trained, batch: Batch, recorded: dict[str, Tensor], total: int) -> list[ReplayedExample]:
-    """Forward and backward of one batch; the gradients of the whole stay in the parameters."""
+    """Forward and backward pass of one batch; the gradients of the step accumulate in the parameters."""
     with autocast(trained.config.system.mixed_precision, batch.question_ids.device.type):
         output = trained.model(batch)
     losses: Tensor = output["loss"]

@@ -1,4 +1,4 @@
-"""The checkpoints of a run that it can go on from."""
+"""Checkpoints that a run can resume from."""
 
 import re
 from pathlib import Path
@@ -22,9 +22,9 @@ def step_of(checkpoint: Path) -> int:
 
 
 def keep_newest(run: Path, limit: int | None, step: int) -> None:
-    """Discard all but the newest checkpoints up to a step (`training.save_total_limit`); the best one lives apart and is never touched.
+    """Discard all but the newest `limit` checkpoints up to a step (`training.save_total_limit`); `best_checkpoint` is never touched.
 
-    Those of later steps are damaged, or will be written again.
+    Checkpoints of later steps do not count: they are damaged, or will be written again.
     """
     if limit is not None:
         for old in [path for path in checkpoints(run) if step_of(path) <= step][limit:]:

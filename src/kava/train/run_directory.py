@@ -1,7 +1,7 @@
-"""A run's directory: who may use it, what in it is the run's own, and the checkpoint that a run continues from.
+"""The directory of a run: which run may use it, which files in it belong to the run, and which checkpoint a run resumes from.
 
-A checkpoint is ours by its manifest, everything else by `run.json`. Nothing else is ever removed or written over, and what is ours
-goes only when the run that takes its place is about to take its first step.
+Checkpoints are recognized by their manifest, result files by their format, everything else by `run.json`. No other file is ever removed
+or overwritten. Files of an older run are only removed when the run that replaces it is about to take its first step.
 """
 
 import contextlib
@@ -31,15 +31,15 @@ from kava.train.progress import TRAIN_LOG
 from kava.train.resume import checkpoints, step_of
 
 RUN, CONFIG, LOGS = "run.json", "config.yaml", "logs"
-# What a resumed run may have other than the one that was begun: it changes no step that both take.
+# Settings that may differ in a resumed run: they change no step that both runs take.
 MAY_CHANGE = ("training.max_bad_batches", "training.num_workers", "training.save_total_limit")
-# Of a checkpoint, what only going on needs; the rest is what a best checkpoint has.
+# Files of a checkpoint that only resuming needs; a best checkpoint consists of the others.
 _STATE = ("*.pt", "*.pth", "*.bin", "trainer_state.json")
 _EVENTS = re.compile(r"events\.out\.tfevents\..*\.(\d+)\.\d+(\.v2)?")
 
 
 class Done(Record):
-    """`training_done.json`: the run is over, and how it ended. `seconds` are those of the last process that worked on it."""
+    """`training_done.json`: how a finished run ended. `seconds` is the time since the run was last started or resumed."""
 
     config_fingerprint: str
     seed: int
@@ -50,7 +50,7 @@ class Done(Record):
 
 
 class Begun(Record):
-    """`run.json`: a run has begun here. `tracker_id` is its own with W&B, `processes` those whose TensorBoard files are its own."""
+    """`run.json`: a run has begun here. `tracker_id` is its W&B id; `processes` are the process ids in its TensorBoard file names."""
 
     format: Literal["kava.run/1"] = "kava.run/1"
     quick_test: bool
@@ -60,10 +60,10 @@ class Begun(Record):
 
 @contextmanager
 def claimed(directory: Path) -> Iterator[None]:
-    """Make the directory and keep other runs out of it; all processes of a run come here.
+    """Create the directory and keep other runs out of it; all processes of a run call this.
 
     Raises:
-        UserError: it cannot be made, or another run is at work in it.
+        UserError: it cannot be created, or another run is using it.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def claimed(directory: Path) -> Iterator[None]:
             try:
                 held.enter_context(locked(directory))
                 recover(directory / BEST_CHECKPOINT)
-            # Said by all: the others wait for this process's word.
+            # Raised by all processes below: the others wait for the result of this one.
             except UserError as error:
                 problem = str(error)
             except OSError as error:
@@ -86,10 +86,11 @@ def claimed(directory: Path) -> Iterator[None]:
 
 
 def refuse_held(directory: Path, *, resume: bool, overwrite: bool, quick_test: bool) -> None:
-    """Refuse a directory whose content a run would write over.
+    """Refuse a directory whose content a run would overwrite.
 
     Raises:
-        UserError: it holds a run that is neither gone on with nor given up, or files of something else under a run's names.
+        UserError: it holds a run that is neither resumed nor overwritten, or files of another origin under names that a run uses;
+            or both `resume` and `overwrite` are set.
     """
     if resume and overwrite:
         raise UserError("--resume continues a run and --overwrite deletes it: give one of them")
@@ -108,7 +109,7 @@ def refuse_held(directory: Path, *, resume: bool, overwrite: bool, quick_test: b
 
 
 def identify(directory: Path, *, resume: bool, quick_test: bool) -> Begun:
-    """The run that is about to begin, or to go on as the one that it was."""
+    """The record of a new run, or of the resumed run with this process added."""
     before = _begun(directory) if resume else None
     if before is None:
         return Begun(quick_test=quick_test, tracker_id=uuid.uuid4().hex[:12], processes=[os.getpid()])
@@ -116,7 +117,7 @@ def identify(directory: Path, *, resume: bool, quick_test: bool) -> Begun:
 
 
 def begin(directory: Path, config: Config, run: Begun, *, resume: bool) -> None:
-    """Remove what the run takes the place of, and write down that it has begun. For the main process, with everything else at hand."""
+    """Remove what the run replaces, and record that it has begun. The main process calls this when everything else is ready."""
     if resume:
         tidy(directory)
         (directory / TRAINING_DONE).unlink(missing_ok=True)
@@ -127,10 +128,10 @@ def begin(directory: Path, config: Config, run: Begun, *, resume: bool) -> None:
 
 
 def finished(directory: Path, config: Config) -> Done | None:
-    """How the run in this directory ended; None where it has not.
+    """How the run in this directory ended; None if it has not ended.
 
     Raises:
-        UserError: it was a run of another configuration.
+        UserError: it was a run of another configuration, or its marker file cannot be read.
     """
     path, cure = directory / TRAINING_DONE, "remove it to go on from the newest checkpoint"
     if not path.exists():
@@ -142,10 +143,10 @@ def finished(directory: Path, config: Config) -> Done | None:
 
 
 def refuse_other_settings(directory: Path, config: Config) -> None:
-    """Refuse to go on with a run that was begun under other settings.
+    """Refuse to resume a run that was begun with other settings.
 
     Raises:
-        UserError: names what differs.
+        UserError: the settings differ; the message names them.
     """
     begun = directory / CONFIG
     if checkpoints(directory) and begun.exists():
@@ -159,7 +160,7 @@ def refuse_other_settings(directory: Path, config: Config) -> None:
 
 
 def refuse_other(what: str, old: Config, config: Config, base_fingerprint: str) -> None:
-    """Refuse two configurations that differ in what shapes a step. A base whose fingerprint is known may have been moved."""
+    """Refuse configurations that differ in a setting that affects steps. `model.name` may differ if the base's fingerprint is known."""
     may_change = {*MAY_CHANGE, *(["model.name"] if base_fingerprint else [])}
     different = [
         f"{key} {values[0]!r}, not {values[1]!r}"
@@ -172,10 +173,12 @@ def refuse_other(what: str, old: Config, config: Config, base_fingerprint: str) 
 
 
 def checkpoint_to_go_on_from(directory: Path) -> Path | None:
-    """The newest checkpoint that is whole, or an older one where only that can make a lost best checkpoint again; None: the beginning.
+    """The newest undamaged checkpoint, or None to start from the beginning.
+
+    A lost best checkpoint is copied from the checkpoint of the same step; without one, an older checkpoint is returned to train it again.
 
     Raises:
-        UserError: the best checkpoint is lost, and nothing here can make it again.
+        UserError: the best checkpoint is lost and cannot be restored in either way.
     """
     whole = [path for path in checkpoints(directory) if _is_whole(path)]
     if checkpoints(directory) and not whole:
@@ -224,7 +227,7 @@ def _begun(directory: Path) -> Begun | None:
 
 
 def _trained(directory: Path) -> str | None:
-    """What is in a directory that took work, in words."""
+    """Description of the finished or unfinished run in a directory; None if there is none."""
     with contextlib.suppress(UserError):
         done = parse_record(Done, read_mapping(directory / TRAINING_DONE, "", ""), "", "")
         return f"a finished run ({done.steps} steps)"
@@ -242,7 +245,7 @@ def _dump(config: Config) -> str:
 
 
 def _is_dump(path: Path) -> bool:
-    """Whether a configuration file is what a run writes, and not one that a user keeps there."""
+    """Whether a configuration file is exactly as a run writes it, so that it is not a file of the user."""
     try:
         return path.is_file() and path.read_text(encoding="utf-8") == _dump(load_config(path))
     except (UserError, OSError, ValueError):
@@ -250,7 +253,7 @@ def _is_dump(path: Path) -> bool:
 
 
 def _clear(directory: Path, begun: Begun | None) -> None:
-    """A run that does not resume starts clean, so that nothing of an older one is taken for its own."""
+    """Remove all files of an older run, so that none of them is mistaken for a file of the new run."""
     for path in [*checkpoints(directory), *directory.glob("bad_batch-*"), directory / BEST_CHECKPOINT]:
         if is_sealed(path):
             discard(path)

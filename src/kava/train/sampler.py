@@ -1,4 +1,4 @@
-"""Batches of examples from one bucket of lengths: few shapes, little padding; a function of seed and epoch alone."""
+"""Batches of examples from one length bucket: few shapes, little padding. They depend only on seed and epoch."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,17 +10,17 @@ from torch.utils.data import Sampler
 from kava.data.buckets import MOST, Buckets, fit_buckets
 from kava.data.encoded_rows import Lengths
 
-# Batches that the examples of a bucket fill at least. With one, many of a bucket's examples would meet again in every epoch.
+# Minimum number of batches that a bucket fills. With 1, many examples of a bucket would be in one batch in every epoch.
 LEAST_BATCHES = 1.5
 
 
 def widths_of(lengths: Lengths) -> Int[np.ndarray, "N 3"]:
-    """Tokens of each example's question, trace and answer, which are padded apart."""
+    """Tokens of each example's question, trace and answer, which are padded separately."""
     return np.stack(lengths, axis=1)
 
 
 def padding_share(lengths: Lengths, order: Sequence[int] | Int[np.ndarray, " N"], batch_size: int, buckets: Buckets | None = None) -> float:
-    """Share of the positions that is padding where examples come in this order; without buckets, padded to each batch's longest parts."""
+    """Share of positions that are padding if examples come in this order; without buckets, batches are padded to their longest parts."""
     widths = widths_of(lengths)[np.asarray(order)]
     batches = np.split(widths, range(batch_size, len(widths), batch_size))
     longest = [batch.max(axis=0).tolist() for batch in batches]
@@ -31,16 +31,16 @@ def padding_share(lengths: Lengths, order: Sequence[int] | Int[np.ndarray, " N"]
 class LengthSortedSampler(Sampler[int]):
     """Shuffles the examples of every bucket, cuts them into batches, and shuffles the batches.
 
-    What does not fill a batch goes to the next larger bucket, so that all batches but the very last are full.
+    Examples that do not fill a batch go to the next larger bucket, so that all batches except the last are full.
 
     Args:
-        lengths: tokens of each example's parts, as they are padded.
+        lengths: tokens of each example's parts, which are padded separately.
         batch_size: examples that are padded together.
-        seed: of the shuffles.
-        most: buckets.
+        seed: seed of the shuffles.
+        most: maximum number of buckets, not counting the last one.
 
     Attributes:
-        buckets: what the batches are to be padded to.
+        buckets: lengths that the batches must be padded to.
     """
 
     def __init__(self, lengths: Lengths, batch_size: int, seed: int, most: int = MOST) -> None:
@@ -52,7 +52,7 @@ class LengthSortedSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called before each epoch, also by a resumed run."""
+        """Set the epoch; called before each epoch, also by a resumed run."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -64,11 +64,11 @@ class LengthSortedSampler(Sampler[int]):
         batches, rest = self._batches(order[np.argsort(self.bucket[order], kind="stable")])
         for index in torch.randperm(len(batches), generator=generator).tolist():
             yield from batches[index].tolist()
-        # Only the very last batch may be short.
+        # Only the last batch may be smaller.
         yield from rest.tolist()
 
     def _batches(self, examples: Int[np.ndarray, " N"]) -> tuple[list[Int[np.ndarray, " B"]], Int[np.ndarray, " _"]]:
-        """Full batches of examples that come bucket by bucket, and what is left at the end."""
+        """Full batches of examples that are sorted by bucket, and the examples left at the end."""
         count = len(self.buckets.edges)
         starts = np.bincount(self.bucket, minlength=count).cumsum()[:-1]
         held = [[part] for part in np.split(examples, starts)]
@@ -80,6 +80,6 @@ class LengthSortedSampler(Sampler[int]):
             batches += np.split(together[:full], range(self.batch_size, full, self.batch_size)) if full else []
             rest = together[full:]
             if index < count - 1:
-                # First in line there, so that no example is handed on further than it must be.
+                # Put first, so that no example moves to a larger bucket than necessary.
                 held[self.buckets.next[index]].insert(0, rest)
         return batches, rest

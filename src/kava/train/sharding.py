@@ -1,8 +1,8 @@
-"""One model over several processes (`system.fsdp`): each keeps a share of every weight, and a layer is whole only while it is at work.
+"""One model over several processes (`system.fsdp`): each keeps a shard of every weight, and a layer is only gathered while it computes.
 
-Torch's own `fully_shard` (FSDP2), with two things that the method needs. The decoder layers run several times per step, and
-gradients reach them through their keys and values too, before their output has one, or without: the layer is then gathered for the
-keys and values. And validation asks the model outside a training step, so that all processes must take the same passes together.
+This uses PyTorch's `fully_shard` (FSDP2), with two additions that the method needs. The decoder layers run several times per step, and
+gradients also reach them through their keys and values, before their output has a gradient or without one: a hook then gathers the
+layer's weights. And validation runs the model outside a training step, where all processes must run the same passes together.
 """
 
 from collections.abc import Callable
@@ -20,15 +20,15 @@ Result = TypeVar("Result")
 
 
 def shard(model: KavaModel, device: torch.device) -> None:
-    """Split every weight over the processes of the run, layer by layer. The process group is open already.
+    """Shard every weight over the processes of the run, layer by layer. The process group must be open.
 
     Raises:
-        UserError: the layers cannot be told apart.
+        UserError: the decoder layers cannot be identified.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    # A weight is whole in its own module's forward pass alone, which a group of adapters does not go through.
+    # A weight is only gathered in its own module's forward pass, which adapter groups bypass.
     model.backbone.adapters.part()
     mesh = init_device_mesh(device.type, (world_size(),))
     for layer, index in _layers(model):
@@ -40,25 +40,25 @@ def shard(model: KavaModel, device: torch.device) -> None:
 
 
 def together(model: KavaModel, run: Callable[[], Result]) -> Result:
-    """Run passes outside a training step; all processes call this, and take the same passes."""
+    """Run forward passes outside a training step; all processes call this and must run the same passes."""
     result: Result = model.call(run)
     cast(Any, model).reshard()
     return result
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor put together from its shares, on the CPU; all processes call this."""
+    """A sharded tensor gathered in full, on the CPU; any other tensor as it is. All processes call this."""
     from torch.distributed.tensor import DTensor
 
     return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
 
 
 def whole_weights(model: KavaModel) -> dict[str, Tensor]:
-    """Everything that a checkpoint holds of a sharded model, by the model's own names; all processes call this."""
+    """Full weights of a sharded model that a checkpoint stores, by the model's own names; all processes call this."""
     from peft import PeftModel
 
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    # Of an adapter's base nothing is saved, so nothing is gathered.
+    # The base weights of an adapter are not saved, so they are not gathered.
     adapter = isinstance(model.backbone.model, PeftModel)
     state = model.state_dict()
     names = [name for name in state if not adapter or (name in parameters and parameters[name].requires_grad)]
@@ -74,7 +74,7 @@ def whole_weights(model: KavaModel) -> dict[str, Tensor]:
 
 
 def make_portable(optimizer: torch.optim.Optimizer) -> None:
-    """Save and load an optimizer's state as one process would, whatever the number of processes."""
+    """Make an optimizer save and load its full state, whatever the number of processes."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     def gather(_: Any, state: dict[str, Any]) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def make_portable(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _layers(model: KavaModel) -> list[tuple[Any, int]]:
-    """The decoder's layers: transformers names their classes, and each holds one attention with its index."""
+    """The decoder layers with their indices: transformers lists their class names, and each contains an attention module with its index."""
     names = set(getattr(model.backbone.causal_lm, "_no_split_modules", None) or ())
     layers = [module for module in model.backbone.decoder.modules() if type(module).__name__ in names]
     indices = [next((int(str(part.layer_idx)) for part in layer.modules() if hasattr(part, "layer_idx")), -1) for layer in layers]
@@ -101,7 +101,7 @@ def _layers(model: KavaModel) -> list[tuple[Any, int]]:
 
 
 def _gathering(index: int) -> Callable[..., None]:
-    """A hook behind a layer's forward pass: whole weights before gradients reach them through its keys and values."""
+    """Forward hook of a layer that gathers its weights before gradients reach them through its keys and values."""
 
     def watch(layer: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         cache = next((value for value in (*args, *kwargs.values()) if isinstance(value, Cache)), None)

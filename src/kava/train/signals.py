@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT, SIGHUP and SIGUSR1 finish the step, save, and leave with a code that says which it was."""
+"""On SIGTERM, SIGINT, SIGHUP or SIGUSR1 a run finishes the step, saves, and exits with a code that identifies the signal."""
 
 import signal
 from types import FrameType
@@ -7,14 +7,14 @@ from typing import Any
 from kava.runtime import processes
 from kava.runtime.processes import obeyed
 
-# SIGUSR1 is the scheduler's "time is nearly up": the job script requeues on 85.
+# A scheduler sends SIGUSR1 shortly before the time limit; the job script requeues on exit code 85.
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 if hasattr(signal, "SIGUSR1"):  # not on Windows
     EXIT_CODES |= {signal.SIGUSR1: 85, signal.SIGHUP: 129}
 
 
 class StopOnSignal:
-    """Remembers a signal until the step in which it came is finished. Use as a context manager."""
+    """Remembers a signal until the current step is finished. Use as a context manager."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
@@ -34,22 +34,22 @@ class StopOnSignal:
 
     @property
     def exit_code(self) -> int:
-        """0 where no signal came."""
+        """Exit code for the received signal; 0 if there was none."""
         return EXIT_CODES[self.received] if self.received else 0
 
     def requested(self, device: Any) -> bool:
-        """Whether to save and stop now; all processes ask, after each step."""
+        """Whether to save and stop now; all processes call this after each step."""
         return self._agreed(device) if processes.world_size() > 1 else self.received is not None
 
     def _agreed(self, device: Any) -> bool:
-        """A signal of one rank is a signal of all: ranks that stop after different steps wait for each other for ever."""
+        """Whether any rank received a signal. All ranks must stop after the same step, or they would wait for each other forever."""
         import torch
         from torch import distributed
 
         number = torch.tensor(self.received or 0, device=device)
         distributed.all_reduce(number, op=distributed.ReduceOp.MAX)
         found = int(number)
-        # One that came in the meantime is everyone's after the next step.
+        # A signal that arrived in the meantime is shared after the next step.
         if found:
             self.received = signal.Signals(found)
         return found > 0

@@ -1,4 +1,4 @@
-"""Where a run stands, as `trainer_state.json` of a checkpoint keeps it."""
+"""Training state of a run, stored in `trainer_state.json` of a checkpoint."""
 
 import json
 from dataclasses import dataclass, field, fields
@@ -12,16 +12,16 @@ STATE = "trainer_state.json"
 
 @dataclass
 class State:
-    """Numbers of a run, after `global_step` optimizer steps.
+    """State of a run after `global_step` optimizer steps.
 
     Attributes:
-        max_steps: at which it ends.
+        max_steps: number of steps after which the run ends.
         global_step: optimizer steps taken.
-        epoch: passes over the data, with the fraction of the one that has begun.
+        epoch: passes over the data, including the fraction of the current one.
         best_metric: best validation accuracy, a fraction.
-        best_global_step: where that was.
-        skipped_batches: steps left out because their numbers were not finite.
-        position_limit: positions that are computed at once, where the device has run out of memory with more.
+        best_global_step: step of the best validation accuracy.
+        skipped_batches: steps skipped because of non-finite numbers.
+        position_limit: maximum number of positions computed at once; None if the device has not run out of memory.
         log_history: every log entry, with its step.
         meter: losses since the last log entry.
     """
@@ -37,12 +37,12 @@ class State:
     meter: LossMeter = field(default_factory=LossMeter)
 
     def to_dict(self) -> dict[str, Any]:
-        """As it goes into the file."""
+        """The content of the file."""
         return {item.name: getattr(self, item.name) for item in fields(self)} | {"meter": self.meter.state()}
 
     @classmethod
     def from_file(cls, path: Path) -> "State":
-        """Read the file back."""
+        """Read the state from the file."""
         content = json.loads(path.read_text(encoding="utf-8"))
         return cls(**content | {"meter": LossMeter(**content["meter"])})
 

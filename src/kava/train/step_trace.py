@@ -1,8 +1,8 @@
-"""The memory of a training step without running it: the real step on fake tensors, which have shapes and no numbers.
+"""Memory of a training step without computing it: the real step runs on fake tensors, which have shapes but no data.
 
-Nothing here knows a formula of any layer. The step is the one that trains (`KavaModel`, the same adapters, recomputation and
-autocast); PyTorch's fake tensors carry it out in shapes, and a ledger adds up the storages that are alive at each moment. So
-whatever the step comes to keep, in any architecture, is counted.
+This module has no formula for any layer. The step is the same as in training (`KavaModel` with the same adapters, recomputation and
+autocast). It runs on PyTorch's fake tensors, and a ledger adds up the storages that are alive at each moment. So everything that the
+step keeps is counted, in any architecture.
 """
 
 import math
@@ -28,16 +28,16 @@ from kava.model.build import random_model
 from kava.model.kava import KavaModel
 
 PROMPT_TOKENS = 4
-# Rows of the traced batch. A prime that divides no size of a model, so that whatever is a multiple of it belongs to the rows.
+# Rows of the traced batch. A prime that divides no size of a model, so that a storage whose size is a multiple of it has a batch dimension.
 ROWS = 1009
-# Of a weight in NF4: four bits, a byte of scale for 64 of them, and four bytes for 256 of those.
+# Bytes per weight in NF4: four bits, one byte of scale per 64 weights, and four bytes per 256 scales.
 NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
 _MODES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of a row: question, written trace (its last step also apart), answer with its prompt and EOS."""
+    """Token counts of a row: question, written trace (`last_step` is the part of its last step), answer with its prompt and EOS."""
 
     question: int
     cot: int
@@ -45,21 +45,21 @@ class Lengths:
     answer: int
 
     def scaled(self, factor: float) -> "Lengths":
-        """Shorter rows of the same proportions."""
+        """Token counts multiplied by `factor`, rounded up."""
         return Lengths(*(math.ceil(factor * part) for part in astuple(self)))
 
 
 @dataclass(frozen=True)
 class Traced:
-    """Bytes of one training step.
+    """Memory of one training step, in bytes.
 
     Attributes:
         frozen: weights that are not trained, and buffers.
-        trained: weights that are: adapters, new token rows and projection, or everything.
-        gradients: of the trained ones.
-        trainable: how many numbers are trained.
-        held: what the forward pass leaves behind for the backward pass: activations of all passes, caches, logits.
-        peak: the most that is alive beside weights and gradients, at any moment of forward and backward pass; includes `held`.
+        trained: trained weights: adapters, new token rows and projection, or all weights.
+        gradients: gradients of the trained weights.
+        trainable: number of trained parameters (not bytes).
+        held: what the forward pass keeps for the backward pass: activations of all passes, caches, logits.
+        peak: maximum besides weights and gradients at any moment of the forward and backward pass; includes `held`.
     """
 
     frozen: float
@@ -72,7 +72,7 @@ class Traced:
 
 @dataclass(frozen=True)
 class Trace:
-    """A step for every batch size: what is alive at a moment is a number of bytes, and so many more per row.
+    """Memory of a step for any batch size: at each moment, a fixed number of bytes plus a number of bytes per row.
 
     Attributes:
         weights: `frozen`, `trained`, `gradients` and `trainable` of `Traced`.
@@ -85,17 +85,17 @@ class Trace:
     moments: tuple[tuple[float, float], ...]
 
     def at(self, batch_size: int) -> Traced:
-        """Bytes with so many rows."""
+        """Bytes at a batch size."""
         held, *moments = (float(fixed + batch_size * row) for fixed, row in (self.held, *self.moments))
         return Traced(*self.weights, held, max(moments))
 
 
 class Ledger(TorchDispatchMode):
-    """Adds up the bytes of all storages that operations make, while they are alive; those of `given` were there before.
+    """Adds up the bytes of all storages that operations create, while they are alive.
 
     Args:
-        given: tensors that are not counted.
-        rows: of the batch, a prime number: a storage belongs to the rows if its size is a multiple of it.
+        given: tensors that existed before and are not counted.
+        rows: number of rows of the batch, a prime: a storage is counted per row if its size is a multiple of it.
     """
 
     def __init__(self, given: Sequence[Tensor], rows: int) -> None:
@@ -103,12 +103,12 @@ class Ledger(TorchDispatchMode):
         self.rows = rows
         self.fixed = 0
         self.per_row = 0
-        # Most bytes seen that are there whatever the batch, for each number of bytes per row.
+        # For each number of bytes per row, the maximum number of fixed bytes seen with it.
         self.moments: dict[int, int] = {0: 0}
         self._known = {tensor.untyped_storage()._cdata: 0 for tensor in given}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and enter what it made."""
+        """Run an operation and record the storages of its outputs."""
         output = func(*args, **(kwargs or {}))
         if func is not torch.ops.prim.device.default:
             for value in tree_leaves(output):
@@ -136,13 +136,13 @@ class Ledger(TorchDispatchMode):
 
 
 def trace_step(shape: Any, config: Config, lengths: Lengths, rows: int = ROWS) -> Trace:
-    """Trace forward and backward pass of one batch whose rows all have these lengths, gradients of earlier batches in place.
+    """Trace the forward and backward pass of one batch whose rows all have these lengths; gradients are already allocated.
 
     Args:
         shape: transformers' configuration of the base model.
-        config: of the run; its batch size is not looked at.
-        lengths: of every row, in tokens.
-        rows: of the batch that is traced, a prime number.
+        config: run configuration; its batch size is ignored.
+        lengths: token counts of every row.
+        rows: number of rows of the traced batch, a prime.
     """
     fake = FakeTensorMode()
     with _quiet_backward():
@@ -170,7 +170,7 @@ def _run(model: KavaModel, batch: Batch, config: Config) -> tuple[tuple[float, f
     dtype = _MODES.get(config.system.mixed_precision)
     given = [*model.parameters(), *model.buffers(), *(parameter.grad for parameter in model.parameters() if parameter.grad is not None)]
     ledger = Ledger(given, len(batch))
-    # Half precision is planned for GPUs, whose short sequences go to SDPA as well.
+    # Half precision means that the memory of a GPU is estimated, where SDPA computes short sequences too.
     with ledger, sdpa_alone() if dtype else nullcontext():
         with torch.autocast("cpu", dtype) if dtype else nullcontext():
             terms = model.losses(batch)
@@ -182,7 +182,7 @@ def _run(model: KavaModel, batch: Batch, config: Config) -> tuple[tuple[float, f
 
 
 def _peaks(moments: dict[int, int]) -> tuple[tuple[float, float], ...]:
-    """Moments that no other one exceeds in both respects."""
+    """Moments that no other moment exceeds in both fixed bytes and bytes per row."""
     found: list[tuple[float, float]] = []
     for row, fixed in sorted(moments.items(), reverse=True):
         if not found or fixed > found[-1][0]:
@@ -191,7 +191,7 @@ def _peaks(moments: dict[int, int]) -> tuple[tuple[float, float], ...]:
 
 
 def _replace(model: nn.Module, fake: FakeTensorMode) -> None:
-    """Put fake CPU tensors in the place of meta ones; a tied weight stays tied."""
+    """Replace meta tensors with fake CPU tensors; tied weights stay tied."""
     made: dict[int, Tensor] = {}
     for module in model.modules():
         tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
@@ -208,9 +208,9 @@ def _replace(model: nn.Module, fake: FakeTensorMode) -> None:
 
 
 def longest_batch(config: Config, batch_size: int, lengths: Lengths, draw: Callable[[int], list[int]] = lambda count: [0] * count) -> Batch:
-    """A batch of rows of equal lengths for the configured method: a curriculum's at its longest stage (iCoT the first, Coconut the last).
+    """A batch of rows of equal lengths for the configured method, at a curriculum's longest stage (iCoT the first, Coconut the last).
 
-    `draw` gives so many token ids.
+    `draw(n)` returns n token ids.
     """
     rows = [
         EncodedExample(draw(lengths.question), [draw(lengths.cot - lengths.last_step), draw(lengths.last_step)], draw(lengths.answer), seed)
@@ -233,7 +233,7 @@ def _bytes(tensors: Sequence[Tensor]) -> int:
 
 @contextmanager
 def _quiet_backward() -> Iterator[None]:
-    """Fake tensors are made for the compiler, whose warnings say nothing here."""
+    """Suppress warnings: fake tensors are made for the compiler, and its warnings do not apply here."""
     import warnings
 
     with warnings.catch_warnings():

@@ -1,6 +1,7 @@
-"""Where a run is followed: TensorBoard, W&B (also offline) and trackio.
+"""Experiment trackers: TensorBoard, W&B (also offline) and trackio.
 
-Every log entry goes there: `train/` loss terms, learning rate, gradient norm, examples per second; `eval/` validation accuracy.
+Every log entry is sent to them: `train/` has loss terms, learning rate, gradient norm, examples per second and epoch; `eval/` has
+validation accuracy, forward passes and seconds per question.
 """
 
 import os
@@ -17,17 +18,17 @@ from kava.errors import UserError, nearest
 from kava.runtime import processes
 from kava.train.run_directory import LOGS
 
-# What trackio files our runs under, and W&B without a WANDB_PROJECT: the guide's name for it.
+# Project name in trackio, and in W&B if WANDB_PROJECT is not set; from the guide.
 PROJECT = "kava-reproduction"
-# Name in `report_to` -> package that it needs.
+# Name in `report_to` -> required package.
 TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
 
 
 def checked_trackers(names: Sequence[str]) -> list[str]:
-    """The trackers to report to, each once.
+    """The names of the trackers to report to, without duplicates.
 
     Raises:
-        UserError: one is unknown or not installed.
+        UserError: a tracker is unknown or not installed.
     """
     for name in names:
         if name not in TRACKERS:
@@ -40,10 +41,10 @@ def checked_trackers(names: Sequence[str]) -> list[str]:
 
 @contextmanager
 def naming_wandb_errors(trackers: Sequence[str]) -> Iterator[None]:
-    """Turn what W&B refuses (no login, no network) into one line for the user.
+    """Turn an error of W&B (no login, no network) into one line for the user.
 
     Raises:
-        UserError: W&B raised an error of its own inside the block.
+        UserError: W&B raised one of its errors inside the block.
     """
     if "wandb" not in trackers:
         yield
@@ -58,14 +59,14 @@ def naming_wandb_errors(trackers: Sequence[str]) -> Iterator[None]:
 
 
 class Trackers:
-    """The trackers of one run, opened; those of the main process, the others have none.
+    """The open trackers of one run; only the main process has any.
 
     Args:
-        names: as in `TRACKERS`.
+        names: keys of `TRACKERS`.
         output_dir: TensorBoard writes to its `logs/`.
-        title: what the others call the run.
-        config: of the run, for them to show.
-        run_id: what W&B knows the run by, so that one that goes on is the same there.
+        title: name of the run in W&B and trackio.
+        config: run configuration, shown by the trackers.
+        run_id: W&B's id of the run, so that a resumed run continues there.
     """
 
     def __init__(self, names: Sequence[str], output_dir: Path, title: str, config: Config, run_id: str) -> None:
@@ -88,7 +89,7 @@ class Trackers:
             trackio.init(project=PROJECT, name=title, resume="allow", config=settings)
 
     def log(self, entry: Mapping[str, float], step: int) -> None:
-        """One log entry."""
+        """Send a log entry."""
         values = {f"eval/{key[5:]}" if key.startswith("eval_") else f"train/{key}": value for key, value in entry.items()}
         if "tensorboard" in self.names:
             for name, value in values.items():
@@ -98,7 +99,7 @@ class Trackers:
             tracker.log(values | {"train/global_step": step})
 
     def show(self, pictures: Mapping[str, Any], step: int) -> None:
-        """Pictures by name, each [height, width, 3] bytes."""
+        """Send pictures by name, each [height, width, 3] bytes."""
         if "tensorboard" in self.names:
             for name, picture in pictures.items():
                 self.board.add_image(name, picture, step, dataformats="HWC")
@@ -110,7 +111,7 @@ class Trackers:
         return [import_module(name) for name in ("wandb", "trackio") if name in self.names]
 
     def close(self) -> None:
-        """Send what is left."""
+        """Close the trackers, which sends any remaining data."""
         if "tensorboard" in self.names:
             self.board.close()
         for tracker in self._services():

@@ -63,16 +63,16 @@ from kava.train.signals import StopOnSignal
 from kava.train.state import State
 from kava.train.tracking import Trackers, checked_trackers, naming_wandb_errors
 
-# Name -> [height, width, 3] bytes; `kava.explain.pictures.cache_pictures` draws some.
+# Returns name -> [height, width, 3] bytes, as `kava.explain.pictures.cache_pictures` does.
 Pictures = Callable[[Reasoner, Config, Sequence[Example]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended.
+    """Result of a run.
 
     Attributes:
-        output_dir: where everything is.
+        output_dir: directory of the run.
         exit_code: 0, or the code of the signal that stopped it.
         accuracy: best validation accuracy, a fraction.
         steps: optimizer steps taken.
@@ -99,18 +99,18 @@ def train(
     """Train one method with one seed; see `Outcome`.
 
     Args:
-        config: what to train.
-        output_dir: the run's own directory.
-        resume: go on with the run that is there, from its newest checkpoint.
-        overwrite: delete the run that is there.
-        quick_test: this run may take the place of another quick test, and be replaced by one.
-        name: what result files call the configuration.
+        config: run configuration.
+        output_dir: directory of the run.
+        resume: continue the run in `output_dir` from its newest checkpoint.
+        overwrite: delete the run in `output_dir`.
+        quick_test: this run may replace another quick test, and be replaced by one.
+        name: name of the configuration in result files.
         report_to: trackers, see `kava.train.tracking`.
-        quiet: nothing on the terminal.
-        pictures: drawn of the model at each epoch's end, for the trackers.
+        quiet: print nothing to the terminal.
+        pictures: draws pictures of the model at the end of each epoch, for the trackers.
 
     Raises:
-        UserError: whatever the user can fix: a model or data set that is missing, a full disk, an output directory in use.
+        UserError: a problem that the user can fix, such as a missing model or data set, a full disk, or an output directory in use.
     """
     output_dir = Path(output_dir)
     trackers = checked_trackers(report_to)
@@ -134,7 +134,7 @@ def train(
 
 @dataclass(frozen=True)
 class _How:
-    """The arguments of `train` that are no part of the configuration, and the device that was chosen."""
+    """The arguments of `train` that are not part of the configuration, and the chosen device."""
 
     device: torch.device
     resume: bool
@@ -175,7 +175,7 @@ def _train(config: Config, output_dir: Path, newest: Path | None, how: _How) -> 
             closing(Trackers(how.trackers, output_dir, title, config, run.tracker_id)) as trackers,
         ):
             loop = _build_loop(trained, prepared, Checkpoints(output_dir, trained), how, report, trackers, stop)
-            # All have looked before one writes, and it has written before any goes on.
+            # The main process writes after all have read the directory, and the others continue after it has written.
             processes.wait()
             if processes.is_main():
                 begin(output_dir, config, run, resume=how.resume)
@@ -192,7 +192,7 @@ def _train(config: Config, output_dir: Path, newest: Path | None, how: _How) -> 
 
 
 def start_line(config: Config, device: torch.device, batches: StepBatches) -> str:
-    """Where and how a run computes, in one line."""
+    """One line with device, precision, examples per step and number of steps."""
     training, precision = config.training, config.system.mixed_precision
     counts = [training.batch_size, training.gradient_accumulation_steps, processes.world_size()]
     words = f"{math.prod(counts)} examples a step ({' x '.join(map(str, counts))}: batch, accumulation, processes)"
@@ -201,12 +201,12 @@ def start_line(config: Config, device: torch.device, batches: StepBatches) -> st
 
 
 def _refuse_foreign(newest: Path, trained: Trained) -> None:
-    """A checkpoint to go on from is this run's own: the run's own file may be gone, or the checkpoint may come from elsewhere."""
+    """Refuse a checkpoint of another run: the run's `config.yaml` may be missing, or the checkpoint may come from elsewhere."""
     recorded = read_kava_config(newest)
     fingerprint = str(recorded.get("base_fingerprint", ""))
     refuse_other(f"checkpoint {newest}", recorded_config(recorded["config"], str(newest)), trained.config, fingerprint)
     refuse_other_base(newest, fingerprint, trained.model.base_fingerprint, trained.base)
-    # Each process has left the states of its generators.
+    # Each process has saved one file with the states of its random generators.
     begun, now = len(list(newest.glob("rng_state*.pth"))), processes.world_size()
     if begun not in (0, now):
         raise UserError(
@@ -228,7 +228,7 @@ def _refuse_foreign(newest: Path, trained: Trained) -> None:
 
 
 def _split(trained: Trained, newest: Path | None, device: torch.device) -> None:
-    """Give each process its share of the weights, those of a checkpoint that is gone on from included."""
+    """Shard the weights over the processes, after loading those of the checkpoint to resume from, if any."""
     if newest:
         with fitting(newest):
             load_weights(newest, trained)
@@ -257,7 +257,7 @@ def _build_loop(
             )
 
     def show(step: int) -> None:
-        # One process's work, which a split model has no passes for.
+        # Only the main process draws pictures, and a sharded model cannot run a pass on one process alone.
         if how.pictures and trackers.names and not config.system.fsdp:
             trackers.show(how.pictures(reasoner, config, prepared.validation[: config.evaluation.batch_size]), step)
 
@@ -280,7 +280,7 @@ def _build_loop(
 
 
 def _size(prepared: Prepared) -> tuple[int, int, int]:
-    """Rows, tokens of the longest trace, processes: what a curriculum's schedule depends on beside the configuration."""
+    """Number of rows, tokens of the longest trace and number of processes, which a curriculum's schedule depends on."""
     return len(prepared.train), int(prepared.train.lengths.trace.max()), processes.world_size()
 
 

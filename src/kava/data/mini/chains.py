@@ -1,4 +1,4 @@
-"""Chains of arithmetic modulo p (what is outside boxes of p), and which split a chain belongs to."""
+"""Chains of arithmetic operations modulo p (the objects outside boxes of p), and the split that a chain belongs to."""
 
 import hashlib
 import itertools
@@ -24,7 +24,7 @@ class Chain:
     steps: tuple[tuple[Operation, int], ...]
 
     def values(self, modulus: int) -> list[int]:
-        """What is outside the boxes after every step, each in 0 .. modulus-1."""
+        """Return the number of objects outside the boxes after every step, each in 0 .. modulus-1."""
         value, seen = self.start, []
         for operation, operand in self.steps:
             value = {"+": value + operand, "-": value - operand, "*": value * operand}[operation] % modulus
@@ -34,7 +34,7 @@ class Chain:
 
 @lru_cache
 def operands(modulus: int) -> dict[Operation, tuple[int, ...]]:
-    """The operands in 0 .. modulus-1 of each operation that change the rest; factors are coprime to the modulus, so nothing is lost."""
+    """Return for each operation its operands in 0 .. modulus-1, without the identity. Factors are coprime to the modulus (invertible)."""
     shifts = tuple(range(1, modulus))
     factors = tuple(n for n in range(2, modulus) if math.gcd(n, modulus) == 1)
     choices: dict[Operation, tuple[int, ...]] = {"+": shifts, "-": shifts, "*": factors}
@@ -42,10 +42,10 @@ def operands(modulus: int) -> dict[Operation, tuple[int, ...]]:
 
 
 def group_of(chain: Chain, modulus: int) -> Group:
-    """The group of a chain with operands in 0 .. modulus-1, by a hash that depends on nothing else.
+    """Return the group of a chain with operands in 0 .. modulus-1; it depends only on a hash of the chain and the modulus.
 
-    About a tenth is held out. Small spaces (at most 2,048 chains of this length) are divided by the rank of the hash, so that no
-    group is empty.
+    About a tenth is held out. If there are at most 2,048 chains of this length, they are divided by the rank of their hash, so that
+    no group is empty.
     """
     moves = sum(map(len, operands(modulus).values()))
     if modulus * moves ** len(chain.steps) <= _RANKED_UP_TO:
@@ -55,7 +55,7 @@ def group_of(chain: Chain, modulus: int) -> Group:
 
 
 def sample_chain(rng: random.Random, length: int, group: Group, modulus: int) -> Chain:
-    """Draw a chain of a group with operands in 0 .. modulus-1: operations, then operands, uniformly."""
+    """Draw a chain of a group with operands in 0 .. modulus-1: first the operations, then the operands, each uniformly."""
     choices = operands(modulus)
     kinds = tuple(choices)
     while True:
@@ -67,7 +67,7 @@ def sample_chain(rng: random.Random, length: int, group: Group, modulus: int) ->
 
 
 def lift(chain: Chain, rate: float, modulus: int, rng: random.Random) -> Chain:
-    """Add one or two times the modulus to this share of the numbers of a chain: same values, larger operands (p .. 3p-1)."""
+    """Add one or two times the modulus to each number of a chain with probability `rate`: same values, larger numbers (p .. 3p-1)."""
     numbers = [chain.start, *(operand for _, operand in chain.steps)]
     lifted = [number + modulus * rng.randint(1, 2) if rng.random() < rate else number for number in numbers]
     return Chain(lifted[0], tuple((operation, operand) for (operation, _), operand in zip(chain.steps, lifted[1:], strict=True)))

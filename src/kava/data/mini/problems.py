@@ -1,18 +1,18 @@
-"""The built-in word problems of the mini experiment: as many as wanted, from a seed, without a download.
+"""Generator of the built-in word problems of the mini experiment: any number of problems from a seed, without a download.
 
     Tom packs apples in boxes of 5 and has 4 left . He finds 1 more . Then he gives 4 apples to a friend . Tom doubles the apples .
     How many apples are outside the boxes ?
 
     <<4+1=0>> <<0-4=1>> <<1*2=2>>     2
 
-p objects fill a box (`MiniDataConfig.modulus`; 5 above), and what is outside the boxes is counted: 4 and 1 are 5, which is a box and 0;
-to give 4 away a box is opened, 5 + 0 - 4 = 1. So all results are in 0 .. p-1: the answer is one token of a closed
-vocabulary and cannot be guessed from the size of the numbers. A problem chains min_steps .. max_steps operations: add, subtract, and
-multiply by a factor coprime to p.
+p objects fill a box (`MiniDataConfig.modulus`; 5 above), and the objects outside the boxes are counted: 4 + 1 = 5 is one box and 0;
+to give 4 away, a box is opened, 5 + 0 - 4 = 1. So all results are in 0 .. p-1: the answer is one token of a closed
+vocabulary and cannot be guessed from the size of the numbers. A problem has min_steps .. max_steps operations: addition, subtraction,
+and multiplication by a factor coprime to p.
 
-Splits share no chain of operations with train, nor validation with the others: chains, their numbers reduced modulo p, go to train
-(90 %), validation or test by a hash. `larger`, `rephrased` and `reworded` tell chains of the test group otherwise, so that a difference
-to `test` is due to the numbers or the words alone; `reworded` is `rephrased` with a sentence about someone else in every question.
+Train, validation and test share no chain of operations: a hash of the chain, with its numbers reduced modulo p, assigns it to train
+(90 %), validation or test. `larger`, `rephrased` and `reworded` use chains of the test group with other numbers or words, so that a
+difference to `test` is due to these alone; `reworded` is `rephrased` with a sentence about someone else in every question.
 """
 
 import random
@@ -24,7 +24,7 @@ from kava.data.example import CotType, Example
 from kava.data.mini import words
 from kava.data.mini.chains import Chain, Group, Operation, lift, sample_chain
 
-# The project's example, wherever one is printed: a chain of the test group, whose answer is 2.
+# The example problem that is used throughout the project: a chain of the test group; the answer is 2.
 EXAMPLE = (
     "Tom packs apples in boxes of 5 and has 4 left . He finds 1 more . Then he gives 4 apples to a friend . Tom doubles the apples . "
     "How many apples are outside the boxes ?"
@@ -34,7 +34,7 @@ _PRONOUN_RATE = 0.7
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What a split is made of; a rate of None is the configuration's."""
+    """How a split is generated; a rate of None stands for the configured rate."""
 
     group: Group
     style: words.Style = words.TRAINED
@@ -63,17 +63,17 @@ class _Scene:
 def generate(split: str, config: MiniDataConfig, cot_type: CotType = "equation", limit: int | None = None) -> list[Example]:
     """Generate a split of `SPLITS`: num_train problems of train, num_eval of any other, at most `limit`.
 
-    The same configuration gives the same problems in any process; both kinds of trace come with the same questions, and fewer
-    problems are a prefix of more. Numbers of steps are balanced within every block of max_steps - min_steps + 1 problems.
+    The same configuration gives the same problems in any process. Both kinds of trace have the same questions, and a smaller number
+    of problems is a prefix of a larger one. Numbers of steps are balanced within every block of max_steps - min_steps + 1 problems.
 
     Raises:
-        KeyError: `split` is none of `SPLITS`.
+        KeyError: `split` is not in `SPLITS`.
     """
     return list(problems(split, config, cot_type, limit))
 
 
 def problems(split: str, config: MiniDataConfig, cot_type: CotType = "equation", limit: int | None = None) -> Iterator[Example]:
-    """The problems of `generate`, one at a time."""
+    """Yield the problems of `generate` one at a time."""
     plan = _PLANS[split]
     count = config.num_train if split == "train" else config.num_eval
     rng = random.Random(f"kava mini {config.data_seed} {split}")
@@ -84,7 +84,7 @@ def problems(split: str, config: MiniDataConfig, cot_type: CotType = "equation",
 
 
 def vocabulary(config: MiniDataConfig) -> list[str]:
-    """Every word, mark and number (0 .. 3p-1) that questions, natural-language steps and answers can hold, in a fixed order."""
+    """Return every word, mark and number (0 .. 3p-1) that can occur in questions, natural-language steps and answers, in a fixed order."""
     return [str(number) for number in range(3 * config.modulus)] + sorted(words.words())
 
 
@@ -114,7 +114,7 @@ def _choose_phrase(style: words.Style, operation: Operation, operand: int, rng: 
 def _tell(
     style: words.Style, scene: _Scene, chain: Chain, phrases: list[words.Phrase], distracted: bool, modulus: int, rng: random.Random
 ) -> str:
-    """The whole question; a pronoun never follows a sentence about someone else."""
+    """Return the whole question; a pronoun never follows a sentence about someone else."""
     sentences = [rng.choice(style.start).format(name=scene.name, p=modulus, n=chain.start, o=scene.objects)]
     someone_else = rng.randint(0, len(phrases)) if distracted else None
     for index, (phrase, (_, operand)) in enumerate(zip(phrases, chain.steps, strict=True)):

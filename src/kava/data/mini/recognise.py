@@ -1,8 +1,8 @@
-"""Does a question belong to the built-in problems, and what is its answer?
+"""Recognise questions of the built-in problems and parse their operations.
 
     read_question(EXAMPLE, 5)  ->  Chain(4, (("+", 1), ("-", 4), ("*", 2)))
 
-It knows the generator's sentences, in any order that makes sense, with any names, objects and numbers of its vocabulary.
+It accepts the sentences of the generator, with operations in any order, with any of its names and objects and numbers of up to 4 digits.
 """
 
 import re
@@ -24,7 +24,7 @@ _STYLES = (words.TRAINED, words.REWORDED)
 
 
 def read_question(question: str, modulus: int) -> Chain | None:
-    """The start and the operations that a question tells; None where it is none of the built-in problems with boxes of `modulus`."""
+    """Return the start and the operations of a question; None if it is not a built-in problem with boxes of `modulus`."""
     sentences = _sentences(question)
     if len(sentences) < 2:
         return None
@@ -44,7 +44,7 @@ def read_question(question: str, modulus: int) -> Chain | None:
 
 
 def doubt(question: str, config: MiniDataConfig) -> str | None:
-    """Why a model of these problems cannot know the answer, as a sentence; None for a question like those that it was trained on."""
+    """Return why a model trained on these problems cannot know the answer, as a sentence; None for a question like those in training."""
     chain = read_question(question, config.modulus)
     if chain is None:
         return (
@@ -56,7 +56,7 @@ def doubt(question: str, config: MiniDataConfig) -> str | None:
 
 
 def worked_out(chain: Chain, modulus: int) -> str:
-    """The steps as one says them: "3 + 4 = 7, a box and 2; 2 - 3: open a box, 5 + 2 - 3 = 4"."""
+    """Return the calculation of each step as text: "3 + 4 = 7, a box and 2; 2 - 3: open a box, 5 + 2 - 3 = 4"."""
     told, value = [], chain.start
     for (operation, operand), rest in zip(chain.steps, chain.values(modulus), strict=True):
         told.append(_step_worked_out(value, operation, operand, rest, modulus))
@@ -80,7 +80,7 @@ def _count(steps: int) -> str:
 
 
 def _sentences(question: str) -> list[str]:
-    """Sentences with a space around every word and mark, as the generator writes them."""
+    """Split a question into sentences, with spaces between all words and marks, as the generator writes them."""
     return re.findall(r"\S[^.?]*[.?]?", " ".join(PIECE.findall(question)))
 
 
@@ -94,7 +94,7 @@ def _step(sentence: str, start: dict[str, str]) -> tuple[Operation, int] | None:
 
 
 def _about(found: dict[str, str], start: dict[str, str]) -> bool:
-    """Whether a sentence is about the person and the objects of the first one."""
+    """Return whether a sentence is about the person and the objects of the first sentence."""
     subjects = {found[slot] for slot in ("S", "s", "name") if slot in found}
     same_person = not subjects & set(_PEOPLE) or subjects & set(_PEOPLE) == {start["name"]}
     return same_person and found.get("o", start["o"]) == start["o"]
@@ -112,7 +112,7 @@ def _first_match(templates: tuple[str, ...], sentence: str) -> dict[str, str] | 
 
 @cache
 def _pattern(template: str) -> re.Pattern[str]:
-    """A template as an expression with a group for each slot."""
+    """Compile a template to a regular expression with a group for each slot."""
     parts = []
     for word in template.split():
         if word in ("{n}", "{p}"):

@@ -22,10 +22,10 @@ _PIECE = r"<<|>>|[^\w\s]"
 def build_mini_tokenizer(config: MiniDataConfig, answer_prompt: str) -> "PreTrainedTokenizerFast":
     """Build the tokenizer: one token per word, number, mark and CoT symbol; ids in a fixed order from pad 0, eos 1, unk 2.
 
-    Decoding undoes encoding exactly for the generator's questions, steps and answers and for `answer_prompt`.
+    Decoding is the exact inverse of encoding for the generator's questions, steps and answers and for `answer_prompt`.
 
     Args:
-        answer_prompt: its words and marks join the vocabulary; every mark (such as ``:``) is a token of its own.
+        answer_prompt: its words and marks are added to the vocabulary; every mark (such as ``:``) is a separate token.
     """
     from tokenizers import Regex, Tokenizer, pre_tokenizers
     from tokenizers.models import WordLevel
@@ -47,12 +47,12 @@ def build_mini_tokenizer(config: MiniDataConfig, answer_prompt: str) -> "PreTrai
 
 
 def _decoder(prompt_marks: list[str], spaced: set[str]) -> "Decoder":
-    """Tokens joined by spaces, without those inside ``<<7+5=2>>`` and before the prompt's marks (marks that problems set apart stay so)."""
+    """Build a decoder that joins tokens with spaces, except inside ``<<7+5=2>>`` and before prompt marks that problems do not use."""
     from tokenizers import decoders
 
     inner = [(f" {symbol} ", symbol) for symbol in ("+", "-", "*", "=")]
     outer = [("<< ", "<<"), (" >>", ">>")]
     marks = [(f" {mark}", mark) for mark in dict.fromkeys(prompt_marks) if mark not in spaced and mark not in COT_SYMBOLS]
     replacements = [decoders.Replace(old, new) for old, new in (*inner, *outer, *marks)]
-    # WordPiece's decoder is the one that puts a space before every token but the first.
+    # The WordPiece decoder is used because it puts a space before every token except the first.
     return decoders.Sequence([decoders.WordPiece(prefix="##", cleanup=False), decoders.Fuse(), *replacements])

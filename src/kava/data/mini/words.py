@@ -2,7 +2,7 @@
 
 Slots: {S} subject at the beginning of a sentence, {s} inside one (name or pronoun), {name} the person, {o} the objects, {p} how many of
 them fill a box, {n} a number, {m} a factor as a verb, {other} and {x} another person and other objects.
-`REWORDED` uses no word that the training templates do not use, in sentences that they do not have.
+`REWORDED` uses only words of the training templates, in sentences that these do not contain.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ FACTOR_VERBS = {2: "doubles", 3: "triples", 4: "quadruples"}
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """One way to tell an operation: the sentence of the question, and the verb phrase of the natural-language trace."""
+    """One way to express an operation: the sentence of the question, and the verb phrase of the natural-language trace."""
 
     sentence: str
     verb: str
@@ -31,7 +31,7 @@ class Phrase:
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """All templates of one way of telling problems."""
+    """All templates of one style of problems."""
 
     start: tuple[str, ...]
     operations: dict[Operation, tuple[Phrase, ...]]
@@ -84,7 +84,7 @@ TRAINED = Style(
     ),
 )
 
-# Trained verbs in sentences that training has for other verbs only.
+# Verbs of the training templates in sentence patterns that training uses only with other verbs.
 REWORDED = Style(
     start=(
         "At first {name} packs {o} in boxes of {p} and has {n} more .",
@@ -122,7 +122,7 @@ REWORDED = Style(
 
 
 def words() -> set[str]:
-    """Every word and mark that training questions and traces can hold, numbers left out."""
+    """Return every word and mark that can occur in training questions and traces, without numbers."""
     phrases = [phrase for several in TRAINED.operations.values() for phrase in several]
     told = [text for phrase in phrases for text in (phrase.sentence, phrase.verb)]
     templates = [*TRAINED.start, *told, *TRAINED.question, *DISTRACTORS, TRACE]

@@ -1,1 +1,1 @@
-"""From what a user names to examples: files, directories, the hub, and the splits of each."""
+"""Data sources: load examples from files, directories and the hub, and find their splits."""

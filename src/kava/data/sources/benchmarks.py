@@ -1,4 +1,4 @@
-"""The evaluation sets that have a name: what their rows look like, where the hub has them, and how answers are compared."""
+"""Named evaluation sets: their row formats, their place on the hub, and their type of answers."""
 
 import re
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ class Benchmark:
     Attributes:
         formats: row formats (`kava.data.sources.formats`), in order of preference.
         splits: in order of preference; ``train+test`` joins two.
-        hub: its name there, with the configuration where there is a choice; None where it is published as a file elsewhere.
-        answer_type: of all its answers.
-        by_name: its rows look like those of other sets, so a file of a directory must carry its name.
+        hub: its name on the hub, with the configuration if there are several; None if it is published as a file elsewhere.
+        answer_type: type of all its answers.
+        by_name: its rows look like those of other sets, so a file in a directory must have the name of the set in its path.
     """
 
     formats: tuple[str, ...]
@@ -25,8 +25,8 @@ class Benchmark:
     by_name: bool = False
 
     def is_named(self, name: str, path: str) -> bool:
-        """Whether a path carries the name of the set, whatever its case and its dashes."""
-        language = r"(?![a-z])" if name.startswith("mgsm-") else ""  # "te" is no part of "test"
+        """Return whether a path contains the name of the set, ignoring case and separators."""
+        language = r"(?![a-z])" if name.startswith("mgsm-") else ""  # "te" must not match "test"
         return re.search(r"[^a-z0-9]*".join(re.sub(r"[^a-z0-9]", "", name)) + language, path.lower()) is not None
 
 
@@ -37,7 +37,7 @@ BENCHMARKS = {
     # The hub calls its only GSM-Hard split "train".
     "gsm8k-hard": Benchmark(("gsm-hard",), ("test", "train"), "reasoning-machines/gsm-hard"),
     "svamp": Benchmark(("svamp",), ("test",), "ChilleD/SVAMP"),
-    # As CODI and others report it.
+    # All 1,000 problems, as CODI and others report them.
     "svamp-1000": Benchmark(("svamp",), ("train+test",), "ChilleD/SVAMP"),
     "multiarith": Benchmark(("multiarith", "mawps", "adapters"), ("test",), "ChilleD/MultiArith", by_name=True),
     "addsub": Benchmark(_WRITTEN, ("test",), None, by_name=True),
@@ -52,7 +52,7 @@ BENCHMARKS = {
     "math-500": Benchmark(("math",), ("test",), "HuggingFaceH4/MATH-500", by_name=True),
     "prosqa": Benchmark(("steps",), ("test",), None, "text", by_name=True),
     "prontoqa": Benchmark(("steps",), ("test",), None, "choice", by_name=True),
-    # The hub's test split comes without answers.
+    # The test split on the hub has no answers.
     "commonsenseqa": Benchmark(("choices", "codi"), ("validation", "test"), "tau/commonsense_qa", "choice", by_name=True),
     "strategyqa": Benchmark(("bare", "codi"), ("test",), "ChilleD/StrategyQA", "choice", by_name=True),
 }

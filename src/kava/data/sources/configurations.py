@@ -1,4 +1,4 @@
-"""The configurations of a data set's directory (``main``, ``socratic``): as its README names them, else its folders."""
+"""Configurations of a data set directory (``main``, ``socratic``): those listed in its README, else its subfolders."""
 
 import fnmatch
 import re
@@ -10,26 +10,26 @@ from kava.config.strict_yaml import YAML_ERRORS, load_yaml
 from kava.errors import UserError
 from kava.runtime.text import ENCODING
 
-# Taken where a data set has several and none is asked for: GSM8K's, and the hub's word for "the only one".
+# Used if a data set has several and none is requested: GSM8K's main one, and the hub's name for an unnamed configuration.
 PREFERRED = ("main", "default")
 README = "README.md"
 _HEADER = re.compile(r"---\s*\n(.*?)\n---\s*(\n|$)", re.DOTALL)
 
 
 class NoSuchConfigurationError(UserError):
-    """The data set is there, but not the part of it that is meant; the message lists what there is."""
+    """The data set exists, but the requested configuration does not; the message lists the existing ones."""
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """A named part of a data set; `patterns` are those of its files, for each split; else it is a `folder`, or a word of files' names."""
+    """A named part of a data set: files that match `patterns` (per split), else a `folder`, else files with the name as a word."""
 
     name: str
     patterns: dict[str, tuple[str, ...]]
     folder: bool = False
 
     def holds(self, file: str) -> bool:
-        """Whether a file (relative, with "/") belongs to it; one beside the folders belongs to all of them."""
+        """Return whether a file (relative path with "/") belongs to it; a file outside the folders belongs to all of them."""
         if self.patterns:
             return any(fnmatch.fnmatch(file, pattern) for patterns in self.patterns.values() for pattern in patterns)
         if self.folder and "/" not in file:
@@ -38,7 +38,7 @@ class Configuration:
 
 
 def configurations(directory: Path) -> dict[str, Configuration]:
-    """Those that the README of a directory lists (the hub's own convention), else one for each of its folders."""
+    """Return the configurations that the README of a directory lists (the convention of the hub), else one for each subfolder."""
     listed = [found for entry in _listed(directory) if (found := _read(entry)) is not None]
     if not listed:
         listed = [
@@ -50,21 +50,20 @@ def configurations(directory: Path) -> dict[str, Configuration]:
 
 
 def chosen(directory: Path, name: str | None) -> Configuration | None:
-    """The configuration that a directory's files are taken from: the one named, else `PREFERRED` among several; None for all files.
+    """Return the configuration whose files are used: the named one, else a `PREFERRED` one of several; None for all files.
 
-    Raises:
-        NoSuchConfigurationError: the one named is not there.
+    A name that is not listed gives a configuration of the files that have this name as a word.
     """
     known = configurations(directory)
     name = name or (next((each for each in PREFERRED if each in known), None) if len(known) > 1 else None)
     if name is None:
         return None
-    # Where no README says which there are, a file may carry the name: mgsm_zh.tsv.
+    # Without a README that lists the configurations, a file name may contain the name: mgsm_zh.tsv.
     return known.get(name) or Configuration(name, {})
 
 
 def is_whole(directory: Path, name: str | None) -> bool:
-    """Whether a downloaded directory has all files that its README lists for a configuration."""
+    """Return whether a downloaded directory has all files that its README lists for a configuration."""
     listed = configurations(directory)
     found = listed.get(name or preferred(list(listed)) or "")
     return (
@@ -75,7 +74,7 @@ def is_whole(directory: Path, name: str | None) -> bool:
 
 
 def preferred(names: list[str]) -> str | None:
-    """The configuration that is meant where none is named: main, else default, else the only one; None where that is not clear."""
+    """Return the configuration to use if none is named: main, else default, else the only one; None if this is ambiguous."""
     return next((name for name in PREFERRED if name in names), names[0] if len(names) == 1 else None)
 
 

@@ -1,4 +1,4 @@
-"""Find the file of a directory that holds a split or a benchmark: by content first, then by the words in its name."""
+"""Find the file in a directory that contains a split or a benchmark: by content first, then by the words in its name."""
 
 import re
 from dataclasses import dataclass, replace
@@ -23,12 +23,12 @@ _ALIASES = {
 
 
 class NoSuchSplitError(UserError):
-    """The data set exists but has no such split; the message lists what there is."""
+    """The data set exists but has no such split; the message lists the existing files."""
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """One data set in a directory: a file, or the shards ``name-00000-of-00002`` of one, and what its first rows are."""
+    """One data set in a directory: a file, or the shards ``name-00000-of-00002`` of one, and the format of its first rows."""
 
     paths: tuple[Path, ...]
     stem: str
@@ -44,7 +44,7 @@ class DataFile:
 
 
 def canonical_split(name: str) -> str:
-    """``dev``, ``val`` and ``valid`` mean validation; unknown names stay as they are."""
+    """Return the standard name of a split: ``dev``, ``val`` and ``valid`` mean validation; unknown names are returned unchanged."""
     return next((split for split, aliases in _ALIASES.items() if name.lower() in aliases), name)
 
 
@@ -53,12 +53,12 @@ def first_rows(rows: list[Placed]) -> list[Row]:
 
 
 def data_files(directory: Path, configuration: str | None = None) -> list[DataFile]:
-    """Every file of a directory (hidden ones and deep subdirectories left out) whose first rows are of a known format.
+    """Return every file of a directory (except hidden files and deep subdirectories) whose first rows have a known format.
 
-    Where the directory holds several configurations, the files of one: the one named, else ``main``.
+    If the directory has several configurations, return only the files of one: the named one, else ``main`` or ``default``.
 
     Raises:
-        NoSuchConfigurationError: there is no file of that one.
+        NoSuchConfigurationError: this configuration has no data file.
     """
 
     def series(path: Path) -> tuple[str, str]:
@@ -87,7 +87,7 @@ def data_files(directory: Path, configuration: str | None = None) -> list[DataFi
 
 
 def choose_split(directory: Path, split: str, cot_type: CotType | None, configuration: str | None = None) -> DataFile:
-    """The one file for a split that can give the wanted kind of trace.
+    """Return the only file for a split that has the requested kind of trace.
 
     Raises:
         NoSuchSplitError: there is none.
@@ -109,10 +109,10 @@ def choose_split(directory: Path, split: str, cot_type: CotType | None, configur
 
 
 def choose_benchmark(directory: Path, dataset: str, configuration: str | None = None, *, whole: bool = False) -> DataFile:
-    """The file that holds an evaluation set of `BENCHMARKS`, e.g. the only GSM8K test file.
+    """Return the file that contains an evaluation set of `BENCHMARKS`, e.g. the only GSM8K test file.
 
     Args:
-        whole: the directory holds this set and no other, so that its files need not carry the name.
+        whole: the directory contains only this set, so its files do not need the name of the set in their path.
 
     Raises:
         NoSuchSplitError: there is none.
@@ -133,7 +133,7 @@ def choose_benchmark(directory: Path, dataset: str, configuration: str | None = 
 
 
 def _of_split(files: list[DataFile], split: str | None) -> list[DataFile]:
-    """Files of a split, or of none; ``train+test`` gives both as one."""
+    """Return the files of a split (None: of no split); ``train+test`` joins the two files into one."""
     if split is None:
         return [file for file in files if not file.split_names()]
     parts = [[file for file in files if part in file.split_names()] for part in split.split("+")]
@@ -147,7 +147,7 @@ def _of_split(files: list[DataFile], split: str | None) -> list[DataFile]:
 
 
 def listing(files: list[DataFile]) -> str:
-    """What a directory holds, for an error message."""
+    """Return what a directory contains, for an error message."""
     return ", ".join(f"{file.stem} ({file.format.name})" for file in files) or "no file of a known format"
 
 
@@ -155,7 +155,7 @@ def _recognise_file(files: tuple[Path, ...], stem: str) -> DataFile | None:
     try:
         rows = first_rows(list(islice(read_rows(files[0]), FIRST_ROWS)))
     except UserError:
-        return None  # not a data file: an image, an archive, someone's private file
+        return None  # not a data file: an image, an archive, a file without read permission
     form = recognise(rows)
     if form is None:
         return None

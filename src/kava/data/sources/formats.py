@@ -1,6 +1,6 @@
-"""The row formats that published data sets come in, each with how it is recognised and how it is read.
+"""Row formats of published data sets, each with a check that recognises it and a parser.
 
-Recognition looks at what rows hold, never at a file's name. To add a format, write a parser and append a `Format` to `FORMATS`.
+Recognition depends on the content of the rows, never on the file name. To add a format, write a parser and append a `Format` to `FORMATS`.
 """
 
 import re
@@ -13,7 +13,7 @@ from typing import Any
 from kava.data.example import CotType
 
 Row = Mapping[str, Any]
-# Question, steps, and the answer as the row has it.
+# Question, steps, and the unprocessed answer of the row.
 Parsed = tuple[str, tuple[str, ...], Any]
 
 _ANNOTATION = re.compile(r"<<.*?>>")
@@ -26,11 +26,11 @@ _NONE: frozenset[CotType] = frozenset()
 
 
 class RowError(ValueError):
-    """What is wrong with one row, without its place."""
+    """One row is not valid; the message does not contain its position."""
 
 
 class AnswerError(RowError):
-    """The row is whole, but its answer is not of the type that is asked for."""
+    """The row is complete, but its answer is not of the requested type."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Format:
     """A row format.
 
     Attributes:
-        name: what errors and directory listings call it.
+        name: its name in errors and directory listings.
         description: the fields it needs, for error messages.
         matches: whether a row is of this format, by its fields.
-        parse: (row, kind of trace) -> question, steps, answer as it stands; raises RowError.
+        parse: (row, kind of trace) -> question, steps, unprocessed answer; raises RowError.
         trace_forms: which kinds of trace these rows can give; empty for evaluation-only rows.
-        partial: some answers of this data set are no numbers, and are left out and counted where numbers are asked for.
+        partial: some answers of this data set are not numbers; if numbers are requested, their rows are left out and counted.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Format:
 
 
 def recognise(rows: Sequence[Row]) -> Format | None:
-    """The format that at least half of the given first rows have, or None: a README that quotes one line is no data."""
+    """Return the format of at least half of the given first rows, else None: a README that quotes one line is not a data file."""
     votes = Counter(name for row in rows if (name := next((n for n, f in FORMATS.items() if f.matches(row)), None)))
     name, count = votes.most_common(1)[0] if votes else ("", 0)
     return FORMATS[name] if name and 2 * count >= len(rows) else None
@@ -77,7 +77,7 @@ def _after_hashes(text: str) -> tuple[str, str]:
 
 
 def _steps_in(text: str, cot_type: CotType) -> tuple[str, ...]:
-    """The annotated equations of a written reasoning, or its lines, or the sentences of its only line, without them."""
+    """Return the annotated equations of a reasoning text, or its lines (the sentences if it is a single line) without annotations."""
     if cot_type == "equation":
         return tuple(_ANNOTATION.findall(text))
     plain = _ANNOTATION.sub("", text).strip()
@@ -117,7 +117,7 @@ def _parse_gsm8k(row: Row, cot_type: CotType) -> Parsed:
 
 
 def _plain(question: str, answer: str, reasoning: str | None = None) -> Callable[[Row, CotType], Parsed]:
-    """A parser for rows that have each part in a field of its own."""
+    """Return a parser for rows that have each part in a separate field."""
 
     def parse(row: Row, cot_type: CotType) -> Parsed:
         written = row.get(reasoning or "")
@@ -139,7 +139,7 @@ def _parse_mawps(row: Row, cot_type: CotType) -> Parsed:
 
 
 def _parse_asdiv(row: Row, cot_type: CotType) -> Parsed:
-    # An answer comes with its unit: 9 (apples)
+    # The answer is followed by its unit: 9 (apples)
     return f"{_text(row, 'body')} {_text(row, 'question')}", (), _text(row, "answer").partition("(")[0].strip()
 
 
@@ -176,7 +176,7 @@ def _is_svamp(row: Row) -> bool:
 
 
 def _is_bare(row: Row) -> bool:
-    """A question whose answer is written alone: a number, a truth value, a letter."""
+    """Return whether a row has a question and an answer without reasoning: a number, a boolean or a letter."""
     answer = row.get("answer")
     if isinstance(answer, str):
         return "question" in row and _BARE.fullmatch(answer.strip()) is not None
@@ -188,7 +188,7 @@ def _any(forms: frozenset[CotType]) -> Callable[[Sequence[Row]], frozenset[CotTy
 
 
 def _cot_forms(field: str) -> Callable[[Sequence[Row]], frozenset[CotType]]:
-    """Which kinds of steps a written reasoning gives: by its annotations; without any, sentences."""
+    """Return a function that finds the kinds of steps in a reasoning field: sentences if most texts have no annotated equations."""
 
     def forms(rows: Sequence[Row]) -> frozenset[CotType]:
         texts = [text for row in rows if isinstance(text := row.get(field), str) and text.strip()]
@@ -200,7 +200,7 @@ def _cot_forms(field: str) -> Callable[[Sequence[Row]], frozenset[CotType]]:
     return forms
 
 
-# The first that matches a row is its format: those with more fields stand before those with fewer.
+# The first match is the format of a row, so formats with more fields come before formats with fewer.
 FORMATS: dict[str, Format] = {
     form.name: form
     for form in (

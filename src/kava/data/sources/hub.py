@@ -1,6 +1,6 @@
-"""What goes through the `datasets` library: hub names and directories written by `save_to_disk`.
+"""Load data sets with the `datasets` library: hub names and directories written by `save_to_disk`.
 
-The cache answers first: what `load_dataset` prepared, then what `hf download` left. The libraries read HF_HOME, HF_ENDPOINT and
+The caches are tried first: that of `load_dataset`, then that of `hf download`. The libraries read HF_HOME, HF_ENDPOINT and
 HF_HUB_OFFLINE themselves.
 """
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"(?P<repository>[\w.-]+(?:/[\w.-]+)?)(?::(?P<configuration>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _INFO = "dataset_info.json"
-# Rows that are in memory at a time.
+# Rows held in memory at a time.
 BLOCK = 1000
 
 
 def is_saved_dataset(directory: Path) -> bool:
-    """Whether `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote this directory."""
+    """Return whether `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote this directory."""
     return (directory / "dataset_dict.json").is_file() or (directory / "state.json").is_file()
 
 
@@ -42,7 +42,7 @@ def load_saved(directory: Path) -> "datasets.DatasetDict | datasets.Dataset":
 
     try:
         return datasets.load_from_disk(str(directory))
-    except Exception as error:  # the library raises many kinds for a damaged directory
+    except Exception as error:  # the library raises many types of error for a damaged directory
         raise UserError(
             f"saved data set {directory} cannot be read ({type(error).__name__}: {first_line(error)}); save it again with save_to_disk"
         ) from error
@@ -66,19 +66,19 @@ class HubName:
 
     @staticmethod
     def parse(name: str) -> "HubName":
-        """What a user names; a text of another form is the repository as it stands, for the hub to refuse."""
+        """Parse the name that a user gives; a text of another form becomes the repository unchanged, and the hub rejects it."""
         found = _NAME.fullmatch(name)
         return HubName(*found.group("repository", "configuration", "revision")) if found else HubName(name)
 
     def commit(self) -> str | None:
-        """The commit of the revision, as far as the cache knows it."""
+        """Return the commit of the revision, or None if the cache does not know it."""
         if self.revision and _COMMIT.fullmatch(self.revision):
             return self.revision
         return commit_of(self.repository, self.revision, "dataset")
 
 
 def cached_dataset(wanted: HubName) -> HubDataset | None:
-    """What ``load_dataset`` left under HF_DATASETS_CACHE; None where that is nothing whole, or the configuration is not clear."""
+    """Return what ``load_dataset`` stored under HF_DATASETS_CACHE; None if it is incomplete or the configuration is ambiguous."""
     import datasets
 
     held = _prepared(wanted.repository)
@@ -92,13 +92,13 @@ def cached_dataset(wanted: HubName) -> HubDataset | None:
         files = sorted([*newest.glob(f"*-{split}.arrow"), *newest.glob(f"*-{split}-*-of-*.arrow")])
         parts = [datasets.Dataset.from_file(str(path)) for path in files if not path.name.startswith("cache-")]
         if not parts or sum(map(len, parts)) != rows:
-            return None  # cut off while it was made
+            return None  # the preparation was interrupted
         found[split] = datasets.concatenate_datasets(parts)
     return HubDataset(datasets.DatasetDict(found), _at(wanted.repository, newest.name)) if found else None
 
 
 def _prepared(repository: str) -> dict[str, list[Path]]:
-    """Directories of prepared rows, ``OWNER___NAME/configuration/version/commit``, by configuration."""
+    """Return the directories of prepared rows, ``OWNER___NAME/configuration/version/commit``, by configuration."""
     import datasets
     from datasets.naming import camelcase_to_snakecase
 
@@ -106,7 +106,7 @@ def _prepared(repository: str) -> dict[str, list[Path]]:
     root = Path(datasets.config.HF_DATASETS_CACHE).expanduser() / f"{owner}{'___' if slash else ''}{camelcase_to_snakecase(name)}"
     held: dict[str, list[Path]] = {}
     for path in root.glob(f"*/*/*/{_INFO}"):
-        # A directory of another name holds files that someone chose by hand.
+        # A directory with another name contains files that were selected by hand.
         if _info(path.parent).get("config_name") == path.parts[-4]:
             held.setdefault(path.parts[-4], []).append(path.parent)
     return held
@@ -130,7 +130,7 @@ def _at(repository: str, commit: str | None) -> str:
 
 
 def downloaded_snapshot(wanted: HubName) -> Path | None:
-    """The directory that ``hf download --repo-type dataset NAME`` filled, or None."""
+    """Return the directory that ``hf download --repo-type dataset NAME`` filled, or None."""
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -143,10 +143,10 @@ def downloaded_snapshot(wanted: HubName) -> Path | None:
 
 
 def download(wanted: HubName) -> HubDataset | Path:
-    """Ask the hub: all splits of one configuration, or the directory of a data set that comes with a program that reads it.
+    """Download all splits of one configuration from the hub, or the files of a data set that has a loading script.
 
     Raises:
-        UserError: the hub cannot be reached or does not give it, or has several configurations, none of them `PREFERRED`.
+        UserError: the hub cannot be reached or refuses access, or the configuration does not exist or is ambiguous.
     """
     import datasets
     import huggingface_hub
@@ -158,7 +158,7 @@ def download(wanted: HubName) -> HubDataset | Path:
         only = f" but for the configuration {held[0]} (name it {name}:{held[0]})" if held and wanted.configuration is None else ""
         raise UserError(f"data set '{name}' is not in the cache{only}, and {reason}: {cures('data set', name)}")
     try:
-        # Before the library below, whose errors do not say why.
+        # Query the hub first, because the errors of the `datasets` calls below do not give the reason.
         revision = huggingface_hub.HfApi().dataset_info(name, revision=wanted.revision).sha
         known = list(datasets.get_dataset_config_names(name, revision=revision))
         choice = wanted.configuration or preferred(known)
@@ -186,7 +186,7 @@ def dataset_rows(dataset: "datasets.Dataset") -> Iterator[Placed]:
 
 
 def dataset_content(dataset: "datasets.Dataset") -> str:
-    """A hash of all rows of one split, from its Arrow tables."""
+    """Return a hash of all rows of one split, from its Arrow tables."""
     import pyarrow
 
     digest = hashlib.sha256()

@@ -1,8 +1,8 @@
-"""Named data to the questions of an evaluation: the built-in generator, a local file or directory, or a hub name.
+"""Load the questions of an evaluation from the built-in generator, a local file or directory, or the hub.
 
     load_benchmark("svamp", "/data/svamp.json")
 
-What rows mean is found from their content (`formats`), which file of a directory is meant from content and name (`directory`).
+The row format is recognised from the content (`formats`), the right file of a directory from content and name (`directory`).
 """
 
 from dataclasses import replace
@@ -19,7 +19,7 @@ from kava.data.sources.resolve import Opened, open_benchmark, open_split
 from kava.data.sources.stream import BUILTIN, Loaded, OnBadRow, Rules, builtin_stream, stream
 from kava.errors import UserError
 
-# Layouts that no one writes their own rows in.
+# Row formats that only published data sets have, not the users' own files.
 _OF_ONE_SET = frozenset({"gsm-plus", "math", "mgsm", "asdiv", "multiarith", "gsm8k", "gsm-hard", "svamp"})
 
 
@@ -35,11 +35,11 @@ def load_benchmark(
 ) -> Loaded:
     """Load an evaluation set: one of `BENCHMARKS`, or any other name as the test split of `source`, with answers of `answer_type`.
 
-    In a directory the right file is found by content and name. Only question and answer matter here, unless `cot_type` asks for steps
-    of one kind; `note` says which part of SVAMP was loaded, and which rows were left out.
+    In a directory the right file is found by content and name. Only question and answer are needed, unless `cot_type` requests steps
+    of one kind. The `note` of the result states which part of SVAMP was loaded, or which rows were left out.
 
     Raises:
-        UserError: nothing there, or an unreadable row (with file and line).
+        UserError: there is no such data, it is another evaluation set, or a row cannot be read (with file and line).
     """
     benchmark = BENCHMARKS.get(dataset)
     rules = Rules(cot_type, on_bad_row, None, answer_type=benchmark.answer_type if benchmark else answer_type)
@@ -55,7 +55,7 @@ def load_benchmark(
 
 
 def _refuse_other_set(opened: Opened, dataset: str, benchmark: Benchmark) -> None:
-    """Refuse rows of a layout that only another named set has: a result must not carry the wrong name."""
+    """Refuse rows in the format of another evaluation set: a result must not be reported under the wrong name."""
     form = recognise(first_rows(list(islice(opened.rows(), FIRST_ROWS))))
     if form is not None and form.name in _OF_ONE_SET - set(benchmark.formats):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Containers to rows: JSON lists, JSON lines, plain text lines and parquet, told apart by their first bytes."""
+"""Read rows from JSON lists, JSON lines, plain text lines and parquet; the file type is detected from the first bytes."""
 
 import json
 import re
@@ -11,15 +11,15 @@ from kava.errors import UserError
 from kava.runtime.text import ENCODING
 
 _SPACE = re.compile(r"[ \t\n\r]*")
-# How files of gzip, zip, zstd, xz and bzip2 begin.
+# The first bytes of gzip, zip, zstd, xz and bzip2 files.
 _COMPRESSED = (b"\x1f\x8b", b"PK\x03\x04", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"BZh")
-# Rows of a parquet file that are in memory at a time.
+# Rows of a parquet file that are held in memory at a time.
 _BLOCK = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that is not even a set of fields, with the reason."""
+    """A row that does not consist of fields, with the reason."""
 
     reason: str
 
@@ -30,7 +30,7 @@ Placed = tuple[str, Row | BadRow]
 def read_rows(path: Path, *, keep_blank: bool = False) -> Iterator[Placed]:
     """Yield ("line 17" or "row 17", row) for every row of a file; a text line becomes the field ``text``.
 
-    Blank lines are left out, or with `keep_blank` rows whose ``text`` is empty.
+    Blank lines are left out; with `keep_blank` they become rows with an empty ``text``.
 
     Raises:
         UserError: the file cannot be read, or is a JSON list that does not parse.
@@ -73,13 +73,13 @@ def _list_rows(path: Path) -> Iterator[Placed]:
             yield f"row {number}", _as_row(row)
     except UnicodeDecodeError:
         raise
-    # ValueError: a number of thousands of digits.
+    # ValueError: also a number with thousands of digits.
     except (ValueError, RecursionError) as error:
         raise UserError(f"data file {path} is not valid JSON: {error}") from None
 
 
 def _items(text: str) -> Iterator[object]:
-    """The items of a JSON list one at a time: all at once they take many times the text's memory."""
+    """Yield the items of a JSON list one at a time: all items together take many times the memory of the text."""
 
     def after_space(position: int) -> int:
         found = _SPACE.match(text, position)

@@ -1,4 +1,4 @@
-"""From a name to the rows of one split: a local file, a directory, a saved data set, or a hub name."""
+"""Resolve a name to the rows of one split: a local file, a directory, a saved data set, or a hub name."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,10 +26,10 @@ class Opened:
     """Rows of one split, not yet read.
 
     Attributes:
-        rows: reads (place, row) pairs, from the first one at every call.
-        content: a hash of everything that `rows` would give, without reading it row by row.
+        rows: returns an iterator over (place, row) pairs, which starts at the first row in every call.
+        content: returns a hash of the content of all rows, without parsing them.
         source: resolved path, or hub name with split.
-        label: what an error about one row calls the source.
+        label: name of the source in an error about one row.
         stem: first part of the examples' ids.
     """
 
@@ -41,11 +41,11 @@ class Opened:
 
 
 def open_split(name: str, split: str, cot_type: CotType | None, *, apart_from_train: bool = False) -> Opened:
-    """Open a split; `apart_from_train` refuses sources without splits, whose rows are the training rows too.
+    """Open a split; `apart_from_train` refuses sources without splits, because their rows are also the training rows.
 
     Raises:
         NoSuchSplitError: the source has no such split.
-        UserError: there is nothing of that name.
+        UserError: there is no data with this name.
     """
     path = _local(name)
     if path.is_file():
@@ -60,7 +60,7 @@ def open_split(name: str, split: str, cot_type: CotType | None, *, apart_from_tr
 
 
 def open_benchmark(name: str, dataset: str) -> Opened:
-    """Open an evaluation set of `BENCHMARKS`; raises as `open_split`."""
+    """Open an evaluation set of `BENCHMARKS`; raises the same errors as `open_split`."""
     path = _local(name)
     splits = BENCHMARKS[dataset].splits
     if path.is_file():
@@ -119,7 +119,7 @@ def _open_dataset(
 
 
 def _found_split(dataset: "datasets.DatasetDict", split: str) -> str | None:
-    """The name that a data set has for a split."""
+    """Return the name that a data set uses for a split, or None."""
     return next((str(name) for name in dataset if name == split or canonical_split(str(name)) == canonical_split(split)), None)
 
 
@@ -128,7 +128,7 @@ def _open_rows(dataset: "datasets.Dataset", source: str, label: str, stem: str) 
 
 
 def _open_hub(name: str, splits: tuple[str, ...], choose: Callable[[Path, str | None], DataFile]) -> Opened:
-    """Open from the cache that `load_dataset` or `hf download` filled, else from the network."""
+    """Open a hub data set from the cache of `load_dataset` or `hf download`, else download it."""
     _refuse_missing_path(name)
     wanted = hub.HubName.parse(name)
     prepared = hub.cached_dataset(wanted)
@@ -157,7 +157,7 @@ def _open_hub(name: str, splits: tuple[str, ...], choose: Callable[[Path, str | 
 
 
 def _of_snapshot(data_file: DataFile, snapshot: Path, wanted: hub.HubName) -> Opened:
-    """Name the source as the library's own cache does: a result must not depend on how the files came here."""
+    """Open a file of a snapshot, named like data from the cache of `datasets`: results must not depend on how it was downloaded."""
     source = f"{wanted.repository}@{snapshot.name} ({data_file.stem})"
     return replace(_open_data_file(data_file), source=source, stem=wanted.repository)
 
@@ -173,7 +173,7 @@ def _refuse_missing_path(name: str) -> None:
 
 
 def _local(name: str) -> Path:
-    """The path that a name may be; `~` is the home directory."""
+    """Return a name as a path; `~` is expanded to the home directory."""
     try:
         return Path(name).expanduser()
     except RuntimeError:

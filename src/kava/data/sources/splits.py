@@ -1,4 +1,4 @@
-"""Training and validation examples that share no question; opened first, read later and one by one."""
+"""Training and validation examples without common questions; sources are opened first and read later, one example at a time."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -21,10 +21,10 @@ class Splits:
     """Training and validation rows of one source, not yet read.
 
     Attributes:
-        source: of the training rows, as in `Loaded`.
-        content: hashes of all that decides what is read, rows and rules; much quicker than reading them.
-        read: the training examples as a stream, and the validation examples. Raises UserError for a row that cannot be read, no
-            usable row, or fewer than 10 to hold a tenth out of.
+        source: source of the training rows, as in `Loaded`.
+        content: returns hashes of everything that determines the examples (rows and rules); much faster than reading them.
+        read: returns the training examples as a stream, and the validation examples. Raises UserError if a row cannot be read, no
+            row is usable, or there are fewer than 10 rows and a tenth has to be held out.
     """
 
     source: str
@@ -35,13 +35,13 @@ class Splits:
 def open_training(dataset: DatasetConfig) -> Splits:
     """Find the training and validation rows of a configuration, without reading them.
 
-    Where the source has no validation split of the wanted kind (a single file, `openai/gsm8k`, a directory whose validation file holds
-    equations when sentences are asked for), the last 500 rows of train (at most a tenth) are held out. Where it has one, training
-    rows that ask one of its questions are left out and counted in `note`: all 500 GSM8k-AUG validation questions are GSM8K training
+    If the source has no validation split of the requested kind (a single file, `openai/gsm8k`, a directory whose validation file has
+    equations when sentences are requested), the last 500 rows of train (at most a tenth) are held out. If it has one, training
+    rows with one of its questions are left out and counted in `note`: all 500 GSM8k-AUG validation questions are GSM8K training
     questions. `max_train_samples` applies to the training examples.
 
     Raises:
-        UserError: there is no such data, or no steps of kind `cot_type` in it.
+        UserError: there is no such data, or it has no steps of kind `cot_type`.
     """
     name = f"{dataset.name}@{dataset.revision}" if dataset.revision else dataset.name
     train_split, validation_split, cot_type, limit = (
@@ -63,7 +63,7 @@ def open_training(dataset: DatasetConfig) -> Splits:
         apart = open_split(name, validation_split, cot_type, apart_from_train=True)
     except NoSuchSplitError:
         if canonical_split(validation_split) != "validation":
-            raise  # one that was asked for by a name of its own
+            raise  # the configuration names another split explicitly
         whole = open_split(name, train_split, cot_type)
         return Splits(whole.source, lambda: [*ruled, whole.stem, whole.content()], lambda: _hold_out(whole, train_split, rules))
     opened = open_split(name, train_split, cot_type)
@@ -80,7 +80,10 @@ def open_training(dataset: DatasetConfig) -> Splits:
 
 
 def _hold_out(opened: Opened, split: str, rules: Rules) -> tuple[Stream, Loaded]:
-    """The last rows for validation, and all others without their questions. Two passes, so that only the last rows stay in memory."""
+    """Return the rows without a validation question for training, and the last rows for validation.
+
+    The source is read twice, so that only the last rows stay in memory.
+    """
     everything, limit = stream(opened, split, replace(rules, limit=None)), rules.limit
     last: deque[Example] = deque(maxlen=HELD_OUT_ROWS)
     total = 0

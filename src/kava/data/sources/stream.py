@@ -1,4 +1,4 @@
-"""Rows to examples of a split, one at a time; unusable rows are left out and counted."""
+"""Convert rows to the examples of a split, one at a time; unusable rows are left out and counted."""
 
 import reprlib
 from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ class Loaded:
         source: resolved path, hub name with split, or ``builtin:mini/<split>``.
         fingerprint: content hash of `examples` (`kava.data.fingerprint`).
         bad_rows: rows left out because they could not be read (`on_bad_row="skip"`).
-        skipped_no_trace: readable training rows left out because they have no step of the wanted kind.
+        skipped_no_trace: readable training rows left out because they have no step of the requested kind.
         note: what a reader of a result must know, e.g. which part of SVAMP this is.
     """
 
@@ -47,7 +47,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Rules:
-    """How rows become examples. `cot_type` None takes whatever trace there is (an evaluation does not use it)."""
+    """How rows are converted to examples. `cot_type` None accepts any trace (an evaluation does not use it)."""
 
     cot_type: CotType | None
     on_bad_row: OnBadRow
@@ -59,8 +59,8 @@ class Rules:
 
 @dataclass
 class Tally:
-    """Rows left out: unreadable, without a step of the wanted kind, asking a validation question, and answered by no number
-    in a data set that has such answers too (`Format.partial`)."""
+    """Number of rows left out: unreadable; answer is not a number, in a data set that has such answers too (`Format.partial`);
+    no step of the requested kind; question of the validation set."""
 
     bad: int = 0
     unanswerable: int = 0
@@ -69,12 +69,12 @@ class Tally:
 
 
 class Stream:
-    """Examples of one split, read again by every loop over it and never all in memory.
+    """Examples of one split; every loop over it reads the source again, and the examples are never all in memory.
 
     Args:
         source: as in `Loaded`.
-        make: the examples; counts what it leaves out.
-        note: what `Loaded.note` says of what was left out.
+        make: returns an iterator over the examples, which counts the rows left out in the given `Tally`.
+        note: returns the text for `Loaded.note` about the rows left out.
     """
 
     def __init__(self, source: str, make: Callable[[Tally], Iterator[Example]], note: Callable[[Tally], str] = lambda tally: "") -> None:
@@ -94,17 +94,17 @@ class Stream:
 
     @property
     def note(self) -> str:
-        """What was left out, in words."""
+        """Text about the rows left out."""
         return self._note(self.tally)
 
     def load(self) -> Loaded:
-        """All examples in memory."""
+        """Read all examples into memory."""
         examples = list(self)
         return Loaded(examples, self.source, self.fingerprint, self.tally.bad, self.tally.untraced, self.note)
 
 
 def builtin_stream(name: str, split: str, cot_type: CotType, config: MiniDataConfig | None, limit: int | None) -> Stream:
-    """A split of the generator; a suffix of the name wins over `split`.
+    """Return a split of the generator; a suffix of the name has priority over `split`.
 
     Raises:
         UserError: no such generator or split.
@@ -119,7 +119,7 @@ def builtin_stream(name: str, split: str, cot_type: CotType, config: MiniDataCon
 
 
 def stream(opened: Opened, split: str, rules: Rules) -> Stream:
-    """The usable rows of an opened split, up to the limit of the rules."""
+    """Return the usable rows of an opened split, up to the limit of the rules."""
 
     def note(tally: Tally) -> str:
         left_out = {"ask a validation question": tally.excluded, "are answered by no number": tally.unanswerable}
@@ -129,7 +129,7 @@ def stream(opened: Opened, split: str, rules: Rules) -> Stream:
 
 
 def question_key(question: str) -> str:
-    """Equal for questions that differ only in white space."""
+    """Return a key that is equal for questions that differ only in white space."""
     return " ".join(question.split())
 
 
@@ -167,10 +167,10 @@ def _usable(opened: Opened, split: str, rules: Rules, tally: Tally) -> Iterator[
 
 
 def _refuse_unknown_layout(first: list[Placed], form: Format, opened: Opened, rules: Rules) -> None:
-    """If none of the first rows can be read, the layout or the type of the answers is wrong, not a row.
+    """Refuse data if none of its first rows can be read: then the row format or the answer type is wrong, not a single row.
 
     Raises:
-        UserError: so it is.
+        UserError: none of the first rows can be read.
     """
     errors = []
     for _, row in first:
@@ -187,7 +187,7 @@ def _refuse_unknown_layout(first: list[Placed], form: Format, opened: Opened, ru
 
 
 def _other_type(first: list[Placed], form: Format, rules: Rules) -> str:
-    """A hint if the answers are of another type than the configured one."""
+    """Return a hint if the answers are of another type than the configured one, else an empty text."""
     for answer_type in ANSWER_TYPES:
         try:
             for _, row in first:

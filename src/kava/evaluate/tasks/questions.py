@@ -1,4 +1,4 @@
-"""What the harness's task files beside this one call: the questions as `kava evaluate` loads them, and its way to mark an answer.
+"""Functions that the harness's task files in this directory call: load questions and grade answers as `kava evaluate` does.
 
 kava lm-eval --model_args pretrained=RUN --tasks kava_gsm8k --metadata '{"data_dir": "data"}'
 """
@@ -7,22 +7,22 @@ from typing import Any
 
 
 def gsm8k(data_dir: str | None = None, **_: Any) -> Any:
-    """GSM8K's test questions, from the hub or from a local directory."""
+    """Load GSM8K's test questions, from the hub or from a local directory."""
     return _questions("gsm8k", data_dir)
 
 
 def gsm8k_hard(data_dir: str | None = None, **_: Any) -> Any:
-    """GSM8K-Hard."""
+    """Load the GSM8K-Hard questions."""
     return _questions("gsm8k-hard", data_dir)
 
 
 def svamp(data_dir: str | None = None, **_: Any) -> Any:
-    """SVAMP, all of what the source holds."""
+    """Load all SVAMP questions of the source."""
     return _questions("svamp", data_dir)
 
 
 def mark(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """1 where the number in the answer equals the gold one by value."""
+    """Return accuracy 1 if the number in the answer equals the gold answer by value, else 0."""
     from kava.data.answers import answers_equal, extract_answer
 
     return {"accuracy": float(answers_equal(extract_answer(results[0], doc["answer_prompt"]), doc["gold"]))}

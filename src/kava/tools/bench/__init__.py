@@ -1,1 +1,1 @@
-"""What the fast training step and decoder are measured against; nothing here is used in training."""
+"""Benchmarks of the training step and the decoder against slower reference implementations; not used in training."""

@@ -1,6 +1,6 @@
-"""Preparing the training data: seconds and peak memory of a first start, which tokenises, and of a second, which maps.
+"""Data preparation benchmark: time and peak memory of a first start, which tokenizes, and of a second one, which memory-maps.
 
-The rows are the built-in generator's, drawn so that they are as long as GSM8k-AUG's, in its form (question, steps, answer).
+The rows come from the built-in generator, with lengths close to those of GSM8k-AUG and in its format (question, steps, answer).
 """
 
 import json
@@ -25,19 +25,19 @@ from kava.tools.bench.timing import Run, peak_memory
 from kava.train.prepare import prepare_data, resolve_base
 from kava.train.sampler import LengthSortedSampler, padding_share
 
-# GSM8k-AUG's test rows have 240 characters of question and 43 of steps on average; these have 216 and 44.
+# Test rows of GSM8k-AUG have on average 240 characters of question and 43 of steps; these have 216 and 44.
 FORM: dict[str, Any] = {"min_steps": 2, "max_steps": 7, "distractor_rate": 0.5}
 BATCH, BATCHES = 128, 20
-# What preparing 385,620 rows may take.
+# Memory limit for preparing 385,620 rows, in bytes.
 MEMORY_LIMIT = 2 * 2**30
 
 
 def measure_data(rows: int, model: str) -> Found:
-    """Two starts on the same rows, each in a fresh process with an empty cache at first; then reading the rows, and their padding.
+    """Measure two starts on the same rows in fresh processes, the first with an empty cache; then reading speed and padding of the rows.
 
     Args:
-        rows: of the generated training set.
-        model: whose tokenizer to use; a name as in `model.name`.
+        rows: number of generated training rows.
+        model: model whose tokenizer is used; a name as in `model.name`.
     """
     base = resolve_base(build_config({}, "the benchmark", {"model.name": model}))
     with tempfile.TemporaryDirectory() as directory:
@@ -55,21 +55,21 @@ def measure_data(rows: int, model: str) -> Found:
 
 
 def write_problems(path: Path, rows: int) -> None:
-    """A JSON-lines file of so many problems."""
+    """Write a JSON Lines file with that many generated problems."""
     with path.open("w", encoding="utf-8") as file:
         for problem in problems("train", MiniDataConfig(num_train=rows, **FORM)):
             file.write(json.dumps({"question": problem.question, "steps": problem.steps, "answer": problem.answer}) + "\n")
 
 
 def prepare_start(source: str, base: str, cache: str) -> Run:
-    """What `kava train` does with its data, ready to run; the cache lies at `cache`."""
+    """Return a function that prepares the data as `kava train` does; the cache directory is `cache`."""
     os.environ["KAVA_CACHE"] = cache
     config = build_config({}, "the benchmark", {"dataset.name": source})
     return partial(prepare_data, config, builder_of(load_tokenizer(base), config.dataset))
 
 
 def _batch_seconds(rows: EncodedRows) -> float:
-    """Reading and padding a batch of random rows."""
+    """Return the mean seconds to read and pad a batch of random rows."""
     collator = Collator(METHODS["kava"], 0, 4, num_latents=24)
     order = torch.randint(len(rows), (BATCHES, BATCH), generator=torch.Generator().manual_seed(0)).tolist()
     started = time.perf_counter()
@@ -79,7 +79,7 @@ def _batch_seconds(rows: EncodedRows) -> float:
 
 
 def _padding(rows: EncodedRows) -> dict[str, float]:
-    """Share of padding in all batches of `BATCH`, as training makes them and shuffled, in percent."""
+    """Return the percentage of padding in batches of size `BATCH`: sorted by length as in training, and shuffled."""
     shuffled = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
     sampler = LengthSortedSampler(rows.lengths, BATCH, seed=0)
     return {

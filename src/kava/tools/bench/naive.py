@@ -1,12 +1,12 @@
-"""The training step in its plainest form: the oracle of the tests and the slow baselines of the benchmark.
+"""Plain implementations of the training step: a reference for the tests and slow baselines for the benchmark.
 
-`naive_losses`: teacher and student each read their whole sequence under eager attention with every probability kept and
-logits at every position, and the question is read again in every Jacobi iteration, as the earlier public reproduction does.
-`pccot_losses`: the question is cached for the iterations, as PCCoT (arXiv 2506.18582) does, but teacher and student are
-still apart and logits are everywhere.
+`naive_losses`: teacher and student each run a full pass over their sequence with eager attention, all attention weights kept and
+logits at every position; every Jacobi iteration runs the question again, as the earlier public reproduction does.
+`pccot_losses`: the question is cached for the iterations, as in PCCoT (arXiv 2506.18582), but teacher and student still run
+separately, with logits at every position.
 
-Both take the padded batch and the weights of the fast step and use plain forward passes of the causal language model, with
-embeddings and logits through peft's own wrappers. Of the fast step they share the eviction and the final loss functions.
+Both take the padded batch and the weights of the optimized step and use plain forward passes of the causal language model, with
+embeddings and logits through peft's own wrappers. They share only the eviction and the final loss functions with the optimized step.
 """
 
 from collections.abc import Iterator
@@ -32,14 +32,14 @@ from kava.model.kava import KavaModel
 
 @dataclass(frozen=True)
 class Reading:
-    """One pass that ends in a suffix.
+    """Result of one forward pass that ends in a suffix.
 
     Attributes:
         cross_entropy: mean over each example's suffix tokens, [B].
         hidden: last-layer hidden states of the pass, [B, n, E].
         distillation: hidden states at the distillation token after each layer, [L, B, E].
-        layers: the cache after the pass.
-        attentions: per layer [B, Nh, n, S], where asked for.
+        layers: the KV cache after the pass.
+        attentions: attention weights of each layer, [B, Nh, n, S], if requested.
     """
 
     cross_entropy: Float[Tensor, " B"]
@@ -50,7 +50,7 @@ class Reading:
 
 
 def naive_losses(model: KavaModel, batch: Batch) -> LossTerms:
-    """The losses of a batch by full passes alone: nothing is shared, cached or skipped."""
+    """Compute the losses of a batch with full passes only: nothing is shared, cached or skipped."""
     with attention(model, "eager"):
         student = read_student(model, batch, latent_inputs(model, batch))
         teacher = _read_full(model, batch, batch.teacher, None) if batch.teacher is not None else None
@@ -58,7 +58,7 @@ def naive_losses(model: KavaModel, batch: Batch) -> LossTerms:
 
 
 def pccot_losses(model: KavaModel, batch: Batch) -> LossTerms:
-    """The losses of a batch with the question cached for the latents alone; attention is eager only where its weights are needed."""
+    """Compute the losses of a batch with the question cached for the latents only; attention is eager only if its weights are needed."""
     with attention(model, "sdpa"):
         student = _read_cached(model, batch) if model.method.thinks else _read_full(model, batch, batch.student, None, attentions=False)
         if batch.teacher is None:
@@ -71,7 +71,7 @@ def pccot_losses(model: KavaModel, batch: Batch) -> LossTerms:
 
 @contextmanager
 def attention(model: KavaModel, backend: str) -> Iterator[None]:
-    """Run transformers' own attention of that name inside the block, not ours."""
+    """Use the attention backend of transformers with that name inside the block, instead of ours."""
     causal_lm = model.backbone.causal_lm
     before = causal_lm.config._attn_implementation
     causal_lm.set_attn_implementation(backend)
@@ -82,7 +82,7 @@ def attention(model: KavaModel, backend: str) -> Iterator[None]:
 
 
 def latent_inputs(model: KavaModel, batch: Batch, num_iterations: int | None = None) -> Float[Tensor, "B M E"] | None:
-    """Input embeddings of the latents after T (or as many) iterations, by a full pass over question and latents per iteration."""
+    """Return the input embeddings of the latents after `num_iterations` (default: T) iterations, each a full pass with the question."""
     if not model.method.thinks:
         return None
     bot, _, latent = _special(model, batch)
@@ -101,7 +101,7 @@ def latent_inputs(model: KavaModel, batch: Batch, num_iterations: int | None = N
 
 
 def read_student(model: KavaModel, batch: Batch, latents: Float[Tensor, "B M E"] | None) -> Reading:
-    """One full pass over `q <bot> z <eot> a`, or over the question and what is written after it where nothing is latent."""
+    """Run one full pass over `q <bot> z <eot> a`, or over the question and the student's text if there are no latents."""
     if latents is None:
         return _read_full(model, batch, batch.student, None)
     bot, eot, _ = _special(model, batch)
@@ -109,7 +109,7 @@ def read_student(model: KavaModel, batch: Batch, latents: Float[Tensor, "B M E"]
 
 
 def importance(attentions: tuple[Tensor, ...], batch: Batch, heads: int, reduction: str, over: str) -> Float[Tensor, "L B H C"]:
-    """Mean attention of each example's answer rows on its CoT columns, from the teacher's full matrices [B, Nh, S, S]."""
+    """Return the mean attention of each example's answer tokens to its CoT tokens, from the teacher's full matrices [B, Nh, S, S]."""
     teacher, first = batch.teacher, batch.question_ids.shape[1]
     assert teacher is not None
     result = attentions[0].new_zeros(len(attentions), len(batch), heads, teacher.cot_width)
@@ -126,7 +126,7 @@ def importance(attentions: tuple[Tensor, ...], batch: Batch, heads: int, reducti
 
 
 def _read_cached(model: KavaModel, batch: Batch) -> Reading:
-    """PCCoT's student: `q <bot>` is cached, all M latents run in every iteration, the answer runs on top."""
+    """Run the student as PCCoT does: `q <bot>` is cached, every iteration runs all M latents, and the answer follows in its own pass."""
     bot, eot, latent = _special(model, batch)
     sequential, count = model.method.latents == "sequential", batch.num_latents
     embeds, mask = _question(model, batch, bot if sequential else torch.cat([bot, latent.expand(-1, count, -1)], dim=1))
@@ -168,7 +168,7 @@ def _read(model: KavaModel, embeds: Tensor, mask: Tensor, suffix: Suffix, cache:
 
 
 def _forward(model: KavaModel, embeds: Tensor, mask: Tensor, cache: KVLayers | None = None, *, attentions: bool = False) -> Any:
-    """One pass of the causal language model; `mask` covers cache and embeds."""
+    """Run one forward pass of the causal language model; `mask` covers cache and embeds."""
     positions = (mask.long().cumsum(1) - 1).clamp(min=0)
     return model.backbone.model(
         inputs_embeds=embeds,
@@ -199,7 +199,7 @@ def _terms(model: KavaModel, batch: Batch, student: Reading, teacher: Reading | 
 
 
 def _decoded_steps(model: KavaModel, batch: Batch, row: int, latents: Float[Tensor, "M E"]) -> Float[Tensor, ""]:
-    """Each step of one example read by a pass of its own over its latents and its tokens."""
+    """Return the step loss of one example: each step is decoded in its own pass, from its latents and its tokens."""
     assert batch.teacher is not None
     assert batch.steps is not None
     of_latents, of_tokens = batch.steps[row].split([len(latents), batch.teacher.cot_width])
@@ -213,7 +213,7 @@ def _decoded_steps(model: KavaModel, batch: Batch, row: int, latents: Float[Tens
 
 
 def _match(model: KavaModel, batch: Batch, student: Reading, teacher: Reading) -> Float[Tensor, " B"]:
-    """L_KV: compress the teacher's trace, then compare slot by slot."""
+    """Compute L_KV: compress the teacher's trace, then compare it with the latents slot by slot."""
     assert batch.teacher is not None
     assert teacher.attentions is not None
     settings, first, width = model.settings, batch.question_ids.shape[1], batch.teacher.cot_width
@@ -243,7 +243,7 @@ def _embed(model: KavaModel, ids: Tensor) -> Tensor:
 
 
 def _special(model: KavaModel, batch: Batch) -> tuple[Tensor, ...]:
-    """Embeddings of `<bot>`, `<eot>` and `<latent>`, each [B, 1, E]."""
+    """Return the embeddings of `<bot>`, `<eot>` and `<latent>`, each [B, 1, E]."""
     return _embed(model, model.backbone.special_ids.expand(len(batch), -1)).split(1, dim=1)
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark found, its file, its tables, and the comparison with ratios recorded before."""
+"""Benchmark results: their file format, their tables, and the comparison with recorded ratios."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,12 @@ _CURE = "record it again: python -m kava bench --output FILE"
 
 @dataclass
 class Found:
-    """What one part of the benchmark found.
+    """Results of one part of the benchmark.
 
     Attributes:
-        tables: rows under a title; a value that is a list is recorded and not shown.
-        ratios: ours against something slower or larger, the higher the better.
-        problems: why the figures cannot be trusted, or are worse than they may be.
+        tables: rows by title; values that are lists are recorded but not shown.
+        ratios: a slower or larger alternative, or a limit, divided by our figure; higher is better.
+        problems: reasons why the figures cannot be trusted or exceed their limits.
     """
 
     tables: dict[str, list[dict[str, Any]]]
@@ -33,7 +33,7 @@ class Found:
 
 
 class BenchFile(Record):
-    """What one benchmark measured."""
+    """Content of a benchmark file."""
 
     format: Literal["kava.bench/1"] = FORMAT
     settings: dict[str, Any]
@@ -46,7 +46,7 @@ def write_bench(path: str | Path, settings: dict[str, Any], ratios: dict[str, fl
     """Write a benchmark file with its provenance.
 
     Raises:
-        UserError: the place cannot be written to.
+        UserError: the file cannot be written.
     """
     content = BenchFile(settings=settings, ratios=ratios, measured=measured, provenance=collect())
     write_text(path, json.dumps(content.model_dump(mode="json"), indent=2) + "\n")
@@ -56,13 +56,13 @@ def read_bench(path: str | Path) -> BenchFile:
     """Read and check a benchmark file.
 
     Raises:
-        UserError: missing, broken or of another kind.
+        UserError: the file is missing, damaged or of another kind.
     """
     return parse_record(BenchFile, read_mapping(path, "benchmark file", _CURE), f"benchmark file {path}", _CURE)
 
 
 def guard(recorded: Mapping[str, float], measured: Mapping[str, float], tolerance: float) -> list[dict[str, Any]]:
-    """Every recorded ratio beside the one measured now, and whether it is still within the tolerance."""
+    """Return a row per recorded ratio with the one measured now and whether it is within the tolerance."""
     rows = []
     for name, before in recorded.items():
         now = measured.get(name)
@@ -82,7 +82,7 @@ def show(console: Console, title: str, rows: Sequence[Mapping[str, Any]]) -> Non
 
 def _cell(value: Any) -> table.Cell:
     if isinstance(value, float):
-        # Three digits that count, and no exponent for a number of ordinary size.
+        # Three significant digits, and no exponent for large numbers.
         return table.Cell(f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}", value)
     if isinstance(value, int):
         return table.Cell(f"{value:,}", value)

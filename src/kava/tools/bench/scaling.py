@@ -1,7 +1,7 @@
-"""How a training step grows: seconds and peak memory against Q, C, M, T, B and L, each doubled from one base point.
+"""Scaling of a training step: time and peak memory against Q, C, M, T, B and L, each doubled from one base point.
 
-Seconds of an axis come from one process, whose points take turns; the peak memory of each point from a fresh process. Beside
-them stands what the formulas say: FLOPs (`kava.tools.bench.flops`), and entries that run through the layers.
+The times of an axis are measured in one process, with alternating points; the peak memory of each point in a fresh process. Both
+are compared with formulas: FLOPs (`kava.tools.bench.flops`), and the number of entries that run through the layers.
 """
 
 from collections.abc import Sequence
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 AXES = {"Q": "question", "C": "cot", "M": "latents", "T": "iterations", "B": "batch", "L": "layers"}
 BASE = Workload(shape="small", batch=2, question=32, cot=32, answer=8, latents=32, iterations=1, lora_r=128, threads=1, layers=2)
 LONG_QUESTION, LONG_LATENTS = 64, 24
-# By how much a measured exponent may lie above that of its formula.
+# How far a measured exponent may exceed the exponent of its formula.
 TOLERANCES = {"seconds": 0.25, "step alone MiB": 0.1}
 _PANEL = 2.3
 
 
 def measure_scaling(base: Workload, doublings: int, repeats: int, axes: Sequence[str] = tuple(AXES)) -> Found:
-    """One training step at every point: a row per axis and quantity, with the power laws through the measured and the formula's values."""
+    """Measure a training step at every point; a row per axis and quantity, with power laws fitted to measured and formula values."""
     memory: dict[Workload, float] = {}
     rows = []
     for axis in axes:
@@ -50,7 +50,7 @@ def measure_scaling(base: Workload, doublings: int, repeats: int, axes: Sequence
 
 
 def growth(axis: str, what: str, values: list[int], measured: list[float], formula: Sequence[int | float]) -> dict[str, Any]:
-    """One row: a quantity from the first to the last value, and the powers with which it and its formula grow."""
+    """Return one row: a quantity at the first and last value of an axis, and the exponents of its measured and formula growth."""
     return {
         "axis": axis, "what": what, "from": values[0], "to": values[-1], "first": measured[0], "last": measured[-1],
         "power": exponent(values, measured), "formula power": exponent(values, formula),
@@ -59,17 +59,17 @@ def growth(axis: str, what: str, values: list[int], measured: list[float], formu
 
 
 def entries(workload: Workload) -> int:
-    """Tokens that run through a layer, over all passes, rows and layers: what a step keeps for its backward pass, but for a factor."""
+    """Return the tokens of all passes and rows, times layers; the memory kept for the backward pass is proportional to it."""
     return workload.batch * shape_of(workload).layers * sum(tokens for tokens, _ in passes(workload))
 
 
 def exponent(values: Sequence[int], measured: Sequence[int | float]) -> float:
-    """The power of the power law that fits best (least squares of the logarithms)."""
+    """Return the exponent of the best-fitting power law (least squares of the logarithms)."""
     return float(np.polyfit(np.log(values), np.log(measured), 1)[0])
 
 
 def faster_than_formulas(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Axes along which seconds or bytes grow faster than their formula."""
+    """Return a message for each axis along which time or memory grows faster than its formula."""
     return [
         f"NOT as the formulas say: {row['what']} grow with {row['axis']} to the power {row['power']:.2f}, "
         f"the formula's is {row['formula power']:.2f}"
@@ -79,12 +79,12 @@ def faster_than_formulas(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def over_formula(row: dict[str, Any]) -> float:
-    """How many times less than its formula a quantity grows from the first point to the last."""
+    """Return the growth of the formula from the first point to the last, divided by the measured growth."""
     return float(row["formula"][-1] / row["formula"][0] / (row["last"] / row["first"]))
 
 
 def scaling_figure(rows: Sequence[dict[str, Any]]) -> "Figure":
-    """Seconds and bytes against each axis, with what the formulas say from the same first point."""
+    """Plot time and memory against each axis, with the formula scaled to the same first point."""
     from matplotlib.figure import Figure
 
     axes = list(dict.fromkeys(row["axis"] for row in rows))
@@ -106,8 +106,8 @@ def scaling_figure(rows: Sequence[dict[str, Any]]) -> "Figure":
 
 
 def measure_long_trace(cot: int, shape: str, threads: int = 0) -> Found:
-    """A trace of `cot` tokens compressed to 24 entries: by `compress` alone, on a cache of SmolLM2-135M's shape, and in a whole
-    training step of a small model."""
+    """Measure a trace of `cot` tokens that is compressed to 24 entries: in `compress` alone, on a cache of SmolLM2-135M's shape, and in
+    a whole training step of a model of shape `shape`."""
     step = Workload(shape=shape, batch=1, question=LONG_QUESTION, cot=cot, latents=LONG_LATENTS, threads=threads)
     measured = {
         "compress, 30 layers x 3 heads x 64": peak_memory(prepare_compress, cot, LONG_LATENTS),
@@ -118,7 +118,7 @@ def measure_long_trace(cot: int, shape: str, threads: int = 0) -> Found:
 
 
 def prepare_compress(cot: int, kept: int) -> Run:
-    """`compress` on random keys and values of 30 layers, 3 heads of size 64, in float32, ready to run."""
+    """Return a function that runs `compress` on random float32 keys and values of 30 layers and 3 heads of size 64."""
     generator = torch.Generator().manual_seed(0)
     keys, values = (torch.randn(30, 1, 3, cot, 64, generator=generator) for _ in range(2))
     importance = torch.rand(30, 1, 3, cot, generator=generator)

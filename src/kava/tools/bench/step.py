@@ -1,4 +1,4 @@
-"""The training step: against its two reference forms (`kava.tools.bench.naive`), and the operations that it asks for."""
+"""Training-step benchmarks: against two reference implementations (`kava.tools.bench.naive`), and operation counts."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -24,11 +24,11 @@ from kava.tools.bench.workload import SHAPES, Workload, build_workload, random_b
 Losses = Callable[[KavaModel, Batch], LossTerms]
 
 VARIANTS = ("ours", "naive", "pccot")
-# Ours once more in bfloat16, where float32 is asked for and the machine multiplies bfloat16.
+# Our step in bfloat16 as well, if float32 is requested and the machine supports bfloat16 matrix multiplication.
 HALF = "ours_bf16"
-# Relative, of each loss term: rounding may exchange two trace entries of equal score.
+# Relative tolerance of each loss term: rounding error may swap two trace entries of nearly equal score.
 LOSS_TOLERANCE, ROUNDED_TOLERANCE = 1e-3, 5e-2
-# Operations that make no new tensor: they cost the host time, and the device none.
+# Operations that only create views: they cost host time but no device time.
 _VIEWS = """
     view _unsafe_view t transpose permute expand slice split split_with_sizes unsqueeze squeeze select detach alias as_strided reshape
     unbind narrow lift_fresh
@@ -37,12 +37,12 @@ VIEWS = frozenset(_VIEWS.split())
 
 
 def variants_of(workload: Workload) -> tuple[str, ...]:
-    """Names of what is measured of a workload on this machine."""
+    """Return the names of the variants that are measured for a workload on this machine."""
     return (*VARIANTS, HALF) if workload.dtype == "float32" and _multiplies_bfloat16(workload.device) else VARIANTS
 
 
 def measure_step(workload: Workload, repeats: int) -> Found:
-    """Forward and backward pass of one batch, each way; the optimizer's step is the same for all and left out."""
+    """Measure forward and backward pass of one batch with each variant; the optimizer step, equal for all, is left out."""
     names = variants_of(workload)
     memory = {name: peak_memory(prepare_step, workload, name, device=workload.device) for name in names}
     runs = _prepare(workload, names)
@@ -68,12 +68,12 @@ def measure_step(workload: Workload, repeats: int) -> Found:
 
 
 def prepare_step(workload: Workload, variant: str) -> Run:
-    """One training step of a variant, ready to run."""
+    """Return a function that runs one training step of a variant."""
     return _prepare(workload, (variant,))[variant]
 
 
 def _prepare(workload: Workload, variants: tuple[str, ...]) -> dict[str, Run]:
-    """The variants' steps, on one model per dtype."""
+    """Return a function per variant that runs its step; variants of the same dtype share a model."""
     models: dict[str, tuple[KavaModel, Batch]] = {}
     runs: dict[str, Run] = {}
     for name in variants:
@@ -86,7 +86,7 @@ def _prepare(workload: Workload, variants: tuple[str, ...]) -> dict[str, Run]:
 
 
 def _multiplies_bfloat16(device: str) -> bool:
-    """Whether matrix products in bfloat16 are the machine's own."""
+    """Return whether the machine has native bfloat16 matrix multiplication."""
     if device != "cpu":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -97,7 +97,7 @@ def _losses(variant: str) -> Losses:
 
 
 def _step(model: KavaModel, batch: Batch, losses: Losses) -> LossTerms:
-    """As training runs it: under autocast where the base is stored in half precision."""
+    """Run forward and backward pass as in training: under autocast if the base model is stored in half precision."""
     dtype, device = model.backbone.causal_lm.dtype, model.backbone.causal_lm.device.type
     model.zero_grad(set_to_none=True)
     with torch.autocast(device, dtype) if dtype != torch.float32 else nullcontext():
@@ -121,10 +121,10 @@ class _Counting(TorchDispatchMode):
 
 
 def count_calls(workload: Workload) -> Found:
-    """Operations of one step, forward and backward pass apart: what the host spends its time on, and what a GPU waits for.
+    """Count the operations of one step, separately for forward and backward pass: the host launches each one, and the GPU waits for it.
 
-    Counted on a CPU under bf16 autocast on bf16 weights, as on a GPU, on a narrow model with the layers of the shape: width changes no
-    count. What a GPU computes by fused kernels (`kava.model.fused_kernels`) is counted as the operations that it replaces.
+    Counted on a CPU with bf16 weights under bf16 autocast, as on a GPU, on a narrow model with the number of layers of the shape: the
+    width does not change the counts. Fused kernels of a GPU (`kava.model.fused_kernels`) count as the operations that they replace.
     """
     layers = workload.layers or SHAPES[workload.shape].layers
     narrow = replace(
@@ -133,7 +133,7 @@ def count_calls(workload: Workload) -> Found:
     trained = build_workload(narrow)
     model, batch = trained.model.train(), random_batch(narrow, trained)
     with sdpa_alone():
-        # The first round makes what later ones find: casts of weights, masks.
+        # Only the second round counts: the first one creates what later ones reuse, such as cast weights and masks.
         for _ in range(2):
             forward, backward = _Counting(), _Counting()
             with forward, torch.autocast("cpu", torch.bfloat16):

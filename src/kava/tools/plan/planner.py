@@ -1,6 +1,7 @@
-"""What to run a configuration with on a card: the largest batch that fits, the fewest changes that make it fit, and the hours it takes.
+"""Planner: the largest batch that fits a card, the fewest changes of settings that make it fit, and the training hours.
 
-A card's rate is measured where docs/results/gpu.json has it; elsewhere a share of its published peak is assumed, and the plan says so.
+The speed of a card is the measured one if docs/results/gpu.json has it; otherwise a share of its published peak is assumed, and the
+plan says so.
 """
 
 import json
@@ -21,27 +22,27 @@ from kava.tools.plan.shapes import DataShape, example_flops
 from kava.train.footprint import GIB, HELD_BACK, Profile
 from kava.train.micro_batches import MicroBatches, positions_of
 
-# Below this many rows a step is mostly waiting: the next change is tried first.
+# With fewer rows at once, the GPU is mostly idle, so the next set of changes is tried first.
 ENOUGH_ROWS = 8
-# In the order in which they are proposed. Weights are stored as they are published, in bfloat16, before work is done twice.
+# In order of preference: bfloat16 weights, as they are published, come before gradient checkpointing, which repeats forward passes.
 CHANGES: tuple[dict[str, Any], ...] = (
     {},
     {"model.dtype": "bfloat16"},
     {"training.gradient_checkpointing": True},
     {"model.dtype": "bfloat16", "training.gradient_checkpointing": True},
 )
-# GB and dense bf16 peak in TFLOP/s, as the data sheets have them.
+# GB and dense bf16 peak in TFLOP/s, from the data sheets.
 CARDS: dict[str, tuple[float, float]] = {
     "A10": (24, 125.0), "A100-40GB": (40, 312.0), "A100-80GB": (80, 312.0), "H100": (80, 989.0), "H200": (141, 989.0),
 }  # fmt: skip
 UTILISATION = 0.3
-# Seconds in which the host asks for a step's operations, per layer: 376 ms for 16 layers on an H100 machine (2026-11-26, LLaMA-3.2-1B).
+# Seconds per layer that the host needs to launch the operations of a step: 376 ms for 16 layers (H100, 2026-11-26, LLaMA-3.2-1B).
 HOST_SECONDS = 0.0235
 PARTS = ("weights", "trained", "gradients", "optimizer", "activations", "working", "gathered")
 
 
 class Measured(Record):
-    """A training step as it was measured on a card; other fields of its record are not read."""
+    """A training step that was measured on a card; other fields of the record are ignored."""
 
     model_config = ConfigDict(extra="ignore", strict=False)
 
@@ -54,7 +55,7 @@ class Measured(Record):
 
 
 def measurements(path: Path | None = None) -> list[Measured]:
-    """The training steps that were measured on cards; none where there is no such file."""
+    """Return the training steps that were measured on cards; an empty list if there is no such file."""
     path = path or shipped("docs/results") / "gpu.json"
     if not path.is_file():
         return []
@@ -68,13 +69,13 @@ def measurements(path: Path | None = None) -> list[Measured]:
         try:
             found.append(Measured.model_validate(row))
         except ValidationError:
-            # A figure of another kind, such as a decoding pass.
+            # A record of another kind, such as a decoding pass.
             continue
     return found
 
 
 class Speed(NamedTuple):
-    """How fast a card trains: TFLOP/s that a step reaches, the least seconds per layer (of the host), and where both come from."""
+    """Training speed of a card: TFLOP/s that a step reaches, minimum host seconds per layer, and the source of both numbers."""
 
     tflops: float
     host_seconds: float = HOST_SECONDS
@@ -83,7 +84,16 @@ class Speed(NamedTuple):
 
 @dataclass(frozen=True)
 class Card:
-    """GPUs to train on: GB of each, how many, whether the model is split over them, their peak, the share of it assumed, their name."""
+    """GPUs to train on.
+
+    Attributes:
+        gigabytes: memory of each GPU in GB.
+        gpus: number of GPUs.
+        sharded: the model is sharded over them (FSDP).
+        tflops: dense bf16 peak in TFLOP/s; None takes it from `CARDS`.
+        utilisation: share of the peak that training is assumed to reach.
+        name: name of the card, used to find its measurements.
+    """
 
     gigabytes: int | float
     gpus: int = 1
@@ -94,17 +104,17 @@ class Card:
 
     @property
     def room(self) -> float:
-        """Bytes that training may take on each."""
+        """Bytes that training may use on each GPU."""
         return self.gigabytes * GIB * (1 - HELD_BACK)
 
     @property
     def peak_tflops(self) -> float:
-        """As given, or that of the largest card in the table that is no larger; of cards of one size the slowest."""
+        """The given peak, or that of the largest card in `CARDS` that is not larger than this one; of equal sizes, the slowest."""
         smaller = [kind for kind in CARDS.values() if kind[0] <= self.gigabytes] or [min(CARDS.values())]
         return self.tflops or min(smaller, key=lambda kind: (-kind[0], kind[1]))[1]
 
     def speed(self, measured: Sequence[Measured]) -> Speed:
-        """The rate that was measured on such a card, or a share of its peak."""
+        """Return the speed measured on a card of this name, or else the assumed share of the peak."""
         rows = [row for row in measured if self.name and self.name.lower() in row.card.lower()]
         if not rows:
             return Speed(self.peak_tflops * self.utilisation)
@@ -115,10 +125,10 @@ class Card:
 
 
 def card_named(name: str) -> tuple[float, float]:
-    """GB and peak of the card that a user names.
+    """Return GB and peak TFLOP/s of a card by its name, in any case of letters.
 
     Raises:
-        UserError: it is not in the table.
+        UserError: the card is not in `CARDS`.
     """
     found = next((kind for known, kind in CARDS.items() if known.lower() == name.lower()), None)
     if found is None:
@@ -131,7 +141,11 @@ def _rounded(digits: int) -> PlainSerializer:
 
 
 class Way(Record):
-    """One set of changes on one card: the most rows per GPU that fit at once (0: not even one), in how many parts, and what they need."""
+    """One set of changes on one card, with the memory per GPU and the hours that it takes.
+
+    `batch_size` is the largest number of rows per GPU that fits at once (0: not even one row); `gradient_accumulation_steps` is the
+    number of such micro-batches per optimizer step.
+    """
 
     changes: dict[str, Any]
     batch_size: int
@@ -143,7 +157,7 @@ class Way(Record):
 
 
 class Plan(Record):
-    """One configuration on one card; sizes in GiB per GPU."""
+    """The options for one configuration on one card; memory is in GiB per GPU, except `gpu_memory`, which is in GB."""
 
     config: str
     model: str
@@ -158,12 +172,12 @@ class Plan(Record):
 
     @property
     def chosen(self) -> Way | None:
-        """The proposed way; None where nothing fits."""
+        """The proposed option; None if nothing fits."""
         return next((way for way in self.ways if way.proposed), None)
 
 
 class PlanFile(Record):
-    """What `kava plan` writes. Memory is computed; hours are too where `speed` does not say that it was measured."""
+    """The file that `kava plan` writes. Memory is computed; hours rest on a measured speed only where `speed` says so."""
 
     format: Literal["kava.plan/2"] = "kava.plan/2"
     held_back: float = HELD_BACK
@@ -171,26 +185,27 @@ class PlanFile(Record):
 
 
 class Planner:
-    """Everything that is computed once per configuration.
+    """Plans one configuration for any card; memory profiles and FLOPs are computed once per set of changes.
 
     Args:
-        name: of the configuration.
-        shape: transformers' configuration of the base model.
-        config: of the run.
-        data: rows and lengths.
-        measured: training steps on cards.
+        name: name of the configuration.
+        shape: transformers configuration of the base model.
+        config: configuration of the run.
+        data: number and lengths of the training rows.
+        measured: training steps that were measured on cards.
     """
 
     def __init__(self, name: str, shape: Any, config: Config, data: DataShape, measured: Sequence[Measured] = ()) -> None:
         self.name, self.shape, self.config, self.data, self.measured = name, shape, config, data, measured
         self._profiles: dict[int, tuple[Profile, int]] = {}
-        # Rows per optimizer step, which a plan keeps.
+        # Rows per optimizer step; a plan never changes it.
         self.effective_batch = config.training.batch_size * config.training.gradient_accumulation_steps
 
     def changes(self) -> list[dict[str, Any]]:
-        """Those that change something: a configuration that already recomputes or stores bfloat16 has fewer."""
+        """Return the distinct sets of changes that have an effect: fewer if the configuration already uses some of the settings."""
         content = self.config.to_dict()
-        # Without autocast the arithmetic would be bfloat16 too, which the configuration refuses; and on a GPU they mostly are stored so.
+        # The dtype stays where mixed precision is off (the configuration refuses bfloat16 weights without autocast) and where the
+        # weights are stored in bfloat16 anyway, which is the usual case on a GPU.
         kept = self.config.system.mixed_precision == "no" or stored_dtype(self.config, on_gpu=True) == torch.bfloat16
         found: list[dict[str, Any]] = []
         for changes in CHANGES:
@@ -204,10 +219,10 @@ class Planner:
         return found
 
     def plan(self, card: Card) -> Plan:
-        """Every set of changes on a card.
+        """Return the plan for a card, with every set of changes.
 
         Raises:
-            UserError: the effective batch cannot be divided over the GPUs.
+            UserError: the effective batch cannot be divided evenly over the GPUs.
         """
         if self.effective_batch % card.gpus:
             raise UserError(
@@ -227,7 +242,7 @@ class Planner:
             config = build_config(self.config.to_dict(), "the plan", changes)
             self._profiles[index] = Profile(self.shape, config, self.data.longest), example_flops(self.shape, config, self.data)
         profile, flops = self._profiles[index]
-        # One GPU keeps the run's batches; of several, the advice makes each one's share a batch.
+        # One GPU keeps the configured batch size; with several, the share of each GPU becomes its batch size (see `advice`).
         share = self.config.training.batch_size if card.gpus == 1 else self.effective_batch // card.gpus
         sizes = (size for size in range(share, 0, -1) if share % size == 0)
         batch = next((size for size in sizes if profile.footprint(size, card.gpus, card.sharded).total <= card.room), 0)
@@ -241,7 +256,7 @@ class Planner:
         )  # fmt: skip
 
     def _mean_rows(self, share: int, batch: int) -> int:
-        """Rows of mean length that are computed at once where so many of the longest are."""
+        """Return how many rows of mean length are computed at once if `batch` of the longest rows fit."""
         longest, mean = (
             positions_of(self.config, row.question, row.cot - row.last_step * self.config.dataset.drop_last_step, row.answer)
             for row in (self.data.longest, self.data.mean)
@@ -250,14 +265,14 @@ class Planner:
 
 
 def proposed(ways: Sequence[Way]) -> Way | None:
-    """The first way with enough rows per step, else the one with the most; None where nothing fits."""
+    """Return the first option with enough rows at once, else the one with the most rows; None if nothing fits."""
     fitting = [way for way in ways if way.batch_size]
     enough = [way for way in fitting if way.batch_size >= min(ENOUGH_ROWS, way.batch_size * way.gradient_accumulation_steps)]
     return enough[0] if enough else max(fitting, key=lambda way: way.batch_size, default=None)
 
 
 def training_examples(config: Config, data: DataShape) -> float:
-    """Rows that a run sees: epochs, or optimizer steps times the effective batch."""
+    """Return the number of rows that a run trains on: rows times epochs, or optimizer steps times the effective batch."""
     training = config.training
     if training.max_steps > 0:
         return float(training.max_steps * training.batch_size * training.gradient_accumulation_steps)
@@ -265,15 +280,15 @@ def training_examples(config: Config, data: DataShape) -> float:
 
 
 def hours(flops: int | float, examples: int | float, rows: int, layers: int, gpus: int, speed: Speed) -> float:
-    """Hours of wall clock; validation by generation is not in it.
+    """Return the wall-clock hours of training, without validation.
 
     Args:
-        flops: of a row.
-        examples: that the run sees.
-        rows: that a card computes at once.
-        layers: of the model.
-        gpus: that share the rows.
-        speed: of each.
+        flops: FLOPs of one row.
+        examples: rows that the run trains on.
+        rows: rows that a card computes at once.
+        layers: layers of the model.
+        gpus: number of GPUs that share the rows.
+        speed: speed of each GPU.
     """
     seconds = max(rows * flops / (speed.tflops * 1e12), layers * speed.host_seconds)
     return examples / rows * seconds / gpus / 3600

@@ -1,4 +1,4 @@
-"""Plans as a table, as Markdown for the documents, and in sentences."""
+"""Format plans as a table, as Markdown for the documents, and as sentences."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _SHORT = {"model.dtype": "bf16 weights", "training.gradient_checkpointing": "rec
 
 
 def plan_table(plan: Plan) -> Table:
-    """Every way on one card; the proposed one is marked."""
+    """Return a table of every option on one card; the proposed one is marked with an asterisk."""
     cards = f"{plan.gpus} x {plan.gpu_memory:g} GB" if plan.gpus > 1 else f"{plan.gpu_memory:g} GB"
     title = f"{plan.config} on {cards}{', split (FSDP)' if plan.fsdp else ''}; effective batch {plan.effective_batch}; hours {plan.speed}"
     columns = ["settings", "at once", "GiB per GPU", "weights", "trained", "kept", "peak", "hours"]
@@ -31,7 +31,7 @@ def plan_table(plan: Plan) -> Table:
 
 
 def markdown(plans: Sequence[Plan]) -> str:
-    """The proposals of several configurations: a row for each configuration, a column for each card."""
+    """Return the proposals for several configurations as a Markdown table: a row per configuration, a column per card."""
     cards = sorted({plan.gpu_memory for plan in plans})
     lines = ["| configuration | " + " | ".join(f"{card:g} GB" for card in cards) + " |", "|---" + "|---" * len(cards) + "|"]
     for name in dict.fromkeys(plan.config for plan in plans):
@@ -56,9 +56,9 @@ def _hours(way: Way) -> str:
 
 
 def advice(plan: Plan, config: Config) -> str:
-    """What to type, or why nothing fits, with the cure.
+    """Return the command-line options to use, or why nothing fits and how to fix it.
 
-    A run cuts its batches by itself, so only what differs from the configuration is said.
+    A run splits its batches into micro-batches by itself, so only settings that differ from the configuration are listed.
     """
     way = plan.chosen
     if way is None:
@@ -81,12 +81,12 @@ def _why_nothing_fits(plan: Plan) -> str:
 
 
 def _options(changes: dict[str, Any]) -> str:
-    """Changes as one types them."""
+    """Format changes as command-line options."""
     return " ".join(f"--{key} {str(value).lower() if isinstance(value, bool) else value}" for key, value in changes.items())
 
 
 def assumptions(plan: Plan, data: DataShape) -> str:
-    """What the figures rest on."""
+    """Return the assumptions behind the figures as a sentence."""
     memory = f"memory for the batch with the longest rows ({_parts(data.longest)}), {100 * HELD_BACK:.0f} % of the card held back"
     speed = f"{plan.tflops:.4g} TFLOP/s ({'assumed' if plan.speed == 'computed' else plan.speed}), validation left out"
     return (

@@ -1,7 +1,7 @@
-"""What a plan needs to know: the base model's shape and the rows of the data set, without weights and without a network.
+"""Inputs of a plan: the shape of the base model and the number and lengths of the training rows, without loading weights.
 
-The base models of the shipped configurations are known by their published `config.json` (`data/known.yaml`); transformers reads any
-other from its directory or the hub.
+For the base models of the shipped configurations, the published `config.json` is in `data/known.yaml`, so no network is needed;
+transformers reads any other from its directory or the hub.
 """
 
 from dataclasses import dataclass
@@ -34,9 +34,9 @@ class DataShape:
     """The size of a training set.
 
     Attributes:
-        rows: how many there are.
-        mean: lengths of the mean row, which the hours depend on.
-        longest: lengths that the batch of the longest rows is padded to, which the memory depends on.
+        rows: number of rows.
+        mean: mean lengths of a row, which determine the hours.
+        longest: lengths to which the batch of the longest rows is padded, which determine the memory.
         source: where the numbers come from.
     """
 
@@ -48,17 +48,17 @@ class DataShape:
 
 @lru_cache(maxsize=1)
 def known() -> dict[str, Any]:
-    """The file of known shapes."""
+    """Return the content of `data/known.yaml`."""
     text = resources.files(__package__).joinpath("data/known.yaml").read_text(encoding="utf-8")
     content: dict[str, Any] = load_yaml(text)
     return content
 
 
 def model_shape(config: Config) -> tuple[Any, str]:
-    """transformers' configuration of the base model, and where it was found. No weight is read.
+    """Return the transformers configuration of the base model and where it was found. No weights are read.
 
     Raises:
-        UserError: it is neither known nor can it be read.
+        UserError: the configuration is not in `data/known.yaml` and cannot be read.
     """
     from transformers import AutoConfig
 
@@ -79,7 +79,7 @@ def model_shape(config: Config) -> tuple[Any, str]:
 
 
 def sizes_of(shape: Any) -> ModelShape:
-    """The numbers that the FLOP formulas take, from a transformers configuration and the matrices of one of its layers."""
+    """Return the sizes that the FLOP formulas need, from a transformers configuration and the weight matrices of one layer."""
     text = shape.get_text_config()
     hidden, heads = int(text.hidden_size), int(text.num_attention_heads)
     inner = int(getattr(text, "intermediate_size", None) or getattr(text, "ffn_dim", None) or getattr(text, "n_inner", None) or 4 * hidden)
@@ -90,7 +90,7 @@ def sizes_of(shape: Any) -> ModelShape:
 
 
 def _mlp_matrices(shape: Any, hidden: int, inner: int) -> int:
-    """How many hidden x inner matrices a layer has: a gated feed-forward part has three (two of them fused, in some)."""
+    """Count the hidden x inner matrices of a layer: a gated MLP has three (some models fuse two of them), a plain one two."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -101,7 +101,7 @@ def _mlp_matrices(shape: Any, hidden: int, inner: int) -> int:
 
 
 def example_flops(shape: Any, config: Config, data: DataShape) -> int:
-    """FLOPs of one row of mean length, forward and backward; a curriculum counts at its longest stage."""
+    """Return the FLOPs of one row of mean length, forward and backward; for a curriculum, those of its longest stage."""
     method = METHODS[config.method]
     whole = method.writes_cot or method.curriculum == "remove_tokens" or not config.dataset.drop_last_step
     workload = Workload(
@@ -120,17 +120,19 @@ def example_flops(shape: Any, config: Config, data: DataShape) -> int:
 def data_shape(
     config: Config, rows: int | None = None, mean: tuple[int, int, int] | None = None, longest: tuple[int, int, int] | None = None
 ) -> DataShape:
-    """Rows and lengths of the configured data set: as given, known, or counted where data set and tokenizer are on this machine.
+    """Return rows and lengths of the configured data set: as given, from `data/known.yaml`, or counted.
+
+    Counting needs the data set and the tokenizer on this machine.
 
     Args:
-        config: of the run.
-        rows: of the training set.
-        mean, longest: tokens of question, trace and answer.
+        config: configuration of the run.
+        rows: number of training rows.
+        mean, longest: tokens of question, trace and answer, for the mean row and for the batch with the longest rows.
 
     Raises:
-        UserError: none of these; the lengths have to be given.
+        UserError: the lengths are neither given nor known and cannot be counted.
     """
-    # Of four steps, one is the last.
+    # The last step is assumed to be a quarter of the trace.
     given_mean, given_longest = (given and Lengths(given[0], given[1], given[1] // 4, given[2]) for given in (mean, longest))
     if rows and given_mean and given_longest:
         return DataShape(rows, given_mean, given_longest, "as given")
@@ -163,7 +165,7 @@ def _counted(config: Config) -> DataShape:
 
 
 def _tokenizer_here(config: Config) -> Any:
-    """The tokenizer of a base model that is on this machine, or None."""
+    """Return the tokenizer of the base model if it is on this machine, else None."""
     name = config.model.name
     if name == MINI_NAME:
         tokenizer = build_mini_tokenizer(config.dataset.mini, config.dataset.answer_prompt)

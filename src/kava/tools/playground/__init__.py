@@ -1,1 +1,1 @@
-"""The playground: ask a model in the browser, watch its latents, turn T and M."""
+"""The playground: a web page to ask a model questions, see what its latents decode to, and change T and M."""

@@ -1,4 +1,4 @@
-"""What the playground shows, as HTML: answers side by side, the latents' grid, the map of accuracy over M and T."""
+"""HTML of the playground: answers side by side, the grid of decoded latents, and the map of accuracy over M and T."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -11,7 +11,7 @@ _EARLY_END = "It learned from chains without their last step (<code>dataset.drop
 
 
 def answers_html(player: Player, latent: Progress | None, written: Progress | None, gold: Solution | None, note: str | None) -> str:
-    """The model's two answers, each right or wrong and with its cost, beside the gold answer where there is one."""
+    """Return both answers of the model with their cost, marked right or wrong, next to the gold answer if there is one."""
     done = written is not None and written.done
     about = f'<p class="kava-soft">{_EARLY_END}</p>' if player.hides_last_step and done else ""
     cards = [_card("In latents", latent, gold), _card("In words, by the same model", written, gold, about)]
@@ -23,18 +23,18 @@ def answers_html(player: Player, latent: Progress | None, written: Progress | No
 
 
 def shown_html(kind: str, question: str, setting: tuple[int, int], content: str) -> str:
-    """Content that the page shows only while its question, M and T are these."""
+    """Wrap content that the page shows only while its inputs equal this question, M and T."""
     asked = escape(f"{setting[0]} {setting[1]} {' '.join(question.split())}")
     return f'<div class="kava-shown {kind}" data-asked="{asked}">{content}</div>'
 
 
 def note_html(reason: str | None) -> str:
-    """A line under the answers, where they can only be a guess."""
+    """Return the note under answers that can only be guesses, with the reason; empty if there is none."""
     return f'<p class="kava-note" role="note"><strong>A guess:</strong> {escape(reason)}.</p>' if reason else ""
 
 
 def problem_html(problem: str) -> str:
-    """Why nothing was answered."""
+    """Return the note that says why there is no answer."""
     return f'<p class="kava-note" role="alert">{escape(problem)}.</p>'
 
 
@@ -54,12 +54,12 @@ def _card(title: str, progress: Progress | None, gold: Solution | None, about: s
 
 
 def grid_html(readout: Readout, marks: Sequence[Sequence[Sequence[int]]], parallel: bool = True) -> str:
-    """A row per iteration, a column per latent; the stronger the colour, the more probable the token; steps' results are marked.
+    """Return the grid of decoded latents: a row per iteration, a column per latent; colour shows probability, marks show step results.
 
     Args:
         readout: what the latents decode to.
-        marks: see `Player.marks`.
-        parallel: the latents are revised together; else they come one after the other, in one row.
+        marks: step results that each latent decodes to, see `Player.marks`.
+        parallel: the latents are updated in parallel; otherwise they are generated sequentially and fill one row.
     """
     rows = []
     for iteration, (latents, chances) in enumerate(zip(readout.tokens, readout.probabilities, strict=True)):
@@ -84,7 +84,7 @@ def grid_html(readout: Readout, marks: Sequence[Sequence[Sequence[int]]], parall
 
 
 def _table(name: str, title: str, about: str, corner: str, columns: Iterable[int], rows: Iterable[tuple[str, str]], tip: str) -> str:
-    """A table of cells that tell more where one points at them, in the line below it."""
+    """Return a table with a line below it that shows details of the cell under the pointer."""
     head = "".join(f'<th scope="col">{column}</th>' for column in columns)
     body = "".join(f'<tr><th scope="row">{row}</th>{cells}</tr>' for row, cells in rows)
     return (
@@ -105,7 +105,7 @@ def _cell(place: str, tokens: Sequence[str], chances: Sequence[float], steps: Se
 
 
 def map_html(player: Player) -> str:
-    """Accuracy on the sample over M (columns) and T (rows); what was not measured is a dot. The page marks where its sliders stand."""
+    """Return the map of accuracy on the sample over M (columns) and T (rows). Unmeasured cells show a dot; the page marks its setting."""
     several, iterations = player.axes()
     what, corner, axes = ("M and T", "T \\ M", "M across, T down") if player.parallel else ("M", "M", "by M")
     found = {(item.num_latents, item.num_iterations): item for item in player.measured()}

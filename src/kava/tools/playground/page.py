@@ -1,4 +1,4 @@
-"""The playground's page, with gradio: serve(player) on the loopback address."""
+"""The page of the playground, built with gradio and served on the loopback address by `serve(player)`."""
 
 import time
 from collections.abc import Iterator
@@ -10,21 +10,21 @@ from kava.tools.playground.markup import answers_html, grid_html, map_html, prob
 from kava.tools.playground.player import Player, Progress
 
 HOST = "127.0.0.1"
-# Threads that compute at once; further users wait in the queue.
+# Maximum number of concurrent runs of each event; further ones wait in the queue.
 AT_ONCE = 4
-# Seconds that the map takes to fill itself in when the page opens; the rest waits for its button.
+# Seconds for which the accuracy map is measured when the page opens; a button measures the rest.
 BUDGET = 20.0
-# Seconds between two drawings of the map while it fills.
+# Minimum seconds between two updates of the map while it is measured.
 REDRAW = 0.2
 
 
 def serve(player: Player, port: int | None = None, *, block: bool = True) -> tuple[str, Any]:
-    """Serve the page; returns its address and the gradio app (to close).
+    """Serve the page; return its address and the gradio app, which the caller can close.
 
     Args:
         player: the model.
-        port: None takes the first free one from 7860 on.
-        block: stay until Ctrl-C.
+        port: port to listen on; None takes the first free one from 7860.
+        block: return only after Ctrl-C.
 
     Raises:
         UserError: gradio is not installed, or the port is taken.
@@ -49,7 +49,7 @@ def serve(player: Player, port: int | None = None, *, block: bool = True) -> tup
 
 
 def build(player: Player) -> Any:
-    """The page."""
+    """Build the page."""
     gradio = _gradio()
     suggestions = player.suggestions
     with gradio.Blocks(title="kava playground", analytics_enabled=False) as app:
@@ -67,7 +67,7 @@ def build(player: Player) -> Any:
                 answers = gradio.HTML(elem_id="answers")
             with gradio.Column(scale=5, min_width=300):
                 grid = gradio.HTML(elem_id="grid")
-        # The page itself numbers what it asks: two events that are on their way may arrive in any order.
+        # The page numbers its requests, because two events sent in short succession may arrive in any order.
         turn = gradio.Textbox(visible="hidden")
         asked = {
             "fn": _asking(player), "inputs": [question, latents, iterations, turn], "outputs": [answers, grid],
@@ -100,7 +100,7 @@ def _sliders(player: Player, gradio: Any) -> tuple[Any, Any]:
     latents = gradio.Slider(
         1, player.most[0], num_latents, step=1, label="M, latents", info="How many tokens it thinks in.", elem_id="latents"
     )
-    # Hidden, not absent: the page compares what was asked with where the sliders stand.
+    # Hidden instead of absent: the page compares the settings of an answer with the values of both sliders.
     iterations = gradio.Slider(
         0, player.most[1], num_iterations, step=1, label="T, iterations", elem_id="iterations",
         visible=True if player.parallel else "hidden",
@@ -113,26 +113,26 @@ def _add_map(player: Player, gradio: Any, opened: Any, latents: Any, iterations:
     shown = gradio.HTML(elem_id="map")
     every = gradio.Button("Measure the whole map", size="sm", elem_id="measure")
     measuring = {"inputs": [latents, iterations], "outputs": shown, "show_progress": "hidden"}
-    # Of the many events of a slider that is dragged, the last one counts.
+    # Dragging a slider sends many events; only the last one is needed.
     gradio.on([latents.change, iterations.change], _measuring(player), trigger_mode="always_last", **measuring)
-    # After the first answer: its time is to be its own.
+    # Starts after the first answer, so that it does not slow that answer down.
     opened.then(_filling(player, BUDGET), outputs=shown, show_progress="hidden")
     every.click(_filling(player), outputs=shown, show_progress="hidden")
 
 
 def _asking(player: Player) -> Any:
-    # gradio streams what is a generator function; the wrapper that checks types at run time hides that it is one.
+    # gradio streams the output of generator functions; the run-time type checker would hide that `ask` is one, hence no_type_check.
     newest: dict[str, int] = {}
     skip = _gradio().skip
 
     @no_type_check
     def ask(question: str, num_latents: float | int, num_iterations: float | int, turn: str) -> Iterator[tuple[Any, Any]]:
-        """Answer, until the same page asks again: an answer that came late would take the place of the newer one."""
+        """Stream an answer; stop when the same page asks again, so that an old answer cannot overwrite a newer one."""
         page, _, number = turn.partition(" ")
         newest[page] = max(newest.get(page, 0), int(number))
         for shown in _answered(player, question, (int(num_latents), int(num_iterations))):
             if newest[page] != int(number):
-                # gradio sends an event's last output once more when it ends: this one changes nothing.
+                # gradio sends the last output of an event again when it ends; `skip` leaves the page unchanged.
                 yield skip(), skip()
                 return
             yield shown

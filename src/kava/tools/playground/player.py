@@ -1,9 +1,9 @@
-"""What the playground does, without its page: stream an answer, and measure a setting of M and T on sample questions.
+"""The playground without its page: stream answers, and measure the accuracy of settings of M and T on sample questions.
 
 player = Player(trained, examples)
 for step in player.ask("Tom has ...", num_latents=12, num_iterations=3): print(step.text)
 
-Nothing here is shared between two calls but the weights and a table of measurements, so that many users can ask at once.
+Calls share only the model, which a lock guards for each token, and the stored measurements, so many users can ask at the same time.
 """
 
 import threading
@@ -30,7 +30,7 @@ from kava.results.statistics import wilson_interval
 T = TypeVar("T")
 
 SUGGESTIONS = 4
-# Seconds between two looks at whether answers are being written: what is measured beside them would make them slower than they are.
+# Seconds between two checks whether answers are being written; measurements wait, since they would slow the answers down.
 _PATIENCE = 0.02
 
 
@@ -39,11 +39,11 @@ class Progress:
     """An answer while it is written.
 
     Attributes:
-        text: what was written so far.
-        chain: the written chain of thought in it; empty for an answer in latents.
-        answer: what it answers, once it is complete; None where that is no answer.
-        forward_passes, seconds: what it took so far, without the time that the caller spends between two steps.
-        done: it is complete.
+        text: the text so far.
+        chain: the chain of thought in the text; empty for an answer from latents.
+        answer: the answer in the complete text; None before that, or if the text has no answer.
+        forward_passes, seconds: the cost so far, without the time that the caller spends between two steps.
+        done: the text is complete.
     """
 
     text: str
@@ -56,10 +56,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Measured:
-    """A setting of M and T on the sample, as fractions: accuracy with its Wilson interval, and who else gives the same answers.
+    """Results of one setting of M and T on the sample: accuracy with its Wilson interval, and agreement with other answers.
 
-    `same_as_trained` is the share of questions answered as with the trained M and T, `same_as_written` as after the model's own
-    written chain of thought; `forward_passes` is a mean per question.
+    `same_as_trained` is the fraction of questions with the same answer as at the trained M and T, `same_as_written` the fraction with
+    the same answer as after the chain of thought that the model writes; `forward_passes` is the mean per question.
     """
 
     num_latents: int
@@ -95,7 +95,7 @@ class Player:
         self._measured: dict[tuple[int, int], Measured] = {}
         self._predictions: dict[tuple[int, int] | None, list[str | None]] = {}
         self._measuring = threading.Lock()
-        # Passes count and keep what they made: the model serves one visitor at a time, token by token.
+        # Forward passes change state of the model (counter, buffers), so one visitor uses it at a time; the lock is taken for each token.
         self._model = threading.Lock()
         self._answering: set[object] = set()
 
@@ -106,20 +106,20 @@ class Player:
 
     @property
     def parallel(self) -> bool:
-        """Whether the latents are revised together, T times; else they come one after the other."""
+        """Whether the latents are updated in parallel, T times; otherwise they are generated sequentially."""
         return self.trained.model.method.latents == "parallel"
 
     @property
     def most(self) -> tuple[int, int]:
-        """The largest M and T that can be asked for."""
+        """The largest M and T that the playground accepts."""
         num_latents, num_iterations = self.trained_setting
         return 2 * num_latents, max(2 * num_latents, num_iterations)
 
     def reasoner(self, num_latents: int, num_iterations: int) -> Reasoner:
-        """The model with another M and T.
+        """Return the model with the given M and T.
 
         Raises:
-            UserError: there are none, or too many.
+            UserError: M or T is out of range.
         """
         for name, value, least, most in (("M", num_latents, 1, self.most[0]), ("T", num_iterations, 0, self.most[1])):
             if not least <= value <= most:
@@ -127,15 +127,15 @@ class Player:
         return self.trained.reasoner(num_latents, num_iterations)
 
     def why_unknowable(self, question: str) -> str | None:
-        """Why an answer to this question would be a guess; None where nothing speaks against it."""
+        """Return why an answer to this question would be a guess; None if there is no such reason."""
         return why_unknowable(self.builder, self.config, question)
 
     @torch.inference_mode()
     def ask(self, question: str, num_latents: int, num_iterations: int, *, use_latent: bool = True) -> Iterator[Progress]:
-        """Answer greedily, token by token; `use_latent` False writes the chain of thought.
+        """Answer with greedy decoding, one step per token; `use_latent` False writes the chain of thought.
 
         Raises:
-            UserError: the question is empty or too long.
+            UserError: the question is empty or too long, or M or T is out of range.
         """
         reasoner = self.reasoner(num_latents, num_iterations)
         checked_question(reasoner, question, self.config)
@@ -160,7 +160,7 @@ class Player:
         yield self._progress(written, passes, seconds, use_latent, done=True)
 
     def _in_turns(self, pieces: Iterator[T]) -> Iterator[T]:
-        """The same pieces, each made while nobody else uses the model."""
+        """Yield the same pieces; each is computed while holding the lock of the model."""
         while True:
             with self._model:
                 try:
@@ -170,43 +170,43 @@ class Player:
             yield piece
 
     def warm_up(self) -> None:
-        """Pay for what a process does once, so that the first answer shows what an answer takes."""
+        """Run one step in both modes, so that the time of the first answer does not include one-time costs."""
         for question in self.suggestions[:1]:
             for use_latent in (True, False):
                 next(self.ask(question, *self.trained_setting, use_latent=use_latent))
 
     def solution(self, question: str) -> Solution | None:
-        """The gold answer and its steps, for a built-in problem or a question of the sample."""
+        """Return the gold answer and its steps for a built-in problem or a question of the sample; None for any other question."""
         return solution(self.config, question, self.examples)
 
     def marks(self, readout: Readout, gold: Solution | None) -> list[list[list[int]]]:
-        """Which steps' results each latent decodes to, counted from 1: `marks[t][i]`, by the first token of a result."""
+        """Return as `marks[t][i]` the steps, from 1, whose result latent i decodes to after iteration t; only first tokens are compared."""
         firsts = [first_token(self.reasoner(*self.trained_setting), result) for result in gold.results] if gold else []
         return [[[step for step, first in enumerate(firsts, 1) if first == top[0]] for top in row] for row in readout.tokens]
 
     def trace(self, question: str, num_latents: int, num_iterations: int, top_k: int = 3) -> Readout:
-        """What the latents decode to at every iteration."""
+        """Return what the latents decode to after every iteration."""
         with self._model:
             return read_latents(self.reasoner(num_latents, num_iterations), question, top_k)
 
     @property
     def suggestions(self) -> list[str]:
-        """Questions to begin with: the project's example where it is one of the model's kind, then the sample's."""
+        """Suggested questions: the built-in example for a model of the built-in problems, then questions of the sample."""
         first = [EXAMPLE] if self.config.dataset.name == "builtin:mini" else []
         return [*first, *(example.question for example in self.examples)][:SUGGESTIONS]
 
     @property
     def hides_last_step(self) -> bool:
-        """Whether its written chains end one step early, since it was trained on such."""
+        """Whether the written chains of thought end one step early, because the model was trained on such chains."""
         return self.trained.model.method.teacher and self.config.dataset.drop_last_step
 
     @property
     def chance(self) -> float:
-        """Accuracy on the sample of whoever always gives its commonest answer."""
+        """Accuracy on the sample of always giving its most common answer."""
         return max(Counter(example.answer for example in self.examples).values()) / len(self.examples)
 
     def axes(self) -> tuple[list[int], list[int]]:
-        """Values of M and of T for a map of the sample's accuracy, around the trained ones; those measured besides among them."""
+        """Return the values of M and of T on the accuracy map: some around the trained ones, and all that were measured."""
         (m, t), (most_m, most_t) = self.trained_setting, self.most
         measured = list(self._measured)
         several = {1, m // 4, m // 2, 3 * m // 4, m, 3 * m // 2, 2 * m, *(own for own, _ in measured)}
@@ -214,11 +214,11 @@ class Player:
         return sorted(n for n in several if 1 <= n <= most_m), sorted(n for n in iterations if n <= most_t)
 
     def measured(self) -> list[Measured]:
-        """What was measured so far."""
+        """Return all measurements so far."""
         return list(self._measured.values())
 
     def measure_all(self) -> Iterator[Measured]:
-        """Measure every setting of `axes`, those nearest to the trained one first, each after the answers that are being written."""
+        """Measure every setting of `axes`, those nearest to the trained one first; before each, wait until no answer is being written."""
         m, t = self.trained_setting
         settings = ((own_m, own_t) for own_m in self.axes()[0] for own_t in self.axes()[1])
         for setting in sorted(settings, key=lambda setting: abs(setting[0] - m) / m + abs(setting[1] - t) / max(t, 1)):
@@ -227,7 +227,7 @@ class Player:
             yield self.measure(*setting)
 
     def measure(self, num_latents: int, num_iterations: int) -> Measured:
-        """Answer the sample with another M and T; what was measured once is remembered."""
+        """Answer the sample with the given M and T; results are cached."""
         key = (num_latents, num_iterations)
         with self._measuring:
             if key not in self._measured:
@@ -258,7 +258,7 @@ class Player:
         return self._predictions[setting]
 
     def _answers(self, setting: tuple[int, int] | None) -> tuple[float, list[str | None]]:
-        """Mean forward passes and predictions on the sample; `setting` None writes the chain of thought."""
+        """Return the mean forward passes and the answers on the sample; `setting` None writes the chain of thought."""
         evaluation = self.config.evaluation
         reasoner, size = self.reasoner(*(setting or self.trained_setting)), evaluation.batch_size
         questions = [example.question for example in self.examples]
@@ -280,5 +280,5 @@ class Player:
         before, prompt, after = text.rpartition(builder.answer_prompt)
         chain = "" if use_latent else (before if prompt else after).strip()
         answer = read_answer(text, builder.answer_prompt, builder.answer_type, behind_prompt=use_latent) if done else None
-        # The last token is written, but not yet read.
+        # The last token was generated, but no forward pass has read it yet.
         return Progress(text, chain, answer, passes + max(len(written) - 1, 0), seconds, done)

@@ -1,1 +1,1 @@
-"""`kava serve`: a trained model behind OpenAI's chat and completions interface."""
+"""`kava serve`: serve a trained model through OpenAI-compatible chat and completions endpoints."""

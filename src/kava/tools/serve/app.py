@@ -1,7 +1,7 @@
-"""The web application: OpenAI's chat and completions requests on one model.
+"""The web application: OpenAI's chat and completions API for one model.
 
-POST /v1/chat/completions     one user message is the question
-POST /v1/completions          the prompt is the question
+POST /v1/chat/completions     the question is the only user message
+POST /v1/completions          the question is the prompt
 GET  /v1/models, /health
 """
 
@@ -29,19 +29,19 @@ from kava.tools.serve.requests import Chat, Completion, Wanted, refuse_other_par
 
 ENDING = "the server is ending; ask again when it has been started anew"
 RETRY_SECONDS = 1
-"""What a client is told to wait where the queue is full."""
+"""Value of the Retry-After header when the queue is full."""
 LOOK_SECONDS = 0.5
-"""Between two looks at whether a client is still there."""
+"""Seconds between two checks whether the client is still connected."""
 
 
 def build_app(trained: Trained, name: str, batcher: Batcher, max_new_tokens: int | None = None) -> FastAPI:
-    """The application.
+    """Build the application.
 
     Args:
         trained: the model.
-        name: what clients call it.
-        batcher: what answers; closed when the application ends.
-        max_new_tokens: of an answer, whatever a request asks for; default: evaluation.max_new_tokens.
+        name: the model name that requests must give.
+        batcher: answers the questions; closed when the application shuts down.
+        max_new_tokens: upper limit for the tokens of any answer; default: evaluation.max_new_tokens.
     """
 
     @asynccontextmanager
@@ -95,7 +95,7 @@ class _Service:
         question = checked_question(reasoner, wanted.question, self.trained.config)
         ids = reasoner.builder.question_ids(question)
         limit = min(wanted.max_completion_tokens or wanted.max_tokens or self.max_new_tokens, self.max_new_tokens)
-        # A seed means nothing to a greedy answer: those may share a batch whatever theirs are.
+        # Greedy decoding ignores the seed; a constant one lets such requests share a batch.
         temperature = wanted.temperature or 0.0
         seed = (secrets.randbits(63) if wanted.seed is None else wanted.seed) if temperature else 0
         settings = Settings(limit, temperature, seed, wanted.use_latent)
@@ -143,12 +143,12 @@ class _Service:
                 yield _line(answer.costs(event))
             yield "data: [DONE]\n\n"
         finally:
-            # Also where the client has gone away in the middle.
+            # Also reached when the client disconnects during the stream.
             asked.left.set()
 
 
 class _Answer:
-    """The bodies of one answer, whole or in chunks."""
+    """Builds the response bodies of one answer, as a whole or in chunks."""
 
     def __init__(self, kind: Kind, model: str, prompt_tokens: int, latents: int, guess: str | None) -> None:
         self.kind = kind
@@ -186,7 +186,7 @@ class _Answer:
 
 
 async def _while_connected(request: Request, events: "asyncio.Queue[str | Generation | Exception]") -> str | Generation | Exception:
-    """The next event; `ClosedError` where the client has gone, of which only a stream is told by itself."""
+    """Return the next event, or `ClosedError` when the client has disconnected; without a stream, this has to be polled."""
     coming = asyncio.ensure_future(events.get())
     while not (await asyncio.wait([coming], timeout=LOOK_SECONDS))[0]:
         if await request.is_disconnected():
@@ -218,7 +218,7 @@ def _error(status: int, message: str, code: str | None = None, retry: bool = Fal
 
 
 async def _other(_: Request, error: Exception) -> JSONResponse:
-    """No such path, another method than POST, a body that cannot be read."""
+    """Respond to an unknown path, a wrong method, or a body that cannot be read."""
     assert isinstance(error, HTTPException)
     return _error(error.status_code, str(error.detail))
 

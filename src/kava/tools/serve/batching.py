@@ -1,6 +1,6 @@
-"""Questions that wait together are answered together: a queue of bounded length, and one thread that works on the model.
+"""Dynamic batching: a bounded queue of questions, and one worker thread that answers waiting questions in batches.
 
-Answers of a batch are those of its questions alone (up to rounding), so who else asks changes nothing.
+A question gets the same answer in a batch as alone (up to rounding error), so other requests do not affect it.
 """
 
 import threading
@@ -15,11 +15,11 @@ from kava.model.backbone import evaluating
 
 
 class QueueFullError(Exception):
-    """As many questions wait as may."""
+    """The queue is full."""
 
 
 class ClosedError(Exception):
-    """The server is about to end and answers nothing more."""
+    """The server is shutting down and accepts no more questions."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,17 @@ class Settings:
     use_latent: bool = True
 
 
-# Each is itself, whatever another asks.
+# Compared by identity: two requests may ask the same question.
 @dataclass(eq=False)
 class Asked:
-    """One question on its way.
+    """A question in the queue or in the batch that is being answered.
 
     Attributes:
-        question: its tokens.
+        question: token ids of the question.
         settings: how to answer it.
-        write: called in the worker's thread with the text so far, after every token; the text may still lack its end.
-        finish: called once, in that thread, with the answer or what went wrong.
-        left: set by who asked and has gone: a batch that nobody waits for stops.
+        write: called in the worker thread after every token with the text so far, whose last character may be incomplete.
+        finish: called once, with the answer or an exception: in the worker thread, or by `Batcher.close` for a question still queued.
+        left: set when the client has disconnected or no longer waits; a batch stops once this is set for all of its questions.
     """
 
     question: list[int]
@@ -53,12 +53,12 @@ class Asked:
 
 
 class Batcher:
-    """Answers questions of many users with one model.
+    """Answers the questions of many clients with one model.
 
     Args:
         reasoner: the model.
-        batch_size: questions answered together at most.
-        waiting: questions that may wait at most, those being answered not counted.
+        batch_size: maximum number of questions in a batch.
+        waiting: maximum length of the queue, not counting the batch that is being answered.
     """
 
     def __init__(self, reasoner: Reasoner, batch_size: int, waiting: int) -> None:
@@ -72,12 +72,12 @@ class Batcher:
         self._worker.start()
 
     def ask(self, asked: Asked) -> None:
-        """Put a question at the end of the queue.
+        """Add a question to the end of the queue.
 
         Raises:
-            UserError: it, with its answer, is longer than the model reaches.
-            QueueFullError: too many wait already.
-            ClosedError: the server is ending.
+            UserError: the question with its answer may exceed the context length of the model.
+            QueueFullError: the queue is full.
+            ClosedError: the server is shutting down.
         """
         self.reasoner.require_room([asked.question], asked.settings.max_new_tokens, asked.settings.use_latent)
         with self._changed:
@@ -89,7 +89,7 @@ class Batcher:
             self._changed.notify()
 
     def close(self) -> None:
-        """Answer what is being answered, refuse what waits, and end."""
+        """Refuse the queued questions, finish the current batch and join the worker thread."""
         with self._changed:
             self._closed = True
             refused, self._queue = list(self._queue), deque()
@@ -102,13 +102,13 @@ class Batcher:
         while batch := self._next_batch():
             try:
                 answers: list[Generation | Exception] = [*self._answer(batch)]
-            except Exception as error:  # the server outlives it: whoever asked is told
+            except Exception as error:  # the server keeps running; the clients of this batch get the error
                 answers = [error] * len(batch)
             for asked, answer in zip(batch, answers, strict=True):
                 asked.finish(answer)
 
     def _next_batch(self) -> list[Asked]:
-        """The question that waits longest and those with its settings; empty at the end."""
+        """Wait for questions and return the oldest one with those of equal settings; an empty list when the batcher is closed."""
         with self._changed:
             while True:
                 self._queue = deque(asked for asked in self._queue if not asked.left.is_set())
@@ -116,7 +116,7 @@ class Batcher:
                     break
                 self._changed.wait()
             first = self._queue[0].settings if self._queue else Settings(0)
-            # Rows that are drawn together share one generator: a seed would mean another answer beside others.
+            # Sampled rows of a batch share one generator, so the same seed would give another answer in another batch.
             most = 1 if first.temperature else self.batch_size
             same = [asked for asked in self._queue if asked.settings == first][:most]
             self._queue = deque(asked for asked in self._queue if asked not in same)

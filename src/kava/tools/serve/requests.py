@@ -1,4 +1,4 @@
-"""What clients may ask: OpenAI's chat and completions requests, as far as they apply to a model that answers one question."""
+"""Request schemas: the parts of OpenAI's chat and completions requests that apply to a model that answers one question."""
 
 import json
 from typing import Any
@@ -9,13 +9,13 @@ from kava.errors import UserError
 
 
 class StreamOptions(BaseModel):
-    """`include_usage`: a last chunk with the costs."""
+    """Options of a streamed response; `include_usage` adds a last chunk with the token usage."""
 
     include_usage: bool | None = False
 
 
 class Wanted(BaseModel):
-    """What both kinds of request share. A parameter that would change nothing here is refused, unless it has its neutral value."""
+    """Fields that both kinds of request share. Parameters that do not apply here are rejected unless they have a neutral value."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -30,7 +30,7 @@ class Wanted(BaseModel):
 
     @property
     def question(self) -> str:
-        """What is asked."""
+        """The question of the request."""
         raise NotImplementedError
 
 
@@ -44,10 +44,10 @@ class Message(BaseModel):
 
     @property
     def text(self) -> str:
-        """Its words.
+        """The text of the message.
 
         Raises:
-            UserError: it holds something else than text.
+            UserError: the message has content other than text.
         """
         if isinstance(self.content, str):
             return self.content
@@ -63,10 +63,10 @@ class Chat(Wanted):
 
     @property
     def question(self) -> str:
-        """The one message.
+        """The text of the only message.
 
         Raises:
-            UserError: there are others.
+            UserError: there is not exactly one message, of role user.
         """
         if [message.role for message in self.messages] != ["user"]:
             raise UserError("messages: this model answers one question at a time and remembers nothing; send one message, of role user")
@@ -83,7 +83,7 @@ class Completion(Wanted):
         """The prompt.
 
         Raises:
-            UserError: there are several.
+            UserError: there is not exactly one prompt.
         """
         prompts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
         if len(prompts) != 1:
@@ -91,21 +91,21 @@ class Completion(Wanted):
         return prompts[0]
 
 
-# Parameters of OpenAI's that do not apply here, and the values that ask for nothing.
+# OpenAI parameters that do not apply here, with the values that are accepted because they change nothing.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,), "best_of": (1,), "top_p": (1,), "frequency_penalty": (0,), "presence_penalty": (0,), "logit_bias": ({},),
     "logprobs": (False, 0), "top_logprobs": (0,), "echo": (False,), "stop": ([],), "suffix": ("",), "tools": ([],),
     "tool_choice": ("none", "auto"), "parallel_tool_calls": (True, False), "response_format": ({"type": "text"},),
 }  # fmt: skip
-# Parameters that say something about the request, and ask nothing of the model.
+# Parameters that describe the request and do not affect the model: accepted and ignored.
 NOTES = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
 
 
 def refuse_other_parameters(wanted: Wanted) -> None:
-    """See that nothing is asked for that does not apply.
+    """Reject parameters that do not apply to this model.
 
     Raises:
-        UserError: names the parameter.
+        UserError: a parameter is unknown or has a value that is not neutral; names the parameter.
     """
     for name, value in (wanted.model_extra or {}).items():
         if value is None or name in NOTES or value in NEUTRAL.get(name, ()):

@@ -1,4 +1,4 @@
-"""The server's start and end: a port, uvicorn, and signals."""
+"""Start and shutdown of the server: the socket, uvicorn and signals."""
 
 import signal
 import socket
@@ -12,10 +12,10 @@ from kava.errors import UserError
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that is bound; before a model is loaded, which takes longer.
+    """Return a bound socket. Called before the model is loaded, which is slow, so that a taken port is reported at once.
 
     Raises:
-        UserError: the port is taken, or the address is none of this machine's.
+        UserError: the port is taken, or the address does not belong to this machine.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -29,13 +29,13 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(app: Any, name: str, listener: socket.socket, shutdown_seconds: int) -> None:
-    """Answer requests until a signal comes; answers that are on their way are finished first."""
+    """Serve requests until SIGINT or SIGTERM; answers in progress get up to `shutdown_seconds` to finish."""
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=shutdown_seconds))
-    # Whoever reads the line may ask at once, and waits until the server has begun.
+    # Listen before printing the address: a client that reads it may connect at once, and waits until the server has started.
     listener.listen()
     host, port = listener.getsockname()[:2]
     print(f"{name}: http://{host}:{port}/v1   (Ctrl-C ends it)", flush=True)
-    # uvicorn ends in good order on these signals, and then raises them once more for whoever else listens.
+    # uvicorn shuts down gracefully on these signals and then raises them again for the previous handlers.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     server.run(sockets=[listener])

@@ -1,1 +1,1 @@
-"""Does everything work on this machine? Small real runs of every component, each with what it measured and a cure."""
+"""Smoke test of the installation: a small real run of every component, with the measured values and, on failure, a fix."""

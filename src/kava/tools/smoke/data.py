@@ -1,4 +1,4 @@
-"""Checks of configurations and data: what ships, what is built in, what KAVA_DATA_DIR holds."""
+"""Checks of the shipped configurations, the built-in problems, and the benchmark files in KAVA_DATA_DIR."""
 
 import os
 import re
@@ -17,7 +17,7 @@ DATA_DIR_VARIABLE = "KAVA_DATA_DIR"
 
 
 def configurations(_: Lab) -> str:
-    """Every shipped configuration and suite."""
+    """Check that every shipped configuration and suite is valid."""
     paths = shipped.listed(CONFIG_DIR)
     suites = shipped.listed(SUITE_DIR)
     if not paths:
@@ -37,7 +37,7 @@ def configurations(_: Lab) -> str:
 
 
 def built_in_data(lab: Lab) -> str:
-    """Traces that end in the answer, splits without overlap, and a tokenizer that loses nothing."""
+    """Check that traces end in the answer, that splits do not overlap, and that the tokenizer restores every text."""
     tokenizer = lab.trained.tokenizer
     splits = {split: generate(split, PROBLEMS) for split in ("train", "validation", "test")}
     questions = [{example.question for example in examples} for examples in splits.values()]
@@ -55,7 +55,7 @@ def built_in_data(lab: Lab) -> str:
 
 
 def local_data(_: Lab) -> str | Information:
-    """The benchmark files in the directory that KAVA_DATA_DIR names."""
+    """Check the benchmark files in the directory that KAVA_DATA_DIR names."""
     name = os.environ.get(DATA_DIR_VARIABLE)
     if not name:
         return Information(f"{DATA_DIR_VARIABLE} is not set: no local benchmark files to look at")

@@ -14,7 +14,7 @@ _SIZE = 512
 
 
 def device(_: Lab) -> str:
-    """Does the device that training takes multiply rightly, and how fast?"""
+    """Check a float32 matrix multiplication against float64 on the GPU, or on the CPU if there is none, and measure its speed."""
     where = "cuda" if torch.cuda.is_available() else "cpu"
     left, right = torch.randn(2, _SIZE, _SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     mine, theirs = left.to(where, torch.float32), right.to(where, torch.float32)
@@ -31,7 +31,7 @@ def device(_: Lab) -> str:
 
 
 def attention_backends(lab: Lab) -> str:
-    """The same losses from every attention backend, on a batch with padding."""
+    """Check that every attention backend gives the same losses on a padded batch."""
     model, batch = lab.trained.model, lab.batch(lab.problems[:4])
     causal_lm = model.backbone.causal_lm
     with torch.no_grad():

@@ -1,6 +1,6 @@
-"""What the checks share: a tiny random model with grouped queries and a few of the built-in problems, made on first use.
+"""Shared fixtures of the checks: a tiny random model with grouped-query attention and some built-in problems, created on first use.
 
-Nothing heavy is imported before it is needed: where a package is broken, the checks that need it say so and the others run.
+Large packages are imported only when needed: if one is broken, the checks that need it fail and the others still run.
 """
 
 from collections.abc import Iterator
@@ -26,17 +26,17 @@ LATENTS = 4
 
 
 class Information(str):
-    """What a check has to say where there is nothing to pass or fail."""
+    """Result of a check that only reports information and cannot fail."""
 
     __slots__ = ()
 
 
 class CheckFailedError(Exception):
-    """A check measured something wrong; the message says what."""
+    """A check failed; the message says what is wrong."""
 
 
 class Lab:
-    """A temporary directory and what is in it; nothing outside it is written."""
+    """A temporary directory and the fixtures in it; nothing is written outside of it."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -48,7 +48,7 @@ class Lab:
 
     @cached_property
     def base(self) -> Path:
-        """A tiny base model with its tokenizer, saved as any published one is."""
+        """Directory of a tiny base model with its tokenizer, saved in the format of published models."""
         import torch
         from transformers import LlamaForCausalLM
 
@@ -64,7 +64,7 @@ class Lab:
         return self.directory / "base"
 
     def config(self, overrides: dict[str, Any] | None = None) -> Config:
-        """KaVa on the tiny base and the built-in problems, on the CPU."""
+        """Return the configuration of KaVa on the tiny base model and the built-in problems, on the CPU."""
         mini = {f"dataset.mini.{name}": getattr(PROBLEMS, name) for name in ("max_steps", "num_train", "num_eval")}
         settings = {
             "model.name": str(self.base), "lora.r": 4, "lora.dropout": 0.0, "latent.num_tokens": LATENTS,
@@ -74,7 +74,7 @@ class Lab:
 
     @cached_property
     def trained(self) -> "Trained":
-        """A tiny KaVa model, M = 4, T = 3. Adapters start as zero, and a zero hides mistakes: whatever is trained is moved at random."""
+        """A tiny KaVa model, M = 4, T = 3. All trainable weights get random noise: adapters start at zero, which would hide errors."""
         import torch
 
         from kava.checkpoint import Trained
@@ -91,7 +91,7 @@ class Lab:
         return Trained(model.eval(), tokenizer, config, str(self.base))
 
     def batch(self, problems: list[Example]) -> "Batch":
-        """A training batch."""
+        """Return a training batch of the problems."""
         from kava.data.collate import build_collator
 
         builder = self.trained.builder
@@ -100,16 +100,16 @@ class Lab:
 
 @contextmanager
 def open_lab() -> Iterator[Lab]:
-    """A lab in a temporary directory that is removed afterwards."""
+    """Yield a lab in a temporary directory, which is removed afterwards."""
     with TemporaryDirectory(prefix="kava-smoke-") as directory:
         yield Lab(Path(directory))
 
 
 def close_to_zero(difference: float, allowed: float, what: str) -> str:
-    """The sentence about a difference that should be rounding only.
+    """Return a sentence with a difference that should be no more than rounding error.
 
     Raises:
-        CheckFailedError: it is larger than allowed, or not a number.
+        CheckFailedError: the difference is larger than allowed, or NaN.
     """
     if not difference <= allowed:
         raise CheckFailedError(f"{what}: off by {difference:.1e}, allowed {allowed:.0e}")
@@ -117,10 +117,10 @@ def close_to_zero(difference: float, allowed: float, what: str) -> str:
 
 
 def relative(actual: "Tensor", expected: "Tensor") -> float:
-    """Largest difference over the largest expected magnitude; NaN where either has one."""
+    """Return the largest absolute difference over the largest expected magnitude; NaN if either tensor has a NaN."""
     return float((actual - expected).detach().abs().max() / expected.detach().abs().max().clamp(min=1e-30))
 
 
 def terms_apart(actual: "LossTerms", expected: "LossTerms") -> float:
-    """Largest relative difference of a loss term, example by example."""
+    """Return the largest relative difference of any loss term; each term holds one value per example."""
     return max(relative(value, expected[name]) for name, value in actual.items())

@@ -1,4 +1,4 @@
-"""Checks of Python, the installed packages and the model hub; they need none of the packages."""
+"""Checks of Python, the installed packages and the model hub; none of them imports torch or transformers."""
 
 import platform
 from importlib import metadata
@@ -11,7 +11,7 @@ OPTIONAL = ("flash-attn", "bitsandbytes", "wandb", "gguf")
 
 
 def python_version(_: Lab) -> str:
-    """Python against `requires-python`."""
+    """Check the version of Python against `requires-python`."""
     from packaging.specifiers import SpecifierSet
 
     wanted, _requirements = declared()
@@ -21,7 +21,7 @@ def python_version(_: Lab) -> str:
 
 
 def packages(_: Lab) -> str:
-    """Installed versions against the declared ranges."""
+    """Check the installed versions of packages against the declared ranges."""
     from packaging.requirements import Requirement
 
     problems, versions = [], {}
@@ -44,12 +44,12 @@ def packages(_: Lab) -> str:
 
 
 def optional_packages(_: Lab) -> Information:
-    """What some options need, so that its absence is seen."""
+    """Report which optional packages are installed."""
     return Information(", ".join(f"{name} {version(name) or 'absent'}" for name in OPTIONAL))
 
 
 def hub_access(_: Lab) -> Information:
-    """Can models and data sets be downloaded from here?"""
+    """Report whether models and data sets can be downloaded from this machine."""
     from huggingface_hub import constants
 
     reason = unreachable()

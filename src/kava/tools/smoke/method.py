@@ -1,4 +1,4 @@
-"""Checks of the method against its formulas in float64, and against plainer forms of itself."""
+"""Checks of the method against its formulas in float64, and against simpler implementations."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from kava.tools.smoke.lab import LATENTS, CheckFailedError, Lab, close_to_zero, 
 
 
 def eviction(_: Lab) -> str:
-    """R-KV's choice, entry by entry, by the whole matrix of cosines."""
+    """Compare the entries that R-KV keeps with those that its formulas select from the full cosine similarity matrix."""
     layers, heads, slots, lam = 2, 2, 5, 0.3
     lengths = (12, 9)
     generator = torch.Generator().manual_seed(0)
@@ -36,7 +36,7 @@ def eviction(_: Lab) -> str:
 
 
 def losses(_: Lab) -> str:
-    """Cross-entropy, L_CODI and L_KV by their formulas."""
+    """Compare cross-entropy, L_CODI and L_KV with their formulas."""
     generator = torch.Generator().manual_seed(0)
     logits, labels = 2 * torch.randn(6, 9, generator=generator), torch.randint(9, (6,), generator=generator)
     teacher, student = 1.5 * torch.randn(2, 3, 1, 16, generator=generator)
@@ -65,7 +65,7 @@ def _smooth_l1(residual: np.ndarray) -> float:
 
 
 def training_losses(lab: Lab) -> str:
-    """The fast step against full passes that share nothing."""
+    """Compare the losses of the training step with those of separate full forward passes."""
     from kava.tools.bench.naive import naive_losses
 
     model, batch = lab.trained.model, lab.batch(lab.problems[:4])
@@ -75,7 +75,7 @@ def training_losses(lab: Lab) -> str:
 
 
 def padding(lab: Lab) -> str:
-    """Each example's losses in a padded batch against its losses alone."""
+    """Compare the losses of each example in a padded batch with its losses alone."""
     problems, model = lab.problems[:4], lab.trained.model
     with torch.no_grad():
         together = model.losses(lab.batch(problems))
@@ -84,14 +84,14 @@ def padding(lab: Lab) -> str:
         relative(together[name][row : row + 1], value)
         for row, terms in enumerate(alone)
         for name, value in terms.items()
-        # A one-step problem has an empty trace, and a L_KV of exactly 0 both ways.
+        # A one-step problem has an empty trace, so its L_KV is exactly 0 in both cases.
         if float(value.abs().max()) > 0
     ]
     return close_to_zero(max(differences), 1e-4, f"{len(problems)} examples in a batch against alone")
 
 
 def jacobi(lab: Lab) -> str:
-    """T = M parallel iterations against M latents one after the other."""
+    """Compare T = M parallel Jacobi iterations with M latents generated sequentially."""
     from kava.model.latents import think_parallel, think_sequential
 
     model, batch = lab.trained.model, lab.batch(lab.problems[:4])

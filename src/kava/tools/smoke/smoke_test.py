@@ -1,4 +1,4 @@
-"""The list of checks, and the smoke test itself: one check after the other, none stopped by the failure of another."""
+"""The list of checks and the smoke test, which runs all of them in order, even after one has failed."""
 
 import importlib
 import time
@@ -15,13 +15,13 @@ REINSTALL = "install the pinned versions: pip install -r requirements.txt"
 
 @dataclass(frozen=True)
 class Check:
-    """One component.
+    """A check of one component.
 
     Attributes:
-        name: a word or two.
+        name: short name of the component.
         function: `module:name` in `kava.tools.smoke`; takes the lab, returns what it measured. Imported only when the check runs, so
             that a package that cannot be imported fails this check and not the whole test.
-        cure: what to do when it fails.
+        cure: advice that is printed if the check fails.
     """
 
     name: str
@@ -64,7 +64,7 @@ _STYLES = {"ok": "green", "info": "cyan", "FAILED": "bold red"}
 
 
 def smoke_test() -> int:
-    """Run every check, a line each; returns the exit code: 1 if any failed."""
+    """Run every check and print a line for each; return the exit code, 1 if any check failed."""
     console, started = Console(highlight=False), time.perf_counter()
     counts = dict.fromkeys(_STYLES, 0)
     with open_lab() as lab:
@@ -84,14 +84,14 @@ def smoke_test() -> int:
 
 
 def run_check(check: Check, lab: Lab) -> tuple[str, str]:
-    """ "ok", "info" or "FAILED", and what was measured or went wrong."""
+    """Run a check; return its status ("ok", "info" or "FAILED") and what it measured or what went wrong."""
     module, _, name = check.function.partition(":")
     try:
         run: Callable[[Lab], str] = getattr(importlib.import_module(f"kava.tools.smoke.{module}"), name)
         found = run(lab)
     except CheckFailedError as failure:
         return "FAILED", str(failure)
-    except Exception as error:  # whatever is broken, the other checks still run
+    except Exception as error:  # the other checks still run
         lines = str(error).strip().splitlines() or ["no message"]
         return "FAILED", f"{type(error).__name__}: {lines[0]}"
     return "info" if isinstance(found, Information) else "ok", found

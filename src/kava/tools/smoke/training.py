@@ -1,4 +1,4 @@
-"""Checks of a run: training, writing, saving and loading, through the functions that the commands call."""
+"""Checks of training, generation, saving and loading, through the functions that the commands call."""
 
 import json
 
@@ -13,7 +13,7 @@ NEW_TOKENS = 8
 
 
 def training(lab: Lab) -> str:
-    """A real run on a handful of problems: does the loss fall, and is the checkpoint whole?"""
+    """Train on a few problems; check that the loss falls and that the checkpoint is complete."""
     from kava.train.train import train
 
     overrides = {
@@ -34,7 +34,7 @@ def training(lab: Lab) -> str:
 
 
 def generation(lab: Lab) -> str:
-    """Latent answers in a batch against alone, and cached against recomputed decoding."""
+    """Compare latent answers in a batch with those of each question alone, and decoding with a KV cache with decoding without one."""
     from kava.tools.bench.decoding import decode_incremental, decode_recomputed
 
     reasoner = lab.trained.reasoner()
@@ -52,7 +52,7 @@ def generation(lab: Lab) -> str:
 
 
 def save_and_load(lab: Lab) -> str:
-    """A checkpoint gives the same logits after the latents and the answer prompt, bit for bit."""
+    """Check that a saved and reloaded model gives bit for bit the same logits after the latents and the answer prompt."""
     saved = lab.directory / "saved"
     save_checkpoint(saved, lab.trained)
     logits = []
