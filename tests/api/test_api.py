@@ -19,6 +19,7 @@ from kava.config import Config
 from kava.config.schema import TrainingConfig
 from kava.eviction import compress
 from kava.explain.readout import read_latents
+from kava.results import own_result
 from kava.train.train import Outcome
 
 QUESTIONS = [example.question for example in mini_examples(3)]
@@ -171,6 +172,19 @@ def test_an_open_model_is_evaluated(model: kava.Model, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "results.jsonl").is_file()
     # The model's own configuration is untouched.
     assert model.config.evaluation.max_samples is None
+
+
+def test_results_from_python_belong_to_their_checkpoint(tmp_path: Path) -> None:
+    """Of a path the manifest is recorded; of an open model the training, by which earlier results are known too."""
+    run = tmp_path / "run"
+    save_checkpoint(run / "best_checkpoint", make_trained(tmp_path))
+    rows = tmp_path / "questions.jsonl"
+    rows.write_text('{"question": "2 + 3 ?", "answer": "So.\\n#### 5"}\n')
+    for name, given in (("path", run), ("open", kava.load(run, device="cpu"))):
+        output = run / f"results_{name}.yaml"
+        result = kava.evaluate(given, str(rows), output=output, device="cpu", max_new_tokens=4)
+        assert (result.checkpoint is not None) == (name == "path")
+        assert own_result(output).metrics == result.metrics
 
 
 def test_the_old_name_says_what_it_is_now() -> None:

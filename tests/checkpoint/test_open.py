@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from helpers.checks import make_trained
-from kava.checkpoint import open_checkpoint, save_checkpoint
+from helpers.tiny import lora_config
+from kava.checkpoint import files, load_checkpoint, open_checkpoint, save_checkpoint
 from kava.errors import UserError
+from kava.model.build import load_base
 from kava.runtime.device import choose_device
 
 
@@ -74,3 +76,16 @@ def test_a_typing_error_is_no_hub_name(tmp_path: Path, monkeypatch: pytest.Monke
         open_checkpoint("outputs/rnu")
     with pytest.raises(UserError, match=r"'nobody/nothing' is not a checkpoint: there is no such directory .* no such model on the hub"):
         open_checkpoint("nobody/nothing")
+
+
+def test_the_base_is_stored_for_the_device_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that is loaded on the CPU is float32 there, also on a machine with a GPU."""
+    trained, asked = make_trained(tmp_path), []
+    save_checkpoint(tmp_path / "saved", trained)
+    monkeypatch.setattr(files, "load_base", lambda base, config, device: asked.append(device) or load_base(base, config, device))
+    for device in ("cpu", None):
+        load_checkpoint(tmp_path / "saved", {"system.mixed_precision": "bf16"}, device)
+    assert asked == ["cpu", "cpu"]
+    config = lora_config(**{"system.mixed_precision": "bf16"})
+    assert load_base(trained.base, config, "cuda:0").dtype == torch.bfloat16
+    assert load_base(trained.base, config).dtype == torch.float32

@@ -98,8 +98,12 @@ def evaluate(
     Raises:
         UserError: there is no such model or data set, or a value is out of range.
     """
-    unknown = next((name for name in limits if name not in Request.__dataclass_fields__), None)
+    options = set(Request.__dataclass_fields__) - {"checkpoint", "dataset"}
+    unknown = next((name for name in limits if name not in options), None)
     if unknown:
-        raise UserError(f"evaluate has no option '{unknown}'{nearest(unknown, Request.__dataclass_fields__)}")
-    trained = model.trained if isinstance(model, Model) else model if isinstance(model, Trained) else open_checkpoint(model, device=device)
-    return evaluate_checkpoint(Request("", dataset, **limits), output, trained)
+        raise UserError(f"evaluate has no option '{unknown}'{nearest(unknown, options)}")
+    if isinstance(model, str | Path):
+        if device is not None:
+            limits["overrides"] = {**(limits.get("overrides") or {}), "system.device": device}
+        return evaluate_checkpoint(Request(str(model), dataset, **limits), output)
+    return evaluate_checkpoint(Request("", dataset, **limits), output, model.trained if isinstance(model, Model) else model)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kava.api.generation import generate
 from kava.api.pieces import Pieces
-from kava.checkpoint import Trained, checkpoint_directory, load_checkpoint
+from kava.checkpoint import Trained, checkpoint_directory, open_checkpoint
 from kava.checkpoint.publish import push, results_beside, save_with_card
 from kava.config import Config
 from kava.errors import UserError
@@ -45,9 +45,8 @@ class Model:
         overrides: dict[str, Any] | None = None,
     ) -> "Model":
         """Load a trained model; see `kava.load`."""
-        chosen = choose_device(device or (overrides or {}).get("system.device"))
         directory = checkpoint_directory(pretrained_model_name_or_path, revision)
-        return cls(load_checkpoint(directory, overrides, chosen), results_beside(directory))
+        return cls(open_checkpoint(directory, overrides, device), results_beside(directory))
 
     @property
     def config(self) -> Config:

@@ -171,7 +171,7 @@ def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = No
     # A checkpoint from someone else must not run code: only an override of the current user can allow that.
     config.model.trust_remote_code, stored = overrides.get("model.trust_remote_code") is True, config.model.trust_remote_code
     with fitting(directory):
-        kava, tokenizer = _load_model(directory, content, config, base)
+        kava, tokenizer = _load_model(directory, content, config, base, device or "cpu")
     config.model.trust_remote_code = stored
     if device:
         kava.to(device)
@@ -206,12 +206,12 @@ def _base_of(directory: Path, content: dict[str, Any], config: Config, overrides
     raise UserError(f"the base model of checkpoint {directory} is no longer in {base}: {made}say where it is with --model.name DIRECTORY")
 
 
-def _load_model(directory: Path, content: dict[str, Any], config: Config, base: str) -> tuple[KavaModel, Any]:
+def _load_model(directory: Path, content: dict[str, Any], config: Config, base: str, device: str) -> tuple[KavaModel, Any]:
     tokenizer = load_tokenizer(str(directory))
     special_ids = tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS)
     recorded = str(content.get("base_fingerprint", ""))
     if (directory / ADAPTER).exists():
-        causal_lm = load_base(base, config)
+        causal_lm = load_base(base, config, device)
         refuse_other_base(directory, recorded, fingerprint_of(causal_lm), base)
         make_room(causal_lm, special_ids)
         if not (directory / ADAPTER_WEIGHTS).is_file():
@@ -220,7 +220,7 @@ def _load_model(directory: Path, content: dict[str, Any], config: Config, base: 
         if any(getattr(module, "lora_variant", None) for module in model.modules()):
             raise UserError(f"checkpoint {directory}: {ADAPTER} asks for a variant of LoRA (DoRA, aLoRA); adapters are plain LoRA here")
     else:
-        model = load_base(str(directory), config)
+        model = load_base(str(directory), config, device)
     projection = projection_of(model, config)
     projection.load_state_dict(load_file(directory / PROJECTION))
     kava = assemble(model, special_ids, projection, config)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from kava.checkpoint.shipped import located
 from kava.config import Config
 from kava.errors import UserError
+from kava.results import MODEL_KEYS
 from kava.runtime.atomic import FORMAT, not_readable
 
 KAVA_CONFIG = "kava_config.json"
@@ -63,5 +64,4 @@ def read_kava_config(directory: str | Path) -> dict[str, Any]:
 
 def metadata_of(content: dict[str, Any]) -> dict[str, Any]:
     """Return the training metadata of a `kava_config.json`: all keys that do not define the model."""
-    known = ("format", "method", "base", "base_fingerprint", "config", "prompt_ids")
-    return {key: value for key, value in content.items() if key not in known}
+    return {key: value for key, value in content.items() if key not in MODEL_KEYS}

@@ -49,8 +49,13 @@ def stored_dtype(config: Config, on_gpu: bool) -> torch.dtype:
     return torch.bfloat16 if on_gpu and config.lora.enabled and config.system.mixed_precision == "bf16" else torch.float32
 
 
-def load_base(base: str, config: Config) -> Any:
-    """Load a published base model with this project's attention backend.
+def load_base(base: str, config: Config, device: str | torch.device = "cpu") -> Any:
+    """Load a published base model with this project's attention backend, on the CPU.
+
+    Args:
+        base: directory or hub name.
+        config: configuration of the run.
+        device: where the model will run, which decides the dtype of `model.dtype: auto`.
 
     Raises:
         UserError: it cannot be found or loaded, cannot reason in latents, or its attention backend is not installed.
@@ -71,7 +76,7 @@ def load_base(base: str, config: Config) -> Any:
         check_architecture(base, AutoConfig.from_pretrained(base, **published))
         return AutoModelForCausalLM.from_pretrained(
             base,
-            dtype=stored_dtype(config, config.system.device != "cpu" and torch.cuda.is_available()),
+            dtype=stored_dtype(config, torch.device(device).type == "cuda"),
             attn_implementation=PREFIX + backend,
             # Other weight formats are pickle files.
             use_safetensors=True,
@@ -110,9 +115,12 @@ def not_loaded(what: str, base: str, error: Exception) -> UserError:
     return refusal("model", base, error)
 
 
-def build_model(base: str, tokenizer: Any, config: Config) -> KavaModel:
-    """Build a model that is ready to train. Seed torch first: new rows, adapters and projection are drawn from its generator."""
-    causal_lm = load_base(base, config)
+def build_model(base: str, tokenizer: Any, config: Config, device: str | torch.device = "cpu") -> KavaModel:
+    """Build a model that is ready to train on `device`; it stays on the CPU.
+
+    Seed torch first: new rows, adapters and projection are drawn from its generator.
+    """
+    causal_lm = load_base(base, config, device)
     fingerprint = fingerprint_of(causal_lm)
     special_ids = add_token_rows(causal_lm, tokenizer)
     projection = projection_of(causal_lm, config)

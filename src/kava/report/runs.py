@@ -7,7 +7,7 @@ an unfinished run does not hide the others.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kava.errors import UserError
@@ -15,7 +15,7 @@ from kava.explain.record import EXPLANATION, Explanation, read_explanation
 from kava.report.aggregate import SeedResults
 from kava.report.aggregate_file import INCLUDE_PARTIAL
 from kava.report.group import Group, group_of
-from kava.results import Result, own_result
+from kava.results import own_result
 from kava.train.run_directory import LOGS
 
 _SEED = re.compile(r"(^|[/_-])seed[_-]?\d+$")
@@ -76,7 +76,7 @@ def read_scalars(logs: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def _read_results(root: Path, found: Found, include_partial: bool) -> None:
-    results: dict[tuple[str, str], dict[Path, dict[str, Result]]] = {}
+    runs: dict[tuple[str, str], dict[Path, SeedResults]] = {}
     for path in sorted(root.rglob("results_*.yaml")):
         try:
             result = own_result(path)
@@ -87,17 +87,21 @@ def _read_results(root: Path, found: Found, include_partial: bool) -> None:
             found.problems.append(f"result file {path}: {result.partial}; {INCLUDE_PARTIAL}")
             continue
         key = (_without_seed(_below(path.parent, root)), result.run.config_fingerprint)
-        results.setdefault(key, {}).setdefault(path.parent, {})[result.dataset] = result
-    for (name, _), directories in results.items():
-        shared = set.intersection(*(set(own) for own in directories.values()))
-        missing = sorted({dataset for own in directories.values() for dataset in own} - shared)
+        run = runs.setdefault(key, {}).setdefault(path.parent, SeedResults(str(path.parent), {}))
+        if result.dataset in run.results:
+            found.problems.append(f"result file {path}: {run.path(result.dataset).name} is one of the same run and data set; left out")
+            continue
+        run.results[result.dataset], run.paths[result.dataset] = result, path
+    for (name, _), seeds in runs.items():
+        shared = set.intersection(*(set(run.results) for run in seeds.values()))
+        missing = sorted({dataset for run in seeds.values() for dataset in run.results} - shared)
         if missing:
             found.problems.append(f"{name}: not every seed is evaluated on {', '.join(missing)}; left out")
         if not shared:
             continue
-        runs = [SeedResults(str(path), {k: v for k, v in own.items() if k in shared}) for path, own in directories.items()]
+        complete = [replace(run, results={key: result for key, result in run.results.items() if key in shared}) for run in seeds.values()]
         try:
-            group, problems = group_of(name, runs)
+            group, problems = group_of(name, complete)
         except UserError as error:
             found.problems.append(str(error))
             continue

@@ -15,6 +15,7 @@ from kava.results.files import checked_name as checked_name
 from kava.results.files import parse_record as parse_record
 from kava.results.files import read_mapping as read_mapping
 from kava.results.files import write_text as write_text
+from kava.results.owner import MODEL_KEYS as MODEL_KEYS
 from kava.results.owner import checkpoint_hash as checkpoint_hash
 from kava.results.owner import own_result as own_result
 from kava.results.owner import own_results as own_results

@@ -14,7 +14,7 @@ from kava.results.result import BEST_CHECKPOINT, CURE, Result, Row, read_result,
 
 _MANIFEST, _CARD, _ABOUT = "manifest.json", "README.md", "kava_config.json"
 # Keys of kava_config.json other than the metadata that results hold as `provenance.training`.
-_OF_THE_MODEL = ("format", "method", "base", "base_fingerprint", "config")
+MODEL_KEYS = ("format", "method", "base", "base_fingerprint", "config", "prompt_ids")
 
 
 def checkpoint_hash(directory: str | Path) -> str | None:
@@ -86,7 +86,7 @@ def _measured_on(result: Result, checkpoint: Path) -> bool:
         return result.checkpoint.manifest in (None, checkpoint_hash(checkpoint))
     # Earlier versions instead recorded the training metadata of the checkpoint, which includes the time to the second.
     content = _json(checkpoint / _ABOUT)
-    said = {key: value for key, value in content.items() if key not in _OF_THE_MODEL} if isinstance(content, dict) else None
+    said = {key: value for key, value in content.items() if key not in MODEL_KEYS} if isinstance(content, dict) else None
     return bool(said) and result.provenance.get("training") == said
 
 

@@ -158,7 +158,7 @@ def _train(config: Config, output_dir: Path, newest: Path | None, how: _How) -> 
     base = resolve_base(config, how.quiet)
     set_seed(config.training.seed)
     metadata = {"name": how.name, "data": prepared.data, "provenance": collect() | {"model_commit": commit_of(base, config.model.revision)}}
-    trained = Trained(build_model(base, tokenizer, config), tokenizer, config, base, metadata)
+    trained = Trained(build_model(base, tokenizer, config, how.device), tokenizer, config, base, metadata)
     trained.model.backbone.require(longest_entries(config, prepared.train))
     started = time.time()
     with StopOnSignal() as stop:

@@ -53,7 +53,7 @@ def _load(source: NamedModel) -> Reasoner:
     base = resolve_base(config)
     tokenizer = load_tokenizer(base, source.trust_remote_code)
     # Only plain text is read: the embedding rows of the new tokens are never used, so their ids do not matter.
-    model = assemble(load_base(base, config).to(source.device), [0, 0, 0], nn.Identity(), config)
+    model = assemble(load_base(base, config, source.device), [0, 0, 0], nn.Identity(), config)
     return Trained(model.to(source.device), tokenizer, config, base).reasoner(0, 0)
 
 

@@ -1,0 +1,32 @@
+"""What a report finds below an outputs directory: each result with its own questions, and a reason for what is left out."""
+
+from pathlib import Path
+
+from helpers.result_files import make_result, make_row
+from kava.report.runs import find_runs
+from kava.results import Result, rows_path, write_result, write_rows
+
+
+def write(path: Path, correct: int, **overrides: object) -> None:
+    """A result on four questions with its rows."""
+    answers = write_rows(rows_path(path), [make_row(number, correct=number < correct) for number in range(4)])
+    result: Result = make_result(correct=correct, total=4, overrides=overrides)
+    write_result(path, result.model_copy(update={"answers": answers}))
+
+
+def test_a_result_under_another_file_name_has_its_own_questions(tmp_path: Path) -> None:
+    """As `evaluate.py --no_latent --output ...` leaves it beside the latent result of the same run."""
+    write(tmp_path / "seed_42" / "results_gsm8k.yaml", 1)
+    write(tmp_path / "seed_42" / "results_written.yaml", 3, **{"evaluation.use_latent": False})
+    found = find_runs(tmp_path)
+    assert found.problems == []
+    assert [sum(group.marks("gsm8k")[42].values()) for group in found.groups] == [1, 3]
+
+
+def test_a_second_result_of_the_same_evaluation_is_named_and_left_out(tmp_path: Path) -> None:
+    write(tmp_path / "results_again.yaml", 1)
+    write(tmp_path / "results_gsm8k.yaml", 3)
+    found = find_runs(tmp_path)
+    assert [group.aggregate.datasets["gsm8k"].accuracy_mean for group in found.groups] == [0.25]
+    (problem,) = found.problems
+    assert problem.endswith("results_gsm8k.yaml: results_again.yaml is one of the same run and data set; left out")
