@@ -6,7 +6,7 @@ from typing import Any
 
 from kava import eviction
 from kava.api.model import Model
-from kava.checkpoint import Trained, open_checkpoint
+from kava.checkpoint import Trained
 from kava.config import Config, build_config, config_path, load_config
 from kava.errors import UserError, at_least, nearest
 from kava.evaluate.evaluate import Request
