@@ -4,7 +4,7 @@ import importlib.util
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
+import torch
 
 from helpers.browser import chromium, open_page
 from helpers.tiny import MINI, lora_config, mini_examples, mini_model, mini_tokenizer
@@ -23,6 +24,7 @@ from kava.data.mini.problems import EXAMPLE
 from kava.errors import UserError
 from kava.explain.questions import Solution, solution
 from kava.explain.readout import Readout
+from kava.generate import Reasoner
 from kava.tools.playground.markup import answers_html, grid_html, note_html
 from kava.tools.playground.page import serve
 from kava.tools.playground.player import Measured, Player, Progress
@@ -63,6 +65,38 @@ def test_a_streamed_answer_is_the_generated_one(player: Player, use_latent: bool
         assert (steps[-1].text, steps[-1].forward_passes, steps[-1].done) == (expected.text, expected.forward_passes, True)
         assert [step.done for step in steps[:-1]] == [False] * len(expected.token_ids)
         assert [step.forward_passes for step in steps] == sorted(step.forward_passes for step in steps)
+
+
+class InterruptedLock:
+    """A lock that lets another visitor in as soon as it is released for the first time."""
+
+    def __init__(self, interruption: Callable[[], object]) -> None:
+        self.lock, self.interruption = threading.Lock(), interruption
+
+    def __enter__(self) -> None:
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+        interruption, self.interruption = self.interruption, lambda: None
+        interruption()
+
+
+def test_a_question_asked_while_another_is_answered_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With CUDA graphs the logits of every question of a length lie in one buffer; here too, without a GPU."""
+    plain, shared = Reasoner.start, torch.empty(1, len(mini_tokenizer()))
+
+    def start(*arguments: Any) -> tuple[Any, torch.Tensor, int]:
+        prefix, logits, passes = plain(*arguments)
+        return prefix, shared.copy_(logits), passes
+
+    monkeypatch.setattr(Reasoner, "start", start)
+    player = Player(make_trained(), EXAMPLES)
+    first, second = (example.question for example in EXAMPLES[:2])
+    expected = list(player.ask(first, LATENTS, ITERATIONS))[-1].text
+    assert list(player.ask(second, LATENTS, ITERATIONS))[-1].text != expected
+    player._model = InterruptedLock(lambda: list(player.ask(second, LATENTS, ITERATIONS)))  # type: ignore[assignment]
+    assert list(player.ask(first, LATENTS, ITERATIONS))[-1].text == expected
 
 
 def test_a_question_that_it_cannot_know_is_called_a_guess(player: Player) -> None:
