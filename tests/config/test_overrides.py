@@ -31,6 +31,8 @@ from kava.errors import UserError
         (["--evaluation.datasets.gsm8k-hard", "/data/hard"], {"evaluation.datasets.gsm8k-hard": "/data/hard"}),
         (["--training.eval_steps", "null"], {"training.eval_steps": None}),
         (["--training.seed", "1", "--training.seed", "2"], {"training.seed": 2}),
+        (["--evaluation.datasets", '{"a": "x", "b": "y"}'], {"evaluation.datasets": {"a": "x", "b": "y"}}),
+        (["--evaluation.datasets", '{"a": "x", "a": "y"}'], {"evaluation.datasets": '{"a": "x", "a": "y"}'}),  # no mapping, so refused
     ],
 )
 def test_words_become_keys_and_values(arguments: list[str], expected: dict[str, Any]) -> None:

@@ -61,6 +61,7 @@ def test_unknown_keys_come_with_the_right_name(content: dict[str, Any], expected
         ({"training": {"seed": 10**5000}}, "training.seed"),
         ({"training": {"batch_size": 2**63}}, "training.batch_size"),
         ({"training": {"epochs": 10**400}}, "training.epochs"),
+        ({"training": {"removal_smoothing": True}}, "training.removal_smoothing"),
         ({"training": 5}, "training"),
         ({"model": {"name": 7}}, "model.name"),
         ({"model": {"name": ""}}, "model.name"),

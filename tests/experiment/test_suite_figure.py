@@ -34,6 +34,12 @@ def test_a_panel_per_data_set_and_a_point_per_run_and_variant() -> None:
         assert [round(mean, 6) for mean in means] == [25, 25, 35, 35]
 
 
+def test_a_variant_without_the_first_run_is_in_the_legend() -> None:
+    groups = {key: group for key, group in GROUPS.items() if key != ("natural_language", "no_cot")}
+    (legend,) = accuracy_figure(groups).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["equation", "natural_language"]
+
+
 def test_an_interval_beyond_what_an_accuracy_can_be_is_cut() -> None:
     (panel,) = accuracy_figure({("all", "kava"): group(0.9, 0.99, 0.8)}).axes
     bars: Any = panel.containers[0]

@@ -63,6 +63,16 @@ def test_ablations_stand_beside_their_centre(found: Found) -> None:
     assert [label for label in labels if "num_tokens" in label and "," not in label] == [f"num_tokens = {m}" for m in (6, 12, 24)]
 
 
+def test_the_baseline_is_in_the_table_whatever_most_ablations_were_measured_on(tmp_path: Path) -> None:
+    measured = {"kava": ("test", {}), "mse": ("test", {"loss.kv_loss_type": "mse"})}
+    measured |= {f"alpha_{weight}": ("larger", {"loss.alpha2_kv": weight}) for weight in (2, 3, 5)}
+    for name, (dataset, overrides) in measured.items():
+        write_result(result_path(tmp_path / name, dataset), make_result(dataset=dataset, overrides=overrides))
+    (family,) = families(ranked(variants(find_runs(tmp_path).groups), load_reference()))
+    assert family.dataset == "test"
+    assert [group.path for group, _ in family.members] == ["kava", "mse"]
+
+
 def test_differences_are_paired_over_the_seeds_that_both_have(found: Found) -> None:
     (family,) = families(ranked(variants(found.groups), load_reference()))
     table = ablation_table(family, "x", load_reference())

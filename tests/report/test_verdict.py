@@ -13,9 +13,9 @@ TOTAL = 1000
 LABELS = {"kava": "KaVa", "full_cot": "Full CoT", "no_cot": "No CoT", "pccot": "PCCoT"}
 
 
-def judge(correct: dict[str, dict[str, int]], golds: int = 4, **overrides: Any) -> list[Verdict]:
-    """The verdict on methods with so many right answers per test set, to questions with so many different answers."""
-    labelled: Labelled = []
+def labelled(correct: dict[str, dict[str, int]], golds: int = 4, **overrides: Any) -> Labelled:
+    """Methods with so many right answers per test set, to questions with so many different answers."""
+    found: Labelled = []
     for method, by_dataset in correct.items():
         passes = {"full_cot": 65.0}.get(method, 6.9)
         results = {
@@ -23,8 +23,13 @@ def judge(correct: dict[str, dict[str, int]], golds: int = 4, **overrides: Any) 
             for dataset, right in by_dataset.items()
         }
         rows = {dataset: {1: [make_row(i, gold=str(i % golds)) for i in range(TOTAL)]} for dataset in by_dataset} if golds else {}
-        labelled = [*labelled, (Group(method, combine([SeedResults(method, results)]), rows), LABELS[method])]
-    return verdicts(labelled, load_reference())
+        found = [*found, (Group(method, combine([SeedResults(method, results)]), rows), LABELS[method])]
+    return found
+
+
+def judge(correct: dict[str, dict[str, int]], golds: int = 4, **overrides: Any) -> list[Verdict]:
+    """The verdict on them."""
+    return verdicts(labelled(correct, golds, **overrides), load_reference())
 
 
 def test_the_best_method_is_set_beside_full_cot_with_its_cost_and_chance() -> None:
@@ -73,3 +78,8 @@ def test_what_does_not_beat_chance_is_said() -> None:
 def test_a_part_of_a_test_set_is_no_full_evaluation() -> None:
     (verdict,) = judge({"kava": {"gsm8k": 500}}, **{"evaluation.max_samples": TOTAL})
     assert verdict.sentences[0][1].endswith("Not a full evaluation: first 1000 questions.")
+    full = verdicts(labelled({"kava": {"gsm8k": 500}}), load_reference())[0].sentences[0][1]
+    assert "Not a full" not in full
+    part = labelled({"full_cot": {"gsm8k": 700}}, **{"evaluation.max_samples": TOTAL})
+    (verdict,) = verdicts([*labelled({"kava": {"gsm8k": 500}}), *part], load_reference())
+    assert verdict.sentences[0][1].endswith("Not a full evaluation: Full CoT, first 1000 questions.")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -100,6 +101,20 @@ def test_our_task_counts_as_evaluate_does(place: Path, ours: float, model: Any) 
 def test_a_local_task_in_the_harness_s_own_form(place: Path, ours: float, model: Any) -> None:
     """Question and Answer around the question, the number behind ####, the harness's own extraction and metric."""
     assert accuracy(model, "local_gsm8k", place / "tasks", "exact_match,strict-match") == pytest.approx(ours, abs=1e-12)
+
+
+def test_each_request_has_its_own_limit(place: Path, model: Any) -> None:
+    """The harness hands over the requests of all tasks together."""
+    questions = [f"Question: {example.question}\nAnswer:" for example in mini_examples(2)]
+    limits = (1, 3)
+    alone = [model.generate_until([_request(question, limit)])[0] for question in questions for limit in limits]
+    together = model.generate_until([_request(question, limit) for question in questions for limit in limits])
+    assert together == alone
+    assert len(set(together)) > 2
+
+
+def _request(context: str, limit: int) -> Any:
+    return SimpleNamespace(args=(context, {"max_gen_toks": limit}), task_name="", doc={})
 
 
 def test_the_command(place: Path) -> None:

@@ -194,7 +194,8 @@ def test_trackio_keeps_a_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("trackio.utils.TRACKIO_DIR", run.parent / "trackio")
     monkeypatch.setattr("trackio.sqlite_storage.TRACKIO_DIR", run.parent / "trackio", raising=False)
     (name,) = SQLiteStorage.get_runs(PROJECT)
-    assert name == "mini seed 42"
+    # trackio knows runs by name alone: the id keeps those of another directory apart.
+    assert name == f"mini seed 42 ({json.loads((run / 'run.json').read_text())['tracker_id']})"
     logs = SQLiteStorage.get_logs(PROJECT, name)
     kv = [entry["train/kv"] for entry in logs if "train/kv" in entry]
     scalars = read_scalars(run / "logs")

@@ -15,7 +15,6 @@ import yaml
 
 from helpers.faulty_runs import assert_same_ending, ending
 from helpers.forked_python import python
-from kava.experiment.child_processes import Children, StoppedError, environments
 from kava.results import read_result, read_rows, rows_path
 from kava.runtime.lock import locked
 
@@ -214,35 +213,3 @@ def test_bad_input_is_one_line(workplace, flags, message):
     assert message in text
     assert text.count("\n") == 1
     assert sorted(workplace.rglob("*")) == before
-
-
-def test_each_child_gets_a_gpu_in_turn_or_its_share_of_the_threads(monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert environments(1, ["0", "1"], 8) == [{}]
-    assert environments(3, [], 8) == [{"OMP_NUM_THREADS": "2"}] * 3
-    assert [e["CUDA_VISIBLE_DEVICES"] for e in environments(3, ["2", "GPU-b"], 8)] == ["2", "GPU-b", "2"]
-    assert environments(2, ["0"], 2) == [{"OMP_NUM_THREADS": "1"}] * 2
-    monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    assert environments(2, [], 8) == [{}, {}]
-
-
-def test_children_log_their_command_their_end_and_keep_older_logs(tmp_path):
-    log = tmp_path / "run.log"
-    children = Children()
-    script = "import sys; print('\\n'.join(map(str, range(100)))); print('last words', file=sys.stderr); sys.exit(3)"
-    finished = children.run([sys.executable, "-c", script], log, {})
-    assert (finished.returncode, finished.reason) == (3, "exit code 3")
-    assert finished.tail.splitlines()[-2:] == ["99", "last words"]
-    assert len(finished.tail.splitlines()) == 15
-    killed = children.run([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], log, {})
-    assert (killed.reason, killed.tail) == ("killed by signal 9", "")
-    assert log.read_text().count(sys.executable) == 2
-
-
-def test_no_child_starts_after_a_signal(tmp_path):
-    children = Children()
-    with children.passing_signals():
-        os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(StoppedError):
-            children.run([sys.executable, "-c", "print(1)"], tmp_path / "run.log", {})
-    assert children.stop_signal == signal.SIGTERM

@@ -189,6 +189,7 @@ def test_which_number_is_bad(values: dict[str, list[float]], norm: float, proble
     found, examples = explain([one], norm)
     assert found == problem
     assert len(examples) == count
+    assert explain([one], norm, " of this process")[0] == problem.replace("all losses", "all losses of this process")
 
 
 def test_a_loss_scaler_s_infinite_gradient_is_its_own_affair() -> None:

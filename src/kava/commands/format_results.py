@@ -40,4 +40,4 @@ class FormatResults:
         for path, text in ((self.output_latex, latex), (self.output_csv, table)):
             if path is not None:
                 write_text(path, text)
-                print(f"{path}: {len(found)} configuration{'s' if len(found) > 1 else ''}")
+                print(f"{path}: {len(found)} configuration{'s' if len(found) != 1 else ''}")

@@ -102,10 +102,17 @@ def _json_or_yaml(text: str) -> Any:
     """Parse text as JSON if possible, else as YAML, which reads numbers such as 8e-4 inside a list as text."""
     if text.startswith(("[", "{", '"')):
         try:
-            return json.loads(text)
+            return json.loads(text, object_pairs_hook=_unique)
         except ValueError:
             pass
     return load_yaml(text)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the mapping; a key given twice is left to the YAML reader, which names it."""
+    if len(mapping := dict(pairs)) < len(pairs):
+        raise ValueError
+    return mapping
 
 
 def as_flags(overrides: dict[str, Any]) -> list[str]:

@@ -28,7 +28,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _numbers_are_plain(cls, value: Any, info: Any) -> Any:
-        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation in (int, float, int | None):
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation in (int, float, int | None, float | None):
             raise ValueError("Input should be a number")
         if isinstance(value, int) and abs(value) >= 2**63:
             raise ValueError("Input should be a number of at most 64 bits")

@@ -8,6 +8,7 @@ harness's own `gsm8k` works too: its "Question: ... Answer:" template is removed
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -54,23 +55,28 @@ class KavaLM(LM):
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Answer the harness's requests; each is (context, options), in the order asked."""
-        options = requests[0].args[1] if requests else {}
-        if float(options.get("temperature") or 0) > 0 and options.get("do_sample"):
-            raise UserError("the harness asks for sampling (do_sample); kava answers greedily, as its results do: leave it out")
-        limit = min(self.max_new_tokens, int(options.get("max_gen_toks") or self.max_new_tokens))
+        limits = [self._limit(request.args[1]) for request in requests]
         questions = [question_of(request.args[0]) for request in requests]
-        # Questions of similar length share a batch, as in the reasoner itself.
-        order = sorted(range(len(questions)), key=lambda index: len(questions[index]))
+        # The requests of several tasks come together; those of one limit and of similar length share a batch.
+        order = sorted(range(len(questions)), key=lambda index: (limits[index], len(questions[index])))
         texts: dict[int, str] = {}
         with tqdm(total=len(questions), desc="kava answers", disable=disable_tqdm) as bar:
-            for start in range(0, len(order), self.batch):
-                batch = order[start : start + self.batch]
-                answers = self.reasoner.generate(
-                    [questions[index] for index in batch], batch_size=self.batch, max_new_tokens=limit, use_latent=self.use_latent
-                )
-                texts.update((index, answer.text) for index, answer in zip(batch, answers, strict=True))
-                bar.update(len(batch))
+            for limit, alike in groupby(order, key=lambda index: limits[index]):
+                indices = list(alike)
+                for start in range(0, len(indices), self.batch):
+                    batch = indices[start : start + self.batch]
+                    answers = self.reasoner.generate(
+                        [questions[index] for index in batch], batch_size=self.batch, max_new_tokens=limit, use_latent=self.use_latent
+                    )
+                    texts.update((index, answer.text) for index, answer in zip(batch, answers, strict=True))
+                    bar.update(len(batch))
         return [self._written(request, texts[index]) for index, request in enumerate(requests)]
+
+    def _limit(self, options: dict[str, Any]) -> int:
+        """Return the number of tokens that a request may have."""
+        if float(options.get("temperature") or 0) > 0 and options.get("do_sample"):
+            raise UserError("the harness asks for sampling (do_sample); kava answers greedily, as its results do: leave it out")
+        return min(self.max_new_tokens, int(options.get("max_gen_toks") or self.max_new_tokens))
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
         """Raise an error: a model that reasons first has no likelihood for a direct continuation of the question."""

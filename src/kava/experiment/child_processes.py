@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import takewhile
 from pathlib import Path
 from types import FrameType
 
@@ -102,7 +103,8 @@ def visible_gpus() -> list[str]:
     """Return the GPUs that this process may use, as named in `CUDA_VISIBLE_DEVICES`, without importing torch."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
-        return [name for name in chosen.split(",") if name.strip()]
+        # As CUDA reads it: nothing behind an invalid number is visible.
+        return list(takewhile(lambda name: name != "-1", filter(None, map(str.strip, chosen.split(",")))))
     if shutil.which("nvidia-smi") is None:
         return []
     listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout

@@ -71,7 +71,7 @@ def reproduce(
     if not groups and exit_code:
         return Reproduced(plans, {}, output_dir, exit_code)  # the errors are already printed
     if not groups:
-        raise UserError(f"no run of {path} is finished in {output_dir}, so there is no table to make")
+        raise UserError(f"no run of {path} is finished in {runs_dir}, so there is no table to make")
     main = suite.main or next(reversed(suite.runs))
     compared = [] if suite.table == "efficiency" else _compared(groups, main)
     tables = _tables(suite, groups, main, compared)

@@ -13,7 +13,7 @@ runs:
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kava.config import config_path
 from kava.data.sources.benchmarks import BENCHMARKS
@@ -55,6 +55,13 @@ class Suite(BaseModel):
     runs_of: str | None = None
     main: str | None = None
     table: Literal["accuracy", "efficiency"] = "accuracy"
+
+    @field_validator("seeds")
+    @classmethod
+    def _each_seed_once(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+            raise ValueError(f"{seeds}: give each seed once, and none below 0")
+        return seeds
 
     @model_validator(mode="after")
     def _names_are_of_what_there_is(self) -> "Suite":

@@ -23,13 +23,15 @@ def accuracy_figure(groups: Mapping[tuple[str, str], Group]) -> Figure:
     variants, runs = (list(dict.fromkeys(key[part] for key in groups)) for part in range(2))
     datasets = list(dict.fromkeys(name for group in groups.values() for name in group.aggregate.datasets))
     figure = new_figure(_PANEL * len(datasets) + 1, _ROW * len(runs) + 1.2)
+    labelled: set[str] = set()
     panels = figure.subplots(1, len(datasets), squeeze=False, sharey=True)[0]
     for variant, run, dataset, data in ((*key, *item) for key, group in groups.items() for item in group.aggregate.datasets.items()):
         panel, index = panels[datasets.index(dataset)], variants.index(variant)
         row = runs.index(run) + _SPREAD * (index - (len(variants) - 1) / 2) / max(len(variants) - 1, 1)
         low, high = interval_of(data)
         mean, colour = 100 * data.accuracy_mean, COLOURS[index % len(COLOURS)]
-        label = variant if (run, dataset) == (runs[0], datasets[0]) else None
+        label = variant if variant not in labelled else None
+        labelled.add(variant)
         panel.errorbar(mean, row, xerr=[[mean - low], [high - mean]], color=colour, marker="o", capsize=2, linestyle="none", label=label)
         if data.n > 1:
             seeds = [100 * seed.accuracy for seed in data.per_seed]

@@ -24,6 +24,12 @@ class Readout:
     tokens: list[list[list[str]]]
     probabilities: list[list[list[float]]]
 
+    @property
+    def names(self) -> list[str]:
+        """The name of each row of `tokens`; sequential latents, and parallel ones with T = 0, have a single row."""
+        rows = len(self.tokens)
+        return ["prefill", *(f"pass {number}" for number in range(1, rows))] if rows > 1 else ["latents"]
+
     def final(self) -> list[str]:
         """Return the top token of each latent after the last iteration."""
         return [top[0] for top in self.tokens[-1]]

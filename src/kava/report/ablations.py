@@ -63,7 +63,9 @@ def families(found: Variants) -> list[Family]:
         own = [(group, changed) for group, changed in same if changed and _folder(group) == folder]
         centres = sorted((item for item in same if not item[1]), key=lambda item: _folder(item[0]) != folder)
         members = [*centres[:1], *own]
-        counts = Counter(name for group, _ in members for name in group.aggregate.datasets)
+        # The baseline, to which the others are compared, has to be in the table.
+        known = centres[0][0].aggregate.datasets if centres else None
+        counts = Counter(name for group, _ in members for name in group.aggregate.datasets if known is None or name in known)
         dataset = max(counts, key=lambda name: counts[name])
         gathered.append(Family(folder, [item for item in members if dataset in item[0].aggregate.datasets], dataset))
     return gathered

@@ -106,6 +106,8 @@ def _judged(labelled: Labelled, dataset: str) -> _Judged:
     label, group, data = best
     rival_label, rival_data = (rival[0], rival[2]) if rival else (None, None)
     partial = group.aggregate.partial(dataset)
+    if rival and not partial and (of_rival := rival[1].aggregate.partial(dataset)):
+        partial = f"{rival_label}, {of_rival}"
     return _Judged(label, data, rival_label, rival_data, group.chance(dataset), partial, bool(others and written))
 
 

@@ -56,12 +56,10 @@ def show(trained: Trained, name: str, question: str | None = None) -> None:
 
 def grid(readout: Readout) -> list[Text]:
     """Return the decoded latents: a title, then a line per iteration with as many latents as fit; tokens below 50 % are dim."""
-    last = len(readout.tokens) - 1
     shown = min(len(readout.tokens[0]), (WIDTH - _ITERATION) // 4)
     cell = min((WIDTH - _ITERATION) // shown, 7)
     lines = [Text(f"what the latents decode to, 1 to {shown} of {len(readout.tokens[0])} (dim: less than half sure)")]
-    for number, (latents, chances) in enumerate(zip(readout.tokens, readout.probabilities, strict=True)):
-        name = "prefill" if number == 0 and last else f"pass {number}"
+    for name, latents, chances in zip(readout.names, readout.tokens, readout.probabilities, strict=True):
         line = Text(f"{name:<{_ITERATION}}")
         for tokens, sure in zip(latents[:shown], chances[:shown], strict=True):
             line.append(f"{_short(tokens[0], cell - 1):<{cell}}", style="" if sure[0] >= _SURE else "dim")

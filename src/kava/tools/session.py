@@ -165,10 +165,8 @@ def readout_table(readout: Readout) -> Table:
     table = Table(title="what the latents decode to", show_lines=False, pad_edge=False)
     table.add_column("iteration", justify="right")
     table.add_column("latents 1 .. M")
-    for iteration, latents in enumerate(readout.tokens):
-        table.add_row(
-            "prefill" if iteration == 0 and len(readout.tokens) > 1 else str(iteration), Text(" ".join(top[0] for top in latents))
-        )
+    for name, latents in zip(readout.names, readout.tokens, strict=True):
+        table.add_row(name, Text(" ".join(top[0] for top in latents)))
     return table
 
 

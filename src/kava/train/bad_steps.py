@@ -38,12 +38,13 @@ class BadSteps:
             return False
         trained, step = self.checkpoints.trained, state.global_step + 1
         seen = [one for one in seen if len(one.values["loss"])]
-        problem, examples = explain(seen, float(norm))
-        rank = f"-rank{processes.rank()}" if processes.world_size() > 1 else ""
+        several = processes.world_size() > 1
+        problem, examples = explain(seen, float(norm), " of this process" if several else "")
+        rank = f"-rank{processes.rank()}" if several else ""
         place = self.checkpoints.run / f"bad_batch-{step}{rank}"
         save_step(place, trained, seen, step, problem, examples, float(norm), self.checkpoints.weights())
         allowed = trained.config.training.max_bad_batches
-        message = f"step {step}: {problem} ({shown(examples)}); kava replay {place} takes the step again"
+        message = f"step {step}: {problem}{f' ({shown(examples)})' if examples else ''}; kava replay {place} takes the step again"
         if state.skipped_batches >= allowed:
             cure = f"continue without such batches: --resume --training.max_bad_batches {allowed + 1}"
             raise UserError(f"{message}; lower training.learning_rate, fix the data, or {cure}")

@@ -63,7 +63,7 @@ def is_sound(losses: list[Tensor], gradient_norm: Tensor | None, world_size: int
     return bool(sound)
 
 
-def explain(seen: list[Seen], gradient_norm: float) -> tuple[str, list[str]]:
+def explain(seen: list[Seen], gradient_norm: float, own: str = "") -> tuple[str, list[str]]:
     """Describe which numbers are not finite; also returns the ids of their examples (all of the step's if only the gradient is bad)."""
     bad: dict[str, list[float]] = {}
     examples: dict[str, None] = {}
@@ -74,7 +74,9 @@ def explain(seen: list[Seen], gradient_norm: float) -> tuple[str, list[str]]:
                 bad.setdefault(name, []).append(float(numbers[row]))
                 examples[_identity(one.batch, row)] = None
     if not bad:
-        return f"the gradient is {_kind([gradient_norm])} though all losses are finite", [name for one in seen for name in _identities(one)]
+        return f"the gradient is {_kind([gradient_norm])} though all losses{own} are finite", [
+            name for one in seen for name in _identities(one)
+        ]
     # The total is bad whenever one of its terms is bad, so it is named only if no term is.
     names = [name for name in bad if name != TOTAL] or [TOTAL]
     total = sum(len(one.batch) for one in seen)

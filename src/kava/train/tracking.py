@@ -66,7 +66,7 @@ class Trackers:
         output_dir: TensorBoard writes to its `logs/`.
         title: name of the run in W&B and trackio.
         config: run configuration, shown by the trackers.
-        run_id: W&B's id of the run, so that a resumed run continues there.
+        run_id: id of the run in W&B, and part of its name in trackio, so that a resumed run, and no other, continues there.
     """
 
     def __init__(self, names: Sequence[str], output_dir: Path, title: str, config: Config, run_id: str) -> None:
@@ -86,7 +86,8 @@ class Trackers:
         if "trackio" in names:
             import trackio
 
-            trackio.init(project=PROJECT, name=title, resume="allow", config=settings)
+            # trackio resumes a run by its name.
+            trackio.init(project=PROJECT, name=f"{title} ({run_id})", resume="allow", config=settings)
 
     def log(self, entry: Mapping[str, float], step: int) -> None:
         """Send a log entry."""

@@ -133,6 +133,18 @@ def test_several_gpus(planner: Planner) -> None:
     assert 2 * layer < split.gathered < alone.weights + alone.trained
 
 
+def test_only_what_a_run_would_accept_is_offered(planner: Planner) -> None:
+    def planned(**overrides: Any) -> Planner:
+        return Planner("a test", planner.shape, build_config(planner.config.to_dict(), "a test", overrides), planner.data)
+
+    assert {"training.gradient_checkpointing": True} in [way.changes for way in planner.plan(Card(24)).ways]
+    compiled = planned(**{"system.compile": True}).plan(Card(24))
+    assert compiled.ways
+    assert not any("training.gradient_checkpointing" in way.changes for way in compiled.ways)
+    with pytest.raises(UserError, match="fp16"):
+        planned(**{"system.mixed_precision": "fp16"}).plan(Card(24, 2, sharded=True))
+
+
 def test_frozen_float32_weights_are_cast_anew_in_every_pass(planner: Planner) -> None:
     """Why bfloat16 weights save several times their own size: autocast keeps a copy of them per pass for the backward pass."""
     half = build_config(planner.config.to_dict(), "a test", {"model.dtype": "bfloat16"})
@@ -198,8 +210,11 @@ def test_a_rate_is_measured_where_there_is_a_measurement_and_else_computed(tmp_p
     found = Card(80, tflops=989.0, name="h100").speed(measured)
     assert (found.tflops, found.host_seconds) == (350.0, 0.08 / 16)
     assert found.source == "measured: 350 TFLOP/s, 400 examples/s in batches of 64 on NVIDIA H100 80GB HBM3"
-    for name in ("A100-80GB", None):
+    for name in ("A100-80GB", "H10", None):
         assert Card(80, name=name).speed(measured) == Speed(312.0 * 0.3, source="computed")
+    (sxm,) = [row.model_copy(update={"card": "NVIDIA A100-SXM4-80GB"}) for row in measured]
+    assert Card(80, name="A100-80GB").speed([sxm]).tflops == 350.0
+    assert Card(24, name="A10").speed([sxm]).source == "computed"
     assert measurements(tmp_path / "nowhere.json") == []
     with pytest.raises(UserError, match=r"--card 'H10' is not known; did you mean 'H100'"):
         card_named("H10")

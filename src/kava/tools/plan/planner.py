@@ -5,6 +5,7 @@ plan says so.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,13 +116,18 @@ class Card:
 
     def speed(self, measured: Sequence[Measured]) -> Speed:
         """Return the speed measured on a card of this name, or else the assumed share of the peak."""
-        rows = [row for row in measured if self.name and self.name.lower() in row.card.lower()]
+        rows = [row for row in measured if self.name and _words(self.name) <= _words(row.card)]
         if not rows:
             return Speed(self.peak_tflops * self.utilisation)
         best = max(rows, key=lambda row: row.tflops)
         floors = [row.host_ms / 1000 / row.layers for row in rows if row.layers and row.host_ms]
         source = f"measured: {best.tflops:.0f} TFLOP/s, {best.examples_per_second:.0f} examples/s in batches of {best.batch} on {best.card}"
         return Speed(best.tflops, min(floors, default=HOST_SECONDS), source)
+
+
+def _words(card: str) -> set[str]:
+    """Return the words of a card's name: "A100-80GB" is an "NVIDIA A100-SXM4-80GB", and "A10" is not."""
+    return set(re.findall(r"[a-z0-9]+", card.lower()))
 
 
 def card_named(name: str) -> tuple[float, float]:
@@ -222,13 +228,14 @@ class Planner:
         """Return the plan for a card, with every set of changes.
 
         Raises:
-            UserError: the effective batch cannot be divided evenly over the GPUs.
+            UserError: the effective batch cannot be divided evenly over the GPUs, or a run on them would refuse the configuration.
         """
         if self.effective_batch % card.gpus:
             raise UserError(
                 f"an effective batch of {self.effective_batch} cannot be divided over {card.gpus} GPUs; give --gpus a divisor of it"
             )
-        ways = [self._way(index, changes, card) for index, changes in enumerate(self.changes())]
+        self._checked({}, card)
+        ways = [self._way(index, changes, card) for index, changes in enumerate(self.changes()) if self._allowed(changes, card)]
         if (chosen := proposed(ways)) is not None:
             chosen.proposed = True
         speed = card.speed(self.measured)
@@ -236,6 +243,21 @@ class Planner:
             config=self.name, model=self.config.model.name, gpu_memory=card.gigabytes, gpus=card.gpus, fsdp=card.sharded,
             effective_batch=self.effective_batch, tflops=speed.tflops, speed=speed.source, rows=self.data.rows, ways=ways,
         )  # fmt: skip
+
+    def _allowed(self, changes: dict[str, Any], card: Card) -> bool:
+        try:
+            self._checked(changes, card)
+        except UserError:
+            return False
+        return True
+
+    def _checked(self, changes: dict[str, Any], card: Card) -> Config:
+        """Return the changed configuration.
+
+        Raises:
+            UserError: a run would refuse it: settings exclude each other, such as fp16 and a sharded model.
+        """
+        return build_config(self.config.to_dict(), "the plan", changes | ({"system.fsdp": True} if card.sharded else {}))
 
     def _way(self, index: int, changes: dict[str, Any], card: Card) -> Way:
         if index not in self._profiles:

@@ -149,7 +149,7 @@ class Player:
     def _written(self, reasoner: Reasoner, question: str, use_latent: bool) -> Iterator[Progress]:
         seconds, resumed, passes = 0.0, time.perf_counter(), 0
         written: list[int] = []
-        for token, passes in self._in_turns(self._tokens(reasoner, question, use_latent)):  # noqa: B007
+        for token, passes in self._in_turns(self._tokens(reasoner, question, use_latent)):
             written.append(token)
             seconds += time.perf_counter() - resumed
             if written[-1] != self.builder.tokenizer.eos_token_id:
