@@ -13,16 +13,16 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from kava import __version__
-from kava.errors import EXIT_USER_ERROR, UserError, blame_of, naming_out_of_memory, nearest, one_line
+from kava.errors import EXIT_USER_ERROR, UserError, describe_os_error, nearest, one_line, report_out_of_memory
 from kava.runtime.hub_cache import use_shared_library
-from kava.runtime.processes import end_with_parent, refuse_half_a_launch
-from kava.runtime.stage import speak_on
+from kava.runtime.processes import drop_incomplete_launch, end_with_parent
+from kava.runtime.stage import set_progress_stream
 
 # Command -> (module, class, one line for `kava --help`). Modules are imported only when their command is called.
 COMMANDS: dict[str, tuple[str, str, str]] = {
-    "try": ("kava.commands.first_answer", "FirstAnswer", "one question to the trained model of the package, in seconds"),
+    "try": ("kava.commands.try_question", "FirstAnswer", "one question to the trained model of the package, in seconds"),
     "demo": ("kava.commands.demo", "Demo", "the mini experiment in minutes: train, evaluate, look inside"),
-    "smoke-test": ("kava.commands.smoke_test", "SmokeTest", "does everything work here? a check of every component"),
+    "smoke-test": ("kava.commands.smoke_test", "SmokeTest", "check this installation: a quick test of every component"),
     "train": ("kava.commands.train", "Train", "train one method with one seed"),
     "evaluate": ("kava.commands.evaluate", "Evaluate", "accuracy and efficiency of a checkpoint"),
     "run-multi-seed": ("kava.commands.run_multi_seed", "RunMultiSeed", "train, evaluate and aggregate several seeds of one configuration"),
@@ -31,7 +31,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "inference": ("kava.commands.inference", "Inference", "ask a trained model, in a session or in batches"),
     "play": ("kava.commands.play", "Play", "a page to ask a trained model, watch its latents, and change T and M"),
     "serve": ("kava.commands.serve", "Serve", "answer OpenAI's chat and completions requests with a trained model"),
-    "explain": ("kava.commands.explain", "Explain", "what the latents hold: decoded, compared with the teacher, intervened on"),
+    "explain": ("kava.commands.explain", "Explain", "analyse the latents: decode, compare with the teacher, intervene"),
     "format-results": ("kava.commands.format_results", "FormatResults", "LaTeX and CSV tables, ours beside the reference numbers"),
     "compare": ("kava.commands.compare", "Compare", "results against the paper's or the guide's numbers"),
     "report": ("kava.commands.report", "Report", "one self-contained HTML page of all results, figures and explanations"),
@@ -68,17 +68,17 @@ def main(command: str | None = None, arguments: list[str] | None = None) -> NoRe
     """Run a command and exit with its exit code: 0: success, 1: a check failed, 2: an error that the user can fix."""
     arguments = sys.argv[1:] if arguments is None else arguments
     end_with_parent()
-    refuse_half_a_launch()
+    drop_incomplete_launch()
     _print_any_character()
     _silence_disk_errors_of_threads()
     use_shared_library()
     _let_waiting_threads_sleep()
-    speak_on("stdout")
+    set_progress_stream("stdout")
     try:
         _refuse_other_encodings(arguments)
         if command is None:
             command, arguments = _choose(arguments)
-        with naming_out_of_memory(f"kava {command}", LESS_MEMORY):
+        with report_out_of_memory(f"kava {command}", LESS_MEMORY):
             status = _run(command, arguments)
         sys.exit(status)
     except UserError as error:
@@ -88,7 +88,7 @@ def main(command: str | None = None, arguments: list[str] | None = None) -> NoRe
     except BrokenPipeError:
         sys.exit(141)
     except OSError as error:
-        blame = blame_of(error)
+        blame = describe_os_error(error)
         if blame is None:
             raise
         _refuse(blame)
@@ -126,7 +126,7 @@ def _silence_disk_errors_of_threads() -> None:
 
 
 def _report_of_a_thread(end: threading.ExceptHookArgs) -> None:
-    if not (isinstance(end.exc_value, OSError) and blame_of(end.exc_value)):
+    if not (isinstance(end.exc_value, OSError) and describe_os_error(end.exc_value)):
         threading.__excepthook__(end)
 
 

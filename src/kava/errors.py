@@ -1,7 +1,7 @@
 """Errors that users see: one sentence that says what is wrong, where, and how to fix it.
 
 `kava.cli` catches `UserError`, prints it on one line to standard error and exits with code 2. Any other exception that escapes is a
-bug, except disk and operating-system errors with a known fix (`blame_of`), which it reports in the same way.
+bug, except disk and operating-system errors with a known fix (`describe_os_error`), which it reports in the same way.
 """
 
 import difflib
@@ -61,7 +61,7 @@ def reason_of(error: object) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def blame_of(error: OSError) -> str | None:
+def describe_os_error(error: OSError) -> str | None:
     """Return what the disk or the operating system refused and how to fix it; None if the user cannot fix it."""
     cure = _CURES.get(error.errno or 0)
     if cure is None:
@@ -84,7 +84,7 @@ def ran_out_of_memory(error: BaseException | None) -> bool:
 
 
 @contextmanager
-def naming_out_of_memory(what: str, cure: str) -> Iterator[None]:
+def report_out_of_memory(what: str, cure: str) -> Iterator[None]:
     """Turn an out-of-memory error inside the block into one sentence that says what failed and how to use less memory.
 
     Raises:

@@ -17,7 +17,7 @@ from kava.data.answer_types import read_answer
 from kava.data.collate import left_padded
 from kava.data.sequences import SequenceBuilder
 from kava.model.backbone import Extension, Prefix, evaluating
-from kava.model.decoding import Choose, ReplayedStart, choose_token, write_on
+from kava.model.decoding import Choose, ReplayedStart, choose_token, start_decoding
 from kava.model.kava import KavaModel
 from kava.model.latents import Thought
 from kava.runtime.stage import stage
@@ -97,7 +97,7 @@ class Reasoner:
             UserError: a question and its answer may grow longer than the model's window or range of positions.
         """
         # Sharded weights that are gathered in inference mode could not be trained afterwards.
-        with torch.no_grad() if self.model.split else torch.inference_mode(), evaluating(self.model):
+        with torch.no_grad() if self.model.is_sharded else torch.inference_mode(), evaluating(self.model):
             ids = [self.builder.question_ids(question) for question in questions]
             self.require_room(ids, max_new_tokens, use_latent)
             order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
@@ -117,7 +117,7 @@ class Reasoner:
         Raises:
             UserError: a question and its answer may grow longer.
         """
-        thought = self.num_latents + 2 if self.model.method.thinks and use_latent else 0
+        thought = self.num_latents + 2 if self.model.method.uses_latents and use_latent else 0
         self.model.backbone.require(max(map(len, questions), default=0) + thought + len(self.builder.prompt_ids) + max_new_tokens)
 
     @property
@@ -145,7 +145,7 @@ class Reasoner:
 
     def _start(self, ids: Tensor, mask: Tensor, use_latent: bool) -> tuple[Prefix, Tensor, int]:
         backbone, method = self.model.backbone, self.model.method
-        if not (method.thinks and use_latent):
+        if not (method.uses_latents and use_latent):
             prompt = self._prompt.expand(len(ids), -1)
             run = backbone.read(ids, mask, None if self.writes_trace(use_latent) else backbone.embed(prompt))
             return run.prefix, self._next_logits(run), 1
@@ -175,7 +175,7 @@ class Reasoner:
     def writes_trace(self, use_latent: bool = True) -> bool:
         """Whether the model writes a chain of thought and the answer prompt; otherwise it continues after the given fixed text."""
         method = self.model.method
-        return method.writes_cot or (method.thinks and not use_latent)
+        return method.writes_cot or (method.uses_latents and not use_latent)
 
     def _replayed_start(self, questions: list[list[int]], use_latent: bool) -> tuple[Prefix, Tensor, int]:
         """`_start` with one graph per shape."""
@@ -241,7 +241,7 @@ class Reasoner:
             The indices of the rows, their tokens (EOS included) and the logits that these were chosen from.
         """
         eos, rows = self.builder.tokenizer.eos_token_id, list(range(len(logits)))
-        writing = write_on(self.model.backbone, prefix, max(max_new_tokens - 1, 0))
+        writing = start_decoding(self.model.backbone, prefix, max(max_new_tokens - 1, 0))
         for left in range(max_new_tokens, 0, -1):
             tokens = choose(logits) if choose else logits.argmax(-1)
             yield rows, tokens, logits
@@ -266,7 +266,7 @@ class Reasoner:
             generated_tokens=len(ids),
             cache_bytes=(entries + fed) * entry_bytes,
             complete=complete,
-            answer=read_answer(text, self.builder.answer_prompt, self.builder.answer_type, behind_prompt=prompted),
+            answer=read_answer(text, self.builder.answer_prompt, self.builder.answer_type, after_prompt=prompted),
             confidence=math.exp(sum(chances[self._answer_start(ids) :])),
         )
 

@@ -36,7 +36,7 @@ class Method:
     published: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def thinks(self) -> bool:
+    def uses_latents(self) -> bool:
         """Whether the student has latent tokens at all."""
         return self.latents != "none"
 
@@ -77,7 +77,7 @@ _TABLE = (
 
 METHODS: dict[str, Method] = {method.name: method for method in _TABLE}
 
-_WITH_LATENTS = [method.name for method in reversed(_TABLE) if method.thinks]
+_WITH_LATENTS = [method.name for method in reversed(_TABLE) if method.uses_latents]
 WITH_LATENTS = f"{', '.join(_WITH_LATENTS[:-1])} or {_WITH_LATENTS[-1]}"
 """The methods that reason in latents, for messages."""
 

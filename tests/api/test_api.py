@@ -19,7 +19,7 @@ from kava.config import Config
 from kava.config.schema import TrainingConfig
 from kava.eviction import compress
 from kava.explain.readout import read_latents
-from kava.results import own_result
+from kava.results import verified_result
 from kava.train.train import Outcome
 
 QUESTIONS = [example.question for example in mini_examples(3)]
@@ -184,7 +184,7 @@ def test_results_from_python_belong_to_their_checkpoint(tmp_path: Path) -> None:
         output = run / f"results_{name}.yaml"
         result = kava.evaluate(given, str(rows), output=output, device="cpu", max_new_tokens=4)
         assert (result.checkpoint is not None) == (name == "path")
-        assert own_result(output).metrics == result.metrics
+        assert verified_result(output).metrics == result.metrics
 
 
 def test_the_old_name_says_what_it_is_now() -> None:

@@ -4,7 +4,7 @@ import torch
 
 from helpers.tiny import assert_close, make_batch, make_examples, tiny_model
 from kava.cache.preallocated import GrowingLayer
-from kava.model.decoding import write_on
+from kava.model.decoding import start_decoding
 
 ROOM = 3
 
@@ -55,7 +55,7 @@ def test_writing_gives_the_logits_of_extending_and_leaves_the_prefix_alone() -> 
         run = backbone.extend(expected, backbone.embed(step[:, None]))
         expected = run.prefix
     for _ in range(2):
-        writing = write_on(backbone, prefix, len(tokens))
+        writing = start_decoding(backbone, prefix, len(tokens))
         writing.next(tokens[0])
         writing.keep(rows)
         assert_close(writing.next(tokens[1][rows]), backbone.logits(run.hidden[:, -1])[rows])

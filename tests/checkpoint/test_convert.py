@@ -182,7 +182,7 @@ def test_codi(tmp_path: Path, kind: str, files: str, tied: bool) -> None:
     ],
 )  # fmt: skip
 def test_the_peer_s_wording_travels_with_the_checkpoint(tmp_path: Path, layout: Any, change: dict[str, str]) -> None:
-    """Asked in our words, the model reads tokens that it never saw, and answers something else."""
+    """PendingRequest in our words, the model reads tokens that it never saw, and answers something else."""
     published = layout(tmp_path)
     import_checkpoint(published.directory, tmp_path / "ours", base=str(published.base), num_latents=4)
     sizes = {"latents": 4, "iterations": 2 if layout is pccot else None}
@@ -202,7 +202,7 @@ def test_an_import_of_an_earlier_version_is_named(tmp_path: Path, capsys: pytest
     path.write_text(json.dumps(content))
     seal(tmp_path / "ours")
     load_checkpoint(tmp_path / "ours")
-    assert "was imported by an earlier version, which did not ask in its authors' words; import it again" in capsys.readouterr().err
+    assert "was imported by an earlier version, which did not use the original prompt format; import it again" in capsys.readouterr().err
 
 
 def test_alpha_is_part_of_what_codi_does_not_say(tmp_path: Path) -> None:

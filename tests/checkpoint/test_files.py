@@ -20,7 +20,7 @@ from helpers.tiny import MINI, PROMPT, tiny_lm
 from kava.checkpoint import ADAPTER, KAVA_CONFIG, PROJECTION, Trained, load_checkpoint, save_checkpoint
 from kava.data.mini.tokenizer import build_mini_tokenizer
 from kava.errors import UserError
-from kava.runtime.atomic import MANIFEST, naming_disk_errors, publish, recover, seal, verify
+from kava.runtime.atomic import MANIFEST, publish, recover, report_disk_errors, seal, verify
 from kava.tools.session import check_config
 
 
@@ -265,13 +265,13 @@ def test_every_library_s_full_disk_is_one_line(tmp_path: Path, writer: str) -> N
         "tokenizers": lambda: build_mini_tokenizer(MINI, PROMPT).save_pretrained(tmp_path),
         "torch": lambda: torch.save(torch.zeros(500_000), tmp_path / "f"),
     }
-    with room_for(2_000), pytest.raises(UserError, match="could not be written .*free some space") as caught, naming_disk_errors(tmp_path):
+    with room_for(2_000), pytest.raises(UserError, match="could not be written .*free some space") as caught, report_disk_errors(tmp_path):
         writers[writer]()
     assert "\n" not in str(caught.value)
 
 
 def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not the disk"), naming_disk_errors(tmp_path):
+    with pytest.raises(ValueError, match="not the disk"), report_disk_errors(tmp_path):
         raise ValueError("not the disk")
 
 

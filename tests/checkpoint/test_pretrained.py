@@ -43,7 +43,7 @@ def test_a_new_token_that_the_model_writes_is_read_with_its_trained_row(tmp_path
     """A checkpoint does not hold the base's own rows of these tokens: they are drawn anew whenever it is loaded."""
     trained = make_trained(tmp_path, "gpt2")
     backbone = trained.model.backbone
-    written = backbone.embed_written(torch.stack([backbone.special_ids, torch.tensor([3, 4, 5])]))
+    written = backbone.embed_generated(torch.stack([backbone.special_ids, torch.tensor([3, 4, 5])]))
     assert torch.equal(written[0], backbone.special_embeddings())
     assert torch.equal(written[1], backbone.embed(torch.tensor([[3, 4, 5]]))[0])
 

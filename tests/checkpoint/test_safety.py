@@ -49,7 +49,7 @@ def bring_code(directory: Path) -> None:
 def test_a_model_with_code_of_its_own_waits_to_be_trusted(tmp_path: Path) -> None:
     make_trained(tmp_path)
     bring_code(tmp_path / "base")
-    with pytest.raises(UserError, match="brings code of its own; if you trust it, set model.trust_remote_code to true"):
+    with pytest.raises(UserError, match="needs code from its repository; if you trust it, set model.trust_remote_code to true"):
         load_base(str(tmp_path / "base"), Config())
 
 
@@ -61,7 +61,7 @@ def test_a_checkpoint_cannot_ask_to_be_trusted(tmp_path: Path) -> None:
     path.write_text(json.dumps(content))
     seal(tmp_path / "saved")
     bring_code(tmp_path / "base")
-    with pytest.raises(UserError, match="brings code of its own"):
+    with pytest.raises(UserError, match="needs code from its repository"):
         load_checkpoint(tmp_path / "saved")
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kava.config import Config, build_config, config_path, load_config, recorded_config
 from kava.config.files import WITHOUT_LATENTS
-from kava.config.fingerprint import YOUNGER
+from kava.config.fingerprint import LATER_SETTINGS
 from kava.errors import UserError
 from kava.methods import METHODS
 
@@ -130,7 +130,7 @@ def test_latents_beside_a_method_without_any_are_refused_where_one_hand_wrote_bo
 
 
 def test_the_methods_without_latents_are_those_that_do_not_think() -> None:
-    assert set(WITHOUT_LATENTS) == {name for name, method in METHODS.items() if not method.thinks}
+    assert set(WITHOUT_LATENTS) == {name for name, method in METHODS.items() if not method.uses_latents}
 
 
 def test_values_at_the_edges_are_taken() -> None:
@@ -166,7 +166,7 @@ def test_what_an_earlier_version_wrote_down_stays_what_it_was() -> None:
     config = build_config({"method": "icot"}, "a test", {"training.removal_smoothing": None, "training.reset_optimizer": False})
     config.training.remove_all_beyond = None
     older = config.to_dict()
-    for section, key, _ in YOUNGER:
+    for section, key, _ in LATER_SETTINGS:
         del older[section][key]
     assert recorded_config(older, "a test") == config
     assert recorded_config(older, "a test").fingerprint() == config.fingerprint()

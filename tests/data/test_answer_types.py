@@ -64,7 +64,7 @@ def test_what_is_no_answer_is_refused(value: Any, answer_type: AnswerType) -> No
     ],
 )
 def test_reading(text: str, answer_type: AnswerType, behind: bool, expected: str | None) -> None:
-    assert read_answer(text, PROMPT, answer_type, behind_prompt=behind) == expected
+    assert read_answer(text, PROMPT, answer_type, after_prompt=behind) == expected
 
 
 @pytest.mark.parametrize(

@@ -270,7 +270,7 @@ def test_there_are_eighty() -> None:
 
 @pytest.mark.parametrize(("text", "behind", "last"), BEHIND_OR_LAST)
 def test_the_number_in_an_output(text: str, behind: str | None, last: str | None) -> None:
-    assert extract_answer(text, PROMPT, behind_prompt=True) == behind
+    assert extract_answer(text, PROMPT, after_prompt=True) == behind
     if PROMPT not in text:
         assert extract_answer(text, PROMPT) == last
     # A written chain of thought says the prompt itself: behind the last one as behind the one that is given.
@@ -287,7 +287,7 @@ def test_the_number_in_an_output(text: str, behind: str | None, last: str | None
 def test_a_gold_answer_is_read_alike(text: str, value: str) -> None:
     assert canonical_number(text) == value
     assert answers_equal(text, value)
-    assert answers_equal(extract_answer(text, PROMPT, behind_prompt=True), value)
+    assert answers_equal(extract_answer(text, PROMPT, after_prompt=True), value)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 
 from helpers.loading import load_examples
 from helpers.tiny import PROMPT_IDS, assert_close, gradients, lora_config, make_examples, tiny_model
-from kava.data.buckets import MOST, Buckets, fit_buckets
+from kava.data.buckets import MAX_BUCKETS, Buckets, fit_buckets
 from kava.data.collate import Collator
 from kava.data.encoded_rows import Lengths, lengths_of
 from kava.methods import METHODS
@@ -86,7 +86,7 @@ def test_more_buckets_leave_less_padding_and_lengths_that_are_alike_need_none() 
     assert padded[0] > 1.5 * padded[1] > 1.5 * padded[2] > widths.sum()
     alike = np.repeat(np.array([[9, 4, 5], [12, 4, 5], [12, 8, 5]]), 100, axis=0)
     assert fit_buckets(alike, least=50).edges.tolist() == [[9, 4, 5], [12, 4, 5], [12, 8, 5]]
-    assert len(fit_buckets(widths, least=1).edges) == MOST + 1
+    assert len(fit_buckets(widths, least=1).edges) == MAX_BUCKETS + 1
 
 
 def test_what_no_bucket_holds_keeps_its_own_lengths() -> None:

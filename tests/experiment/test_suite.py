@@ -76,8 +76,8 @@ def test_runs_of_a_suite_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         ("title: x\nseeds: []\nruns: {a: {}}\n", "seeds"),
         ("title: x\nseeds: [1, 1]\nruns: {a: {}}\n", "seeds: .*give each seed once"),
         ("title: x\nseeds: [-1]\nruns: {a: {}}\n", "seeds: .*none below 0"),
-        ("title: x\nseeds: [1]\nruns: {a: {}}\nexceptions: {al: {a: {}}}\n", "'al' is none of the variants; did you mean 'all'"),
-        ("title: x\nseeds: [1]\nruns: {a: {}}\nexceptions: {all: {b: {}}}\n", "all: 'b' is none of the runs"),
+        ("title: x\nseeds: [1]\nruns: {a: {}}\nexceptions: {al: {a: {}}}\n", "'al' is not one of the variants; did you mean 'all'"),
+        ("title: x\nseeds: [1]\nruns: {a: {}}\nexceptions: {all: {b: {}}}\n", "all: 'b' is not one of the runs"),
         ("- a\n", "mapping"),
     ],
 )

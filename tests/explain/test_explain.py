@@ -10,14 +10,14 @@ from torch import Tensor
 
 from helpers.tiny import LAYERS, lora_config, mini_builder, mini_examples, mini_model, tiny_model
 from kava.cache.layers import slice_layers
-from kava.cache.rope import moved, unrotate
+from kava.cache.rope import rerotate, unrotate
 from kava.config import Config
 from kava.data.answers import extract_answer
 from kava.data.collate import build_collator
 from kava.errors import UserError
 from kava.explain.answer_attention import answer_attention
 from kava.explain.caches import compare_caches, cosines, mean_cosines
-from kava.explain.convergence import convergence, settling
+from kava.explain.convergence import convergence, fixed_point_distances
 from kava.explain.explain import Options, explain
 from kava.explain.figures import figures
 from kava.explain.intermediate import intermediate_results
@@ -89,9 +89,9 @@ def test_moved_keys_are_those_of_the_other_position(kind: str) -> None:
     decoder = tiny_model(kind).backbone.decoder
     keys = torch.randn(2, 1, 2, 3, 8, generator=torch.Generator().manual_seed(0))
     source, target = (torch.full((2, 1, 2, 3), position) for position in (7, 3))
-    there = moved(decoder, keys, source, target)
+    there = rerotate(decoder, keys, source, target)
     assert torch.allclose(unrotate(decoder, there, target), unrotate(decoder, keys, source), atol=1e-5)
-    assert torch.allclose(moved(decoder, there, target, source), keys, atol=1e-5)
+    assert torch.allclose(rerotate(decoder, there, target, source), keys, atol=1e-5)
     assert torch.equal(there, keys) == (kind == "gpt2")
 
 
@@ -105,13 +105,13 @@ def test_attention_is_shared_out_completely_and_by_every_backend_alike() -> None
 
 
 def test_the_first_t_latents_are_settled_after_t_iterations() -> None:
-    settled = settling(make(), QUESTIONS, batch_size=4)
+    settled = fixed_point_distances(make(), QUESTIONS, batch_size=4)
     assert settled.distance.shape == (LATENTS + 1, LATENTS)
     for t in range(LATENTS + 1):
         assert float(settled.distance[t, :t].sum()) < 1e-5
         assert bool((settled.distance[t, t:] > 1e-3).all())
     assert float(settled.top_token_agreement[-1]) == 1.0
-    alone = [settling(make(), [question]).distance for question in QUESTIONS]
+    alone = [fixed_point_distances(make(), [question]).distance for question in QUESTIONS]
     assert torch.allclose(settled.distance, torch.stack(alone).mean(0), atol=1e-5)
 
 
@@ -122,7 +122,7 @@ def test_convergence_counts_the_answers_of_each_t() -> None:
 
     def predictions(t: int) -> list[str | None]:
         own = Reasoner(reasoner.model, reasoner.builder, LATENTS, t)
-        return [extract_answer(g.text, own.builder.answer_prompt, behind_prompt=True) for g in own.generate(QUESTIONS, max_new_tokens=4)]
+        return [extract_answer(g.text, own.builder.answer_prompt, after_prompt=True) for g in own.generate(QUESTIONS, max_new_tokens=4)]
 
     exact = predictions(LATENTS)
     for item in found.answers:
@@ -145,14 +145,14 @@ def naive_zeroed(reasoner: Reasoner, question: str, latent: int) -> str | None:
     layers = tuple((zeroed(keys), zeroed(values)) for keys, values in slice_layers(prefix.layers, 0, prefix.length))
     opened, logits = reasoner.conclude(Prefix(layers, prefix.mask, prefix.next_position, prefix.last_hidden))
     text = reasoner.write(opened, logits, passes, 4)[0].text
-    return extract_answer(text, reasoner.builder.answer_prompt, behind_prompt=True)
+    return extract_answer(text, reasoner.builder.answer_prompt, after_prompt=True)
 
 
 @torch.inference_mode()
 def test_zeroing_a_latent_is_what_a_loop_over_questions_gives() -> None:
     reasoner = make()
     found = interventions(reasoner, EXAMPLES, batch_size=4, max_new_tokens=4)
-    plain = [extract_answer(g.text, "The answer is:", behind_prompt=True) for g in reasoner.generate(QUESTIONS, max_new_tokens=4)]
+    plain = [extract_answer(g.text, "The answer is:", after_prompt=True) for g in reasoner.generate(QUESTIONS, max_new_tokens=4)]
     zero = [effect for effect in found.effects if effect.kind == "zero"]
     assert [effect.latent for effect in zero] == [*range(LATENTS), None]
     for effect in zero[:LATENTS]:
@@ -243,7 +243,7 @@ def test_keys_whose_positions_stay_in_them_are_not_moved() -> None:
     for kind in ("gemma3_text", "smollm3"):
         found = explain(make(kind), config(), EXAMPLES[:2], options)
         assert found.interventions is None
-        assert "no interventions: the positions of this model" in found.notes[0]
+        assert "no interventions: keys of this model" in found.notes[0]
 
 
 def test_what_cannot_be_explained_is_said_in_a_sentence() -> None:

@@ -16,7 +16,7 @@ from helpers.fuzz_inputs import INPUTS, damage, edited, fuzz
 from helpers.tiny import mini_builder, mini_examples
 from kava.data.collate import build_collator
 from kava.runtime.atomic import MANIFEST, seal
-from kava.train.guard import Seen, generator_states
+from kava.train.guard import RecordedBatch, generator_states
 from kava.train.replay import save_step
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1800)]
@@ -119,7 +119,7 @@ def test_spoilt_steps(tmp_path: Path) -> None:
     trained = make_trained(tmp_path)
     builder = mini_builder()
     batch = build_collator(trained.config, builder).collate([builder.encode(example) for example in mini_examples(2)])
-    save_step(tmp_path / "whole", trained, [Seen(batch, generator_states(), {"loss": torch.ones(2)})], 3, "kv is NaN", ["a"], 1.0)
+    save_step(tmp_path / "whole", trained, [RecordedBatch(batch, generator_states(), {"loss": torch.ones(2)})], 3, "kv is NaN", ["a"], 1.0)
     kava("replay", str(tmp_path / "whole"), codes=(0,))
     copy = tmp_path / "copy"
 

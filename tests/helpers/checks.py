@@ -127,7 +127,7 @@ def observe(model: KavaModel, batch: Batch) -> Observed:
     with MonkeyPatch.context() as patch:
         patch.setattr(language_head, "next_token_logits", spy)
         terms = model(batch)["terms"]
-    if model.method.thinks:
+    if model.method.uses_latents:
         question, thought = model.think(batch.question_ids, batch.question_mask, batch.num_latents)
     else:
         question, thought = model.backbone.read(batch.question_ids, batch.question_mask).prefix, None
@@ -179,8 +179,8 @@ def uncached_logits(model: KavaModel, question: list[int], prompt: list[int], wr
 
     bot, eot, latent = embed(model.backbone.special_ids).split(1, dim=1)
     method, text = model.method, embed(question)
-    if not (method.thinks and use_latent):
-        tail = written if method.writes_cot or method.thinks else [*prompt, *written]
+    if not (method.uses_latents and use_latent):
+        tail = written if method.writes_cot or method.uses_latents else [*prompt, *written]
         return uncached(model, torch.cat([text, embed(tail)], dim=1)).logits[0, -1]
     text = torch.cat([text, bot], dim=1)
     if method.latents == "sequential":

@@ -84,9 +84,9 @@ def test_everyone_reads_the_same_answer(method: str, use_latent: bool, text: str
     assert (generation.text.split(), generation.answer) == (mini_tokenizer().decode(generation.token_ids).split(), answer)
     assert by_file(reasoner, use_latent, tmp_path / "answers.jsonl") == answer
     for name, ask in ASKING.items():
-        if name != "playground" or METHODS[method].thinks:
+        if name != "playground" or METHODS[method].uses_latents:
             assert ask(reasoner, use_latent) == answer, name
-    if METHODS[method].thinks and not use_latent:
+    if METHODS[method].uses_latents and not use_latent:
         traced = with_trace(reasoner, Example(QUESTION, (), "", "x"), 30)
         assert traced is not None
         assert traced.answer == answer
@@ -96,10 +96,10 @@ def test_everyone_reads_the_same_answer(method: str, use_latent: bool, text: str
 @pytest.mark.parametrize("use_latent", [True, False])
 def test_every_method_is_read_by_how_it_writes(method: str, use_latent: bool) -> None:
     reasoner = Reasoner(mini_model(method=method, spread=0.3), mini_builder("<never>"), 4, 2)
-    written = method == "full_cot" or (METHODS[method].thinks and not use_latent)
+    written = method == "full_cot" or (METHODS[method].uses_latents and not use_latent)
     questions = [example.question for example in mini_examples(6)]
     for generation in reasoner.generate(questions, max_new_tokens=12, use_latent=use_latent):
-        assert generation.answer == extract_answer(generation.text, PROMPT, behind_prompt=not written)
+        assert generation.answer == extract_answer(generation.text, PROMPT, after_prompt=not written)
 
 
 def evaluated(text: str, *, ends: bool = True, limit: int = 30) -> Evaluation:

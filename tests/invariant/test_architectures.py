@@ -166,14 +166,14 @@ def test_embeddings_of_another_width_are_refused() -> None:
 def test_keys_that_are_repeated_before_attention_are_refused() -> None:
     """JetMoE: its order of heads is not that of grouped queries."""
     for attn in BACKENDS:
-        with pytest.raises(UserError, match="its attention shows 4 heads of keys where its cache keeps 2"):
+        with pytest.raises(UserError, match="its attention uses 4 heads of keys but its cache keeps 2"):
             check_behaviour("a model", Backbone(tiny_lm("jetmoe", attn), SPECIAL_IDS))
 
 
 def test_what_the_check_refuses_is_refused_before_anything_else_runs_the_model(tmp_path: Path) -> None:
     trained = make_trained(tmp_path)
     tiny_lm("jetmoe", vocabulary=len(trained.tokenizer)).save_pretrained(tmp_path / "jetmoe")
-    with pytest.raises(UserError, match="cannot reason in latents: its attention shows"):
+    with pytest.raises(UserError, match="cannot reason in latents: its attention uses"):
         build_model(str(tmp_path / "jetmoe"), trained.tokenizer, lora_config())
 
 

@@ -10,25 +10,25 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers.checks import gradients
 from helpers.tiny import ARCHITECTURES, EAGER_ONLY, assert_close, make_batch, make_examples, tiny_model
-from kava.model import products
+from kava.model import cpu_matmul
 from kava.model.cpu_kernels import _always, fuse_on_cpu
 from kava.model.fused_layer import FusedLayer
 from kava.model.kava import KavaModel
-from kava.model.maps import MapGroup
+from kava.model.linear_groups import LinearGroup
 
 LIKE_LLAMA = {"llama", "qwen2", "mistral"}
 
 
 @pytest.fixture(autouse=True)
 def _however_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "MIN_MULTIPLICATIONS", 0)
+    monkeypatch.setattr(cpu_matmul, "MIN_MULTIPLICATIONS", 0)
 
 
 @pytest.fixture(params=[True, False], ids=["onednn", "mkl"])
 def library(request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         pytest.skip("a torch without oneDNN")
-    monkeypatch.setattr(products, "onednn_is_faster", lambda: request.param)
+    monkeypatch.setattr(cpu_matmul, "onednn_is_faster", lambda: request.param)
 
 
 def step(model: KavaModel) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -91,9 +91,9 @@ def test_a_dropout_of_a_layer_s_own_is_left_to_it() -> None:
 def test_all_maps_of_a_group_are_computed_together_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of grouped queries the keys' map is narrower: whatever the rows, nothing waits for it afterwards."""
     wide, narrow = nn.Linear(8, 8), nn.Linear(8, 2)
-    group = MapGroup([wide, narrow])
+    group = LinearGroup([wide, narrow])
     for rows in range(1, 20):
-        monkeypatch.setattr(products, "MIN_MULTIPLICATIONS", 400)
+        monkeypatch.setattr(cpu_matmul, "MIN_MULTIPLICATIONS", 400)
         x = torch.randn(rows, 8)
         torch.testing.assert_close(group.call(0, x), wide(x))
         torch.testing.assert_close(group.call(1, x), narrow(x))
@@ -137,7 +137,7 @@ def test_few_rows_and_other_types_take_the_plain_way(monkeypatch: pytest.MonkeyP
     model = tiny_model("llama")
     layers = fuse_on_cpu(model)
     hidden = model.backbone.embed(torch.zeros(1, 4, dtype=torch.long))
-    monkeypatch.setattr(products, "MIN_MULTIPLICATIONS", 2**20)
+    monkeypatch.setattr(cpu_matmul, "MIN_MULTIPLICATIONS", 2**20)
     assert not layers[0]._takes(hidden)
     wide = hidden.repeat(8, 1, 1)
     assert layers[0]._takes(wide)

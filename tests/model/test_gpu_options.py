@@ -80,7 +80,7 @@ def test_a_frozen_base_is_stored_in_what_a_gpu_computes_in_unless_told_otherwise
         ({"model.quantization": "4bit", "lora.enabled": False}, "model.quantization 4bit freezes the base model"),
         ({"model.quantization": "4bit", "system.fsdp": True}, "system.fsdp cannot split 4-bit weights"),
         ({"system.mixed_precision": "fp16", "system.fsdp": True}, "system.fsdp has no loss scaling"),
-        ({"system.compile": True, "system.fsdp": True}, "system.compile cannot follow weights that come and go"),
+        ({"system.compile": True, "system.fsdp": True}, "system.compile does not support sharded weights"),
         ({"system.compile": True, "training.gradient_checkpointing": True}, "system.compile and training.gradient_checkpointing exclude"),
     ],
 )
@@ -234,7 +234,7 @@ def test_a_4_bit_base_trains_its_adapter_and_comes_back_from_a_checkpoint(tmp_pa
         assert torch.equal(again.model(batch)["loss"], trained.model(batch)["loss"])
     with pytest.raises(UserError, match="was trained with model.quantization '4bit', not 'none'"):
         load_checkpoint(tmp_path / "checkpoint", {"model.quantization": "none"})
-    with pytest.raises(UserError, match="stands on a 4-bit base, which merging would round once more"):
+    with pytest.raises(UserError, match="has a 4-bit base model, which merging would round again"):
         merge(tmp_path / "checkpoint", tmp_path / "merged")
     # What a base of the rounded weights, in float32, gives.
     loss = trained.model(batch)["loss"]

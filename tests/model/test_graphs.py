@@ -54,11 +54,11 @@ def test_answers_in_and_out_of_inference_mode_and_two_at_once_are_the_same() -> 
 
 def test_what_asks_the_device_for_a_number_is_not_recorded() -> None:
     backbone = mini_model("llama").backbone
-    assert not backbone.waits
+    assert not backbone.syncs_with_device
     backbone.fused = True
-    assert backbone.waits
+    assert backbone.syncs_with_device
     backbone.fused, backbone.causal_lm.config._attn_implementation = False, "kava_flash_attention_2"
-    assert backbone.waits
+    assert backbone.syncs_with_device
 
 
 def test_weights_that_change_are_seen() -> None:

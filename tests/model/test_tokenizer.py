@@ -55,7 +55,7 @@ def test_one_of_the_ends_it_names_is_enough(tmp_path: Path, where: str, capsys: 
 
 def test_what_cannot_be_mended_is_refused(tmp_path: Path) -> None:
     directory, tokenizer = base(tmp_path / "end", eos_token_id=100_000)
-    with pytest.raises(UserError, match="ends a text with token 100000, which its tokenizer has not"):
+    with pytest.raises(UserError, match="ends a text with token 100000, which its tokenizer does not have"):
         agree_with_model(tokenizer, directory)
     end = tokenizer.eos_token_id
     directory, tokenizer = base(tmp_path / "begin", eos_token_id=end, bos_token_id=7, bos="<bos>")

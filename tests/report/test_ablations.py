@@ -10,7 +10,7 @@ from kava.experiment.suite import plans_of, read_suite
 from kava.methods import METHODS
 from kava.report.ablations import ablation_table, bars, families, ranked
 from kava.report.group import variants
-from kava.report.grouping import by_scope, points, with_other_cost
+from kava.report.grouping import by_scope, points, with_distinct_cost
 from kava.report.html_figures import styles_of
 from kava.report.reference import load_reference
 from kava.report.runs import Found, find_runs
@@ -109,7 +109,7 @@ def test_a_figure_mixes_no_two_kinds_of_traces(found: Found) -> None:
     reference = load_reference()
     labelled = [(group, label_of(group, changed, reference)) for group, changed in ranked(variants(found.groups), reference)]
     methods = [(group, label) for group, label in labelled if "=" not in label]
-    scopes = dict(by_scope(with_other_cost(labelled, methods), reference))
+    scopes = dict(by_scope(with_distinct_cost(labelled, methods), reference))
     assert list(scopes) == ["equation", "natural language"]
     styles = styles_of([label for _, label in scopes["equation"]], reference.labels.methods)
     shown = points(scopes["equation"], "test", styles, reference)

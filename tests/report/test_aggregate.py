@@ -148,14 +148,16 @@ def test_aggregates_of_results_that_are_older_than_the_checkpoint_are_refused(tm
     assert len(find_aggregates(tmp_path)[0]) == 1
     (best / "weights").write_text("trained again")
     seal(best)
-    with pytest.raises(UserError, match=r"seed_42 was trained again since; evaluate it and aggregate the seeds again"):
+    with pytest.raises(UserError, match=r"seed_42 was retrained since; evaluate it and aggregate the seeds again"):
         find_aggregates(tmp_path)
 
 
 def test_quick_tests_and_cut_evaluations_are_left_out_and_said(tmp_path):
     part = make_result(42, correct=4, total=20, overrides={"evaluation.max_samples": 20})
     write_aggregates({"part": combine(runs(part))}, None, tmp_path / "part" / "aggregated_results.yaml")
-    with pytest.raises(UserError, match="no full evaluation below .*part on gsm8k: first 20 questions; --include_partial shows it, marked"):
+    with pytest.raises(
+        UserError, match="no full evaluation below .*part on gsm8k: first 20 questions; --include_partial includes it, marked"
+    ):
         find_aggregates(tmp_path)
     write_aggregates({"whole": combine(runs(make_result()))}, None, tmp_path / "whole" / "aggregated_results.yaml")
     found, (problem,) = find_aggregates(tmp_path)

@@ -31,7 +31,7 @@ def test_a_part_of_a_test_set_is_marked_and_passes_no_judgement():
     assert [(cell.within, cell.partial) for cell in found] == [(None, "first 20 questions")] * 2
     table = reference_table(found, "paper", 2.0)
     assert table.rows[0][3].text == "55.0‡"
-    assert table.notes[0] == "‡ no full evaluation: first 20 questions"
+    assert table.notes[0] == "‡ not a full evaluation: first 20 questions"
 
 
 def test_paper_and_guide_differ_in_forward_passes():

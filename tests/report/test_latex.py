@@ -137,7 +137,7 @@ def test_parts_of_a_test_set_are_marked_in_latex_and_csv():
     part = combine([SeedResults("run", {"gsm8k": make_result(correct=4, total=20, overrides={"evaluation.max_samples": 20})})])
     text = latex(part)
     assert r"LLaMA-3.2-1B & GSM8k-AUG & 20.0\textsuperscript{\textdaggerdbl} & -- & -- & KaVa" in text
-    assert r"\textsuperscript{\textdaggerdbl} no full evaluation: first 20 questions." in text
+    assert r"\textsuperscript{\textdaggerdbl} not a full evaluation: first 20 questions." in text
     (row,) = csv.DictReader(io.StringIO(as_csv(numbers_table([("f", "c", part)])).removeprefix("\ufeff")))
     assert row["partial"] == "first 20 questions"
 

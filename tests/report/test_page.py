@@ -59,4 +59,4 @@ def test_runs_that_share_a_name_are_told_apart_in_every_table(tmp_path: Path) ->
     page = render_page(find_runs(tmp_path), "t")
     ours = re.findall(r'<tr class="ours"><th scope="row">([^<]+)', page)
     assert sorted(set(ours)) == ["KaVa", "KaVa (november)", "december/kava", "november/kava"]
-    assert "KaVa (november) is best: 70.0 % on GSM8k, 10.0 points above KaVa (60.0 %): the 95 % intervals part;" in page
+    assert "KaVa (november) is best: 70.0 % on GSM8k, 10.0 points above KaVa (60.0 %): the 95 % intervals do not overlap;" in page

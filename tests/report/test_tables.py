@@ -110,7 +110,7 @@ def test_parts_of_test_sets_and_changed_training_data_are_said_below() -> None:
     table = accuracy_table([(part, "KaVa"), (same, "KaVa"), (changed, "KaVa")], load_reference())
     assert [row[1].text for row in table.rows] == ["87.6‡", "53.2 (0.1)", "53.2 (0.1)"]
     assert table.notes[:2] == [
-        "‡ no full evaluation: first 800 questions.", "Not all rows were trained on the same content of GSM8k-AUG (a, b).",
+        "‡ not a full evaluation: first 800 questions.", "Not all rows were trained on the same content of GSM8k-AUG (a, b).",
     ]  # fmt: skip
 
 

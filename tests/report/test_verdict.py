@@ -52,8 +52,8 @@ def test_intervals_that_part_are_said_to_in_both_directions() -> None:
         {"full_cot": {"gsm8k": 700, "svamp": 300, "gsm8k-hard": 500}, "kava": {"gsm8k": 500, "svamp": 500, "gsm8k-hard": 500}}
     )
     by_name = dict(verdict.sentences)
-    assert "20.0 points below Full CoT (70.0 %): the 95 % intervals part" in by_name["GSM8k"]
-    assert "20.0 points above Full CoT (30.0 %): the 95 % intervals part" in by_name["SVAMP"]
+    assert "20.0 points below Full CoT (70.0 %): the 95 % intervals do not overlap" in by_name["GSM8k"]
+    assert "20.0 points above Full CoT (30.0 %): the 95 % intervals do not overlap" in by_name["SVAMP"]
     assert "level with Full CoT (50.0 %): the 95 % intervals overlap" in by_name["GSM8k-Hard"]
     assert verdict.headline.startswith("KaVa is best without a written chain on all 3 test sets: 50.0 % on GSM8k, ")
 
@@ -62,7 +62,7 @@ def test_the_winner_is_the_one_on_most_test_sets_whoever_it_is() -> None:
     right = {"pccot": {"gsm8k": 500, "gsm8k-hard": 300, "svamp": 500}, "kava": {"gsm8k": 600, "gsm8k-hard": 200, "svamp": 400}}
     (verdict,) = judge(right)
     assert verdict.headline == (
-        "PCCoT is best on 2 of 3 test sets: 30.0 % on GSM8k-Hard, 10.0 points above KaVa (20.0 %): the 95 % intervals part; "
+        "PCCoT is best on 2 of 3 test sets: 30.0 % on GSM8k-Hard, 10.0 points above KaVa (20.0 %): the 95 % intervals do not overlap; "
         "6.9 forward passes a question instead of 6.9."
     )
 
@@ -70,7 +70,7 @@ def test_the_winner_is_the_one_on_most_test_sets_whoever_it_is() -> None:
 def test_what_does_not_beat_chance_is_said() -> None:
     (verdict,) = judge({"kava": {"gsm8k": 260}})
     assert verdict.headline == "KaVa: 26.0 % on GSM8k, with no other method to compare with; 6.9 forward passes a question."
-    assert verdict.sentences[0][1].endswith("Chance level 25.0 %, which it does not clearly beat.")
+    assert verdict.sentences[0][1].endswith("Chance level 25.0 %, not clearly above it.")
     (without,) = judge({"kava": {"gsm8k": 260}}, golds=0)
     assert "hance" not in without.sentences[0][1]
 

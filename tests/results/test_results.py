@@ -16,13 +16,13 @@ from kava.results import (
     CheckpointInfo,
     checkpoint_hash,
     dataset_label,
-    own_result,
-    own_results,
-    own_rows,
     read_result,
     read_rows,
     result_path,
     rows_path,
+    verified_result,
+    verified_results,
+    verified_rows,
     write_result,
     write_rows,
     write_text,
@@ -65,8 +65,8 @@ def test_broken_row_is_named_by_line(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "holds no mapping"),
-        ("[1, 2]", "holds no mapping"),
+        ("", "does not contain a mapping"),
+        ("[1, 2]", "does not contain a mapping"),
         ("a: [1", "is not valid YAML"),
         ("a: !!python/object/apply:os.system [echo]", "is not valid YAML"),
         ("a: !!bool x", "is not valid YAML"),
@@ -172,14 +172,14 @@ def test_a_result_belongs_to_the_checkpoint_beside_it(tmp_path):
     path, best = result_path(tmp_path, "gsm8k"), tmp_path / "best_checkpoint"
     result = make_result().model_copy(update={"checkpoint": CheckpointInfo(path="run/best_checkpoint", manifest=checkpoint(best))})
     write_result(path, result)
-    assert own_result(path) == result
+    assert verified_result(path) == result
     (best / "README.md").write_text("a card that was written later")
     seal(best)
-    assert own_result(path) == result
+    assert verified_result(path) == result
     checkpoint(best, "weights of another training")
     with pytest.raises(UserError, match=r"results_gsm8k.yaml was measured on another checkpoint \(run/best_checkpoint\).*evaluate again"):
-        own_result(path)
-    found, (problem,) = own_results([path])
+        verified_result(path)
+    found, (problem,) = verified_results([path])
     assert (found, "another checkpoint" in problem) == ([], True)
 
 
@@ -187,12 +187,12 @@ def test_results_of_earlier_versions_are_known_by_the_training_they_recorded(tmp
     path, best = result_path(tmp_path, "gsm8k"), tmp_path / "best_checkpoint"
     training = {"name": "x", "provenance": {"time_utc": "2026-11-24T10:00:00"}}
     write_result(path, make_result().model_copy(update={"provenance": {"training": training}}))
-    assert own_result(path).checkpoint is None  # nothing beside it to contradict it
+    assert verified_result(path).checkpoint is None  # nothing beside it to contradict it
     checkpoint(best, **training)
-    assert own_result(path).checkpoint is None
+    assert verified_result(path).checkpoint is None
     checkpoint(best, **(training | {"provenance": {"time_utc": "2026-11-25T10:00:00"}}))
     with pytest.raises(UserError, match="measured on another checkpoint than"):
-        own_result(path)
+        verified_result(path)
 
 
 @pytest.mark.parametrize("recorded", [True, False], ids=["hash", "counts"])
@@ -201,15 +201,15 @@ def test_rows_that_are_cut_or_gone_are_noticed(tmp_path, recorded):
     answers = write_rows(rows_path(path), [make_row(0), make_row(1, correct=False)])
     result = make_result(correct=1, total=2).model_copy(update={"answers": answers if recorded else None})
     write_result(path, result)
-    assert [row.id for row in own_rows(path, own_result(path))] == ["0", "1"]
+    assert [row.id for row in verified_rows(path, verified_result(path))] == ["0", "1"]
     whole = rows_path(path).read_text()
     rows_path(path).write_text(whole.splitlines(keepends=True)[0])
     with pytest.raises(UserError, match=r"results_gsm8k.jsonl is not the one that was written with results_gsm8k.yaml"):
-        own_result(path)
+        verified_result(path)
     rows_path(path).unlink()
-    assert own_result(path) == result
+    assert verified_result(path) == result
     with pytest.raises(UserError, match=r"results_gsm8k.jsonl does not exist; evaluate again"):
-        own_rows(path, result)
+        verified_rows(path, result)
 
 
 def test_quick_tests_and_parts_of_a_test_set_are_known(tmp_path):
@@ -225,9 +225,9 @@ def test_quick_tests_and_parts_of_a_test_set_are_known(tmp_path):
     ]
     for name, result in (("part", part), ("whole", make_result())):
         write_result(result_path(tmp_path, name), result)
-    found, (problem,) = own_results(sorted(tmp_path.glob("results_*.yaml")))
+    found, (problem,) = verified_results(sorted(tmp_path.glob("results_*.yaml")))
     assert found == [make_result()]
-    assert "results_part.yaml is no full evaluation (first 20 questions)" in problem
+    assert "results_part.yaml is not a full evaluation (first 20 questions)" in problem
 
 
 def test_another_file_of_the_same_name_is_another_data_set(tmp_path):

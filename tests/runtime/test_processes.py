@@ -1,4 +1,4 @@
-"""How processes belong together: half a launch is none, a runner's children get its signals and end with it."""
+"""How processes belong together: an incomplete launch is one process, a runner's children get its signals and end with it."""
 
 import os
 import signal
@@ -34,18 +34,20 @@ def launched_as(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> N
 )  # fmt: skip
 def test_half_a_launch_is_no_launch(left_over: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     launched_as(left_over, monkeypatch)
-    processes.refuse_half_a_launch()
+    processes.drop_incomplete_launch()
     assert not {*WHOLE} & os.environ.keys()
     assert (processes.rank(), processes.world_size(), processes.local_rank()) == (0, 1, 0)
     said = capsys.readouterr().err
-    assert said.startswith(f"kava: half a launch ({', '.join(name for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK') if name in left_over)} ")
+    assert said.startswith(
+        f"kava: incomplete launch ({', '.join(name for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK') if name in left_over)} "
+    )
     assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize("launch", [{}, WHOLE, {"MASTER_ADDR": "node1"}, {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}])
 def test_a_whole_launch_and_none_stay(launch: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     launched_as(launch, monkeypatch)
-    processes.refuse_half_a_launch()
+    processes.drop_incomplete_launch()
     assert {name: os.environ[name] for name in WHOLE if name in os.environ} == launch
     assert capsys.readouterr().err == ""
 
@@ -55,9 +57,9 @@ def test_nohup_is_obeyed() -> None:
     # Whatever these tests were started under.
     before = {number: signal.signal(number, signal.default_int_handler) for number in both}
     try:
-        assert processes.obeyed(both) == both
+        assert processes.signals_to_handle(both) == both
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        assert processes.obeyed(both) == [signal.SIGINT]
+        assert processes.signals_to_handle(both) == [signal.SIGINT]
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

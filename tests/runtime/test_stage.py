@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from kava.runtime import stage as module
-from kava.runtime.stage import duration, speak_on, stage
+from kava.runtime.stage import duration, set_progress_stream, stage
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def test_long_work_says_how_far_it_is(name: Literal["stdout", "stderr"], monkeyp
     stream = io.StringIO()
     monkeypatch.setattr("sys." + name, stream)
     monkeypatch.setattr(time, "perf_counter", map(float, range(0, 1_000_000, 40)).__next__)
-    speak_on(name)
+    set_progress_stream(name)
     with stage("answering", 1400, "questions") as advance:
         advance(700)
         assert lines_of(stream, 2) == [
@@ -45,14 +45,14 @@ def test_long_work_says_how_far_it_is(name: Literal["stdout", "stderr"], monkeyp
 def test_the_total_may_be_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr("sys.stdout", stream)
-    speak_on("stdout")
+    set_progress_stream("stdout")
     with stage("loading a model"):
         assert lines_of(stream, 1) == ["loading a model: 0 s so far"]
 
 
 def test_short_work_is_silent_and_leaves_no_thread(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "EVERY", 30)
-    speak_on("stdout")
+    set_progress_stream("stdout")
     before = threading.active_count()
     during = []
 
@@ -70,7 +70,7 @@ def test_short_work_is_silent_and_leaves_no_thread(capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(("stream", "rank"), [(None, "0"), ("stdout", "1")])
 def test_programs_and_other_processes_are_silent(stream: Literal["stdout"] | None, rank: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", rank)
-    speak_on(stream)
+    set_progress_stream(stream)
     before = threading.active_count()
     with stage("answering", 10, "questions") as advance:
         advance(1)

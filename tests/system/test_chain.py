@@ -107,7 +107,7 @@ def test_a_session_answers_and_leaves_cleanly(environment: dict[str, str], train
         "prefill",
         "latent reasoning off",
         "/temp needs",
-        "is no command",
+        "unknown command",
         "bye",
     ):
         assert expected in shown, expected

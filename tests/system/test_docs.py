@@ -166,7 +166,7 @@ ELSEWHERE = {
         "tmux",
         "watch",
     },
-    "the shell's": {"cat", "cd", "echo", "export", "ln", "ls", "mkdir", "source", "which"},
+    "the shell's": {"cat", "cd", "cp", "echo", "export", "ln", "ls", "mkdir", "source", "which"},
 }
 OURS = {"./hpc_run_all.sh", "make", "python", "python3", "sbatch"}
 

@@ -163,7 +163,7 @@ def test_without_any_good_checkpoint_it_starts_again(lab: Lab) -> None:
     for checkpoint in checkpoints(run):
         (checkpoint / "optimizer.pt").unlink()
     lab.server.train(run, "--resume")
-    assert "holds no checkpoint that is whole; starting from the beginning" in run.with_suffix(".log").read_text()
+    assert "has no undamaged checkpoint; starting from the beginning" in run.with_suffix(".log").read_text()
     assert_same_ending(run, expected)
 
 

@@ -56,7 +56,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     answers = Reasoner(trained.model, trained.builder, 4, 3).generate([example.question for example in examples], max_new_tokens=8)
     rows = []
     for number, (example, answer) in enumerate(zip(examples, answers, strict=True)):
-        said = extract_answer(answer.text, PROMPT, behind_prompt=True)
+        said = extract_answer(answer.text, PROMPT, after_prompt=True)
         gold = said if number % 2 and said is not None else example.answer
         rows.append({"question": example.question, "answer": f"Think.\n#### {gold}"})
     (place / "gsm8k_test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

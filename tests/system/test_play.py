@@ -100,8 +100,8 @@ def test_a_question_asked_while_another_is_answered_changes_nothing(monkeypatch:
 
 
 def test_a_question_that_it_cannot_know_is_called_a_guess(player: Player) -> None:
-    assert note_html(player.why_unknowable(EXAMPLES[0].question)) == ""
-    note = note_html(player.why_unknowable("<b> eats 3 zebras ?"))
+    assert note_html(player.guess_reason(EXAMPLES[0].question)) == ""
+    note = note_html(player.guess_reason("<b> eats 3 zebras ?"))
     assert note == (
         '<p class="kava-note" role="note"><strong>A guess:</strong> this model has no words for &#x27;&lt;&#x27;, &#x27;b&#x27;, '
         "&#x27;&gt;&#x27;, &#x27;eats&#x27; and 1 more.</p>"
@@ -217,7 +217,7 @@ def test_a_measurement_counts_answers(player: Player) -> None:
 
     def predictions(*setting: int, use_latent: bool = True) -> list[str | None]:
         generations = player.reasoner(*setting).generate(questions, max_new_tokens=TOKENS, use_latent=use_latent)
-        return [extract_answer(item.text, "The answer is:", behind_prompt=use_latent) for item in generations]
+        return [extract_answer(item.text, "The answer is:", after_prompt=use_latent) for item in generations]
 
     own = predictions(6, 1)
     right = sum(answers_equal(a, e.answer) for a, e in zip(own, EXAMPLES, strict=True))
@@ -231,7 +231,7 @@ def test_a_measurement_counts_answers(player: Player) -> None:
 @pytest.mark.parametrize(("setting", "words"), [((9999, 2), "M = 9999"), ((0, 2), "M = 0"), ((LATENTS, -1), "T = -1")])
 def test_a_setting_out_of_reach_is_one_sentence(player: Player, setting: tuple[int, int], words: str) -> None:
     """The page's sliders end there; whoever calls its interface may send anything."""
-    with pytest.raises(UserError, match=rf"{words} is out of reach: the playground takes \d to \d+"):
+    with pytest.raises(UserError, match=rf"{words} is out of range: the playground accepts \d to \d+"):
         list(player.ask("How many ?", *setting))
     with pytest.raises(UserError, match=words):
         player.measure(*setting)

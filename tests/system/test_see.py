@@ -22,7 +22,7 @@ from kava.explain.pictures import cache_pictures
 from kava.explain.record import read_explanation
 from kava.report.runs import read_scalars
 from kava.train.progress import Report, summary_table
-from kava.train.run_directory import identify
+from kava.train.run_directory import create_run_record
 from kava.train.state import State
 from kava.train.tracking import PROJECT, Trackers, checked_trackers
 from kava.train.train import train
@@ -142,14 +142,14 @@ def test_a_run_that_goes_on_is_the_same_with_wandb(run: Path, monkeypatch: pytes
     pytest.importorskip("wandb")
     for name, word in {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}.items():
         monkeypatch.setenv(name, word)
-    own = identify(run, resume=True, quick_test=False).tracker_id
+    own = create_run_record(run, resume=True, quick_test=False).tracker_id
     # W&B stays where the process began with it.
     before = {*run.parent.glob("wandb/offline-run-*")}
     Trackers(["wandb"], run, "mini seed 42", config(), own).close()
     after = {*run.parent.glob("wandb/offline-run-*")}
     assert len(after) == len(before) + 1
     assert {path.name.rpartition("-")[2] for path in after} == {own}
-    assert identify(run, resume=False, quick_test=False).tracker_id != own
+    assert create_run_record(run, resume=False, quick_test=False).tracker_id != own
 
 
 def test_wandb_without_a_login_is_one_sentence(tmp_path: Path) -> None:

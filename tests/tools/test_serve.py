@@ -23,7 +23,7 @@ from kava.data.mini.problems import EXAMPLE, generate
 from kava.errors import UserError
 from kava.generate import Generation
 from kava.tools.serve.app import build_app
-from kava.tools.serve.batching import Asked, Batcher, ClosedError, QueueFullError, Settings
+from kava.tools.serve.batching import Batcher, ClosedError, PendingRequest, QueueFullError, Settings
 from kava.tools.serve.server import listen
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -81,7 +81,7 @@ class Held:
         self.texts: list[str] = []
         self.found: SimpleQueue[Generation | Exception] = SimpleQueue()
         ids = batcher.reasoner.builder.question_ids(question)
-        self.asked = Asked(ids, Settings(limit, use_latent=False), self._write, self.found.put)
+        self.asked = PendingRequest(ids, Settings(limit, use_latent=False), self._write, self.found.put)
         batcher.ask(self.asked)
         assert self.began.wait(60)
 
@@ -196,11 +196,11 @@ def test_what_openai_allows_is_answered(site: Site, change: dict[str, Any]) -> N
         (
             {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "x"}]},
             400,
-            "answers one question at a time",
+            "answers single questions without history",
         ),
         ({"messages": [{"role": "user", "content": " "}]}, 400, "the question is empty"),
         ({"messages": [{"role": "user", "content": "one " * 3000}]}, 400, "shorten it"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, 400, "reads text alone"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, 400, "accepts only text"),
         ({"max_tokens": 0}, 400, "max_tokens: Input should be greater than or equal to 1"),
         ({"temperature": "hot"}, 400, "temperature: Input should be a valid number"),
         ({"temperature": 1, "seed": 2**64}, 400, "seed: Input should be less than 9223372036854775808"),
@@ -292,7 +292,7 @@ def test_closing_finishes_what_is_being_answered_and_refuses_the_rest(trained: T
     batcher = Batcher(trained.reasoner(), 1, 2)
     held, late = Held(batcher, EXAMPLE), SimpleQueue[Generation | Exception]()
     ids = trained.builder.question_ids(EXAMPLE)
-    batcher.ask(Asked(ids, Settings(4), None, late.put))
+    batcher.ask(PendingRequest(ids, Settings(4), None, late.put))
     closing = threading.Thread(target=batcher.close)
     closing.start()
     assert isinstance(late.get(timeout=60), ClosedError)
@@ -302,7 +302,7 @@ def test_closing_finishes_what_is_being_answered_and_refuses_the_rest(trained: T
     assert found.complete
     closing.join(60)
     with pytest.raises(ClosedError):
-        batcher.ask(Asked(ids, Settings(4), None, late.put))
+        batcher.ask(PendingRequest(ids, Settings(4), None, late.put))
 
 
 def test_only_questions_with_the_same_settings_share_a_batch(trained: Trained) -> None:
@@ -313,11 +313,11 @@ def test_only_questions_with_the_same_settings_share_a_batch(trained: Trained) -
     batcher._answer = lambda batch: (sizes.append([asked.settings.max_new_tokens for asked in batch]), answer(batch))[1]  # type: ignore[method-assign]
     done: SimpleQueue[Generation | Exception] = SimpleQueue()
     for limit in (4, 5, 4, 4, 4, 5):
-        batcher.ask(Asked(ids, Settings(limit), None, done.put))
+        batcher.ask(PendingRequest(ids, Settings(limit), None, done.put))
     for _ in range(3):
-        batcher.ask(Asked(ids, Settings(4), None, done.put))
+        batcher.ask(PendingRequest(ids, Settings(4), None, done.put))
     with pytest.raises(QueueFullError):
-        batcher.ask(Asked(ids, Settings(4), None, done.put))
+        batcher.ask(PendingRequest(ids, Settings(4), None, done.put))
     held.go.set()
     assert all(isinstance(done.get(timeout=60), Generation) for _ in range(9))
     assert sizes == [[4, 4, 4], [5, 5], [4, 4, 4], [4]]

@@ -16,7 +16,7 @@ from kava.errors import UserError
 from kava.experiment.suite import read_suite, suite_path
 from kava.methods import METHODS
 from kava.tools.plan.shapes import known
-from kava.train.curriculum import Curriculum, Schedule, schedule, unending
+from kava.train.curriculum import Curriculum, Schedule, schedule, unreachable_stage
 from kava.train.train import train
 
 PLAIN = {
@@ -62,8 +62,12 @@ def test_when_stages_begin(settings: dict[str, Any], longest: int, expected: Sch
 
 
 UNENDING = [
-    ({"method": "icot", "epochs": 10}, 73, "the longest trace, 73 tokens, is gone at stage 10, 100 steps after the start"),
-    ({"method": "icot", "epochs": 10}, 400, "is gone at stage 50, 500 steps after the start .10 steps a stage., and the run has 100"),
+    ({"method": "icot", "epochs": 10}, 73, "the longest trace, 73 tokens, is fully removed at stage 10, 100 steps after the start"),
+    (
+        {"method": "icot", "epochs": 10},
+        400,
+        "is fully removed at stage 50, 500 steps after the start .10 steps a stage., and the run has 100",
+    ),
     ({"method": "icot", "max_steps": 30, "epochs_per_stage": 0.7}, 73, "70 steps after the start .7 steps a stage., and the run has 30"),
     (
         {"method": "coconut", "epochs": 10, "latent.num_tokens": 24},
@@ -74,7 +78,7 @@ UNENDING = [
     (
         {"method": "icot", "tokens_per_stage": 1, "max_steps": 15},
         50,
-        "gone at stage 50, .* set training.tokens_per_stage to at least 50, or",
+        "removed at stage 50, .* set training.tokens_per_stage to at least 50, or",
     ),
     ({"method": "icot", "tokens_per_stage": 1, "batch_size": 1, "max_steps": 60}, 50, "training.epochs_per_stage to at most 0.0007, or"),
     ({"method": "coconut", "epochs": 0.5, "latent.num_tokens": 24}, 50, "and the run has 5; set training.epochs above 12.1"),
@@ -83,7 +87,7 @@ UNENDING = [
 
 @pytest.mark.parametrize(("settings", "longest", "said"), UNENDING)
 def test_one_that_cannot_end_is_named_with_cures_that_work(settings: dict[str, Any], longest: int, said: str) -> None:
-    problem = unending(config_of(**settings), 1280, longest)
+    problem = unreachable_stage(config_of(**settings), 1280, longest)
     assert problem is not None
     assert re.search(said, problem), problem
     cures = re.findall(r"([a-z_.]+) (?:to at (?:least|most)|above) ([0-9.,]+[0-9])", problem.partition("; set ")[2])
@@ -91,12 +95,12 @@ def test_one_that_cannot_end_is_named_with_cures_that_work(settings: dict[str, A
     for key, value in cures:
         number: Any = yaml.safe_load(value)
         cured = config_of(**{**settings, key: number + 0.01 if key == "training.epochs" else number})
-        assert unending(cured, 1280, longest) is None, (key, value)
+        assert unreachable_stage(cured, 1280, longest) is None, (key, value)
     for name, value in cures:
         # No wider than needed: one step further it is refused again.
         if name in ("training.tokens_per_stage", "latent.num_tokens"):
             further = int(value) + (-1 if name.endswith("stage") else 1)
-            assert unending(config_of(**{**settings, name: further}), 1280, longest) is not None
+            assert unreachable_stage(config_of(**{**settings, name: further}), 1280, longest) is not None
 
 
 def test_beyond_its_limit_icot_removes_all() -> None:
@@ -214,7 +218,7 @@ def test_the_suites_end_theirs_within_the_run(suite: str) -> None:
             published = known()["datasets"].get(config.dataset.name)
             mini = (50_000, 60 if variant == "natural_language" else 24)
             rows, longest = (published["rows"], published["longest"]["cot"]) if published else mini
-            assert unending(config, rows, longest) is None, (suite, overrides)
+            assert unreachable_stage(config, rows, longest) is None, (suite, overrides)
             staged += schedule(config, rows, longest) is not None
     assert staged >= 2
 

@@ -16,7 +16,7 @@ from kava.data.batch_file import read_batch, write_batch
 from kava.data.collate import build_collator
 from kava.data.mini.tokenizer import build_mini_tokenizer
 from kava.errors import UserError
-from kava.train.guard import Seen, explain, is_sound
+from kava.train.guard import RecordedBatch, all_finite, explain
 from kava.train.replay import replay
 from kava.train.train import train
 
@@ -163,10 +163,10 @@ def test_other_safetensors_are_no_batch(tmp_path: Path) -> None:
         read_batch(tmp_path / "x.safetensors")
 
 
-def seen(**values: list[float]) -> Seen:
+def seen(**values: list[float]) -> RecordedBatch:
     builder = mini_builder()
     batch = build_collator(lora_config(), builder).collate([builder.encode(example) for example in mini_examples(2)])
-    return Seen(batch, {}, {name: torch.tensor(value) for name, value in values.items()})
+    return RecordedBatch(batch, {}, {name: torch.tensor(value) for name, value in values.items()})
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def seen(**values: list[float]) -> Seen:
 )  # fmt: skip
 def test_which_number_is_bad(values: dict[str, list[float]], norm: float, problem: str, count: int) -> None:
     one = seen(**values)
-    assert not is_sound([one.values["loss"]], torch.tensor(norm))
+    assert not all_finite([one.values["loss"]], torch.tensor(norm))
     found, examples = explain([one], norm)
     assert found == problem
     assert len(examples) == count
@@ -194,5 +194,5 @@ def test_which_number_is_bad(values: dict[str, list[float]], norm: float, proble
 
 def test_a_loss_scaler_s_infinite_gradient_is_its_own_affair() -> None:
     one = seen(loss=[1.0, 2.0])
-    assert is_sound([one.values["loss"]], None)
-    assert is_sound([one.values["loss"]], torch.tensor(3.0))
+    assert all_finite([one.values["loss"]], None)
+    assert all_finite([one.values["loss"]], torch.tensor(3.0))

@@ -3,7 +3,7 @@
 import torch
 
 from helpers.tiny import PROMPT_IDS, make_examples, tiny_model
-from kava.train.last_step_accuracy import in_head_accuracy
+from kava.train.last_step_accuracy import unwritten_step_accuracy
 
 
 @torch.no_grad()
@@ -14,4 +14,4 @@ def test_it_is_the_share_that_the_model_alone_gets_right() -> None:
         predicted = int(backbone.causal_lm(torch.tensor([ids])).logits[0, -1].argmax())
         example.answer[len(PROMPT_IDS)] = predicted if number % 3 == 0 else predicted + 1
     for batch_size in (1, 5, 100):
-        assert in_head_accuracy(backbone, examples, len(PROMPT_IDS), 0, batch_size) == 4 / 12
+        assert unwritten_step_accuracy(backbone, examples, len(PROMPT_IDS), 0, batch_size) == 4 / 12

@@ -63,7 +63,7 @@ def test_it_goes_on_exactly_within_an_epoch_and_at_its_end(trained: Trained, tmp
 def test_a_stage_s_first_step_finds_an_optimizer_that_knows_nothing(trained: Trained, tmp_path: Path) -> None:
     """As a new one would move the weights from there, and the same after a resume; the learning rate goes on."""
     whole, model = make_loop(trained, tmp_path / "whole", "cpu", training={"max_steps": 3})
-    whole.starts_anew = lambda step: step == 2
+    whole.resets_optimizer = lambda step: step == 2
     whole.run()
     plain, other = make_loop(trained, tmp_path / "plain", "cpu", training={"max_steps": 3})
     plain.run()
@@ -73,7 +73,7 @@ def test_a_stage_s_first_step_finds_an_optimizer_that_knows_nothing(trained: Tra
     assert [entry["learning_rate"] for entry in entries(whole)] == [entry["learning_rate"] for entry in entries(plain)]
     for count, start in enumerate(("checkpoint-1", "checkpoint-2")):
         again, resumed = make_loop(trained, tmp_path / f"again-{count}", "cpu", training={"max_steps": 3})
-        again.starts_anew = whole.starts_anew
+        again.resets_optimizer = whole.resets_optimizer
         again.run(tmp_path / "whole" / start)
         assert all(torch.equal(value, moved[name]) for name, value in weights(resumed).items())
 

@@ -21,9 +21,9 @@ from kava.errors import UserError
 from kava.train import micro_batches, train
 from kava.train.batches import StepBatches
 from kava.train.curriculum import Curriculum
-from kava.train.footprint import HELD_BACK, Profile
+from kava.train.footprint import RESERVED_FRACTION, Profile
 from kava.train.loop import Loop
-from kava.train.micro_batches import MicroBatches, described, fitted, memory_of, positions_of
+from kava.train.micro_batches import MicroBatches, estimate_micro_batches, format_micro_batches, memory_of, positions_of
 from kava.train.step_trace import Lengths
 
 BATCH = {"batch_size": 5, "gradient_accumulation_steps": 2, "max_steps": 3, "logging_steps": 1}
@@ -82,8 +82,8 @@ def test_a_device_that_runs_out_changes_no_loss_and_no_weight(trained: Trained, 
     assert small.state.position_limit == small.batches.micro.limit
     told = capsys.readouterr().out.splitlines()
     assert [line.partition(": ")[2] for line in told if "memory" in line] == [
-        "out of memory with 5 examples at once; 3 of such a batch from step 1 on",
-        "out of memory with 3 examples at once; 2 of such a batch from step 1 on",
+        "out of memory with 5 examples at once; 3 from step 1 on",
+        "out of memory with 3 examples at once; 2 from step 1 on",
     ]
 
 
@@ -174,7 +174,7 @@ def test_positions_are_those_of_the_batch(method: str) -> None:
     batch = make_batch(tiny_model(method=method), make_examples(3), 4)
     trace = max(suffix.cot_width for suffix in (batch.student, batch.teacher) if suffix is not None)
     expected = positions_of(config, batch.question_ids.shape[1], trace, batch.student.answer_mask.shape[1])
-    micro = fitted(config, None, None, None)
+    micro = estimate_micro_batches(config, None, None, None)
     micro.limit = expected * 2
     micro.batch_size = 4
     assert micro.rows(batch) == 2
@@ -188,13 +188,13 @@ def test_what_fits_comes_from_a_trace_of_the_step() -> None:
     buckets = Buckets(np.array([[10, 4, 6], [20, 12, 8]]))
     profile = Profile(shape, config, Lengths(20, 12, 0, 8))
     for rows in (2, 9, 32):
-        micro = fitted(config, shape, buckets, math.ceil(profile.footprint(rows).total / (1 - HELD_BACK)))
+        micro = estimate_micro_batches(config, shape, buckets, math.ceil(profile.footprint(rows).total / (1 - RESERVED_FRACTION)))
         allowed = micro.rows_of(positions_of(config, 20, 12, 8))
         assert allowed <= rows < 4 * allowed
         assert profile.footprint(allowed).total <= profile.footprint(rows).total
-    line = described(MicroBatches(32, 32 * positions_of(config, 10, 4, 6)), config, buckets)
+    line = format_micro_batches(MicroBatches(32, 32 * positions_of(config, 10, 4, 6)), config, buckets)
     assert line == "examples computed at once, by expected memory: 32 in 1, 16 in 1 of 2 shapes (training.batch_size 32)"
-    assert fitted(config, shape, buckets, None).limit == math.inf
+    assert estimate_micro_batches(config, shape, buckets, None).limit == math.inf
     assert memory_of(torch.device("cpu")) is None
 
 

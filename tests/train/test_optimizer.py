@@ -37,7 +37,7 @@ def test_frozen_weights_are_left_to_themselves() -> None:
     [
         ("adamw_torhc", "training.optimizer 'adamw_torhc' is unknown; did you mean 'adamw_torch'"),
         ("lomo", "training.optimizer lomo changes weights before a step's numbers are known to be finite"),
-        ("schedule_free_adamw", "training.optimizer schedule_free_adamw answers with other weights than those that are trained"),
+        ("schedule_free_adamw", "training.optimizer schedule_free_adamw evaluates with weights that differ from the trained"),
         ("galore_adamw", "training.optimizer galore_adamw cannot be used here: "),
     ],
 )

@@ -14,7 +14,7 @@ from kava.config import Config, build_config
 from kava.errors import UserError
 from kava.evaluate.evaluate import Request, default_output, evaluate
 from kava.report.aggregate import SeedResults, combine
-from kava.results import CheckpointInfo, checkpoint_hash, own_rows, read_result, write_result
+from kava.results import CheckpointInfo, checkpoint_hash, read_result, verified_rows, write_result
 from kava.train.prepare import eviction_note, prepare_data
 from kava.train.train import train
 
@@ -134,7 +134,7 @@ def test_an_evaluation_writes_how_many_rows_it_left_out(tmp_path: Path) -> None:
     assert (result.data.rows, result.data.bad_rows) == (3, 2)
     assert result.data.asked == str(tmp_path / "questions.jsonl")
     assert result.checkpoint == CheckpointInfo(path=(tmp_path / "saved").as_posix(), manifest=checkpoint_hash(tmp_path / "saved"))
-    assert len(own_rows(tmp_path / "result.yaml", result)) == 3
+    assert len(verified_rows(tmp_path / "result.yaml", result)) == 3
 
 
 def test_a_file_that_changed_between_two_seeds_is_noticed(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_file_that_changed_between_two_seeds_is_noticed(tmp_path: Path) -> Non
 
 
 def test_a_seed_given_to_the_evaluation_is_no_second_seed(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--training.seed is a setting of the training, which is over: leave it out"):
+    with pytest.raises(UserError, match="--training.seed is a training setting and cannot change at evaluation: leave it out"):
         evaluate(Request(str(tmp_path), "gsm8k", overrides={"training.seed": 43}))
 
 

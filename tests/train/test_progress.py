@@ -36,7 +36,7 @@ def test_after_a_few_steps_it_says_how_long(tmp_path, capsys: pytest.CaptureFixt
         report.step(state)
     said = capsys.readouterr()
     assert re.fullmatch(
-        r"llama1b_aug seed 42: \S+ s/step: about \S+ (s|minutes?|hours) for the 999995 steps left, validations apart\n", said.out
+        r"llama1b_aug seed 42: \S+ s/step: about \S+ (s|minutes?|hours) for the 999995 steps left, without validation\n", said.out
     )
     assert said.err == ""
     assert not (tmp_path / "train.log").exists()

@@ -21,7 +21,7 @@ from kava.results import result_path, write_result
 from kava.runtime.atomic import verify, write_atomic
 from kava.runtime.lock import locked
 from kava.train.resume import keep_newest
-from kava.train.run_directory import Begun, begin, checkpoint_to_go_on_from, claimed, identify, refuse_held
+from kava.train.run_directory import Begun, begin, check_output_dir, create_run_record, find_resume_checkpoint, lock_output_dir
 from kava.train.train import _refuse_foreign, train
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -73,7 +73,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 def begun(directory: Path, resume: bool = False, quick_test: bool = False) -> Begun:
     """What a run does with its directory before its first step."""
-    run = identify(directory, resume=resume, quick_test=quick_test)
+    run = create_run_record(directory, resume=resume, quick_test=quick_test)
     begin(directory, lora_config(), run, resume=resume)
     return run
 
@@ -130,8 +130,8 @@ def test_files_of_something_else_are_not_written_over(tmp_path: Path, name: str,
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("learning_rate: 1\n")
     (tmp_path / "logs").mkdir()
-    with pytest.raises(UserError, match=rf"its {name.partition('/')[0]} is of something else; choose another --output_dir"):
-        refuse_held(tmp_path, **{"resume": False, "overwrite": False, "quick_test": False} | options)
+    with pytest.raises(UserError, match=rf"no kava run wrote its {name.partition('/')[0]}; choose another --output_dir"):
+        check_output_dir(tmp_path, **{"resume": False, "overwrite": False, "quick_test": False} | options)
 
 
 def test_a_directory_with_other_files_may_hold_a_run_too(tmp_path: Path) -> None:
@@ -140,14 +140,14 @@ def test_a_directory_with_other_files_may_hold_a_run_too(tmp_path: Path) -> None
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
     before = contents(tmp_path)
-    refuse_held(tmp_path, resume=False, overwrite=False, quick_test=False)
+    check_output_dir(tmp_path, resume=False, overwrite=False, quick_test=False)
     begun(tmp_path)
     assert contents(tmp_path).items() >= before.items()
 
 
 def test_a_quick_test_may_replace_a_quick_test_only(tmp_path: Path) -> None:
     def held(directory: Path, quick_test: bool) -> None:
-        refuse_held(directory, resume=False, overwrite=False, quick_test=quick_test)
+        check_output_dir(directory, resume=False, overwrite=False, quick_test=quick_test)
 
     for was_quick in (True, False):
         directory = tmp_path / str(was_quick)
@@ -203,7 +203,7 @@ def test_a_best_checkpoint_that_cannot_be_made_again_is_said(run: Path, place: P
     for step in (3, 4):
         shutil.rmtree(run / f"checkpoint-{step}")
     with pytest.raises(UserError, match="copy it back, or train again with --overwrite$"):
-        checkpoint_to_go_on_from(run)
+        find_resume_checkpoint(run)
 
 
 def test_a_run_goes_on_though_its_base_was_moved(run: Path, place: Path) -> None:
@@ -242,14 +242,14 @@ def test_the_newest_checkpoint_of_a_limit_is_the_one_just_written(tmp_path: Path
 
 
 def test_a_second_run_in_a_directory_is_refused_and_names_the_first(tmp_path: Path, place: Path) -> None:
-    with claimed(tmp_path), pytest.raises(UserError, match=rf"is in use by another run \(process {os.getpid()}: "):
+    with lock_output_dir(tmp_path), pytest.raises(UserError, match=rf"is in use by another run \(process {os.getpid()}: "):
         train(settings(place), tmp_path, quiet=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock"]
 
 
 def test_a_lock_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / ".lock").mkdir()
-    with pytest.raises(UserError, match=r"Is a directory: .*\.lock; give another path"), claimed(tmp_path):
+    with pytest.raises(UserError, match=r"Is a directory: .*\.lock; give another path"), lock_output_dir(tmp_path):
         pass
 
 

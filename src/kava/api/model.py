@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kava.api.generation import generate
-from kava.api.pieces import Pieces
+from kava.api.stable_text import StableText
 from kava.checkpoint import Trained, checkpoint_directory, open_checkpoint
 from kava.checkpoint.publish import push, results_beside, save_with_card
 from kava.config import Config
@@ -111,7 +111,7 @@ class Model:
     def _pieces(self, reasoner: Any, question: str, max_new_tokens: int, use_latent: bool) -> Iterator[str]:
         prefix, logits, _ = reasoner.start([reasoner.builder.question_ids(question)], use_latent)
         ids: list[int] = []
-        pieces = Pieces()
+        pieces = StableText()
         for _, tokens, _ in reasoner.tokens(prefix, logits, max_new_tokens):
             ids.append(int(tokens))
             if piece := pieces.of(reasoner.builder.text(ids)):

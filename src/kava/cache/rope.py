@@ -34,7 +34,7 @@ def unrotate(decoder: Any, keys: Float[Tensor, "L B H M D"], positions: Int[Tens
     return torch.cat([unrotated, rest], dim=-1).view(layers, batch, heads, slots, width)
 
 
-def moved(
+def rerotate(
     decoder: Any, keys: Float[Tensor, "L B H M D"], source: Int[Tensor, "L B H M"], target: Int[Tensor, "L B H M"]
 ) -> Float[Tensor, "L B H M D"]:
     """Cached keys of positions `source` as the cache would hold them at positions `target`."""

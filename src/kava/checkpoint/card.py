@@ -49,7 +49,7 @@ def render_card(config: Config, base: str, metadata: dict[str, Any], results: Se
         base=_short(base),
         loads_from=base,
         lora=config.lora.enabled,
-        latents=config.latent.num_tokens if method.thinks else 0,
+        latents=config.latent.num_tokens if method.uses_latents else 0,
         step=metadata.get("step"),
         data=metadata.get("data"),
         command=provenance.get("command_line"),

@@ -162,7 +162,7 @@ def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = No
         raise UserError(f"checkpoint {directory} is damaged: {problem}; use an older one or copy it again")
     config = recorded_config(content["config"], str(directory / KAVA_CONFIG))
     if "imported_from" in content and "question_suffix" not in content["config"].get("dataset", {}):
-        reason = "was imported by an earlier version, which did not ask in its authors' words; import it again"
+        reason = "was imported by an earlier version, which did not use the original prompt format; import it again"
         print(f"kava: checkpoint {directory} {reason}", file=sys.stderr, flush=True)
     base = _base_of(directory, content, config, overrides)
     if overrides:

@@ -53,7 +53,7 @@ def read_kava_config(directory: str | Path) -> dict[str, Any]:
     if not isinstance(content.get("config"), dict) or not isinstance(content.get("base"), str):
         raise UserError(f"{path} says neither its configuration nor its base model; copy the checkpoint again")
     if not isinstance(content.get("name"), str | None) or content.get("method") != content["config"].get("method", Config().method):
-        raise UserError(f"{path} contradicts itself: 'name' must be a text, and 'method' that of 'config'; copy the checkpoint again")
+        raise UserError(f"{path} is inconsistent: 'name' must be a string, and 'method' that of 'config'; copy the checkpoint again")
     try:
         _Training.model_validate(content)
     except ValidationError as error:

@@ -15,7 +15,7 @@ from kava.checkpoint.kava_config import KAVA_CONFIG, metadata_of, read_kava_conf
 from kava.checkpoint.open import checkpoint_directory
 from kava.config import recorded_config
 from kava.errors import UserError, reason_of
-from kava.results import Result, own_results, write_text
+from kava.results import Result, verified_results, write_text
 from kava.runtime.atomic import refuse_foreign, seal
 
 
@@ -81,7 +81,7 @@ def merge(source: str | Path, directory: str | Path) -> Trained:
     if not trained.config.lora.enabled:
         raise UserError(f"checkpoint {source} has full weights already; there is no adapter to merge")
     if trained.config.model.quantization != "none":
-        raise UserError(f"checkpoint {source} stands on a 4-bit base, which merging would round once more; use the adapter as it is")
+        raise UserError(f"checkpoint {source} has a 4-bit base model, which merging would round again; use the adapter as it is")
     trained.model.backbone.model = trained.model.backbone.model.merge_and_unload()
     config = trained.config.model_copy(update={"lora": trained.config.lora.model_copy(update={"enabled": False})})
     merged = replace(trained, config=config)
@@ -93,7 +93,7 @@ def results_beside(directory: Path) -> list[Result]:
     """Return the results in the directory of the run that `kava evaluate` wrote for exactly this checkpoint on full test sets."""
     if not (directory / KAVA_CONFIG).exists():
         return []
-    found, problems = own_results(_results_of(directory), directory)
+    found, problems = verified_results(_results_of(directory), directory)
     for problem in problems:
         print(f"kava: not on the model card: {problem}", file=sys.stderr)
     return found
@@ -107,7 +107,7 @@ def refresh_card(directory: Path) -> None:
     """Rewrite the card of a checkpoint with the current results of its run; a card that may not be written stays unchanged."""
     content = read_kava_config(directory)
     config = recorded_config(content["config"], str(directory / KAVA_CONFIG))
-    results, _ = own_results(_results_of(directory), directory)
+    results, _ = verified_results(_results_of(directory), directory)
     card = render_card(config, content["base"], metadata_of(content), results)
     with contextlib.suppress(UserError):
         write_text(directory / CARD, card)

@@ -74,12 +74,12 @@ class Bench:
         from rich.console import Console
 
         from kava.errors import UserError, at_least
-        from kava.results import refuse_no_file
+        from kava.results import check_output_paths
         from kava.tools.bench.record import guard, show, write_bench
 
         console = Console(highlight=False)
         at_least(0, tolerance=self.tolerance)
-        refuse_no_file(*(Path(file) for file in (self.output, self.figure) if file))
+        check_output_paths(*(Path(file) for file in (self.output, self.figure) if file))
         if self.figure and Path(self.figure).suffix not in DRAWN:
             raise UserError(f"--figure {self.figure} is none of {', '.join(DRAWN)}; give it one of these endings")
         settings, recorded = self._recorded() if self.guard else ({}, {})

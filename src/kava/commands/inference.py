@@ -37,7 +37,7 @@ class Inference:
         from kava.checkpoint import open_checkpoint
         from kava.config import config_path, load_config
         from kava.errors import UserError, at_least
-        from kava.runtime.stage import speak_on
+        from kava.runtime.stage import set_progress_stream
         from kava.tools.session import Session, answer_file, check_config, read_questions
 
         at_least(1, max_new_tokens=self.max_new_tokens)
@@ -51,7 +51,7 @@ class Inference:
         max_new_tokens = self.max_new_tokens or trained.config.evaluation.max_new_tokens
         use_latent = self.use_latent and not self.no_latent
         if self.output_file is None:
-            speak_on("stderr")
+            set_progress_stream("stderr")
         if self.mode == "interactive":
             Session(reasoner, max_new_tokens, self.temperature, use_latent, trained.config).run()
             return

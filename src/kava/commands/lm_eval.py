@@ -24,7 +24,7 @@ class LmEval:
             raise UserError("lm-evaluation-harness is not installed: pip install 'kava-latent[lm_eval]' (or pip install lm-eval)") from None
         import lm_eval.models  # noqa: F401  (the harness looks its own up only while none is known)
 
-        from kava.evaluate.lm_eval import know_our_tasks, naming_absent_data
+        from kava.evaluate.lm_eval import register_tasks, report_absent_data
 
         given = list(self.arguments)
         if any(word.startswith("--apply_chat_template") for word in given):
@@ -33,7 +33,7 @@ class LmEval:
         for option, value in (("--model", "kava"), ("--batch_size", "auto")):
             if not any(word == option or word.startswith(f"{option}=") for word in given):
                 given += [option, value]
-        know_our_tasks()
+        register_tasks()
         sys.argv = ["lm_eval", *given]
-        with naming_absent_data():
+        with report_absent_data():
             cli_evaluate()

@@ -50,7 +50,7 @@ class Plan:
     def run(self) -> None:
         from kava.errors import UserError, at_least
         from kava.results import write_text
-        from kava.runtime.stage import speak_on
+        from kava.runtime.stage import set_progress_stream
         from kava.tools.plan.measure import check
         from kava.tools.plan.planner import PlanFile
         from kava.tools.plan.report import advice, markdown
@@ -64,7 +64,7 @@ class Plan:
         self._check_numbers()
         kind = "json" if self.json else self.format
         if kind != "table":
-            speak_on("stderr")
+            set_progress_stream("stderr")
         planned = [self._plan(name, show=kind == "table") for name in self.configs]
         plans = [plan for _, found in planned for plan in found]
         content = PlanFile(plans=plans).model_dump_json(indent=2) + "\n"

@@ -70,7 +70,7 @@ class RunMultiSeed:
     def _plan(self) -> "Plan":
         from kava.config import config_path
         from kava.errors import UserError
-        from kava.experiment.multi_seed import plan_of, read_seeds
+        from kava.experiment.multi_seed import make_plan, read_seeds
         from kava.results import checked_name
 
         if "training.seed" in self.overrides:
@@ -81,7 +81,7 @@ class RunMultiSeed:
         path = config_path(self.config)
         name = checked_name(path.stem, "configuration")
         output_dir = Path(self.output_dir or f"outputs/{name}{'_quick_test' if self.quick_test else ''}_multi_seed")
-        plan = plan_of(path, name, output_dir, seeds, self.overrides, short=self.quick_test, datasets=self._datasets)
+        plan = make_plan(path, name, output_dir, seeds, self.overrides, short=self.quick_test, datasets=self._datasets)
         plan.train_flags.extend([] if self.report_to == ("tensorboard",) else ["--report_to", *self.report_to])
         plan.train_flags.extend(["--use_wandb"] if self.use_wandb else [])
         return plan

@@ -36,7 +36,7 @@ class Serve:
         from kava.checkpoint import open_checkpoint
         from kava.errors import at_least
         from kava.runtime.optional_packages import require
-        from kava.runtime.stage import speak_on
+        from kava.runtime.stage import set_progress_stream
 
         at_least(1, batch_size=self.batch_size, waiting=self.waiting, max_new_tokens=self.max_new_tokens)
         at_least(0, port=self.port, shutdown_seconds=self.shutdown_seconds)
@@ -49,7 +49,7 @@ class Serve:
         listener = listen(self.host, self.port)
         trained = open_checkpoint(self.checkpoint, self.overrides)
         # No progress lines while requests are answered.
-        speak_on(None)
+        set_progress_stream(None)
         batcher = Batcher(trained.reasoner(), self.batch_size, self.waiting)
         name = self.name or self.checkpoint
         serve(build_app(trained, name, batcher, self.max_new_tokens), name, listener, self.shutdown_seconds)

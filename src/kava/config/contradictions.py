@@ -12,7 +12,7 @@ def contradictions(config: Any) -> Iterator[str]:
     method = METHODS[config.method]
     if method.step_decoder and model.attn_implementation == "flash_attention_2":
         yield (
-            f"method {config.method} decodes all steps in one pass under a mask of its own, which flash_attention_2 cannot take: "
+            f"method {config.method} decodes all steps in one pass with a custom attention mask, which flash_attention_2 does not support: "
             "set model.attn_implementation to sdpa"
         )
     if method.kv and config.rkv.eviction == "rkv_original" and 0 < config.latent.num_tokens <= WINDOW:
@@ -31,7 +31,7 @@ def contradictions(config: Any) -> Iterator[str]:
     if system.fsdp and system.mixed_precision == "fp16":
         yield "system.fsdp has no loss scaling, which fp16 needs: set system.mixed_precision to bf16 or no"
     if system.fsdp and system.compile:
-        yield "system.compile cannot follow weights that come and go: set it to false, or system.fsdp to false"
+        yield "system.compile does not support sharded weights: set it to false, or system.fsdp to false"
     if system.compile and training.gradient_checkpointing:
         yield "system.compile and training.gradient_checkpointing exclude each other: set one of them to false"
     if config.dataset.mini.min_steps > config.dataset.mini.max_steps:

@@ -14,7 +14,7 @@ from kava.runtime.text import read_text
 
 EXTENDS = "extends"
 # Methods that reason in text or not at all: they do not use M (`latent.num_tokens`).
-WITHOUT_LATENTS = tuple(name for name, method in METHODS.items() if not method.thinks)
+WITHOUT_LATENTS = tuple(name for name, method in METHODS.items() if not method.uses_latents)
 
 
 def read_sections(path: str | Path, inside: tuple[Path, ...] = ()) -> dict[Any, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 # Settings added after the first runs, each with its neutral value. At this value a setting is left out of the hash, so that finished
 # runs keep their fingerprints.
-YOUNGER = (
+LATER_SETTINGS = (
     ("model", "quantization", "none"),
     ("dataset", "question_suffix", "\n"),
     ("dataset", "answer_separator", " "),
@@ -36,7 +36,7 @@ def fingerprint(content: dict[str, Any]) -> str:
     del content["training"]["seed"]
     # What `auto` selects depends on the device, which is not part of a configuration. On a CPU it is float32, the earlier default.
     content["model"]["dtype"] = content["model"]["dtype"].replace("auto", "float32")
-    for section, key, unused in YOUNGER:
+    for section, key, unused in LATER_SETTINGS:
         if content[section][key] == unused:
             del content[section][key]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -44,7 +44,7 @@ def fingerprint(content: dict[str, Any]) -> str:
 
 def with_later_settings(content: dict[str, Any]) -> dict[str, Any]:
     """Return a configuration of an earlier version with the missing settings added at their neutral values."""
-    for section, key, unused in YOUNGER:
+    for section, key, unused in LATER_SETTINGS:
         if isinstance(held := content.get(section, {}), dict):
             content = {**content, section: {key: unused, **held}}
     return content

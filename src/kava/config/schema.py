@@ -46,7 +46,9 @@ class MiniModelConfig(Section):
     pretrain_batch_size: int = Field(64, ge=1, description="examples per pretraining step")
     pretrain_learning_rate: float = Field(2e-3, gt=0, description="peak learning rate of pretraining")
     pretrain_drop_steps: int = Field(
-        2, ge=0, description="up to so many last steps are left out of a pretraining trace, so that the base learns to do them unseen"
+        2,
+        ge=0,
+        description="most last steps removed from a pretraining trace, so that the base learns to do them without writing them",
     )
 
     @model_validator(mode="after")
@@ -73,7 +75,7 @@ class ModelConfig(Section):
 class LoraConfig(Section):
     enabled: bool = Field(True, description="train adapters; false: full fine-tuning")
     r: int = Field(128, ge=0, description="rank")
-    alpha: float = Field(32, gt=0, description="scale: adapters count alpha / r")
+    alpha: float = Field(32, gt=0, description="adapter outputs are scaled by alpha / r")
     dropout: float = Field(0.1, ge=0, lt=1, description="share of adapter inputs set to zero")
     target_modules: list[str] | Literal["auto"] = Field("auto", description="names of the adapted linear maps; auto: all of the attention")
 
@@ -161,10 +163,10 @@ class TrainingConfig(Section):
     )
     warmup_ratio: float = Field(0.03, ge=0, lt=1, description="share of all steps in which the learning rate rises")
     optimizer: str = Field("adamw_torch", description="name as transformers has it")
-    logging_steps: int = Field(10, ge=1, description="log every so many steps")
-    eval_steps: int | None = Field(None, ge=1, description="validation by generation every so many steps; default: each epoch")
-    save_steps: int | None = Field(None, ge=1, description="checkpoint every so many steps; default: each epoch")
-    save_total_limit: int | None = Field(None, ge=1, description="keep the newest so many checkpoints besides the best; default: all")
+    logging_steps: int = Field(10, ge=1, description="steps between log entries")
+    eval_steps: int | None = Field(None, ge=1, description="steps between validations by generation; default: an epoch")
+    save_steps: int | None = Field(None, ge=1, description="steps between checkpoints; default: an epoch")
+    save_total_limit: int | None = Field(None, ge=1, description="number of newest checkpoints to keep besides the best; default: all")
     gradient_checkpointing: bool = Field(False, description="compute activations again in the backward pass: less memory, slower")
     sort_by_length: bool = Field(
         True, description="batch examples of similar length, padded to one of a few lengths: less padding, few shapes"
@@ -173,7 +175,7 @@ class TrainingConfig(Section):
     max_bad_batches: int = Field(
         0,
         ge=0,
-        description="steps with a NaN or infinite loss or gradient to leave out before the run stops; each is saved for kava replay",
+        description="steps with a NaN or infinite loss or gradient that are skipped before the run stops; each is saved for kava replay",
     )
     epochs_per_stage: float = Field(1, gt=0, description="iCoT and Coconut: epochs before the curriculum moves on; as published: 0.125, 3")
     tokens_per_stage: int = Field(8, ge=1, description="iCoT: CoT tokens removed per stage; as published: 1")
@@ -185,7 +187,7 @@ class TrainingConfig(Section):
     )
     trailing_stage: bool = Field(
         False,
-        description="Coconut: before the last stage, one of all latents and the steps behind those that they replace; as published: true",
+        description="Coconut: before the last stage, add one with all latents that still writes the remaining steps; as published: true",
     )
     uniform_prob: float = Field(0, ge=0, le=1, description="Coconut: share of steps that train any one of the stages")
     reset_optimizer: bool = Field(

@@ -1,6 +1,6 @@
 """The three kinds of answers: numbers (`kava.data.answers`), choices (a letter, yes or no) and texts; each has an entry in `ANSWER_TYPES`.
 
-read_answer("B. They laugh", "The answer is:", "choice", behind_prompt=True)  ->  "B"
+read_answer("B. They laugh", "The answer is:", "choice", after_prompt=True)  ->  "B"
 same_answer("True", "yes", "choice")  ->  True
 """
 
@@ -46,16 +46,16 @@ def canonical_answer(value: Any, answer_type: AnswerType) -> str:
     return ANSWER_TYPES[answer_type].canonical(value)
 
 
-def read_answer(text: str, answer_prompt: str, answer_type: AnswerType, *, behind_prompt: bool = False) -> str | None:
+def read_answer(text: str, answer_prompt: str, answer_type: AnswerType, *, after_prompt: bool = False) -> str | None:
     """Return the answer in generated text: the first one after the last answer prompt, else the last one in the text.
 
     Args:
         text: generated text.
         answer_prompt: text before the answer.
         answer_type: type of the answer.
-        behind_prompt: the prompt was part of the model's input and `text` follows it, so the first answer counts.
+        after_prompt: the prompt was part of the model's input and `text` follows it, so the first answer counts.
     """
-    return ANSWER_TYPES[answer_type].read(text, answer_prompt, behind_prompt)
+    return ANSWER_TYPES[answer_type].read(text, answer_prompt, after_prompt)
 
 
 def same_answer(a: str | None, b: str, answer_type: AnswerType) -> bool:
@@ -81,12 +81,12 @@ def _canonical_choice(value: Any) -> str:
 def _reader(find: Callable[[str], list[str]]) -> Callable[[str, str, bool], str | None]:
     """Return a reader that takes the first match of `find` after the last prompt, else the last match in the whole text."""
 
-    def read(text: str, answer_prompt: str, behind_prompt: bool) -> str | None:
+    def read(text: str, answer_prompt: str, after_prompt: bool) -> str | None:
         pieces = re.findall(r"\w+|[^\w\s]", answer_prompt)
         prompts = list(re.finditer(r"\s*".join(map(re.escape, pieces)), text, re.IGNORECASE)) if pieces else []
-        behind = text if behind_prompt else text[prompts[-1].end() :] if prompts else ""
+        behind = text if after_prompt else text[prompts[-1].end() :] if prompts else ""
         found = find(behind)
-        if found or behind_prompt:
+        if found or after_prompt:
             return found[0] if found else None
         return next(reversed(find(text)), None)
 
@@ -115,7 +115,7 @@ def _same_text(a: str, b: str) -> bool:
 
 ANSWER_TYPES: dict[AnswerType, Kind] = {
     "number": Kind(
-        _canonical_number, lambda text, prompt, behind: extract_answer(text, prompt, behind_prompt=behind), answers_equal, NUMBERS
+        _canonical_number, lambda text, prompt, behind: extract_answer(text, prompt, after_prompt=behind), answers_equal, NUMBERS
     ),
     "choice": Kind(_canonical_choice, _reader(_CHOICE.findall), _same_choice, (*"ABCDE", "yes", "no", "True", "False")),
     "text": Kind(

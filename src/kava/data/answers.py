@@ -36,7 +36,7 @@ _LATEX = (("\\$", "$"), ("\\%", "%"), ("{,}", ","), ("\\,", " "), ("\\!", ""))
 _MINUS = dict.fromkeys(map(ord, "−‐‑‒–﹣"), "-")
 
 
-def extract_answer(text: str, answer_prompt: str, *, behind_prompt: bool = False) -> str | None:
+def extract_answer(text: str, answer_prompt: str, *, after_prompt: bool = False) -> str | None:
     """Return the first number after the last answer prompt, else the last number of the whole text, else None.
 
     The search for the prompt ignores letter case and white space ("the answer is : 7"). The number is returned without grouping
@@ -45,10 +45,10 @@ def extract_answer(text: str, answer_prompt: str, *, behind_prompt: bool = False
     Args:
         text: generated text.
         answer_prompt: text before the number.
-        behind_prompt: the prompt was part of the model's input and `text` follows it, so the answer is the first number.
+        after_prompt: the prompt was part of the model's input and `text` follows it, so the answer is the first number.
     """
     text = _plain(text)
-    if behind_prompt:
+    if after_prompt:
         return _first(text)
     pieces = re.findall(r"\w+|[^\w\s]", _plain(answer_prompt))
     prompts = list(re.finditer(r"\s*".join(map(re.escape, pieces)), text, re.IGNORECASE)) if pieces else []

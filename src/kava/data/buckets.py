@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 
 # With the last bucket and the short batch at the end of an epoch, this makes 200 shapes. 5 % of GSM8k-AUG's positions are then padding;
 # with 60 shapes it is 10 %.
-MOST = 198
+MAX_BUCKETS = 198
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Buckets:
         return [index + 1 + int((self.edges[index + 1 :] >= self.edges[index]).all(axis=1).argmax()) for index in after]
 
 
-def fit_buckets(widths: Int[np.ndarray, "N 3"], least: int, most: int = MOST) -> Buckets:
+def fit_buckets(widths: Int[np.ndarray, "N 3"], least: int, most: int = MAX_BUCKETS) -> Buckets:
     """Fit buckets by splitting the examples repeatedly, each time at the cut that saves the most padding.
 
     Args:

@@ -196,7 +196,7 @@ class Collator:
     @property
     def latents_now(self) -> int:
         """Number of latents in the student's sequence at this stage."""
-        if not self.method.thinks:
+        if not self.method.uses_latents:
             return 0
         if self.method.curriculum == "replace_steps":
             return min(self.stage * self.tokens_per_step, self.num_latents)

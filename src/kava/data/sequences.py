@@ -106,7 +106,7 @@ class SequenceBuilder:
             )
         if common in written:
             raise UserError(
-                "this tokenizer writes different numbers as the same tokens, so no answer could be told from another; use another"
+                "this tokenizer encodes different numbers as the same tokens, so answers cannot be told apart; use another tokenizer"
             )
         return common
 

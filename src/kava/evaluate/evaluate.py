@@ -29,13 +29,13 @@ from kava.results import (
     Result,
     Row,
     RunInfo,
+    check_result_path,
     checkpoint_hash,
     dataset_label,
-    own_results,
     read_result,
-    refuse_unwritable,
     result_path,
     rows_path,
+    verified_results,
     write_result,
     write_rows,
 )
@@ -80,7 +80,7 @@ def evaluate(request: Request, output: str | Path | None = None, opened: Trained
     at_least(1, batch_size=request.batch_size, max_samples=request.max_samples, max_new_tokens=request.max_new_tokens)
     if output is not None:
         # Fail before hours of evaluation, not after them.
-        refuse_unwritable(output)
+        check_result_path(output)
     device = choose_device((request.overrides or {}).get("system.device"), "system.device")
     processes.join(on_cpu=device == "cpu")
     started = time.perf_counter()
@@ -146,7 +146,7 @@ def default_output(checkpoint: str, dataset: str, changed: Sequence[str] = ()) -
     best = path.parent / BEST_CHECKPOINT
     if best.is_dir() and directory.name != BEST_CHECKPOINT:
         changed = [directory.name, *changed]
-    if changed and own_results([path])[0]:
+    if changed and verified_results([path])[0]:
         raise UserError(f"{path} holds the result on the whole of '{dataset}'; with {', '.join(changed)} name another file with --output")
     return path
 
@@ -155,7 +155,7 @@ def _refuse_training_settings(overrides: dict[str, object]) -> None:
     """Refuse overrides of training settings: the result would record a seed or learning rate that the weights were not trained with."""
     for key in overrides:
         if key.startswith("training."):
-            raise UserError(f"--{key} is a setting of the training, which is over: leave it out, or train with it")
+            raise UserError(f"--{key} is a training setting and cannot change at evaluation: leave it out, or train with it")
 
 
 def as_evaluated(config: Config, request: Request) -> Config:
@@ -235,7 +235,7 @@ def load_questions(config: Config, dataset: str, data_dir: str | None, limit: in
     if asked != answer_type:
         raise UserError(
             f"the answers of '{dataset}' are of type {asked}, but the model was trained to give a {answer_type}; "
-            f"set --dataset.answer_type {asked} to read its answers so all the same"
+            f"set --dataset.answer_type {asked} to read its answers as that type anyway"
         )
     return loaded
 

@@ -80,7 +80,7 @@ class KavaLM(LM):
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
         """Raise an error: a model that reasons first has no likelihood for a direct continuation of the question."""
-        raise UserError("this task compares likelihoods, which a model that thinks before it answers has not; choose one that generates")
+        raise UserError("this task compares likelihoods, which kava models do not provide; choose a generative task")
 
     def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
         """Raise an error, as `loglikelihood` does."""
@@ -104,7 +104,7 @@ class KavaLM(LM):
         for stop in request.args[1].get("until") or []:
             text = text.partition(stop)[0] if stop else text
         prompt = self.reasoner.builder.answer_prompt
-        number = extract_answer(text, prompt, behind_prompt=not self.reasoner.writes_trace(self.use_latent))
+        number = extract_answer(text, prompt, after_prompt=not self.reasoner.writes_trace(self.use_latent))
         if number is None:
             return text
         # Graders look for a marker or for the last number in the text, and the model may have continued after its answer.
@@ -112,7 +112,7 @@ class KavaLM(LM):
         return text if extract_answer(text, prompt) == number and marker == prompt else f"{text}\n{marker} {number}"
 
 
-def know_our_tasks() -> None:
+def register_tasks() -> None:
     """Make the harness find our tasks next to its own and those of a user's --include_path, which accepts only one folder."""
     own = lm_eval.tasks.TaskManager
 
@@ -125,7 +125,7 @@ def know_our_tasks() -> None:
 
 
 @contextmanager
-def naming_absent_data() -> Iterator[None]:
+def report_absent_data() -> Iterator[None]:
     """Turn the failure to load a task's data into one line.
 
     Raises:

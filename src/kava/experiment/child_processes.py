@@ -16,7 +16,7 @@ from itertools import takewhile
 from pathlib import Path
 from types import FrameType
 
-from kava.runtime.processes import PARENT, obeyed
+from kava.runtime.processes import PARENT, signals_to_handle
 
 # Progress lines of a training and of an evaluation.
 PROGRESS = re.compile(r": step \d+/\d+ |: [\d,]+ of [\d,]+ questions, ")
@@ -83,7 +83,7 @@ class Children:
     @contextmanager
     def passing_signals(self) -> Iterator[None]:
         """Inside the block, forward the signals in `PASSED_ON` to the children, which save and exit; after a signal no new child starts."""
-        before = {number: signal.signal(number, self._pass_on) for number in obeyed(PASSED_ON)}
+        before = {number: signal.signal(number, self._pass_on) for number in signals_to_handle(PASSED_ON)}
         try:
             yield
         finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from kava.errors import UserError
-from kava.experiment.multi_seed import Plan, result_of
+from kava.experiment.multi_seed import Plan, read_plan_result
 from kava.report.aggregate import SeedResults
 from kava.report.aggregate_file import AGGREGATE_JSON, AGGREGATE_YAML, write_aggregates
 from kava.report.group import Group, group_of
@@ -45,7 +45,7 @@ def collect(plan: Plan, path: str, model_name: str | None = None) -> tuple[Group
             unfinished.append(dataset)
             continue
         try:
-            found = {seed: result_of(plan, seed, dataset, plan.fingerprint) for seed in plan.seeds}
+            found = {seed: read_plan_result(plan, seed, dataset, plan.fingerprint) for seed in plan.seeds}
         except UserError as error:
             problems.append(str(error))
             continue

@@ -62,7 +62,7 @@ def _worked_questions(outcome: Reproduced, console: Console) -> None:
 def _verdict(outcome: Reproduced, overrides: dict[str, Any], console: Console) -> None:
     """Print the time per question alone and in batches, the chance level, and the verdict."""
     table = Table(title="A question on this machine", title_justify="left")
-    for heading in ("method", "test, %", "forward passes", "ms, asked alone", "ms, many at once"):
+    for heading in ("method", "test, %", "forward passes", "ms, batch of one", "ms, large batch"):
         table.add_column(heading, justify="left" if heading == "method" else "right")
     measured = {run: _measure(outcome, run) for _, run in outcome.plans}
     for run, own in measured.items():

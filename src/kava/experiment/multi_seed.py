@@ -22,7 +22,7 @@ from kava.config.overrides import as_flags
 from kava.config.quick_test import quick_test
 from kava.errors import UserError
 from kava.experiment.child_processes import Children, StoppedError, environments, visible_gpus
-from kava.results import BEST_CHECKPOINT, TRAINING_DONE, Result, own_result, own_rows, read_result, result_path
+from kava.results import BEST_CHECKPOINT, TRAINING_DONE, Result, read_result, result_path, verified_result, verified_rows
 from kava.runtime.atomic import verify
 from kava.runtime.lock import LOCK_FILE, locked
 
@@ -52,7 +52,7 @@ class Plan:
         return self.output_dir / f"seed_{seed}"
 
 
-def plan_of(
+def make_plan(
     path: Path, name: str, output_dir: Path, seeds: Sequence[int], overrides: dict[str, Any], *, short: bool = False,
     datasets: Callable[[dict[str, str]], dict[str, str]] = lambda known: dict(zip(known, known, strict=True)),
     variant: str = "",
@@ -99,7 +99,7 @@ def read_seeds(words: Sequence[str]) -> list[int]:
     return [int(word) for word in seeds]
 
 
-def result_of(plan: Plan, seed: int, dataset: str, fingerprint: str | None) -> Result:
+def read_plan_result(plan: Plan, seed: int, dataset: str, fingerprint: str | None) -> Result:
     """Read a result of a plan and check that it belongs to the plan.
 
     Args:
@@ -109,8 +109,8 @@ def result_of(plan: Plan, seed: int, dataset: str, fingerprint: str | None) -> R
         UserError: the result or its rows are missing or broken, or belong to another checkpoint, configuration, seed or data set.
     """
     path = result_path(plan.seed_dir(seed), dataset)
-    result = own_result(path)
-    own_rows(path, result)
+    result = verified_result(path)
+    verified_rows(path, result)
     if result.dataset != dataset or result.data.asked not in (None, plan.datasets[dataset]):
         raise UserError(f"result file {path} was measured on {result.data.asked or result.dataset}, not on {dataset}; evaluate again")
     if result.run.seed != seed:
@@ -246,6 +246,6 @@ class _Seed:
     def _finished_result(self, dataset: str) -> Result | None:
         """Return the result on a data set; None unless it and its rows are complete and match this run's checkpoint and the plan's data."""
         try:
-            return result_of(self.plan, self.seed, dataset, self._training_fingerprint())
+            return read_plan_result(self.plan, self.seed, dataset, self._training_fingerprint())
         except UserError:
             return None

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from kava.config import config_path
 from kava.data.sources.benchmarks import BENCHMARKS
 from kava.errors import UserError, nearest
-from kava.experiment.multi_seed import Plan, plan_of
+from kava.experiment.multi_seed import Plan, make_plan
 from kava.results import checked_name, read_mapping
 from kava.runtime import shipped
 
@@ -76,7 +76,7 @@ class Suite(BaseModel):
 
 def _check_named(name: str, existing: dict[str, dict[str, Any]], place: str, what: str) -> None:
     if name not in existing:
-        raise ValueError(f"{place}: '{name}' is none of the {what}{nearest(name, existing)}")
+        raise ValueError(f"{place}: '{name}' is not one of the {what}{nearest(name, existing)}")
 
 
 def suite_path(name: str) -> Path:
@@ -132,7 +132,7 @@ def plans_of(suite: Suite, output_dir: Path, overrides: dict[str, Any], *, short
         for run, run_overrides in suite.runs.items():
             merged = {**variant_overrides, **run_overrides, **suite.exceptions.get(variant, {}).get(run, {}), **overrides}
             path = config_path(str(merged.pop("config", suite.config)))
-            plans[variant, run] = plan_of(
+            plans[variant, run] = make_plan(
                 path, checked_name(run, "run"), output_dir / checked_name(variant, "variant") / run, suite.seeds, merged, short=short,
                 datasets=lambda known: _datasets(suite, known), variant="" if variant == "all" else variant,
             )  # fmt: skip

@@ -38,7 +38,7 @@ def compare_caches(model: KavaModel, batch: Batch) -> CacheView:
     Raises:
         ValueError: the method has no latents, or the batch has no teacher trace.
     """
-    if not model.method.thinks or batch.teacher is None:
+    if not model.method.uses_latents or batch.teacher is None:
         raise ValueError(f"method {model.method.name} has no pair of caches to compare")
     question, thought = model.think(batch.question_ids, batch.question_mask, batch.num_latents)
     _, trace = model.read_teacher(question, batch, keep_hidden=False)

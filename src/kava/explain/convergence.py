@@ -15,7 +15,7 @@ from kava.results.statistics import paired_difference, wilson_interval
 
 
 @dataclass(frozen=True)
-class Settling:
+class FixedPointDistances:
     """Means over questions: relative distance to the fixed point per iteration and latent, share of latents with the final top token."""
 
     distance: Float[Tensor, "T1 M"]
@@ -23,7 +23,7 @@ class Settling:
 
 
 @torch.inference_mode()
-def settling(reasoner: Reasoner, questions: Sequence[str], batch_size: int = 32) -> Settling:
+def fixed_point_distances(reasoner: Reasoner, questions: Sequence[str], batch_size: int = 32) -> FixedPointDistances:
     """Iterate to the fixed point and compute |h_t - h_M| / |h_M| and the agreement of top tokens for t = 0 .. M."""
     exact = reasoner.with_iterations(reasoner.num_latents)
     distance, agreement = [], []
@@ -34,7 +34,7 @@ def settling(reasoner: Reasoner, questions: Sequence[str], batch_size: int = 32)
         distance.append((hidden - final).norm(dim=-1) / final.norm(dim=-1).clamp_min(1e-12))
         top = torch.stack([exact.model.backbone.logits(state[:, 1:]).argmax(-1) for state in thought.trajectory])
         agreement.append((top == top[-1]).float())
-    return Settling(torch.cat(distance, dim=1).mean(1), torch.cat(agreement, dim=1).mean((1, 2)))
+    return FixedPointDistances(torch.cat(distance, dim=1).mean(1), torch.cat(agreement, dim=1).mean((1, 2)))
 
 
 def convergence(reasoner: Reasoner, examples: Sequence[Example], batch_size: int = 32, max_new_tokens: int = 64) -> Convergence:
@@ -46,7 +46,7 @@ def convergence(reasoner: Reasoner, examples: Sequence[Example], batch_size: int
         batch_size, max_new_tokens: generation settings.
     """
     questions = [example.question for example in examples]
-    settled = settling(reasoner, questions, batch_size)
+    settled = fixed_point_distances(reasoner, questions, batch_size)
     trained, exact = reasoner.num_iterations, reasoner.num_latents
     chosen = sorted({t for t in (0, 1, 2, trained, 2 * trained, exact) if t <= exact})
     predictions = {}
@@ -65,8 +65,8 @@ def convergence(reasoner: Reasoner, examples: Sequence[Example], batch_size: int
 
 def _iterations(t: int, found: list[str | None], exact: list[str | None], examples: Sequence[Example]) -> Iterations:
     same = sum(a == b for a, b in zip(found, exact, strict=True))
-    marks = marks_of(found, examples)
-    reference = marks_of(exact, examples)
+    marks = correctness_of(found, examples)
+    reference = correctness_of(exact, examples)
     test = None if marks is None or reference is None else paired_difference([(marks, reference)])
     return Iterations(
         iterations=t,
@@ -78,7 +78,7 @@ def _iterations(t: int, found: list[str | None], exact: list[str | None], exampl
     )
 
 
-def marks_of(predictions: Sequence[str | None], examples: Sequence[Example]) -> list[bool] | None:
+def correctness_of(predictions: Sequence[str | None], examples: Sequence[Example]) -> list[bool] | None:
     """Return whether each prediction is right; None if any gold answer is unknown."""
     if not all(example.answer for example in examples):
         return None

@@ -27,7 +27,7 @@ from kava.explain.record import Attention, Explanation, Kept, QuestionView, Simi
 from kava.generate import Reasoner
 from kava.methods import WITH_LATENTS
 from kava.model.backbone import evaluating
-from kava.model.suitability import positions_come_off
+from kava.model.suitability import can_unrotate
 from kava.runtime.provenance import collect
 
 
@@ -59,7 +59,7 @@ def explain(reasoner: Reasoner, config: Config, examples: Sequence[Example], opt
         UserError: the method has no latents, or a question is empty or too long.
     """
     started, method = time.perf_counter(), reasoner.model.method
-    if not method.thinks:
+    if not method.uses_latents:
         raise UserError(f"method {method.name} has no latents to explain; give a checkpoint of {WITH_LATENTS}")
     for example in examples:
         checked_question(reasoner, example.question, config)
@@ -79,8 +79,8 @@ def explain(reasoner: Reasoner, config: Config, examples: Sequence[Example], opt
     effects = None
     if len(measured) < 2:
         notes.append("no interventions: a mean or a swap needs at least two questions")
-    elif not positions_come_off(reasoner.model.backbone):
-        notes.append("no interventions: the positions of this model cannot be taken out of its keys, so no latent can change places")
+    elif not can_unrotate(reasoner.model.backbone):
+        notes.append("no interventions: keys of this model cannot be moved to another position")
     else:
         options.say(f"interventions on {reasoner.num_latents} latents over {len(measured)} questions")
         effects = interventions(reasoner, measured, batch_size, options.max_new_tokens)

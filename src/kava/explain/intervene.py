@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from kava.cache.layers import slice_layers, stack_layers
-from kava.cache.rope import moved
+from kava.cache.rope import rerotate
 from kava.data.answers import answers_equal
 from kava.data.example import Example
-from kava.explain.convergence import marks_of
+from kava.explain.convergence import correctness_of
 from kava.explain.record import Effect, Interventions
 from kava.generate import Reasoner
 from kava.model.backbone import Prefix
@@ -55,12 +55,12 @@ def interventions(reasoner: Reasoner, examples: Sequence[Example], batch_size: i
     """
     lab = _Lab(reasoner, [example.question for example in examples], batch_size, max_new_tokens)
     plain = lab.answers(None, None)
-    marks = marks_of(plain, examples)
+    marks = correctness_of(plain, examples)
     effects = []
     for kind in KINDS:
         for latent in [*range(reasoner.num_latents), None]:
             disturbed = lab.answers(latent, kind)
-            effects.append(_effect(latent, kind, plain, disturbed, marks, marks_of(disturbed, examples)))
+            effects.append(_effect(latent, kind, plain, disturbed, marks, correctness_of(disturbed, examples)))
     return Interventions(questions=len(examples), accuracy=None if marks is None else sum(marks) / len(marks), effects=effects)
 
 
@@ -86,7 +86,7 @@ class _Lab:
         keys, values = stack_layers(prefix.layers, first, prefix.length)
         new_keys, new_values = self._replacement(rows, kind)
         at_zero = torch.zeros(new_keys.shape[:4], dtype=torch.long, device=keys.device)
-        new_keys = moved(self.reasoner.model.backbone.decoder, new_keys, at_zero, _positions(prefix, new_keys))
+        new_keys = rerotate(self.reasoner.model.backbone.decoder, new_keys, at_zero, _positions(prefix, new_keys))
         chosen = torch.ones(num, dtype=torch.bool, device=keys.device)
         if latent is not None:
             chosen = torch.arange(num, device=keys.device) == latent
@@ -116,7 +116,7 @@ def _think(reasoner: Reasoner, questions: Sequence[str], batch_size: int) -> _Th
         prefix = thought.prefix
         own_keys, own_values = stack_layers(prefix.layers, prefix.length - reasoner.num_latents, prefix.length)
         position = _positions(prefix, own_keys)
-        keys.append(moved(reasoner.model.backbone.decoder, own_keys, position, torch.zeros_like(position)))
+        keys.append(rerotate(reasoner.model.backbone.decoder, own_keys, position, torch.zeros_like(position)))
         values.append(own_values)
         prefixes.append(prefix)
     return _Thoughts(prefixes, passes, torch.cat(keys, dim=1), torch.cat(values, dim=1))

@@ -13,7 +13,7 @@ from kava.generate import Reasoner
 def cache_pictures(reasoner: Reasoner, config: Config, examples: Sequence[Example]) -> dict[str, Any]:
     """Return images `kv_similarity/keys` and `kv_similarity/values`, [height, width, 3] uint8; empty if there is nothing to compare."""
     method = reasoner.model.method
-    similarity = mean_similarity(reasoner, config, examples) if method.thinks and method.teacher else None
+    similarity = mean_similarity(reasoner, config, examples) if method.uses_latents and method.teacher else None
     if similarity is None:
         return {}
     layers = {"keys": similarity.keys, "values": similarity.values}

@@ -8,7 +8,7 @@ from kava.data.answer_types import AnswerType, same_answer
 from kava.data.answers import extract_answer
 from kava.data.example import Example
 from kava.data.mini.problems import EXAMPLE
-from kava.data.mini.recognise import PIECE, doubt, read_question, worked_out
+from kava.data.mini.recognise import PIECE, describe_steps, read_question, why_unanswerable
 from kava.data.sequences import SequenceBuilder
 from kava.errors import UserError
 from kava.generate import Reasoner
@@ -47,7 +47,7 @@ def solution(config: Config, question: str, examples: Iterable[Example] = ()) ->
     chain = read_question(question, config.dataset.mini.modulus) if config.dataset.name == "builtin:mini" else None
     if chain is not None:
         values = chain.values(config.dataset.mini.modulus)
-        told = worked_out(chain, config.dataset.mini.modulus)
+        told = describe_steps(chain, config.dataset.mini.modulus)
         return Solution(str([chain.start, *values][-1]), "number", tuple(told.split("; ")) if told else (), tuple(map(str, values)))
     example = next((example for example in examples if example.question.split() == question.split()), None)
     if example is None:
@@ -59,7 +59,7 @@ def solution(config: Config, question: str, examples: Iterable[Example] = ()) ->
 _SHOWN = 4
 
 
-def why_unknowable(builder: SequenceBuilder, config: Config, question: str) -> str | None:
+def guess_reason(builder: SequenceBuilder, config: Config, question: str) -> str | None:
     """Return a sentence that says why an answer to this question would be a guess; None if there is no such reason.
 
     Reasons: the question contains words that the tokenizer does not know (all become the unknown token), or the model was trained on
@@ -70,7 +70,7 @@ def why_unknowable(builder: SequenceBuilder, config: Config, question: str) -> s
         more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
         shown = ", ".join(f"'{word}'" for word in unknown[:_SHOWN])
         return f"this model has no words for {shown}{more}"
-    return doubt(question, config.dataset.mini) if config.dataset.name == "builtin:mini" else None
+    return why_unanswerable(question, config.dataset.mini) if config.dataset.name == "builtin:mini" else None
 
 
 def _unknown_words(builder: SequenceBuilder, question: str) -> list[str]:

@@ -38,7 +38,7 @@ def think(reasoner: Reasoner, questions: Sequence[str], top_k: int = 1) -> Thoug
         UserError: the method has no latents, or there is no question.
     """
     model = reasoner.model
-    if not model.method.thinks:
+    if not model.method.uses_latents:
         raise UserError(f"method {model.method.name} has no latents to read; take a checkpoint of {WITH_LATENTS}")
     if not questions:
         raise UserError("there is no question to think about")

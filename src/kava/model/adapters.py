@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from kava.model.maps import reading_together
-from kava.model.products import add_product_, linear, product, transposed_product
+from kava.model.cpu_matmul import add_matmul_, linear, matmul, transposed_matmul
+from kava.model.linear_groups import group_by_input
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class _Adapt(torch.autograd.Function):
         weights, outputs = parts[0::4], []
         for weight, bias, up, scale, low in zip(weights, parts[1::4], casts.ups, scales, hidden.split(casts.ranks, 1), strict=True):
             output = linear(rows, _as(weight, rows.dtype), _as(bias, rows.dtype))
-            outputs.append(add_product_(output, low, up.T, scale).view(*x.shape[:-1], -1))
+            outputs.append(add_matmul_(output, low, up.T, scale).view(*x.shape[:-1], -1))
         ctx.save_for_backward(dropped, mask, hidden, casts.down, *casts.ups, *weights)
         ctx.scales, ctx.ranks, ctx.keep = scales, casts.ranks, 1 / (1 - dropout) if dropout < 1 else 0.0
         ctx.trained_dtype = casts.sources[0].dtype
@@ -164,16 +164,16 @@ class _Adapt(torch.autograd.Function):
         ):
             torch.addmm(place, row, up, beta=0, alpha=scale, out=place)
             to_ups.append(torch.addmm(up, row.T, low, beta=0, alpha=scale).to(ctx.trained_dtype))
-        to_downs = transposed_product(to_hidden, dropped).to(ctx.trained_dtype).split(ctx.ranks)
+        to_downs = transposed_matmul(to_hidden, dropped).to(ctx.trained_dtype).split(ctx.ranks)
         to_input = None
         if ctx.needs_input_grad[0]:
-            to_input = product(rows[0], _as(weights[0], dropped.dtype))
+            to_input = matmul(rows[0], _as(weights[0], dropped.dtype))
             for row, weight in zip(rows[1:], weights[1:], strict=True):
-                add_product_(to_input, row, _as(weight, dropped.dtype))
+                add_matmul_(to_input, row, _as(weight, dropped.dtype))
             if mask is None:
-                add_product_(to_input, to_hidden, down)
+                add_matmul_(to_input, to_hidden, down)
             else:
-                to_input += torch.ops.aten.native_dropout_backward(product(to_hidden, down), mask, ctx.keep)
+                to_input += torch.ops.aten.native_dropout_backward(matmul(to_hidden, down), mask, ctx.keep)
             to_input = to_input.view(*gradients[0].shape[:-1], -1)
         trained = [part for pair in zip(to_downs, to_ups, strict=True) for part in (None, None, *pair)]
         return to_input, None, None, None, *trained
@@ -222,7 +222,7 @@ class Adapters:
         if any(one.seen != one.stamp() for one in self._casts()):
             self.refresh()
 
-    def part(self) -> None:
+    def restore_forwards(self) -> None:
         """Restore peft's own forward in every module."""
         for group in self.groups:
             for member in group.members:
@@ -241,7 +241,7 @@ def share_inputs(model: nn.Module, probe: Any) -> Adapters:
         probe: runs the model on a few tokens, to find which modules read the same tensor.
     """
     adapted = {module: name for module in model.modules() if isinstance(module, LoraLinear) and (name := _plain_adapter(module))}
-    groups = [[AdaptedLinear(module, adapted[module]) for module in readers] for readers in reading_together(adapted, probe)]
+    groups = [[AdaptedLinear(module, adapted[module]) for module in readers] for readers in group_by_input(adapted, probe)]
     found = [AdapterGroup(members) for members in groups]
     for group in found:
         for index, member in enumerate(group.members):

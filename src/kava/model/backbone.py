@@ -117,7 +117,7 @@ class Backbone(nn.Module):
         return model.model if model.base_model is model else model.base_model
 
     @property
-    def waits(self) -> bool:
+    def syncs_with_device(self) -> bool:
         """Whether a step synchronizes with the device: liger's cross-entropy counts labels, FlashAttention 2 removes padding."""
         return self.fused or str(self.causal_lm.config._attn_implementation).endswith("flash_attention_2")
 
@@ -158,7 +158,7 @@ class Backbone(nn.Module):
         embedded: Tensor = embedding(ids)
         return embedded
 
-    def embed_written(self, ids: Int[Tensor, "B n"]) -> Float[Tensor, "B n E"]:
+    def embed_generated(self, ids: Int[Tensor, "B n"]) -> Float[Tensor, "B n E"]:
         """Input embeddings of generated text: new tokens in it get their trained rows, which `embed` does not use."""
         embedded = self.embed(ids)
         if not isinstance(self.causal_lm.get_input_embeddings(), TrainableTokensWrapper):

@@ -91,7 +91,9 @@ def load_base(base: str, config: Config, device: str | torch.device = "cpu") -> 
         return causal_lm
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
-            raise UserError(f"model '{base}' brings code of its own; if you trust it, set model.trust_remote_code to true") from None
+            raise UserError(
+                f"model '{base}' needs code from its repository; if you trust it, set model.trust_remote_code to true"
+            ) from None
         if "attn_implementation" in str(error):
             raise UserError(f"model '{base}' cannot run with model.attn_implementation {backend}; set it to eager") from None
         raise not_loaded(f"model '{base}'", base, error) from None
@@ -106,7 +108,7 @@ def not_loaded(what: str, base: str, error: Exception) -> UserError:
     """The error for a base model that could not be loaded: a bad directory, damaged files in the cache, or a problem with the hub name."""
     if looks_local(base) and not Path(base).is_dir():
         return UserError(
-            f"{what} cannot be loaded: there is no directory {base}; set model.name to one, or to a hub name such as owner/model"
+            f"{what} cannot be loaded: directory {base} does not exist; set model.name to one that does, or a hub name such as owner/model"
         )
     if Path(base).is_dir():
         return UserError(f"{what} cannot be loaded ({first_line(error)}): copy the directory again, or set model.name to another")

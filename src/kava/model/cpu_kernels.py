@@ -8,9 +8,9 @@ from torch import Tensor
 
 from kava.cache.attention import PREFIX
 from kava.model.backbone import Backbone, evaluating
-from kava.model.fused_layer import FusedLayer, looks_like_llamas
+from kava.model.fused_layer import FusedLayer, is_llama_style
 from kava.model.kava import KavaModel
-from kava.model.maps import share_maps
+from kava.model.linear_groups import group_linears
 
 _TOLERANCE = 1e-3
 
@@ -25,7 +25,7 @@ def fuse_on_cpu(model: KavaModel) -> list[FusedLayer]:
     """
     backbone = model.backbone
     with torch.no_grad(), evaluating(backbone):
-        share_maps(model, lambda: _probe(backbone))
+        group_linears(model, lambda: _probe(backbone))
         layers = _fuse_layers(backbone)
     backbone.forward_passes = 0
     return layers
@@ -35,7 +35,7 @@ def _fuse_layers(backbone: Backbone) -> list[FusedLayer]:
     # Only with SDPA, and with weights in float32: a model in half precision will be moved to a GPU.
     layers = list(getattr(backbone.decoder, "layers", []))
     plain = backbone.causal_lm.config._attn_implementation == PREFIX + "sdpa" and backbone.causal_lm.dtype == torch.float32
-    if not plain or backbone.special_ids.device.type != "cpu" or not all(map(looks_like_llamas, layers)):
+    if not plain or backbone.special_ids.device.type != "cpu" or not all(map(is_llama_style, layers)):
         return []
     expected, fused = _probe(backbone), [FusedLayer(layer) for layer in layers]
     for one in fused:

@@ -16,7 +16,7 @@ from kava.model.graphs import InferenceGraphs
 CAPACITY_STEP = 64
 """The capacity of static caches is rounded up to a multiple of this, so that few sizes occur."""
 
-LEAST = 1e-6
+MIN_TEMPERATURE = 1e-6
 """Smallest temperature used. Below it, scaled logits could overflow float32, and sampling gives the most likely token anyway."""
 
 
@@ -34,7 +34,7 @@ class Writing(Protocol):
         """Keep only these rows of the batch."""
 
 
-def write_on(backbone: Backbone, prefix: Prefix, room: int) -> Writing:
+def start_decoding(backbone: Backbone, prefix: Prefix, room: int) -> Writing:
     """Start decoding up to `room` tokens from a prefix, which is not modified."""
     if backbone.compiles:
         return _Extending(backbone, prefix)
@@ -55,7 +55,7 @@ class _InPlace:
 
     def next(self, ids: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
         self.length += 1
-        embeds = self.backbone.embed_written(ids[:, None])
+        embeds = self.backbone.embed_generated(ids[:, None])
         output = self.backbone.call(self.cache, embeds, self.mask[:, : self.length], self.position[:, None])
         self.position = self.position + 1
         return self.backbone.logits(output.last_hidden_state[:, -1])
@@ -135,7 +135,7 @@ class _DecodingStep:
 
     def _pass(self) -> Tensor:
         self.mask.index_fill_(3, self.slot, True)
-        embeds = self.backbone.embed_written(self.ids[:, None]).to(self.backbone.causal_lm.dtype)
+        embeds = self.backbone.embed_generated(self.ids[:, None]).to(self.backbone.causal_lm.dtype)
         # A clone, because attention caches the additive mask on the mask tensor, and this mask changes at every step.
         output = self.backbone.decode(self.cache, embeds, self.mask.clone(), self.position)
         logits = self.backbone.logits(output.last_hidden_state[:, -1])
@@ -152,7 +152,7 @@ class _Extending:
         self.prefix = prefix
 
     def next(self, ids: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
-        run = self.backbone.extend(self.prefix, self.backbone.embed_written(ids[:, None]))
+        run = self.backbone.extend(self.prefix, self.backbone.embed_generated(ids[:, None]))
         self.prefix = run.prefix
         return self.backbone.logits(run.hidden[:, -1])
 
@@ -181,4 +181,4 @@ def choose_token(logits: Tensor, temperature: float, generator: torch.Generator 
     """The most likely token of each row, or a sampled one if the temperature is above 0."""
     if temperature == 0:
         return logits.argmax(-1)
-    return torch.multinomial((logits.float() / max(temperature, LEAST)).softmax(-1), 1, generator=generator)[:, 0]
+    return torch.multinomial((logits.float() / max(temperature, MIN_TEMPERATURE)).softmax(-1), 1, generator=generator)[:, 0]

@@ -17,7 +17,7 @@ from transformers.activations import SiLUActivation
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from kava.cache.attention import PREFIX
-from kava.model.products import linear, product, transposed_product
+from kava.model.cpu_matmul import linear, matmul, transposed_matmul
 
 _LAYER = {"input_layernorm", "self_attn", "post_attention_layernorm", "mlp"}
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
@@ -28,7 +28,7 @@ class FusedLayer:
     """A fused forward pass of a decoder layer; unsupported inputs go to the layer's own forward.
 
     Args:
-        layer: one that passes `looks_like_llamas`.
+        layer: one that passes `is_llama_style`.
     """
 
     def __init__(self, layer: Any) -> None:
@@ -73,7 +73,7 @@ class FusedLayer:
         )
 
 
-def looks_like_llamas(layer: Any) -> bool:
+def is_llama_style(layer: Any) -> bool:
     """Whether a layer has exactly the submodules of Llama's; how it uses them is checked by running it (`kava.model.cpu_kernels`)."""
     if {name for name, _ in layer.named_children()} != _LAYER:
         return False
@@ -129,8 +129,8 @@ class _Before(torch.autograd.Function):
         _rotated(to_key, cos, back, key)
         value.copy_(to_value)
         gradient = gradient.view(len(normal), -1)
-        to_gain, to_weight = _to_gain_and_weight(transposed_product(gradient, normal), gain, weight)
-        to_x = _norm_backward_(product(gradient, weight * gain), normal, scale).view(batch, count, -1)
+        to_gain, to_weight = _to_gain_and_weight(transposed_matmul(gradient, normal), gain, weight)
+        to_x = _norm_backward_(matmul(gradient, weight * gain), normal, scale).view(batch, count, -1)
         to_biases: Sequence[Tensor | None] = gradient.sum(0).split(ctx.rows) if any(ctx.needs_input_grad[9:]) else [None] * 3
         return to_x, to_gain, None, None, None, None, *to_weight.split(ctx.rows), *to_biases
 
@@ -161,17 +161,17 @@ class _Behind(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         attended, normal, scale, both, opened, active, weight, gain, out, down = ctx.saved_tensors
         shape, gradient = gradient.shape, gradient.reshape(-1, gradient.shape[-1])
-        to_down = transposed_product(gradient, active)
-        to_active = product(gradient, down)
+        to_down = transposed_matmul(gradient, active)
+        to_active = matmul(gradient, down)
         opening, raised = both.chunk(2, -1)
         to_both = torch.empty_like(both)
         to_opening, to_raised = to_both.chunk(2, -1)
         torch.mul(to_active, opened, out=to_raised)
         torch.ops.aten.silu_backward.grad_input(to_active.mul_(raised), opening, grad_input=to_opening)
-        to_gain, to_weight = _to_gain_and_weight(transposed_product(to_both, normal), gain, weight)
-        to_middle = _norm_backward_(product(to_both, weight * gain), normal, scale).add_(gradient)
-        to_mixed = product(to_middle, out).view(ctx.shape)
-        return to_middle.view(shape), to_mixed, to_gain, None, transposed_product(to_middle, attended), *to_weight.chunk(2), to_down
+        to_gain, to_weight = _to_gain_and_weight(transposed_matmul(to_both, normal), gain, weight)
+        to_middle = _norm_backward_(matmul(to_both, weight * gain), normal, scale).add_(gradient)
+        to_mixed = matmul(to_middle, out).view(ctx.shape)
+        return to_middle.view(shape), to_mixed, to_gain, None, transposed_matmul(to_middle, attended), *to_weight.chunk(2), to_down
 
 
 def _normalised(x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:

@@ -68,7 +68,7 @@ class KavaModel(nn.Module):
         # Of the published base model (`kava.model.build.fingerprint_of`); empty if unknown.
         self.base_fingerprint = ""
         # Whether the weights are sharded over several processes (`kava.train.sharding`).
-        self.split = False
+        self.is_sharded = False
 
     def forward(self, batch: Batch) -> dict[str, Any]:
         """Losses of a batch.
@@ -86,12 +86,12 @@ class KavaModel(nn.Module):
     def losses(self, batch: Batch) -> LossTerms:
         """The terms of the loss that this method has, each per example (method.md, section 5)."""
         method, settings = self.method, self.settings
-        if not method.thinks:
+        if not method.uses_latents:
             return {"student_ce": read_whole(self.backbone, batch.question_ids, batch.question_mask, batch.student).cross_entropy}
         every = method.kv and settings.kv_iterations == "all"
-        question, thought = self.think(batch.question_ids, batch.question_mask, batch.num_latents, keep_trajectory=every, hold_last=True)
+        question, thought = self.think(batch.question_ids, batch.question_mask, batch.num_latents, keep_trajectory=every, defer_last=True)
         eot = self.backbone.special_embeddings()[1:2].expand(len(batch), -1, -1)
-        lead = eot if thought.unread is None else torch.cat([thought.unread, eot], dim=1)
+        lead = eot if thought.pending is None else torch.cat([thought.pending, eot], dim=1)
         student = read_suffix(self.backbone, thought.prefix, batch.student, lead=lead, keep_hidden=method.codi)
         terms: LossTerms = {"student_ce": student.cross_entropy}
         if batch.teacher is None:
@@ -133,7 +133,7 @@ class KavaModel(nn.Module):
         num_iterations: int | None = None,
         *,
         keep_trajectory: bool = False,
-        hold_last: bool = False,
+        defer_last: bool = False,
     ) -> tuple[Prefix, Thought]:
         """Read left-padded questions and reason in latents, whose prefill runs in the question's pass. Returns (question, thought).
 
@@ -141,7 +141,7 @@ class KavaModel(nn.Module):
             ids, mask: the questions.
             num_latents: M.
             num_iterations: T of parallel latents; default: that of the settings.
-            keep_trajectory, hold_last: see `kava.model.latents.iterate`.
+            keep_trajectory, defer_last: see `kava.model.latents.iterate`.
         """
         backbone, sequential = self.backbone, self.method.latents == "sequential"
         iterations = self.settings.num_iterations if num_iterations is None else num_iterations
@@ -152,9 +152,9 @@ class KavaModel(nn.Module):
         run = backbone.read(ids, mask, tail)
         question = run.prefix.shortened(tail.shape[1], run.hidden[:, ids.shape[1] - 1 : ids.shape[1]])
         if sequential:
-            return question, follow(backbone, run, self.projection, num_latents, hold_last=hold_last)
+            return question, follow(backbone, run, self.projection, num_latents, defer_last=defer_last)
         return question, iterate(
-            backbone, run, self.projection, num_latents, iterations, keep_trajectory=keep_trajectory, hold_last=hold_last
+            backbone, run, self.projection, num_latents, iterations, keep_trajectory=keep_trajectory, defer_last=defer_last
         )
 
     def match_cache(self, target: Compressed, question: Prefix, thought: Prefix) -> Float[Tensor, " B"]:

@@ -20,7 +20,7 @@ class Thought:
         prefix: question, `<bot>` and the M latents.
         hidden: last-layer hidden states of `<bot>` and the latents, [B, M + 1, E].
         trajectory: `hidden` after the prefill and after each iteration; empty unless requested.
-        unread: with `hold_last`, input embeddings of the last latent pass, which was not run, [B, n, E]. They are run together with the
+        pending: with `defer_last`, input embeddings of the last latent pass, which was not run, [B, n, E]. They are run together with the
             answer, on which they do not depend; `prefix` ends before them, and `hidden` is that of the pass before.
         earlier: with `keep_trajectory`, `prefix` after each Jacobi iteration but the last.
     """
@@ -28,7 +28,7 @@ class Thought:
     prefix: Prefix
     hidden: Float[Tensor, "B M1 E"]
     trajectory: tuple[Tensor, ...] = ()
-    unread: Float[Tensor, "B n E"] | None = None
+    pending: Float[Tensor, "B n E"] | None = None
     earlier: tuple[Prefix, ...] = ()
 
 
@@ -72,7 +72,7 @@ def iterate(
     num_iterations: int,
     *,
     keep_trajectory: bool = False,
-    hold_last: bool = False,
+    defer_last: bool = False,
 ) -> Thought:
     """Run the Jacobi iterations after a prefill that ended with `parallel_tail` of the same arguments; see `think_parallel`."""
     iterations = min(num_iterations, num_latents)
@@ -84,8 +84,8 @@ def iterate(
         last = num_latents if keep_trajectory else num_latents - iterations + final + 1
         anchor = prefix.shortened(hidden.shape[1] - 1 - final, hidden[:, final : final + 1])
         inputs = project(hidden[:, final:last])
-        if hold_last and final == iterations - 1:
-            return Thought(anchor, hidden, unread=inputs, earlier=tuple(earlier))
+        if defer_last and final == iterations - 1:
+            return Thought(anchor, hidden, pending=inputs, earlier=tuple(earlier))
         run = backbone.extend(anchor, inputs)
         prefix, hidden = run.prefix, torch.cat([hidden[:, : final + 1], run.hidden], dim=1)
         if keep_trajectory:
@@ -109,13 +109,13 @@ def sequential_tail(backbone: Backbone, batch: int) -> Float[Tensor, "B 1 E"]:
     return backbone.special_embeddings()[:1].expand(batch, -1, -1)
 
 
-def follow(backbone: Backbone, prefill: Extension, project: Project, num_latents: int, *, hold_last: bool = False) -> Thought:
+def follow(backbone: Backbone, prefill: Extension, project: Project, num_latents: int, *, defer_last: bool = False) -> Thought:
     """Run the sequential latents after a prefill that ended with `<bot>`; see `think_sequential`."""
     prefix, hidden = prefill.prefix, [prefill.hidden[:, -1:]]
     for latent in range(num_latents):
         inputs = project(hidden[-1])
-        if hold_last and latent == num_latents - 1:
-            return Thought(prefix, torch.cat(hidden, dim=1), unread=inputs)
+        if defer_last and latent == num_latents - 1:
+            return Thought(prefix, torch.cat(hidden, dim=1), pending=inputs)
         run = backbone.extend(prefix, inputs)
         prefix = run.prefix
         hidden.append(run.hidden)

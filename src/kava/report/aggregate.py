@@ -16,7 +16,7 @@ from kava.config.differences import differences
 from kava.config.fingerprint import with_later_settings
 from kava.errors import UserError
 from kava.report.aggregate_file import Aggregate, DatasetSummary, SeedRun, SeedValues
-from kava.results import Result, own_result, result_path
+from kava.results import Result, result_path, verified_result
 from kava.results.statistics import summarise
 
 DEFAULT_DATASETS = ("gsm8k", "gsm8k-hard", "svamp")
@@ -53,7 +53,7 @@ def read_run(directory: str | Path, datasets: Sequence[str]) -> SeedResults:
     results: dict[str, Result] = {}
     for dataset in datasets:
         path = result_path(directory, dataset)
-        result = results[dataset] = own_result(path)
+        result = results[dataset] = verified_result(path)
         if result.dataset != dataset:
             raise UserError(f"result file {path} holds data set '{result.dataset}', not '{dataset}'; evaluate again")
         first = next(iter(results.values()))

@@ -16,12 +16,12 @@ import yaml
 from pydantic import Field
 
 from kava.errors import UserError
-from kava.results import BEST_CHECKPOINT, DataInfo, Record, checkpoint_hash, left_out_of, parse_record, read_mapping, write_text
+from kava.results import BEST_CHECKPOINT, DataInfo, Record, checkpoint_hash, parse_record, partial_reason, read_mapping, write_text
 
 AGGREGATE_FORMAT: Literal["kava.aggregate/1"] = "kava.aggregate/1"
 AGGREGATE_YAML = "aggregated_results.yaml"
 AGGREGATE_JSON = "aggregated_results.json"
-INCLUDE_PARTIAL = "--include_partial shows it, marked"
+INCLUDE_PARTIAL = "--include_partial includes it, marked"
 _CURE = "aggregate the seeds again"
 
 
@@ -82,8 +82,8 @@ class Aggregate(Record):
     format: Literal["kava.aggregate/1"] = AGGREGATE_FORMAT
 
     def partial(self, dataset: str) -> str:
-        """Return why the result on a data set is not a full evaluation; see `left_out_of`."""
-        return left_out_of(self.config, self.datasets[dataset].questions)
+        """Return why the result on a data set is not a full evaluation; see `partial_reason`."""
+        return partial_reason(self.config, self.datasets[dataset].questions)
 
 
 def write_aggregates(aggregates: Mapping[str, Aggregate], json_path: str | Path | None, yaml_path: str | Path | None) -> None:
@@ -152,4 +152,4 @@ def _refuse_outdated(file: Path, aggregate: Aggregate) -> None:
     for run in aggregate.runs:
         found = checkpoint_hash(Path(run.directory) / BEST_CHECKPOINT)
         if None not in (run.checkpoint, found) and found != run.checkpoint:
-            raise UserError(f"aggregate {file}: {run.directory} was trained again since; evaluate it and {_CURE}")
+            raise UserError(f"aggregate {file}: {run.directory} was retrained since; evaluate it and {_CURE}")

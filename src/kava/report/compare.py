@@ -66,7 +66,7 @@ def reference_table(cells: Sequence[Comparison], source: str, tolerance: float) 
         for cell in cells
     ]
     reasons = dict.fromkeys(cell.partial for cell in cells if cell.partial)
-    notes = [f"{PARTIAL} no full evaluation: {'; '.join(reasons)}"] if reasons else []
+    notes = [f"{PARTIAL} not a full evaluation: {'; '.join(reasons)}"] if reasons else []
     notes += [f"source: {where}" for where in dict.fromkeys(cell.where for cell in cells)]
     columns = ["config", "data set", "measure", "ours", source, "diff", f"within {tolerance:g}"]
     return Table("reference", f"ours against the {source}", "", columns, rows, notes=notes)

@@ -9,7 +9,7 @@ from kava.config.differences import differences
 from kava.errors import UserError
 from kava.report.aggregate import SeedResults, combine
 from kava.report.aggregate_file import Aggregate
-from kava.results import Row, own_rows
+from kava.results import Row, verified_rows
 
 # Settings that change logging, evaluation or speed, but not what the model learns.
 _BOOKKEEPING = ("training.logging_steps", "training.eval_steps", "training.save_", "training.num_workers", "evaluation.", "system.")
@@ -58,7 +58,7 @@ def group_of(path: str, runs: Sequence[SeedResults], model_name: str | None = No
     aggregate, rows, problems = combine(runs, model_name), {}, []
     for dataset in aggregate.datasets:
         try:
-            rows[dataset] = {run.seed: own_rows(run.path(dataset), run.results[dataset]) for run in runs}
+            rows[dataset] = {run.seed: verified_rows(run.path(dataset), run.results[dataset]) for run in runs}
         except UserError as error:
             problems.append(f"{error} (its accuracy is shown; what needs the questions is not)")
     return Group(path, aggregate, rows), problems

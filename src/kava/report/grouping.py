@@ -69,7 +69,7 @@ def _reference_points(labelled: tables.Labelled, dataset: str, styles: Mapping[s
     return found
 
 
-def with_other_cost(labelled: tables.Labelled, methods: tables.Labelled) -> tables.Labelled:
+def with_distinct_cost(labelled: tables.Labelled, methods: tables.Labelled) -> tables.Labelled:
     """Return the methods, and the ablations whose number of forward passes differs from their method's on every test set.
 
     The other ablations would all lie on one vertical line of the figure.

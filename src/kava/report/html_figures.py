@@ -23,7 +23,7 @@ TERMS = {
     **{f"train/{name}": f"CE {name[:-3]}" if name.endswith("_ce") else f"L_{name.upper()}" for name in LossConfig().weights},
     "eval/accuracy": "validation accuracy",
 }
-CHANCE = "always the commonest answer"
+CHANCE = "always the most common answer"
 _WRAP = 30
 # Height of one line of a legend, in inches.
 _LEGEND_LINE = 0.17

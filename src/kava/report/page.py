@@ -113,7 +113,7 @@ def _fill_results(content: _Content, found: Found, reference: Reference, paint: 
     content.accuracy = replace(accuracy, notes=[*accuracy.notes, *_chance_note(methods, reference)])
     content.verdicts = verdicts(methods, reference)
     content.published = None if tables.relevant(labelled, reference) else tables.published_table(reference)
-    content.passes = _passes(scopes.with_other_cost(labelled, methods), reference, paint)
+    content.passes = _passes(scopes.with_distinct_cost(labelled, methods), reference, paint)
     for number, family in enumerate(ablations.families(ranked), 1):
         chance = scopes.chance(family.named(reference), family.dataset)
         draw = partial(compared.bars_figure, ablations.bars(family, reference), family.title(reference), chance)
@@ -147,7 +147,7 @@ _CALIBRATION = "Mean confidence against accuracy, a point per number of steps; o
 def _chance_note(methods: tables.Labelled, reference: Reference) -> list[str]:
     known = {name: chance for name in tables.test_sets(methods) if (chance := scopes.chance(methods, name)) is not None}
     said = ", ".join(f"{100 * chance:.1f} % on {reference.dataset_label(name)}" for name, chance in known.items())
-    return [f"Chance level, always giving the commonest answer: {said}."] if said else []
+    return [f"Chance level, always giving the most common answer: {said}."] if said else []
 
 
 def _passes(labelled: tables.Labelled, reference: Reference, paint: _Painter) -> list[Picture]:

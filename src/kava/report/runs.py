@@ -15,7 +15,7 @@ from kava.explain.record import EXPLANATION, Explanation, read_explanation
 from kava.report.aggregate import SeedResults
 from kava.report.aggregate_file import INCLUDE_PARTIAL
 from kava.report.group import Group, group_of
-from kava.results import own_result
+from kava.results import verified_result
 from kava.train.run_directory import LOGS
 
 _SEED = re.compile(r"(^|[/_-])seed[_-]?\d+$")
@@ -79,7 +79,7 @@ def _read_results(root: Path, found: Found, include_partial: bool) -> None:
     runs: dict[tuple[str, str], dict[Path, SeedResults]] = {}
     for path in sorted(root.rglob("results_*.yaml")):
         try:
-            result = own_result(path)
+            result = verified_result(path)
         except UserError as error:
             found.problems.append(str(error))
             continue

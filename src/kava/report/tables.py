@@ -231,7 +231,7 @@ def _by_settings(rows: Sequence[ReferenceRow]) -> list[list[ReferenceRow]]:
 
 def _partial_notes(labelled: Labelled) -> list[str]:
     reasons = dict.fromkeys(why for group, _ in labelled for name in group.aggregate.datasets if (why := group.aggregate.partial(name)))
-    return [f"{PARTIAL} no full evaluation: {'; '.join(reasons)}."] if reasons else []
+    return [f"{PARTIAL} not a full evaluation: {'; '.join(reasons)}."] if reasons else []
 
 
 def _data_notes(labelled: Labelled, reference: Reference) -> list[str]:

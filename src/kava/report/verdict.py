@@ -54,7 +54,7 @@ class _Judged:
         points = round(100 * (self.data.accuracy_mean - self.rival_data.accuracy_mean), 1)
         (low, high), (other_low, other_high) = interval_of(self.data), interval_of(self.rival_data)
         gap = "level with" if points == 0 else f"{abs(points):.1f} points {'above' if points > 0 else 'below'}"
-        apart = "part" if high < other_low or other_high < low else "overlap"
+        apart = "do not overlap" if high < other_low or other_high < low else "overlap"
         rival = f"{self.rival} ({100 * self.rival_data.accuracy_mean:.1f} %)"
         return f"{gap} {rival}: the 95 % intervals {apart}; {passes} instead of {self.rival_data.forward_passes_mean:.1f}"
 
@@ -63,7 +63,7 @@ class _Judged:
         low, high = interval_of(self.data)
         said = f"{self.best} {100 * self.data.accuracy_mean:.1f} % [{low:.1f}, {high:.1f}], {self.distance}."
         if self.chance is not None:
-            clear = "" if low > 100 * self.chance else ", which it does not clearly beat"
+            clear = "" if low > 100 * self.chance else ", not clearly above it"
             said += f" Chance level {100 * self.chance:.1f} %{clear}."
         return f"{said} Not a full evaluation: {self.partial}." if self.partial else said
 

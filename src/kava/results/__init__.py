@@ -2,7 +2,7 @@
 
     answers = write_rows(rows_path(path), rows)        # in this order: the result marks the evaluation as done
     write_result(path, result.model_copy(update={"answers": answers}))
-    result = own_result("outputs/llama1b_aug/seed_42/results_gsm8k.yaml")
+    result = verified_result("outputs/llama1b_aug/seed_42/results_gsm8k.yaml")
 
 `results_<dataset>.yaml` holds the metrics and everything needed to trace them; `results_<dataset>.jsonl` next to it has a row for
 each question.
@@ -15,11 +15,6 @@ from kava.results.files import checked_name as checked_name
 from kava.results.files import parse_record as parse_record
 from kava.results.files import read_mapping as read_mapping
 from kava.results.files import write_text as write_text
-from kava.results.owner import MODEL_KEYS as MODEL_KEYS
-from kava.results.owner import checkpoint_hash as checkpoint_hash
-from kava.results.owner import own_result as own_result
-from kava.results.owner import own_results as own_results
-from kava.results.owner import own_rows as own_rows
 from kava.results.result import BEST_CHECKPOINT as BEST_CHECKPOINT
 from kava.results.result import RESULT_FORMAT as RESULT_FORMAT
 from kava.results.result import TRAINING_DONE as TRAINING_DONE
@@ -30,13 +25,18 @@ from kava.results.result import Result as Result
 from kava.results.result import Row as Row
 from kava.results.result import RunInfo as RunInfo
 from kava.results.result import by_steps as by_steps
+from kava.results.result import check_output_paths as check_output_paths
+from kava.results.result import check_result_path as check_result_path
 from kava.results.result import dataset_label as dataset_label
-from kava.results.result import left_out_of as left_out_of
+from kava.results.result import partial_reason as partial_reason
 from kava.results.result import read_result as read_result
 from kava.results.result import read_rows as read_rows
-from kava.results.result import refuse_no_file as refuse_no_file
-from kava.results.result import refuse_unwritable as refuse_unwritable
 from kava.results.result import result_path as result_path
 from kava.results.result import rows_path as rows_path
 from kava.results.result import write_result as write_result
 from kava.results.result import write_rows as write_rows
+from kava.results.verified import MODEL_KEYS as MODEL_KEYS
+from kava.results.verified import checkpoint_hash as checkpoint_hash
+from kava.results.verified import verified_result as verified_result
+from kava.results.verified import verified_results as verified_results
+from kava.results.verified import verified_rows as verified_rows

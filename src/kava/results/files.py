@@ -77,7 +77,7 @@ def read_mapping(path: str | Path, what: str, cure: str) -> dict[str, Any]:
     except YAML_ERRORS as error:
         raise UserError(f"{what} {path} is not valid {kind} ({reason_of(error)}); {cure}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{what} {path} holds no mapping (truncated or another kind of file); {cure}")
+        raise UserError(f"{what} {path} does not contain a mapping (truncated or another kind of file); {cure}")
     return content
 
 

@@ -95,8 +95,8 @@ class Result(Record):
 
     @property
     def partial(self) -> str:
-        """Why this is not a full evaluation; see `left_out_of`."""
-        return left_out_of(self.run.config, self.data.rows)
+        """Why this is not a full evaluation; see `partial_reason`."""
+        return partial_reason(self.run.config, self.data.rows)
 
     @property
     def trained_on(self) -> str | None:
@@ -127,7 +127,7 @@ class Row(Record):
     confidence: float | None = Field(None, ge=0, le=1)
 
 
-def left_out_of(config: Mapping[str, Any], rows: int) -> str:
+def partial_reason(config: Mapping[str, Any], rows: int) -> str:
     """Return why a result does not cover a full run on a full test set, such as `first 20 questions`; empty if it does."""
     evaluation = config.get("evaluation")
     limit = evaluation.get("max_samples") if isinstance(evaluation, Mapping) else None
@@ -162,7 +162,7 @@ def rows_path(result: str | Path) -> Path:
     return Path(result).with_suffix(".jsonl")
 
 
-def refuse_unwritable(result: str | Path) -> None:
+def check_result_path(result: str | Path) -> None:
     """Check that a result and its rows can be written to their paths.
 
     Raises:
@@ -171,10 +171,10 @@ def refuse_unwritable(result: str | Path) -> None:
     path = Path(result)
     if not path.name or path.suffix == ".jsonl":
         raise UserError(f"cannot write the result to '{result}': give a file such as results_gsm8k.yaml; its rows go beside it as .jsonl")
-    refuse_no_file(path, rows_path(path))
+    check_output_paths(path, rows_path(path))
 
 
-def refuse_no_file(*places: Path) -> None:
+def check_output_paths(*places: Path) -> None:
     """Check that files can be written to these paths, before the work that produces them.
 
     Raises:

@@ -41,7 +41,7 @@ def write_atomic(directory: Path, write: Callable[[Path], None], what: str = CHE
     """
     directory = directory.absolute()
     staging = directory.with_name(f".{directory.name}.writing")
-    with naming_disk_errors(directory, what, cure):
+    with report_disk_errors(directory, what, cure):
         try:
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir(parents=True)
@@ -55,7 +55,7 @@ def write_atomic(directory: Path, write: Callable[[Path], None], what: str = CHE
 
 
 @contextmanager
-def naming_disk_errors(directory: Path, what: str = CHECKPOINT, cure: str = ANOTHER_PLACE) -> Iterator[None]:
+def report_disk_errors(directory: Path, what: str = CHECKPOINT, cure: str = ANOTHER_PLACE) -> Iterator[None]:
     """Turn a failed write inside the block into one line for the user, whichever library raised it.
 
     Args:

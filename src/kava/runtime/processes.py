@@ -23,7 +23,7 @@ _PR_SET_PDEATHSIG = 1
 _ACCELERATE_FSDP = "ACCELERATE_USE_FSDP"
 
 
-def refuse_half_a_launch() -> None:
+def drop_incomplete_launch() -> None:
     """If the launcher's variables are incomplete, drop them with a message and run as one process."""
     found = [name for name in _NUMBERS if name in os.environ]
     words = [os.environ.get(name, "").strip() for name in _NUMBERS]
@@ -32,7 +32,7 @@ def refuse_half_a_launch() -> None:
     for name in _LAUNCHER:
         os.environ.pop(name, None)
     print(
-        f"kava: half a launch ({', '.join(found)} without a whole number in each of {', '.join(_NUMBERS)}) is none: one process;"
+        f"kava: incomplete launch ({', '.join(found)} without a whole number in each of {', '.join(_NUMBERS)}): running as one process;"
         " torchrun or accelerate launch start several",
         file=sys.stderr, flush=True,
     )  # fmt: skip
@@ -77,7 +77,7 @@ def join(on_cpu: bool, split: bool = False) -> None:
     Raises:
         UserError: the model is to be sharded (`split`), and there is only one process.
     """
-    refuse_half_a_launch()
+    drop_incomplete_launch()
     if split and world_size() == 1:
         cure = "start them with torchrun or accelerate launch, or set it to false"
         raise UserError(f"system.fsdp splits a model over several processes: {cure}")
@@ -131,7 +131,7 @@ def alone() -> Iterator[None]:
         os.environ.update(held)
 
 
-def obeyed(numbers: Iterable[int]) -> list[signal.Signals]:
+def signals_to_handle(numbers: Iterable[int]) -> list[signal.Signals]:
     """Return the signals to handle: all, except a SIGHUP that `nohup` has disabled."""
     nohup = hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     return [signal.Signals(number) for number in numbers if not (nohup and number == signal.SIGHUP)]

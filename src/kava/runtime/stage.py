@@ -22,7 +22,7 @@ EVERY = 30.0
 _stream: Literal["stdout", "stderr"] | None = None
 
 
-def speak_on(stream: Literal["stdout", "stderr"] | None) -> None:
+def set_progress_stream(stream: Literal["stdout", "stderr"] | None) -> None:
     """Set where progress lines go; None (the default): nowhere. Commands set it; a program that imports this package gets no lines."""
     global _stream
     _stream = stream

@@ -23,7 +23,7 @@ def read_text(path: str | Path, what: str, cure: str) -> str:
     except FileNotFoundError:
         raise UserError(f"{what} {path} does not exist; {cure}") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{what} {path} cannot be read (byte {error.start} is no UTF-8): save it as UTF-8") from None
+        raise UserError(f"{what} {path} cannot be read (byte {error.start} is not UTF-8): save it as UTF-8") from None
     # ValueError: a name that no file system accepts.
     except (OSError, ValueError) as error:
         raise UserError(f"{what} {path} cannot be read ({getattr(error, 'strerror', None) or error}); {cure}") from None

@@ -18,7 +18,7 @@ from kava.config import Config
 from kava.config.differences import flatten
 from kava.data.sources.readers import BadRow, read_rows
 from kava.errors import UserError
-from kava.explain.questions import why_unknowable
+from kava.explain.questions import guess_reason
 from kava.explain.readout import Readout, read_latents
 from kava.generate import Generation, Reasoner
 from kava.results import write_text
@@ -85,7 +85,7 @@ class Session:
         with contextlib.suppress(ImportError):
             import readline as _  # noqa: F401  # arrow keys and earlier lines in input(); not on Windows
         method = self.reasoner.model.method
-        thinks = f"{self.reasoner.num_latents} latents" if method.thinks else "no latents"
+        thinks = f"{self.reasoner.num_latents} latents" if method.uses_latents else "no latents"
         self.console.print(f"[bold]kava[/bold]  {method.name}, {thinks}. Ask a question.  [dim]{HELP}[/dim]")
         while True:
             try:
@@ -110,7 +110,7 @@ class Session:
             return
         command, _, argument = line.partition(" ")
         if command == "/latent" and argument in ("on", "off"):
-            if not self.reasoner.model.method.thinks:
+            if not self.reasoner.model.method.uses_latents:
                 raise UserError(f"method {self.reasoner.model.method.name} has no latents to switch")
             self.use_latent = argument == "on"
             self.console.print(f"latent reasoning {argument}")
@@ -121,7 +121,7 @@ class Session:
         elif command == "/help":
             self.console.print(HELP)
         else:
-            raise UserError(f"'{line}' is no command; {HELP}")
+            raise UserError(f"unknown command '{line}'; {HELP}")
 
     def _set_temperature(self, argument: str) -> None:
         try:
@@ -146,7 +146,7 @@ class Session:
             self.console.print(Text(generation.text, style="dim"))
         cost = f"{generation.forward_passes} forward passes, {generation.generated_tokens} tokens, {seconds:.2f} s"
         self.console.print(Text(f"answer: {answer or '(no number)'}", style="bold").append(f"   {cost}", style="dim"))
-        reason = why_unknowable(self.reasoner.builder, self.config, question) if self.config else None
+        reason = guess_reason(self.reasoner.builder, self.config, question) if self.config else None
         if reason:
             self.console.print(Text(f"a guess: {reason}", style="yellow"))
         return generation
@@ -155,7 +155,7 @@ class Session:
         """Print what the latents of the last question decode to."""
         if self.last_question is None:
             raise UserError("ask a question first, then /trace")
-        if not self.reasoner.model.method.thinks:
+        if not self.reasoner.model.method.uses_latents:
             raise UserError(f"method {self.reasoner.model.method.name} has no latents to read")
         self.console.print(readout_table(read_latents(self.reasoner, self.last_question, top_k=1)))
 
@@ -195,7 +195,7 @@ def answer_file(
         if question.strip():
             generation = next(generations)
             row |= {name: getattr(generation, name) for name in row if name != "question"}
-            reason = why_unknowable(reasoner.builder, config, question) if config else None
+            reason = guess_reason(reasoner.builder, config, question) if config else None
             row |= {"guess": reason} if reason else {}
         lines.append(json.dumps(row, ensure_ascii=False))
     text = "\n".join(lines) + "\n"

@@ -7,7 +7,7 @@ from torch import Tensor
 from kava.errors import UserError
 from kava.runtime import processes
 from kava.train.checkpoints import Checkpoints
-from kava.train.guard import Seen, explain, is_sound, shown
+from kava.train.guard import RecordedBatch, all_finite, explain, shown
 from kava.train.replay import save_step
 from kava.train.state import State
 
@@ -22,7 +22,7 @@ class BadSteps:
     def __init__(self, checkpoints: Checkpoints) -> None:
         self.checkpoints = checkpoints
 
-    def refuses(self, seen: list[Seen], norm: Tensor, state: State, *, scaled: bool) -> bool:
+    def check_and_skip(self, seen: list[RecordedBatch], norm: Tensor, state: State, *, scaled: bool) -> bool:
         """Whether to skip a step. The host waits for one number from the device, once per step.
 
         Args:
@@ -34,7 +34,7 @@ class BadSteps:
         Raises:
             UserError: more bad steps than `training.max_bad_batches`.
         """
-        if is_sound([one.values["loss"] for one in seen], None if scaled else norm, processes.world_size()):
+        if all_finite([one.values["loss"] for one in seen], None if scaled else norm, processes.world_size()):
             return False
         trained, step = self.checkpoints.trained, state.global_step + 1
         seen = [one for one in seen if len(one.values["loss"])]
@@ -44,7 +44,7 @@ class BadSteps:
         place = self.checkpoints.run / f"bad_batch-{step}{rank}"
         save_step(place, trained, seen, step, problem, examples, float(norm), self.checkpoints.weights())
         allowed = trained.config.training.max_bad_batches
-        message = f"step {step}: {problem}{f' ({shown(examples)})' if examples else ''}; kava replay {place} takes the step again"
+        message = f"step {step}: {problem}{f' ({shown(examples)})' if examples else ''}; kava replay {place} repeats the step"
         if state.skipped_batches >= allowed:
             cure = f"continue without such batches: --resume --training.max_bad_batches {allowed + 1}"
             raise UserError(f"{message}; lower training.learning_rate, fix the data, or {cure}")

@@ -25,7 +25,7 @@ class BatchStep:
     """Computes a micro-batch and adds its gradients to `.grad`. This class itself never waits for the device.
 
     With `graphs`, a GPU runs one CUDA graph per shape (`kava.train.captured_step`), except with several processes, in fp16 (the loss
-    scale changes), and where a part of the model waits for the device (`Backbone.waits`).
+    scale changes), and where a part of the model waits for the device (`Backbone.syncs_with_device`).
 
     Args:
         model: a `KavaModel`, plain or wrapped in `DistributedDataParallel`.
@@ -43,7 +43,7 @@ class BatchStep:
         self.captured: CapturedStep | None = None
         self.adapters: Adapters | None = None
         wanted = graphs and device.type == "cuda" and not scaler.is_enabled()
-        if wanted and isinstance(model, KavaModel) and not model.split and not model.backbone.waits:
+        if wanted and isinstance(model, KavaModel) and not model.is_sharded and not model.backbone.syncs_with_device:
             self.captured, self.adapters = CapturedStep(self._run, trained, device), model.backbone.adapters
 
     def __call__(self, batch: Batch, examples: float, last: bool = True) -> dict[str, Float[Tensor, " B"]]:

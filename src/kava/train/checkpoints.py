@@ -23,7 +23,7 @@ from kava.runtime import processes
 from kava.runtime.atomic import write_atomic
 from kava.train.guard import generator_states, restore_generators
 from kava.train.resume import keep_newest, load_weights
-from kava.train.sharding import whole_weights
+from kava.train.sharding import gather_full_weights
 from kava.train.state import STATE, State
 
 # Metadata of the best checkpoint, which later checkpoints record too.
@@ -45,7 +45,7 @@ class Checkpoints:
 
     def weights(self) -> dict[str, Tensor] | None:
         """Full weights gathered from all processes if the model is sharded; else None."""
-        return whole_weights(self.trained.model) if self.sharded else None
+        return gather_full_weights(self.trained.model) if self.sharded else None
 
     def save(self, state: State, parts: Mapping[str, Any]) -> None:
         """Write `checkpoint-<step>`, and discard the oldest checkpoints beyond `training.save_total_limit`.

@@ -57,7 +57,7 @@ def _last_stage(config: Config, longest_trace: int) -> int:
     return -(-latent.num_tokens // latent.tokens_per_step) + training.trailing_stage
 
 
-def unending(config: Config, rows: int, longest_trace: int, num_processes: int = 1) -> str | None:
+def unreachable_stage(config: Config, rows: int, longest_trace: int, num_processes: int = 1) -> str | None:
     """Error message with numbers and possible settings if the last stage does not begin within the run; else None."""
     stages = schedule(config, rows, longest_trace, num_processes)
     if stages is None or stages.ends:
@@ -66,7 +66,7 @@ def unending(config: Config, rows: int, longest_trace: int, num_processes: int =
     reached = (stages.total_steps - 1) // stages.steps_per_stage
     cures = []
     if METHODS[config.method].curriculum == "remove_tokens":
-        what = f"the longest trace, {longest_trace} tokens, is gone at stage {stages.last}"
+        what = f"the longest trace, {longest_trace} tokens, is fully removed at stage {stages.last}"
         if reached:
             cures.append(f"training.tokens_per_stage to at least {-(-longest_trace // reached)}")
             if (beyond := reached * config.training.tokens_per_stage - 1) > 0:

@@ -13,7 +13,7 @@ from kava.train.step_trace import Lengths, Traced, trace_step
 
 GIB = 2**30
 # Share of GPU memory for the CUDA context, kernel workspaces and memory that the allocator cannot use. Assumed, not measured.
-HELD_BACK = 0.1
+RESERVED_FRACTION = 0.1
 # Bytes of optimizer state: per byte of the trained weights, and per trained parameter (8-bit states).
 _STATES = {"sgd": (0.0, 0.0), "adafactor": (0.0, 0.0), "lion_32bit": (1.0, 0.0)}
 _ADAM, _EIGHT_BIT = (2.0, 0.0), (0.0, 2.0)
@@ -71,7 +71,7 @@ class Profile:
             self._shallow, self._deep = (trace_step(of_depth(shape, depth), config, lengths) for depth in (low, high))
         except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
             reason = reason_of(error)
-            raise UserError(f"the step of model '{config.model.name}' cannot be traced in shapes ({reason})") from None
+            raise UserError(f"the memory of model '{config.model.name}' cannot be estimated from shapes ({reason})") from None
         self._share = (layers - low) / (high - low)
         weights = [trace.weights[0] + trace.weights[1] for trace in (self._shallow, self._deep)]
         self._layer = (weights[1] - weights[0]) / (high - low)

@@ -16,7 +16,7 @@ TOTAL = "loss"
 
 
 @dataclass(frozen=True)
-class Seen:
+class RecordedBatch:
     """One micro-batch of the current step.
 
     Attributes:
@@ -45,7 +45,7 @@ def restore_generators(states: Mapping[str, Tensor]) -> None:
         torch.cuda.set_rng_state(states["cuda"])
 
 
-def is_sound(losses: list[Tensor], gradient_norm: Tensor | None, world_size: int = 1) -> bool:
+def all_finite(losses: list[Tensor], gradient_norm: Tensor | None, world_size: int = 1) -> bool:
     """Whether all numbers of a step are finite on every rank. The host waits for this one value per step.
 
     Args:
@@ -63,7 +63,7 @@ def is_sound(losses: list[Tensor], gradient_norm: Tensor | None, world_size: int
     return bool(sound)
 
 
-def explain(seen: list[Seen], gradient_norm: float, own: str = "") -> tuple[str, list[str]]:
+def explain(seen: list[RecordedBatch], gradient_norm: float, own: str = "") -> tuple[str, list[str]]:
     """Describe which numbers are not finite; also returns the ids of their examples (all of the step's if only the gradient is bad)."""
     bad: dict[str, list[float]] = {}
     examples: dict[str, None] = {}
@@ -93,7 +93,7 @@ def _kind(values: list[float]) -> str:
     return "NaN" if any(value != value for value in values) else "infinite"
 
 
-def _identities(one: Seen) -> list[str]:
+def _identities(one: RecordedBatch) -> list[str]:
     return [_identity(one.batch, row) for row in range(len(one.batch))]
 
 

@@ -10,7 +10,7 @@ from kava.model.backbone import Backbone
 
 
 @torch.no_grad()
-def in_head_accuracy(
+def unwritten_step_accuracy(
     backbone: Backbone, examples: Sequence[EncodedExample], prompt_length: int, pad_id: int, batch_size: int = 100
 ) -> float:
     """Share of answers predicted correctly from the question, the trace without its last step, and the answer's fixed text.

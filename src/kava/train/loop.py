@@ -19,7 +19,7 @@ from torch.nn.utils import clip_grad_norm_
 from transformers import set_seed
 
 from kava.config import Config
-from kava.errors import naming_out_of_memory, ran_out_of_memory
+from kava.errors import ran_out_of_memory, report_out_of_memory
 from kava.evaluate.accuracy import Evaluation
 from kava.model.fused_kernels import fuse_kernels
 from kava.model.kava import KavaModel
@@ -29,10 +29,10 @@ from kava.train.bad_steps import BadSteps
 from kava.train.batch_step import BatchStep
 from kava.train.batches import StepBatches
 from kava.train.checkpoints import Checkpoints
-from kava.train.guard import Seen, generator_states, restore_generators
+from kava.train.guard import RecordedBatch, generator_states, restore_generators
 from kava.train.optimizer import build_optimizer, build_schedule
 from kava.train.progress import Report
-from kava.train.sharding import whole
+from kava.train.sharding import gather_full_tensor
 from kava.train.signals import StopOnSignal
 from kava.train.state import State
 from kava.train.tracking import Trackers
@@ -51,7 +51,7 @@ class Loop:
         trackers: receive every log entry.
         stop: ends the run after the step in which a signal was received.
         on_epoch_end: called with the number of steps taken.
-        starts_anew: whether the optimizer state is cleared before the step with this number.
+        resets_optimizer: whether the optimizer state is cleared before the step with this number.
 
     Raises:
         UserError: the optimizer cannot be used here.
@@ -69,7 +69,7 @@ class Loop:
         trackers: Trackers | None = None,
         stop: StopOnSignal | None = None,
         on_epoch_end: Callable[[int], None] | None = None,
-        starts_anew: Callable[[int], bool] | None = None,
+        resets_optimizer: Callable[[int], bool] | None = None,
     ) -> None:
         set_seed(config.training.seed)
         self.training, self.device = config.training, batches.device
@@ -79,7 +79,7 @@ class Loop:
             keep_freed_memory()
         if config.system.fused_kernels and not config.system.fsdp:
             fuse_kernels(self.model.backbone)
-        self.starts_anew = starts_anew
+        self.resets_optimizer = resets_optimizer
         self.guard = BadSteps(checkpoints) if checkpoints else None
         self.optimizer = build_optimizer(model, config.training, self.device, config.system.fsdp)
         self.schedule = build_schedule(self.optimizer, config.training, batches.max_steps)
@@ -108,11 +108,11 @@ class Loop:
         self.model.train()
         while state.global_step < state.max_steps:
             begun, examples = time.perf_counter(), self.batches.examples_in(state.global_step)
-            if self.starts_anew and self.starts_anew(state.global_step):
+            if self.resets_optimizer and self.resets_optimizer(state.global_step):
                 self.optimizer.state.clear()
             seen = self._losses_and_gradients(state.global_step, examples)
             norm, rate = self._clip(), float(self.schedule.get_last_lr()[0])
-            sound = self.guard is None or not self.guard.refuses(seen, norm, state, scaled=self.scaler.is_enabled())
+            sound = self.guard is None or not self.guard.check_and_skip(seen, norm, state, scaled=self.scaler.is_enabled())
             if sound:
                 self._count(seen, examples)
             self._update(sound)
@@ -135,7 +135,7 @@ class Loop:
         self.report.end(state)
         return state
 
-    def _losses_and_gradients(self, step: int, examples: int) -> list[Seen]:
+    def _losses_and_gradients(self, step: int, examples: int) -> list[RecordedBatch]:
         """Forward and backward pass of the step's batches, repeated with smaller micro-batches if the device runs out of memory.
 
         Raises:
@@ -152,14 +152,14 @@ class Loop:
             self._make_room()
             restore_generators(generators)
 
-    def _accumulated(self, step: int, examples: int) -> list[Seen]:
+    def _accumulated(self, step: int, examples: int) -> list[RecordedBatch]:
         """Add the step's gradients to `.grad` and return its losses; its loss is the mean over the examples of all processes."""
         seen = []
         for batch, real, last in self.batches.of(step):
             generators = generator_states()
             # Gradients are averaged over the processes, so each one divides by the mean number of examples per process.
             losses = self.batch_step(batch, examples / processes.world_size() if real else inf, last)
-            seen.append(Seen(batch, generators, {name: values[:real] for name, values in losses.items()}))
+            seen.append(RecordedBatch(batch, generators, {name: values[:real] for name, values in losses.items()}))
         return seen
 
     def _make_room(self) -> None:
@@ -168,9 +168,7 @@ class Loop:
         assert batch is not None
         rows = micro.halve(batch)
         self.state.position_limit = int(micro.limit)
-        self.report.tell(
-            f"out of memory with {len(batch)} examples at once; {rows} of such a batch from step {self.state.global_step + 1} on"
-        )
+        self.report.tell(f"out of memory with {len(batch)} examples at once; {rows} from step {self.state.global_step + 1} on")
         self._forget_gradients()
         if self.device.type == "cuda":
             self.batch_step.release()
@@ -179,9 +177,9 @@ class Loop:
     def _clip(self) -> Tensor:
         """Unscale and clip the gradient; returns its norm before clipping."""
         self.scaler.unscale_(self.optimizer)
-        return whole(clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm))
+        return gather_full_tensor(clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm))
 
-    def _count(self, seen: list[Seen], examples: int) -> None:
+    def _count(self, seen: list[RecordedBatch], examples: int) -> None:
         """Add a step's losses, summed over all processes, to the meter, so that every process has the numbers of the whole run."""
         names = list(seen[0].values)
         sums = torch.stack([torch.stack([one.values[name].double().sum() for one in seen]).sum() for name in names])
@@ -228,7 +226,7 @@ class Loop:
         if self.validate is None:
             return
         cure = "give --evaluation.batch_size 8, or less"
-        with naming_out_of_memory("validation", cure):
+        with report_out_of_memory("validation", cure):
             evaluation = self.validate()
         metrics = {
             "eval_accuracy": evaluation.accuracy,

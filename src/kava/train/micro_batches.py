@@ -81,10 +81,10 @@ def positions_of(config: Config, question: int, trace: int, answer: int) -> int:
 def _thought(config: Config) -> int:
     """Latent positions of an example: latents are computed in the question's pass and, if parallel, again in every iteration."""
     method, latent = METHODS[config.method], config.latent
-    return latent.num_tokens * (1 + latent.num_iterations * (method.latents == "parallel")) if method.thinks else 0
+    return latent.num_tokens * (1 + latent.num_iterations * (method.latents == "parallel")) if method.uses_latents else 0
 
 
-def fitted(config: Config, shape: Any, buckets: Buckets | None, memory: int | None) -> MicroBatches:
+def estimate_micro_batches(config: Config, shape: Any, buckets: Buckets | None, memory: int | None) -> MicroBatches:
     """Micro-batches that are expected to fit, from a trace of the step with the longest examples; without it, batches start uncut.
 
     Args:
@@ -97,7 +97,7 @@ def fitted(config: Config, shape: Any, buckets: Buckets | None, memory: int | No
     if memory is None or buckets is None:
         return MicroBatches(batch_size, thought=thought)
     # Importing fake tensors takes a second, and a run on a CPU does not need them.
-    from kava.train.footprint import HELD_BACK, Profile
+    from kava.train.footprint import RESERVED_FRACTION, Profile
     from kava.train.step_trace import Lengths
 
     question, trace, answer = buckets.edges[-1].tolist()
@@ -108,12 +108,12 @@ def fitted(config: Config, shape: Any, buckets: Buckets | None, memory: int | No
         return MicroBatches(batch_size, thought=thought)
     gpus, split = processes.world_size(), config.system.fsdp
     one, full = (profile.footprint(rows, gpus, split).total for rows in (1, 1 + batch_size))
-    rows = 1 + (memory * (1 - HELD_BACK) - one) / (full - one) * batch_size
+    rows = 1 + (memory * (1 - RESERVED_FRACTION) - one) / (full - one) * batch_size
     # With a sharded model, all processes must run the same passes, but their batches may be in neighbouring buckets.
     return MicroBatches(batch_size, max(rows, 1) * longest, thought, longest if split else None)
 
 
-def described(micro: MicroBatches, config: Config, buckets: Buckets) -> str:
+def format_micro_batches(micro: MicroBatches, config: Config, buckets: Buckets) -> str:
     """One line that says how many examples are computed at once."""
     counts = Counter(micro.rows_of(positions_of(config, *edges)) for edges in buckets.edges.tolist())
     shares = ", ".join(f"{rows} in {count}" for rows, count in sorted(counts.items(), reverse=True))

@@ -36,7 +36,7 @@ def check_optimizer(name: str) -> None:
         raise UserError(f"training.optimizer {name} changes weights before a step's numbers are known to be finite; set it to adamw_torch")
     if "schedule_free" in name:
         raise UserError(
-            f"training.optimizer {name} answers with other weights than those that are trained and saved; set it to adamw_torch"
+            f"training.optimizer {name} evaluates with weights that differ from the trained and saved ones; set it to adamw_torch"
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kava.config import Config
-from kava.data.buckets import MOST
+from kava.data.buckets import MAX_BUCKETS
 from kava.data.collate import Collator
 from kava.data.encoded_rows import EncodedRows, Lengths, lengths_of
 from kava.data.example import Example
@@ -141,7 +141,7 @@ def bucketed(
     batches = (
         training.max_steps * training.gradient_accumulation_steps if training.max_steps > 0 else training.epochs * len(examples) / size
     )
-    most = min(MOST, max(1, int(batches / REPLAYS))) if graphs else MOST
+    most = min(MAX_BUCKETS, max(1, int(batches / REPLAYS))) if graphs else MAX_BUCKETS
     sampler = LengthSortedSampler(padded_lengths(config, examples), size, training.seed, most)
     collator.buckets = sampler.buckets
     return sampler
@@ -151,6 +151,6 @@ def longest_entries(config: Config, examples: Sequence[EncodedExample]) -> int:
     """Largest number of cache entries per sequence in a padded batch of these examples."""
     question, trace, answer = (int(part.max()) for part in padded_lengths(config, examples))
     method = METHODS[config.method]
-    thought = config.latent.num_tokens + 2 if method.thinks else 0
+    thought = config.latent.num_tokens + 2 if method.uses_latents else 0
     # The teacher's trace is in a separate sequence. Only Coconut has latents and (a shrinking part of) the trace in one sequence.
     return question + answer + (trace + thought if method.curriculum == "replace_steps" else max(trace, thought))

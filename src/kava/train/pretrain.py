@@ -31,7 +31,7 @@ from kava.runtime.cache_directory import cache_dir, ensured
 from kava.runtime.device import choose_device
 from kava.train.batches import StepBatches
 from kava.train.curriculum import Curriculum
-from kava.train.last_step_accuracy import in_head_accuracy
+from kava.train.last_step_accuracy import unwritten_step_accuracy
 from kava.train.loop import Loop
 from kava.train.progress import Report
 from kava.train.sampler import LengthSortedSampler
@@ -120,7 +120,7 @@ def _pretrain(config: Config, directory: Path, quiet: bool) -> None:
         Loop(wrapped, config.model_copy(update={"training": training}), batches, report).run()
         held_out = generate("validation", config.dataset.mini, config.dataset.cot_type, config.evaluation.validation_samples)
         encoded = builder.encode_all(held_out)
-        share = in_head_accuracy(wrapped.backbone.eval(), encoded, len(builder.prompt_ids), tokenizer.pad_token_id)
+        share = unwritten_step_accuracy(wrapped.backbone.eval(), encoded, len(builder.prompt_ids), tokenizer.pad_token_id)
         report.say(f"answers right with the last step left out of the trace: {100 * share:.1f} % of {len(encoded)} validation problems")
     about = {"threads": torch.get_num_threads(), "torch": torch.__version__, "share_in_head": share if mini.pretrain_steps else None}
     (directory / "about.json").write_text(json.dumps(about, indent=2) + "\n")

@@ -76,7 +76,7 @@ class Report:
             self.warm = time.perf_counter()
         elif self.steps == WARM_UP + TIMED and not self.bar and processes.is_main():
             seconds, left = (time.perf_counter() - self.warm) / TIMED, state.max_steps - state.global_step
-            self.tell(f"{seconds:.2g} s/step: about {duration(left * seconds)} for the {left} steps left, validations apart")
+            self.tell(f"{seconds:.2g} s/step: about {duration(left * seconds)} for the {left} steps left, without validation")
         elif time.perf_counter() - self.told > EVERY and not self.bar and processes.is_main():
             self.tell(f"step {state.global_step}/{state.max_steps}")
         if self.bar:

@@ -25,7 +25,7 @@ from kava.losses.fused import check_fused_available
 from kava.results import Record, parse_record, read_mapping
 from kava.runtime.atomic import seal, verify, write_atomic
 from kava.train.batch_step import autocast
-from kava.train.guard import Seen, restore_generators
+from kava.train.guard import RecordedBatch, restore_generators
 
 REPORT = "report.json"
 CHECKPOINT = "checkpoint"
@@ -90,7 +90,7 @@ class Replayed:
 
 
 def save_step(
-    directory: Path, trained: Trained, seen: list[Seen], step: int, problem: str, examples: list[str], norm: float,
+    directory: Path, trained: Trained, seen: list[RecordedBatch], step: int, problem: str, examples: list[str], norm: float,
     weights: dict[str, Tensor] | None = None,
 ) -> None:  # fmt: skip
     """Write everything that `replay` needs, atomically; `weights` as in `write_weights`.

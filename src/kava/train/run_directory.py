@@ -22,7 +22,7 @@ from kava.checkpoint import read_kava_config
 from kava.config import Config, load_config, recorded_config
 from kava.config.differences import differences
 from kava.config.files import read_sections
-from kava.errors import UserError, blame_of
+from kava.errors import UserError, describe_os_error
 from kava.results import BEST_CHECKPOINT, RESULT_FORMAT, TRAINING_DONE, Record, parse_record, read_mapping, rows_path, write_text
 from kava.runtime import processes
 from kava.runtime.atomic import discard, is_sealed, recover, tidy, verify, write_atomic
@@ -59,7 +59,7 @@ class Begun(Record):
 
 
 @contextmanager
-def claimed(directory: Path) -> Iterator[None]:
+def lock_output_dir(directory: Path) -> Iterator[None]:
     """Create the directory and keep other runs out of it; all processes of a run call this.
 
     Raises:
@@ -79,13 +79,13 @@ def claimed(directory: Path) -> Iterator[None]:
             except UserError as error:
                 problem = str(error)
             except OSError as error:
-                problem = blame_of(error) or f"{directory} cannot be used: {error}"
+                problem = describe_os_error(error) or f"{directory} cannot be used: {error}"
         if problem := processes.gather([problem])[0]:
             raise UserError(problem)
         yield
 
 
-def refuse_held(directory: Path, *, resume: bool, overwrite: bool, quick_test: bool) -> None:
+def check_output_dir(directory: Path, *, resume: bool, overwrite: bool, quick_test: bool) -> None:
     """Refuse a directory whose content a run would overwrite.
 
     Raises:
@@ -99,7 +99,7 @@ def refuse_held(directory: Path, *, resume: bool, overwrite: bool, quick_test: b
     foreign += [] if ours else [path.name for path in checkpoints(directory) if _holds(path)]
     if foreign:
         raise UserError(
-            f"cannot write a run into {directory}: its {foreign[0]} is of something else; choose another --output_dir, or move it away"
+            f"cannot write a run into {directory}: no kava run wrote its {foreign[0]}; choose another --output_dir, or move it away"
         )
     trained, begun = _trained(directory), _begun(directory)
     if trained and not (resume or overwrite or (quick_test and begun is not None and begun.quick_test)):
@@ -108,7 +108,7 @@ def refuse_held(directory: Path, *, resume: bool, overwrite: bool, quick_test: b
         )
 
 
-def identify(directory: Path, *, resume: bool, quick_test: bool) -> Begun:
+def create_run_record(directory: Path, *, resume: bool, quick_test: bool) -> Begun:
     """The record of a new run, or of the resumed run with this process added."""
     before = _begun(directory) if resume else None
     if before is None:
@@ -172,7 +172,7 @@ def refuse_other(what: str, old: Config, config: Config, base_fingerprint: str) 
         raise UserError(f"{what} has {'; '.join(different[:3])}{more}: give the same settings again, or choose another --output_dir")
 
 
-def checkpoint_to_go_on_from(directory: Path) -> Path | None:
+def find_resume_checkpoint(directory: Path) -> Path | None:
     """The newest undamaged checkpoint, or None to start from the beginning.
 
     A lost best checkpoint is copied from the checkpoint of the same step; without one, an older checkpoint is returned to train it again.
@@ -182,7 +182,7 @@ def checkpoint_to_go_on_from(directory: Path) -> Path | None:
     """
     whole = [path for path in checkpoints(directory) if _is_whole(path)]
     if checkpoints(directory) and not whole:
-        _say(f"{directory} holds no checkpoint that is whole; starting from the beginning")
+        _say(f"{directory} has no undamaged checkpoint; starting from the beginning")
     best = directory / BEST_CHECKPOINT
     step = read_kava_config(whole[0]).get("step") if whole else None
     problem = verify(best) if whole or (directory / TRAINING_DONE).exists() else None
@@ -199,7 +199,7 @@ def checkpoint_to_go_on_from(directory: Path) -> Path | None:
     if not earlier:
         cure = "copy it back, or train again with --overwrite"
         also = f"; {whole[0]} can be evaluated as it is" if whole else ""
-        raise UserError(f"{best} is lost ({problem}), and no checkpoint from before it is left to make it again: {cure}{also}")
+        raise UserError(f"{best} is lost ({problem}), and no earlier checkpoint is left to restore it from: {cure}{also}")
     _say(f"{best} is lost ({problem}); going back to {earlier[0].name}, from before it, to make it again")
     return earlier[0]
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch.utils.data import Sampler
 
-from kava.data.buckets import MOST, Buckets, fit_buckets
+from kava.data.buckets import MAX_BUCKETS, Buckets, fit_buckets
 from kava.data.encoded_rows import Lengths
 
 # Minimum number of batches that a bucket fills. With 1, many examples of a bucket would be in one batch in every epoch.
@@ -43,7 +43,7 @@ class LengthSortedSampler(Sampler[int]):
         buckets: lengths that the batches must be padded to.
     """
 
-    def __init__(self, lengths: Lengths, batch_size: int, seed: int, most: int = MOST) -> None:
+    def __init__(self, lengths: Lengths, batch_size: int, seed: int, most: int = MAX_BUCKETS) -> None:
         widths = widths_of(lengths)
         self.buckets = fit_buckets(widths, least=int(LEAST_BATCHES * batch_size), most=most)
         self.bucket = self.buckets.smallest(widths)

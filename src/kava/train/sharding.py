@@ -29,31 +29,31 @@ def shard(model: KavaModel, device: torch.device) -> None:
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     # A weight is only gathered in its own module's forward pass, which adapter groups bypass.
-    model.backbone.adapters.part()
+    model.backbone.adapters.restore_forwards()
     mesh = init_device_mesh(device.type, (world_size(),))
     for layer, index in _layers(model):
         fully_shard(layer, mesh=mesh)
         layer.register_forward_hook(_gathering(index), with_kwargs=True)
     fully_shard(model, mesh=mesh)
     register_fsdp_forward_method(model, "call")
-    model.split = True
+    model.is_sharded = True
 
 
-def together(model: KavaModel, run: Callable[[], Result]) -> Result:
+def run_on_all_ranks(model: KavaModel, run: Callable[[], Result]) -> Result:
     """Run forward passes outside a training step; all processes call this and must run the same passes."""
     result: Result = model.call(run)
     cast(Any, model).reshard()
     return result
 
 
-def whole(tensor: Tensor) -> Tensor:
+def gather_full_tensor(tensor: Tensor) -> Tensor:
     """A sharded tensor gathered in full, on the CPU; any other tensor as it is. All processes call this."""
     from torch.distributed.tensor import DTensor
 
     return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
 
 
-def whole_weights(model: KavaModel) -> dict[str, Tensor]:
+def gather_full_weights(model: KavaModel) -> dict[str, Tensor]:
     """Full weights of a sharded model that a checkpoint stores, by the model's own names; all processes call this."""
     from peft import PeftModel
 
@@ -68,7 +68,7 @@ def whole_weights(model: KavaModel) -> dict[str, Tensor]:
     for name in names:
         held = parameters.get(name, state[name])
         if id(held) not in gathered:
-            gathered[id(held)] = whole(held.detach())
+            gathered[id(held)] = gather_full_tensor(held.detach())
         weights[name] = gathered[id(held)]
     return weights
 
@@ -78,7 +78,9 @@ def make_portable(optimizer: torch.optim.Optimizer) -> None:
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     def gather(_: Any, state: dict[str, Any]) -> dict[str, Any]:
-        return state | {"state": {key: {name: whole(value) for name, value in held.items()} for key, held in state["state"].items()}}
+        return state | {
+            "state": {key: {name: gather_full_tensor(value) for name, value in own.items()} for key, own in state["state"].items()}
+        }
 
     def scatter(loaded: torch.optim.Optimizer) -> None:
         for parameter, held in loaded.state.items():

@@ -5,7 +5,7 @@ from types import FrameType
 from typing import Any
 
 from kava.runtime import processes
-from kava.runtime.processes import obeyed
+from kava.runtime.processes import signals_to_handle
 
 # A scheduler sends SIGUSR1 shortly before the time limit; the job script requeues on exit code 85.
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -21,7 +21,7 @@ class StopOnSignal:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopOnSignal":
-        for number in obeyed(EXIT_CODES):
+        for number in signals_to_handle(EXIT_CODES):
             self._previous[number] = signal.signal(number, self._remember)
         return self
 

@@ -20,7 +20,7 @@ from kava.config import Config, recorded_config
 from kava.data.collate import build_collator
 from kava.data.example import Example
 from kava.data.sequences import builder_of
-from kava.errors import UserError, naming_out_of_memory
+from kava.errors import UserError, report_out_of_memory
 from kava.evaluate.accuracy import Evaluation, evaluate_accuracy
 from kava.generate import Reasoner
 from kava.model.build import build_model
@@ -32,9 +32,9 @@ from kava.runtime.hub import commit_of
 from kava.runtime.provenance import collect
 from kava.train.batches import StepBatches
 from kava.train.checkpoints import Checkpoints
-from kava.train.curriculum import Curriculum, schedule, unending
+from kava.train.curriculum import Curriculum, schedule, unreachable_stage
 from kava.train.loop import Loop
-from kava.train.micro_batches import CURE, described, fitted, memory_of
+from kava.train.micro_batches import CURE, estimate_micro_batches, format_micro_batches, memory_of
 from kava.train.optimizer import check_optimizer
 from kava.train.prepare import (
     Prepared,
@@ -50,15 +50,15 @@ from kava.train.resume import load_weights, step_of
 from kava.train.run_directory import (
     Done,
     begin,
-    checkpoint_to_go_on_from,
-    claimed,
+    check_output_dir,
+    create_run_record,
+    find_resume_checkpoint,
     finished,
-    identify,
-    refuse_held,
+    lock_output_dir,
     refuse_other,
     refuse_other_settings,
 )
-from kava.train.sharding import shard, together
+from kava.train.sharding import run_on_all_ranks, shard
 from kava.train.signals import StopOnSignal
 from kava.train.state import State
 from kava.train.tracking import Trackers, checked_trackers, naming_wandb_errors
@@ -115,20 +115,20 @@ def train(
     output_dir = Path(output_dir)
     trackers = checked_trackers(report_to)
     check_optimizer(config.training.optimizer)
-    processes.refuse_half_a_launch()
+    processes.drop_incomplete_launch()
     device = torch.device(choose_device(config.system.device, "system.device"))
     check_precision(str(device), config.system.mixed_precision)
     processes.join(device.type == "cpu", split=config.system.fsdp)
-    with claimed(output_dir):
-        refuse_held(output_dir, resume=resume, overwrite=overwrite, quick_test=quick_test)
+    with lock_output_dir(output_dir):
+        check_output_dir(output_dir, resume=resume, overwrite=overwrite, quick_test=quick_test)
         newest = None
         if resume:
             done = finished(output_dir, config)
             refuse_other_settings(output_dir, config)
-            newest = checkpoint_to_go_on_from(output_dir)
+            newest = find_resume_checkpoint(output_dir)
             if done and verify(output_dir / BEST_CHECKPOINT) is None:
                 return Outcome(output_dir, 0, done.accuracy, done.steps)
-        with naming_out_of_memory("training", CURE):
+        with report_out_of_memory("training", CURE):
             return _train(config, output_dir, newest, _How(device, resume, quick_test, name, trackers, quiet, pictures))
 
 
@@ -150,7 +150,7 @@ def _train(config: Config, output_dir: Path, newest: Path | None, how: _How) -> 
         torch.set_num_threads(config.system.num_threads)
     tokenizer = tokenizer_of(config)
     prepared = prepare_data(config, builder_of(tokenizer, config.dataset))
-    if problem := unending(config, *_size(prepared)):
+    if problem := unreachable_stage(config, *_size(prepared)):
         if newest is None and not how.quick_test:
             raise UserError(problem)
         if processes.is_main():
@@ -168,7 +168,7 @@ def _train(config: Config, output_dir: Path, newest: Path | None, how: _How) -> 
             _split(trained, newest, how.device)
         title = f"{how.name or config.method} seed {config.training.seed}"
         report = Report(output_dir / TRAIN_LOG, title, how.quiet)
-        run = identify(output_dir, resume=how.resume, quick_test=how.quick_test)
+        run = create_run_record(output_dir, resume=how.resume, quick_test=how.quick_test)
         with (
             naming_wandb_errors(how.trackers),
             closing(report),
@@ -210,7 +210,7 @@ def _refuse_foreign(newest: Path, trained: Trained) -> None:
     begun, now = len(list(newest.glob("rng_state*.pth"))), processes.world_size()
     if begun not in (0, now):
         raise UserError(
-            f"checkpoint {newest} was written by {begun} processes, and there are {now} now, whose steps are of other examples: "
+            f"checkpoint {newest} was written by {begun} processes, and there are {now} now, which would train on different batches: "
             f"start {begun} (torchrun --nproc-per-node {begun}), or choose another --output_dir"
         )
     seen, found = ((about.get("data") or {}).get("fingerprint") for about in (recorded, trained.metadata))
@@ -262,20 +262,20 @@ def _build_loop(
             trackers.show(how.pictures(reasoner, config, prepared.validation[: config.evaluation.batch_size]), step)
 
     buckets = sampler.buckets if sampler else None
-    micro = fitted(config, trained.model.backbone.causal_lm.config, buckets, memory_of(how.device))
+    micro = estimate_micro_batches(config, trained.model.backbone.causal_lm.config, buckets, memory_of(how.device))
     if buckets and processes.is_main() and micro.limit < inf:
-        report.tell(described(micro, config, buckets))
+        report.tell(format_micro_batches(micro, config, buckets))
     return Loop(
         trained.model,
         config,
         StepBatches(prepared.train, curriculum, config.training, how.device, sampler, micro),
         report,
         checkpoints=checkpoints,
-        validate=partial(together, trained.model, answer) if config.system.fsdp else answer,
+        validate=partial(run_on_all_ranks, trained.model, answer) if config.system.fsdp else answer,
         trackers=trackers,
         stop=stop,
         on_epoch_end=show,
-        starts_anew=curriculum.begins if config.training.reset_optimizer else None,
+        resets_optimizer=curriculum.begins if config.training.reset_optimizer else None,
     )
 
 

@@ -5,7 +5,7 @@ import pytest
 from kava.config import MiniDataConfig
 from kava.data.mini.chains import Chain, group_of
 from kava.data.mini.problems import EXAMPLE, SPLITS, generate
-from kava.data.mini.recognise import doubt, read_question, worked_out
+from kava.data.mini.recognise import describe_steps, read_question, why_unanswerable
 
 CONFIG = MiniDataConfig(modulus=5, min_steps=2, max_steps=3, num_train=400, num_eval=200)
 TOLD = "Tom packs apples in boxes of 5 and has 4 left . He finds 1 more . Then he gives 4 apples to a friend . Tom doubles the apples ."
@@ -23,7 +23,7 @@ def test_every_generated_question_is_read_as_it_was_meant(split: str, modulus: i
         equations = [f"<<{a}{o}{n}={r}>>" for a, (o, n), r in zip(before, chain.steps, before[1:], strict=False)]
         assert tuple(equations) == example.steps
         assert str(before[-1]) == example.answer
-        assert doubt(example.question, config) is None
+        assert why_unanswerable(example.question, config) is None
 
 
 def test_the_example_is_one_that_no_training_problem_tells() -> None:
@@ -54,7 +54,7 @@ def test_marks_need_no_spaces_and_boxes_are_of_one_size() -> None:
 )  # fmt: skip
 def test_other_questions_are_told_apart(question: str) -> None:
     assert read_question(question, 5) is None
-    assert "no question of the built-in kind" in str(doubt(question, CONFIG))
+    assert "no question of the built-in kind" in str(why_unanswerable(question, CONFIG))
 
 
 def test_someone_elses_other_things_change_nothing() -> None:
@@ -63,8 +63,8 @@ def test_someone_elses_other_things_change_nothing() -> None:
 
 def test_lengths_that_were_not_trained_are_said() -> None:
     one = TOLD.replace(" Then he gives 4 apples to a friend . Tom doubles the apples .", "")
-    assert doubt(f"{one} {ASKED}", CONFIG) == "this has 1 step; this model was trained on questions with 2 to 3"
-    assert "has 4 steps" in str(doubt(f"{TOLD} Tom loses 1 . {ASKED}", CONFIG))
+    assert why_unanswerable(f"{one} {ASKED}", CONFIG) == "this has 1 step; this model was trained on questions with 2 to 3"
+    assert "has 4 steps" in str(why_unanswerable(f"{TOLD} Tom loses 1 . {ASKED}", CONFIG))
 
 
 @pytest.mark.parametrize(
@@ -76,14 +76,14 @@ def test_lengths_that_were_not_trained_are_said() -> None:
     ],
 )
 def test_the_steps_in_words(chain: Chain, told: str) -> None:
-    assert worked_out(chain, 5) == told
+    assert describe_steps(chain, 5) == told
 
 
 def test_the_steps_in_words_are_right() -> None:
     for example in generate("larger", CONFIG):
         chain = read_question(example.question, 5)
         assert chain
-        for step, rest in zip(worked_out(chain, 5).split("; "), chain.values(5), strict=True):
+        for step, rest in zip(describe_steps(chain, 5).split("; "), chain.values(5), strict=True):
             left, _, right = step.split(",")[-1 if "open" in step else 0].partition("=")
             assert eval(left) == int(right)
             assert int(step.split()[-1]) == rest

@@ -15,12 +15,12 @@ from kava.commands.plan import Plan
 from kava.config import Config, build_config, load_config
 from kava.errors import UserError
 from kava.methods import METHODS
-from kava.model import products
+from kava.model import cpu_matmul
 from kava.model.build import random_model
 from kava.tools.bench.flops import step_flops
 from kava.tools.bench.workload import Workload
 from kava.tools.plan.measure import compare
-from kava.tools.plan.planner import HELD_BACK, Card, PlanFile, Planner, Speed, card_named, hours, measurements, training_examples
+from kava.tools.plan.planner import RESERVED_FRACTION, Card, PlanFile, Planner, Speed, card_named, hours, measurements, training_examples
 from kava.tools.plan.report import advice, markdown
 from kava.tools.plan.shapes import DataShape, data_shape, known, model_shape, sizes_of
 from kava.train.footprint import Profile
@@ -158,7 +158,7 @@ def test_frozen_float32_weights_are_cast_anew_in_every_pass(planner: Planner) ->
 @pytest.mark.parametrize(("kind", "method"), [*(("llama", method) for method in METHODS), ("gpt2", "kava")])
 def test_flops_are_close_to_what_torch_counts(kind: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # torch's counter does not know oneDNN's products.
-    monkeypatch.setattr(products, "onednn_is_faster", lambda: False)
+    monkeypatch.setattr(cpu_matmul, "onednn_is_faster", lambda: False)
     if kind == "gpt2":
         shape = AutoConfig.for_model("gpt2", n_embd=64, n_layer=3, n_head=4, vocab_size=300)
     else:
@@ -228,7 +228,7 @@ def test_a_proposal_keeps_the_effective_batch_and_fits(planner: Planner) -> None
             way = plan.chosen
             assert way is not None
             assert way.batch_size * way.gradient_accumulation_steps * gpus == 128
-            assert way.total_gib <= gigabytes * (1 - HELD_BACK)
+            assert way.total_gib <= gigabytes * (1 - RESERVED_FRACTION)
             if gpus == 1:
                 whole = plan.ways[0]
                 assert whole.batch_size >= last
@@ -309,7 +309,7 @@ def test_the_six_configurations_run_as_they_are_on_24_40_and_80_gb() -> None:
         assert as_configured.changes == {}
         assert as_configured.batch_size >= 4
         assert as_configured.batch_size * as_configured.gradient_accumulation_steps == 128
-        assert as_configured.total_gib <= plan.gpu_memory * (1 - HELD_BACK)
+        assert as_configured.total_gib <= plan.gpu_memory * (1 - RESERVED_FRACTION)
 
 
 @pytest.mark.skipif(not measurements(), reason="docs/results/gpu.json has no training step")

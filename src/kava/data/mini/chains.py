@@ -66,7 +66,7 @@ def sample_chain(rng: random.Random, length: int, group: Group, modulus: int) ->
             return chain
 
 
-def lift(chain: Chain, rate: float, modulus: int, rng: random.Random) -> Chain:
+def enlarge_operands(chain: Chain, rate: float, modulus: int, rng: random.Random) -> Chain:
     """Add one or two times the modulus to each number of a chain with probability `rate`: same values, larger numbers (p .. 3p-1)."""
     numbers = [chain.start, *(operand for _, operand in chain.steps)]
     lifted = [number + modulus * rng.randint(1, 2) if rng.random() < rate else number for number in numbers]

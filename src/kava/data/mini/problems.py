@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from kava.config import MiniDataConfig
 from kava.data.example import CotType, Example
 from kava.data.mini import words
-from kava.data.mini.chains import Chain, Group, Operation, lift, sample_chain
+from kava.data.mini.chains import Chain, Group, Operation, enlarge_operands, sample_chain
 
 # The example problem that is used throughout the project: a chain of the test group; the answer is 2.
 EXAMPLE = (
@@ -98,7 +98,7 @@ def _lengths(config: MiniDataConfig, rng: random.Random) -> Iterator[int]:
 def _problem(plan: _Plan, config: MiniDataConfig, cot_type: CotType, length: int, rng: random.Random, identity: str) -> Example:
     large = config.large_operand_rate if plan.large_operand_rate is None else plan.large_operand_rate
     distracting = config.distractor_rate if plan.distractor_rate is None else plan.distractor_rate
-    chain = lift(sample_chain(rng, length, plan.group, config.modulus), large, config.modulus, rng)
+    chain = enlarge_operands(sample_chain(rng, length, plan.group, config.modulus), large, config.modulus, rng)
     pronoun = rng.choice(tuple(words.NAMES))
     scene = _Scene(rng.choice(words.NAMES[pronoun]), pronoun, rng.choice(words.OBJECTS))
     phrases = [_choose_phrase(plan.style, operation, operand, rng) for operation, operand in chain.steps]

@@ -43,7 +43,7 @@ def read_question(question: str, modulus: int) -> Chain | None:
     return Chain(int(start["n"]), tuple(steps))
 
 
-def doubt(question: str, config: MiniDataConfig) -> str | None:
+def why_unanswerable(question: str, config: MiniDataConfig) -> str | None:
     """Return why a model trained on these problems cannot know the answer, as a sentence; None for a question like those in training."""
     chain = read_question(question, config.modulus)
     if chain is None:
@@ -55,7 +55,7 @@ def doubt(question: str, config: MiniDataConfig) -> str | None:
     return None
 
 
-def worked_out(chain: Chain, modulus: int) -> str:
+def describe_steps(chain: Chain, modulus: int) -> str:
     """Return the calculation of each step as text: "3 + 4 = 7, a box and 2; 2 - 3: open a box, 5 + 2 - 3 = 4"."""
     told, value = [], chain.start
     for (operation, operand), rest in zip(chain.steps, chain.values(modulus), strict=True):

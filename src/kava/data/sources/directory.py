@@ -9,7 +9,7 @@ from kava.data.example import CotType
 from kava.data.sources.benchmarks import BENCHMARKS
 from kava.data.sources.configurations import NoSuchConfigurationError, chosen, configurations
 from kava.data.sources.formats import FORMATS, Format, Row, recognise
-from kava.data.sources.readers import BadRow, Placed, read_rows
+from kava.data.sources.readers import BadRow, LocatedRow, read_rows
 from kava.errors import UserError
 
 FIRST_ROWS = 20
@@ -48,7 +48,7 @@ def canonical_split(name: str) -> str:
     return next((split for split, aliases in _ALIASES.items() if name.lower() in aliases), name)
 
 
-def first_rows(rows: list[Placed]) -> list[Row]:
+def first_rows(rows: list[LocatedRow]) -> list[Row]:
     return [row for _, row in rows if not isinstance(row, BadRow)]
 
 

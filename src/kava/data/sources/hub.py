@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kava.data.sources.configurations import PREFERRED, preferred
-from kava.data.sources.readers import Placed
+from kava.data.sources.readers import LocatedRow
 from kava.errors import UserError
 from kava.runtime.hub import commit_of, cures, first_line, refusal, unreachable
 
@@ -176,7 +176,7 @@ def download(wanted: HubName) -> HubDataset | Path:
         raise refusal("data set", name, error) from error
 
 
-def dataset_rows(dataset: "datasets.Dataset") -> Iterator[Placed]:
+def dataset_rows(dataset: "datasets.Dataset") -> Iterator[LocatedRow]:
     """Yield ("row 17", row) for every row of one split."""
     number = 0
     for table in dataset.with_format("arrow").iter(batch_size=BLOCK):

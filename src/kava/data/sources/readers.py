@@ -24,10 +24,10 @@ class BadRow:
     reason: str
 
 
-Placed = tuple[str, Row | BadRow]
+LocatedRow = tuple[str, Row | BadRow]
 
 
-def read_rows(path: Path, *, keep_blank: bool = False) -> Iterator[Placed]:
+def read_rows(path: Path, *, keep_blank: bool = False) -> Iterator[LocatedRow]:
     """Yield ("line 17" or "row 17", row) for every row of a file; a text line becomes the field ``text``.
 
     Blank lines are left out; with `keep_blank` they become rows with an empty ``text``.
@@ -50,7 +50,7 @@ def read_rows(path: Path, *, keep_blank: bool = False) -> Iterator[Placed]:
         raise UserError(f"data file {path} cannot be read: {error}") from None
 
 
-def _line_rows(path: Path, is_json: bool, keep_blank: bool) -> Iterator[Placed]:
+def _line_rows(path: Path, is_json: bool, keep_blank: bool) -> Iterator[LocatedRow]:
     with path.open(encoding=ENCODING) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -67,7 +67,7 @@ def _json_row(line: str) -> Row | BadRow:
         return BadRow(f"not valid JSON ({error})")
 
 
-def _list_rows(path: Path) -> Iterator[Placed]:
+def _list_rows(path: Path) -> Iterator[LocatedRow]:
     try:
         for number, row in enumerate(_items(path.read_text(encoding=ENCODING)), 1):
             yield f"row {number}", _as_row(row)
@@ -104,7 +104,7 @@ def _as_row(value: object) -> Row | BadRow:
     return value if isinstance(value, dict) else BadRow(f"a {type(value).__name__} instead of an object with fields")
 
 
-def _parquet_rows(path: Path) -> Iterator[Placed]:
+def _parquet_rows(path: Path) -> Iterator[LocatedRow]:
     import pyarrow
     import pyarrow.parquet
 

@@ -11,7 +11,7 @@ from kava.data.sources import hub
 from kava.data.sources.benchmarks import BENCHMARKS
 from kava.data.sources.configurations import NoSuchConfigurationError, is_whole
 from kava.data.sources.directory import DataFile, NoSuchSplitError, canonical_split, choose_benchmark, choose_split
-from kava.data.sources.readers import Placed, read_rows
+from kava.data.sources.readers import LocatedRow, read_rows
 from kava.errors import UserError
 from kava.runtime.atomic import checksum
 
@@ -33,15 +33,15 @@ class Opened:
         stem: first part of the examples' ids.
     """
 
-    rows: Callable[[], Iterator[Placed]]
+    rows: Callable[[], Iterator[LocatedRow]]
     content: Callable[[], str]
     source: str
     label: str
     stem: str
 
 
-def open_split(name: str, split: str, cot_type: CotType | None, *, apart_from_train: bool = False) -> Opened:
-    """Open a split; `apart_from_train` refuses sources without splits, because their rows are also the training rows.
+def open_split(name: str, split: str, cot_type: CotType | None, *, separate_split: bool = False) -> Opened:
+    """Open a split; `separate_split` refuses sources without splits, because their rows are also the training rows.
 
     Raises:
         NoSuchSplitError: the source has no such split.
@@ -49,11 +49,11 @@ def open_split(name: str, split: str, cot_type: CotType | None, *, apart_from_tr
     """
     path = _local(name)
     if path.is_file():
-        if apart_from_train:
+        if separate_split:
             raise NoSuchSplitError(f"{path} is a single file without splits")
         return _open_files((path,), path.stem)
     if path.is_dir() and hub.is_saved_dataset(path):
-        return _open_dataset(hub.load_saved(path), (split,), str(path.resolve()), path.resolve().name, apart_from_train)
+        return _open_dataset(hub.load_saved(path), (split,), str(path.resolve()), path.resolve().name, separate_split)
     if path.is_dir():
         return _open_data_file(choose_split(path, split, cot_type))
     return _open_hub(name, (split,), lambda directory, configuration: choose_split(directory, split, cot_type, configuration))
@@ -94,19 +94,19 @@ def _content_of(paths: Sequence[Path]) -> str:
     return " ".join(digests)
 
 
-def _shard_rows(paths: tuple[Path, ...]) -> Iterator[Placed]:
+def _shard_rows(paths: tuple[Path, ...]) -> Iterator[LocatedRow]:
     for path in paths:
         for place, row in read_rows(path):
             yield f"({path.name}) {place}", row
 
 
 def _open_dataset(
-    dataset: "datasets.DatasetDict | datasets.Dataset", splits: tuple[str, ...], source: str, stem: str, apart_from_train: bool = False
+    dataset: "datasets.DatasetDict | datasets.Dataset", splits: tuple[str, ...], source: str, stem: str, separate_split: bool = False
 ) -> Opened:
     import datasets
 
     if isinstance(dataset, datasets.Dataset):
-        if apart_from_train:
+        if separate_split:
             raise NoSuchSplitError(f"{source} has no splits")
         return _open_rows(dataset, source, stem, stem)
     for split in splits:
@@ -177,4 +177,4 @@ def _local(name: str) -> Path:
     try:
         return Path(name).expanduser()
     except RuntimeError:
-        raise UserError(f"data path {name} begins with the home directory of someone unknown here; write the whole path") from None
+        raise UserError(f"data path {name} starts with the home directory of an unknown user; write the whole path") from None

@@ -60,7 +60,7 @@ def open_training(dataset: DatasetConfig) -> Splits:
     rules = Rules(cot_type, dataset.on_bad_row, limit, need_trace=True, answer_type=dataset.answer_type)
     ruled = [train_split, validation_split, cot_type, dataset.on_bad_row, str(limit), dataset.answer_type]
     try:
-        apart = open_split(name, validation_split, cot_type, apart_from_train=True)
+        apart = open_split(name, validation_split, cot_type, separate_split=True)
     except NoSuchSplitError:
         if canonical_split(validation_split) != "validation":
             raise  # the configuration names another split explicitly

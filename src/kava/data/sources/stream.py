@@ -13,7 +13,7 @@ from kava.data.fingerprint import Fingerprint
 from kava.data.mini.problems import SPLITS, problems
 from kava.data.sources.directory import FIRST_ROWS, canonical_split, first_rows
 from kava.data.sources.formats import FORMATS, AnswerError, Format, RowError, recognise
-from kava.data.sources.readers import BadRow, Placed
+from kava.data.sources.readers import BadRow, LocatedRow
 from kava.data.sources.resolve import Opened
 from kava.errors import UserError, nearest
 
@@ -166,7 +166,7 @@ def _usable(opened: Opened, split: str, rules: Rules, tally: Tally) -> Iterator[
         raise UserError(f"{opened.source} has no usable row for split '{split}' ({counts}); check the file, or name another one")
 
 
-def _refuse_unknown_layout(first: list[Placed], form: Format, opened: Opened, rules: Rules) -> None:
+def _refuse_unknown_layout(first: list[LocatedRow], form: Format, opened: Opened, rules: Rules) -> None:
     """Refuse data if none of its first rows can be read: then the row format or the answer type is wrong, not a single row.
 
     Raises:
@@ -186,7 +186,7 @@ def _refuse_unknown_layout(first: list[Placed], form: Format, opened: Opened, ru
     )
 
 
-def _other_type(first: list[Placed], form: Format, rules: Rules) -> str:
+def _other_type(first: list[LocatedRow], form: Format, rules: Rules) -> str:
     """Return a hint if the answers are of another type than the configured one, else an empty text."""
     for answer_type in ANSWER_TYPES:
         try:
@@ -202,7 +202,7 @@ def _known_formats() -> str:
     return "; ".join(f"{known.name}: {known.description}" for known in FORMATS.values())
 
 
-def _format_of(first: list[Placed], opened: Opened, cot_type: CotType | None) -> Format:
+def _format_of(first: list[LocatedRow], opened: Opened, cot_type: CotType | None) -> Format:
     rows = first_rows(first)
     form = recognise(rows)
     if form is None:

@@ -76,7 +76,7 @@ def decode_recomputed(reasoner: Reasoner, questions: list[str], new_tokens: int)
     start = ids.shape[1]
     for _ in range(new_tokens):
         positions = (mask.long().cumsum(1) - 1).clamp(min=0)
-        embeds = backbone.embed_written(ids)
+        embeds = backbone.embed_generated(ids)
         output = backbone.decoder(inputs_embeds=embeds, attention_mask=mask.long(), position_ids=positions, use_cache=False)
         token = backbone.logits(output.last_hidden_state[:, -1]).argmax(-1, keepdim=True)
         ids, mask = torch.cat([ids, token], dim=1), torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)

@@ -25,8 +25,8 @@ def passes(workload: Workload) -> list[tuple[int, int]]:
     """Return (new tokens, tokens they can attend to) for each pass over one example, in the order of `KavaModel.losses`."""
     method = METHODS[workload.method]
     question, latents = workload.question, workload.latents
-    student = int(method.thinks) + _written(workload) + workload.answer
-    if not method.thinks:
+    student = int(method.uses_latents) + _written(workload) + workload.answer
+    if not method.uses_latents:
         return [(question + student, question + student)]
     prefix = question + 1 + latents
     count = latents if method.latents == "sequential" else min(workload.iterations, latents)

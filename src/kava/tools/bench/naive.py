@@ -60,7 +60,8 @@ def naive_losses(model: KavaModel, batch: Batch) -> LossTerms:
 def pccot_losses(model: KavaModel, batch: Batch) -> LossTerms:
     """Compute the losses of a batch with the question cached for the latents only; attention is eager only if its weights are needed."""
     with attention(model, "sdpa"):
-        student = _read_cached(model, batch) if model.method.thinks else _read_full(model, batch, batch.student, None, attentions=False)
+        latent = model.method.uses_latents
+        student = _read_cached(model, batch) if latent else _read_full(model, batch, batch.student, None, attentions=False)
         if batch.teacher is None:
             return _terms(model, batch, student, None)
         if not model.method.kv:
@@ -83,7 +84,7 @@ def attention(model: KavaModel, backend: str) -> Iterator[None]:
 
 def latent_inputs(model: KavaModel, batch: Batch, num_iterations: int | None = None) -> Float[Tensor, "B M E"] | None:
     """Return the input embeddings of the latents after `num_iterations` (default: T) iterations, each a full pass with the question."""
-    if not model.method.thinks:
+    if not model.method.uses_latents:
         return None
     bot, _, latent = _special(model, batch)
     count = batch.num_latents

@@ -20,7 +20,7 @@ from kava.model.build import stored_dtype
 from kava.results import Record
 from kava.runtime.shipped import shipped
 from kava.tools.plan.shapes import DataShape, example_flops
-from kava.train.footprint import GIB, HELD_BACK, Profile
+from kava.train.footprint import GIB, RESERVED_FRACTION, Profile
 from kava.train.micro_batches import MicroBatches, positions_of
 
 # With fewer rows at once, the GPU is mostly idle, so the next set of changes is tried first.
@@ -106,7 +106,7 @@ class Card:
     @property
     def room(self) -> float:
         """Bytes that training may use on each GPU."""
-        return self.gigabytes * GIB * (1 - HELD_BACK)
+        return self.gigabytes * GIB * (1 - RESERVED_FRACTION)
 
     @property
     def peak_tflops(self) -> float:
@@ -186,7 +186,7 @@ class PlanFile(Record):
     """The file that `kava plan` writes. Memory is computed; hours rest on a measured speed only where `speed` says so."""
 
     format: Literal["kava.plan/2"] = "kava.plan/2"
-    held_back: float = HELD_BACK
+    held_back: float = RESERVED_FRACTION
     plans: list[Plan]
 
 

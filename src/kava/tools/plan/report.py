@@ -8,7 +8,7 @@ from kava.config import Config
 from kava.report.table import Cell, Table
 from kava.tools.plan.planner import Plan, Way
 from kava.tools.plan.shapes import DataShape
-from kava.train.footprint import HELD_BACK
+from kava.train.footprint import RESERVED_FRACTION
 from kava.train.step_trace import Lengths
 
 _SHORT = {"model.dtype": "bf16 weights", "training.gradient_checkpointing": "recompute"}
@@ -72,11 +72,12 @@ def advice(plan: Plan, config: Config) -> str:
 
 def _why_nothing_fits(plan: Plan) -> str:
     least = min(plan.ways, key=lambda way: way.total_gib)
+    enough = math.ceil(least.total_gib / (1 - RESERVED_FRACTION))
     split = "" if plan.fsdp else f", or split it over several: --gpus {2 * plan.gpus} --fsdp"
     return (
         f"{plan.config} does not fit {plan.gpu_memory:g} GB: it takes at least {least.total_gib:.1f} GiB per GPU, with one row at a time"
-        f"{' and ' + _options(least.changes) if least.changes else ''}; take a card of {math.ceil(least.total_gib / (1 - HELD_BACK))} GB "
-        f"or more{split}, or shorter rows (--dataset.max_length)"
+        f"{' and ' + _options(least.changes) if least.changes else ''}; take a card of {enough} GB or more{split}, "
+        "or shorter rows (--dataset.max_length)"
     )
 
 
@@ -87,11 +88,11 @@ def _options(changes: dict[str, Any]) -> str:
 
 def assumptions(plan: Plan, data: DataShape) -> str:
     """Return the assumptions behind the figures as a sentence."""
-    memory = f"memory for the batch with the longest rows ({_parts(data.longest)}), {100 * HELD_BACK:.0f} % of the card held back"
+    memory = f"memory for the batch with the longest rows ({_parts(data.longest)}), {100 * RESERVED_FRACTION:.0f} % of the card held back"
     speed = f"{plan.tflops:.4g} TFLOP/s ({'assumed' if plan.speed == 'computed' else plan.speed}), validation left out"
     return (
         f"Computed: {memory}; hours for {data.rows:,} rows of {_parts(data.mean)} at {speed}. Rows: {data.source}. "
-        "kept: activations, caches and logits for the backward pass; peak: what comes on top."
+        "kept: activations, caches and logits for the backward pass; peak: additional memory at the peak."
     )
 
 

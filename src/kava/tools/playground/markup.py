@@ -7,7 +7,7 @@ from kava.explain.questions import Solution
 from kava.explain.readout import Readout
 from kava.tools.playground.player import Measured, Player, Progress
 
-_EARLY_END = "It learned from chains without their last step (<code>dataset.drop_last_step</code>), so its own stop one step early."
+_EARLY_END = "It was trained on chains without the last step (<code>dataset.drop_last_step</code>), so its own chains end one step early."
 
 
 def answers_html(player: Player, latent: Progress | None, written: Progress | None, gold: Solution | None, note: str | None) -> str:
@@ -79,7 +79,7 @@ def grid_html(readout: Readout, marks: Sequence[Sequence[Sequence[int]]], parall
         "iteration" if parallel else "latent",
         range(len(readout.tokens[0])),
         rows,
-        "a cell tells its likeliest tokens",
+        "each cell shows its most likely tokens",
     )
 
 
@@ -114,8 +114,8 @@ def map_html(player: Player) -> str:
         for t in iterations
     )
     about = (
-        f"Percent of {len(player.examples)} sample questions answered rightly: {axes}. Thick border: as trained; dashed: the "
-        f"sliders. Always giving the commonest answer: {100 * player.chance:.0f} %."
+        f"Percent of {len(player.examples)} sample questions answered correctly: {axes}. Thick border: as trained; dashed: the "
+        f"sliders. Always giving the most common answer: {100 * player.chance:.0f} %."
     )
     return _table("map", f"Accuracy over {what}", about, corner, several, rows, f"a click or Enter sets the sliders to its {what}")
 

@@ -142,7 +142,7 @@ def _asking(player: Player) -> Any:
 
 @no_type_check
 def _answered(player: Player, question: str, setting: tuple[int, int]) -> Iterator[tuple[str, str]]:
-    gold, note = player.solution(question), player.why_unknowable(question)
+    gold, note = player.solution(question), player.guess_reason(question)
 
     def shown(latent: Progress | None, written: Progress | None = None) -> str:
         return shown_html("answers", question, setting, answers_html(player, latent, written, gold, note))

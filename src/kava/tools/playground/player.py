@@ -21,7 +21,7 @@ from kava.data.example import Example
 from kava.data.mini.problems import EXAMPLE
 from kava.errors import UserError
 from kava.explain.intermediate import first_token
-from kava.explain.questions import Solution, checked_question, solution, why_unknowable
+from kava.explain.questions import Solution, checked_question, guess_reason, solution
 from kava.explain.readout import Readout, read_latents
 from kava.generate import Generation, Reasoner
 from kava.methods import WITH_LATENTS
@@ -85,7 +85,7 @@ class Player:
 
     def __init__(self, trained: Trained, examples: Sequence[Example]) -> None:
         method = trained.model.method
-        if not method.thinks:
+        if not method.uses_latents:
             raise UserError(f"method {method.name} has no latents to play with; give a checkpoint of {WITH_LATENTS}")
         self.trained = trained
         self.examples = list(examples)
@@ -123,12 +123,12 @@ class Player:
         """
         for name, value, least, most in (("M", num_latents, 1, self.most[0]), ("T", num_iterations, 0, self.most[1])):
             if not least <= value <= most:
-                raise UserError(f"{name} = {value} is out of reach: the playground takes {least} to {most}")
+                raise UserError(f"{name} = {value} is out of range: the playground accepts {least} to {most}")
         return self.trained.reasoner(num_latents, num_iterations)
 
-    def why_unknowable(self, question: str) -> str | None:
+    def guess_reason(self, question: str) -> str | None:
         """Return why an answer to this question would be a guess; None if there is no such reason."""
-        return why_unknowable(self.builder, self.config, question)
+        return guess_reason(self.builder, self.config, question)
 
     @torch.inference_mode()
     def ask(self, question: str, num_latents: int, num_iterations: int, *, use_latent: bool = True) -> Iterator[Progress]:
@@ -286,6 +286,6 @@ class Player:
         text = builder.text(written)
         before, prompt, after = text.rpartition(builder.answer_prompt)
         chain = "" if use_latent else (before if prompt else after).strip()
-        answer = read_answer(text, builder.answer_prompt, builder.answer_type, behind_prompt=use_latent) if done else None
+        answer = read_answer(text, builder.answer_prompt, builder.answer_type, after_prompt=use_latent) if done else None
         # The last token was generated, but no forward pass has read it yet.
         return Progress(text, chain, answer, passes + max(len(written) - 1, 0), seconds, done)

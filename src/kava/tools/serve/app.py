@@ -19,15 +19,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from kava.api.pieces import Pieces
+from kava.api.stable_text import StableText
 from kava.checkpoint import Trained
 from kava.errors import UserError
-from kava.explain.questions import checked_question, why_unknowable
+from kava.explain.questions import checked_question, guess_reason
 from kava.generate import Generation
-from kava.tools.serve.batching import Asked, Batcher, ClosedError, QueueFullError, Settings
-from kava.tools.serve.requests import Chat, Completion, Wanted, refuse_other_parameters
+from kava.tools.serve.batching import Batcher, ClosedError, PendingRequest, QueueFullError, Settings
+from kava.tools.serve.requests import BaseRequest, ChatRequest, CompletionRequest, refuse_other_parameters
 
-ENDING = "the server is ending; ask again when it has been started anew"
+ENDING = "the server is shutting down; try again after it has restarted"
 RETRY_SECONDS = 1
 """Value of the Retry-After header when the queue is full."""
 LOOK_SECONDS = 0.5
@@ -58,11 +58,11 @@ def build_app(trained: Trained, name: str, batcher: Batcher, max_new_tokens: int
     service = _Service(trained, name, batcher, max_new_tokens or trained.config.evaluation.max_new_tokens)
 
     @app.post("/v1/chat/completions", response_model=None)
-    async def chat(wanted: Chat, request: Request) -> JSONResponse | StreamingResponse:
+    async def chat(wanted: ChatRequest, request: Request) -> JSONResponse | StreamingResponse:
         return await service.respond(wanted, "chat.completion", request)
 
     @app.post("/v1/completions", response_model=None)
-    async def completions(wanted: Completion, request: Request) -> JSONResponse | StreamingResponse:
+    async def completions(wanted: CompletionRequest, request: Request) -> JSONResponse | StreamingResponse:
         return await service.respond(wanted, "text_completion", request)
 
     @app.get("/v1/models")
@@ -87,7 +87,7 @@ class _Service:
         self.max_new_tokens = max_new_tokens
         self.created = int(time.time())
 
-    async def respond(self, wanted: Wanted, kind: Kind, request: Request) -> JSONResponse | StreamingResponse:
+    async def respond(self, wanted: BaseRequest, kind: Kind, request: Request) -> JSONResponse | StreamingResponse:
         refuse_other_parameters(wanted)
         if wanted.model != self.name:
             return _error(404, f"there is no model {wanted.model!r} here; it is {self.name!r}", code="model_not_found")
@@ -104,9 +104,9 @@ class _Service:
         def hand_over(event: str | Generation | Exception) -> None:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-        asked = Asked(ids, settings, hand_over if wanted.stream else None, hand_over)
+        asked = PendingRequest(ids, settings, hand_over if wanted.stream else None, hand_over)
         self.batcher.ask(asked)
-        answer = _Answer(kind, self.name, len(ids), self._latents(wanted), why_unknowable(reasoner.builder, self.trained.config, question))
+        answer = _Answer(kind, self.name, len(ids), self._latents(wanted), guess_reason(reasoner.builder, self.trained.config, question))
         if wanted.stream:
             lines = self._stream(asked, events, answer, bool(wanted.stream_options and wanted.stream_options.include_usage))
             return StreamingResponse(lines, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
@@ -121,13 +121,13 @@ class _Service:
         assert isinstance(result, Generation)
         return JSONResponse(answer.whole(result))
 
-    def _latents(self, wanted: Wanted) -> int:
-        return self.batcher.reasoner.num_latents if self.trained.model.method.thinks and wanted.use_latent else 0
+    def _latents(self, wanted: BaseRequest) -> int:
+        return self.batcher.reasoner.num_latents if self.trained.model.method.uses_latents and wanted.use_latent else 0
 
     async def _stream(
-        self, asked: Asked, events: "asyncio.Queue[str | Generation | Exception]", answer: "_Answer", usage: bool
+        self, asked: PendingRequest, events: "asyncio.Queue[str | Generation | Exception]", answer: "_Answer", usage: bool
     ) -> AsyncIterator[str]:
-        pieces = Pieces()
+        pieces = StableText()
         try:
             yield _line(answer.chunk("", first=True))
             while isinstance(event := await events.get(), str):

@@ -34,7 +34,7 @@ class Settings:
 
 # Compared by identity: two requests may ask the same question.
 @dataclass(eq=False)
-class Asked:
+class PendingRequest:
     """A question in the queue or in the batch that is being answered.
 
     Attributes:
@@ -65,13 +65,13 @@ class Batcher:
         self.reasoner = reasoner
         self.batch_size = batch_size
         self.waiting = waiting
-        self._queue: deque[Asked] = deque()
+        self._queue: deque[PendingRequest] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self._worker = threading.Thread(target=self._work, name="kava serve", daemon=True)
         self._worker.start()
 
-    def ask(self, asked: Asked) -> None:
+    def ask(self, asked: PendingRequest) -> None:
         """Add a question to the end of the queue.
 
         Raises:
@@ -107,7 +107,7 @@ class Batcher:
             for asked, answer in zip(batch, answers, strict=True):
                 asked.finish(answer)
 
-    def _next_batch(self) -> list[Asked]:
+    def _next_batch(self) -> list[PendingRequest]:
         """Wait for questions and return the oldest one with those of equal settings; an empty list when the batcher is closed."""
         with self._changed:
             while True:
@@ -122,7 +122,7 @@ class Batcher:
             self._queue = deque(asked for asked in self._queue if asked not in same)
             return same
 
-    def _answer(self, batch: list[Asked]) -> list[Generation]:
+    def _answer(self, batch: list[PendingRequest]) -> list[Generation]:
         settings, reasoner = batch[0].settings, self.reasoner
         generator = torch.Generator(reasoner.device).manual_seed(settings.seed)
 

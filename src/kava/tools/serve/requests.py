@@ -14,7 +14,7 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = False
 
 
-class Wanted(BaseModel):
+class BaseRequest(BaseModel):
     """Fields that both kinds of request share. Parameters that do not apply here are rejected unless they have a neutral value."""
 
     model_config = ConfigDict(extra="allow")
@@ -52,11 +52,11 @@ class Message(BaseModel):
         if isinstance(self.content, str):
             return self.content
         if any(part.get("type") != "text" or not isinstance(part.get("text"), str) for part in self.content):
-            raise UserError("messages: this model reads text alone")
+            raise UserError("messages: this model accepts only text")
         return "".join(part["text"] for part in self.content)
 
 
-class Chat(Wanted):
+class ChatRequest(BaseRequest):
     """POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1)
@@ -69,11 +69,11 @@ class Chat(Wanted):
             UserError: there is not exactly one message, of role user.
         """
         if [message.role for message in self.messages] != ["user"]:
-            raise UserError("messages: this model answers one question at a time and remembers nothing; send one message, of role user")
+            raise UserError("messages: this model answers single questions without history; send one message with role user")
         return self.messages[0].text
 
 
-class Completion(Wanted):
+class CompletionRequest(BaseRequest):
     """POST /v1/completions."""
 
     prompt: str | list[str]
@@ -87,7 +87,7 @@ class Completion(Wanted):
         """
         prompts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
         if len(prompts) != 1:
-            raise UserError("prompt: send one question per request; those that wait together are answered together")
+            raise UserError("prompt: send one question per request; queued requests are batched automatically")
         return prompts[0]
 
 
@@ -101,7 +101,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 NOTES = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
 
 
-def refuse_other_parameters(wanted: Wanted) -> None:
+def refuse_other_parameters(wanted: BaseRequest) -> None:
     """Reject parameters that do not apply to this model.
 
     Raises:

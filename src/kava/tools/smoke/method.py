@@ -32,7 +32,7 @@ def eviction(_: Lab) -> str:
     total = kept.numel()
     if wrong:
         raise CheckFailedError(f"{wrong} of {total} kept entries differ from the formulas")
-    return f"all {total} kept entries as by the formulas, {lengths[0]} and {lengths[1]} to {slots} entries"
+    return f"all {total} kept entries match the formulas, {lengths[0]} and {lengths[1]} to {slots} entries"
 
 
 def losses(_: Lab) -> str:

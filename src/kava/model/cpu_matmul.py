@@ -25,14 +25,14 @@ def onednn_is_faster() -> bool:
     return bool(about.get("avx512_f")) and str(about.get("cpu_name", "Intel")).startswith("AMD")
 
 
-def product(left: Tensor, right: Tensor) -> Tensor:
+def matmul(left: Tensor, right: Tensor) -> Tensor:
     """left @ right, for use inside autograd functions: it has no gradient of its own."""
     if _by_onednn(left, right):
         return _onednn(left, right.T, None)
     return left @ right
 
 
-def transposed_product(left: Tensor, right: Tensor) -> Tensor:
+def transposed_matmul(left: Tensor, right: Tensor) -> Tensor:
     """left^T @ right: a weight's gradient."""
     if not _by_onednn(left.T, right):
         return left.T @ right
@@ -47,7 +47,7 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return nn.functional.linear(rows, weight, bias)
 
 
-def add_product_(total: Tensor, left: Tensor, right: Tensor, factor: float = 1.0) -> Tensor:
+def add_matmul_(total: Tensor, left: Tensor, right: Tensor, factor: float = 1.0) -> Tensor:
     """total += factor * left @ right, in place."""
     if _by_onednn(left, right):
         return total.add_(_onednn(left, right.T, None), alpha=factor)

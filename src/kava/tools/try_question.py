@@ -9,7 +9,7 @@ from rich.text import Text
 from kava.checkpoint import Trained
 from kava.data.mini.problems import EXAMPLE
 from kava.errors import UserError
-from kava.explain.questions import Solution, checked_question, solution, why_unknowable
+from kava.explain.questions import Solution, checked_question, guess_reason, solution
 from kava.explain.readout import Readout, read_latents
 from kava.generate import Generation, Reasoner
 from kava.methods import WITH_LATENTS
@@ -30,7 +30,7 @@ def show(trained: Trained, name: str, question: str | None = None) -> None:
     Raises:
         UserError: the method has no latents, or the question is empty or too long.
     """
-    if not trained.model.method.thinks:
+    if not trained.model.method.uses_latents:
         raise UserError(f"method {trained.model.method.name} has no latents to show; give a checkpoint of {WITH_LATENTS}")
     config = trained.config
     reasoner = trained.reasoner()
@@ -47,7 +47,7 @@ def show(trained: Trained, name: str, question: str | None = None) -> None:
         console.print(_row(title, generation, seconds, gold, trained))
     if gold is not None:
         console.print(Text("\n".join(wrap(f"{'by hand':<12}{gold.answer:<6}{'; '.join(gold.steps)}", WIDTH, subsequent_indent=" " * 18))))
-    reason = why_unknowable(trained.builder, config, question)
+    reason = guess_reason(trained.builder, config, question)
     if reason:
         console.print(Text("\n".join(wrap(f"a guess: {reason}", WIDTH)), style="yellow"))
     console.print()

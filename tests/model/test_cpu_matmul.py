@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from kava.model import products
-from kava.model.products import add_product_, linear, onednn_is_faster, product, transposed_product
+from kava.model import cpu_matmul
+from kava.model.cpu_matmul import add_matmul_, linear, matmul, onednn_is_faster, transposed_matmul
 
 ROWS, INNER, OUTER = 37, 19, 23
 has_onednn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -17,8 +17,8 @@ has_onednn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, 
 
 @pytest.fixture(params=[pytest.param(True, marks=pytest.mark.skipif(not has_onednn, reason="a torch without oneDNN")), False])
 def by_onednn(request: Any, monkeypatch: pytest.MonkeyPatch) -> bool:
-    monkeypatch.setattr(products, "MIN_MULTIPLICATIONS", 0)
-    monkeypatch.setattr(products, "onednn_is_faster", lambda: request.param)
+    monkeypatch.setattr(cpu_matmul, "MIN_MULTIPLICATIONS", 0)
+    monkeypatch.setattr(cpu_matmul, "onednn_is_faster", lambda: request.param)
     return bool(request.param)
 
 
@@ -31,13 +31,13 @@ def close(found: Tensor, expected: Tensor) -> bool:
 
 
 CASES: dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]] = {
-    "product": lambda x, w, b: (product(x, w.T), x.double() @ w.T.double()),
-    "product of columns of a wider matrix": lambda x, w, b: (product(x[:, :7], w[:, :7].T), x[:, :7].double() @ w[:, :7].T.double()),
-    "transposed product": lambda x, w, b: (transposed_product(x, x[:, :5]), x.T.double() @ x[:, :5].double()),
-    "transposed product, the second wider": lambda x, w, b: (transposed_product(x[:, :5], x), x[:, :5].T.double() @ x.double()),
+    "product": lambda x, w, b: (matmul(x, w.T), x.double() @ w.T.double()),
+    "product of columns of a wider matrix": lambda x, w, b: (matmul(x[:, :7], w[:, :7].T), x[:, :7].double() @ w[:, :7].T.double()),
+    "transposed product": lambda x, w, b: (transposed_matmul(x, x[:, :5]), x.T.double() @ x[:, :5].double()),
+    "transposed product, the second wider": lambda x, w, b: (transposed_matmul(x[:, :5], x), x[:, :5].T.double() @ x.double()),
     "linear": lambda x, w, b: (linear(x, w, None), x.double() @ w.T.double()),
     "linear with a bias": lambda x, w, b: (linear(x, w, b), x.double() @ w.T.double() + b.double()),
-    "added": lambda x, w, b: (add_product_(b.repeat(ROWS, 1), x, w.T, 0.3), b.double() + 0.3 * x.double() @ w.T.double()),
+    "added": lambda x, w, b: (add_matmul_(b.repeat(ROWS, 1), x, w.T, 0.3), b.double() + 0.3 * x.double() @ w.T.double()),
 }
 
 
@@ -51,15 +51,15 @@ def test_products_are_those_of_float64(case: str, by_onednn: bool) -> None:
 @pytest.mark.skipif(not has_onednn, reason="a torch without oneDNN")
 def test_what_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small products, other types, autocast, and tensors that stand for others."""
-    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(cpu_matmul, "onednn_is_faster", lambda: True)
     large, small = torch.zeros(2**10, 2**6), torch.zeros(2**6, 2**4)
-    assert products._by_onednn(large, small)
-    assert not products._by_onednn(large[:-1], small)
-    assert not products._by_onednn(large.double(), small.double())
+    assert cpu_matmul._by_onednn(large, small)
+    assert not cpu_matmul._by_onednn(large[:-1], small)
+    assert not cpu_matmul._by_onednn(large.double(), small.double())
     with torch.autocast("cpu", torch.bfloat16):
-        assert not products._by_onednn(large, small)
+        assert not cpu_matmul._by_onednn(large, small)
     with FakeTensorMode() as mode:
-        assert not products._by_onednn(mode.from_tensor(large), mode.from_tensor(small))
+        assert not cpu_matmul._by_onednn(mode.from_tensor(large), mode.from_tensor(small))
 
 
 @pytest.mark.skipif(not has_onednn or not hasattr(torch.cpu, "get_capabilities"), reason="a torch that does not name its processor")

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from kava.model import products
-from kava.model.products import linear, product, transposed_product
+from kava.model import cpu_matmul
+from kava.model.cpu_matmul import linear, matmul, transposed_matmul
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
-class MapGroup:
+class LinearGroup:
     """Linear layers that read the same tensor. The first call computes the outputs of all.
 
     Args:
@@ -56,7 +56,7 @@ def _takes(x: Tensor, member: nn.Linear, out_features: int) -> bool:
         not torch.compiler.is_compiling()
         and x.device.type == "cpu"
         and x.dtype == member.weight.dtype == torch.float32
-        and x.numel() * out_features >= products.MIN_MULTIPLICATIONS
+        and x.numel() * out_features >= cpu_matmul.MIN_MULTIPLICATIONS
         and not torch.is_autocast_enabled("cpu")
     )
 
@@ -79,10 +79,10 @@ class _Maps(torch.autograd.Function):
         rows, *weights = ctx.saved_tensors
         count, needed = ctx.count, ctx.needs_input_grad
         gradient = (gradients[0] if count == 1 else torch.cat(gradients, -1)).reshape(len(rows), -1)
-        to_input = product(gradient, _joined(weights)).view(ctx.shape) if needed[0] else None
+        to_input = matmul(gradient, _joined(weights)).view(ctx.shape) if needed[0] else None
         to_weights: Sequence[Tensor | None] = [None] * count
         if any(needed[2 : 2 + count]):
-            to_weights = transposed_product(gradient, rows).split(ctx.sizes)
+            to_weights = transposed_matmul(gradient, rows).split(ctx.sizes)
         to_biases: Sequence[Tensor | None] = [None] * count
         if any(needed[2 + count :]):
             to_biases = gradient.sum(0).split(ctx.sizes)
@@ -93,7 +93,7 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(tuple(parts))
 
 
-def reading_together(modules: Iterable[Module], probe: Callable[[], Any]) -> list[list[Module]]:
+def group_by_input(modules: Iterable[Module], probe: Callable[[], Any]) -> list[list[Module]]:
     """Groups of modules that read the same tensor in consecutive calls, in the order in which `probe` first calls them.
 
     Args:
@@ -122,7 +122,7 @@ def reading_together(modules: Iterable[Module], probe: Callable[[], Any]) -> lis
     return groups
 
 
-def share_maps(model: nn.Module, probe: Any) -> tuple[MapGroup, ...]:
+def group_linears(model: nn.Module, probe: Any) -> tuple[LinearGroup, ...]:
     """Group the plain linear layers of a model by the tensor that they read, and let the groups compute them on a CPU.
 
     A layer that the probe does not call is a group of its own.
@@ -132,10 +132,10 @@ def share_maps(model: nn.Module, probe: Any) -> tuple[MapGroup, ...]:
         probe: runs the model on a few tokens, to find which layers read the same tensor.
     """
     plain = [module for module in model.modules() if type(module) is nn.Linear and "forward" not in vars(module)]
-    alike = (groupby(readers, lambda module: module.bias is None) for readers in reading_together(plain, probe))
+    alike = (groupby(readers, lambda module: module.bias is None) for readers in group_by_input(plain, probe))
     groups = [list(members) for group in alike for _, members in group]
     reached = {module for members in groups for module in members}
-    found = tuple(MapGroup(members) for members in [*groups, *([module] for module in plain if module not in reached)])
+    found = tuple(LinearGroup(members) for members in [*groups, *([module] for module in plain if module not in reached)])
     for group in found:
         for index, member in enumerate(group.members):
             member.forward = partial(group.call, index)  # type: ignore[method-assign]

@@ -1,7 +1,7 @@
 """Read results that will be shown, and check that a result belongs to the checkpoint next to it and its rows belong to the result.
 
-result = own_result(run / "results_gsm8k.yaml")
-rows = own_rows(run / "results_gsm8k.yaml", result)
+result = verified_result(run / "results_gsm8k.yaml")
+rows = verified_rows(run / "results_gsm8k.yaml", result)
 """
 
 import hashlib
@@ -30,7 +30,7 @@ def checkpoint_hash(directory: str | Path) -> str | None:
     return hashlib.sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def own_result(path: str | Path, checkpoint: str | Path | None = None) -> Result:
+def verified_result(path: str | Path, checkpoint: str | Path | None = None) -> Result:
     """Read a result and check that it was measured on `checkpoint` (default: the best one of its run), if that exists.
 
     If a per-question file exists, it must be the one that was written with the result.
@@ -44,27 +44,27 @@ def own_result(path: str | Path, checkpoint: str | Path | None = None) -> Result
         at = f" ({result.checkpoint.path})" if result.checkpoint else ""
         raise UserError(f"result file {path} was measured on another checkpoint{at} than {checkpoint}; {CURE}")
     if rows_path(path).exists():
-        own_rows(path, result)
+        verified_rows(path, result)
     return result
 
 
-def own_results(paths: list[Path], checkpoint: str | Path | None = None) -> tuple[list[Result], list[str]]:
+def verified_results(paths: list[Path], checkpoint: str | Path | None = None) -> tuple[list[Result], list[str]]:
     """Return the results that belong to their checkpoint and cover a full run on a full test set, and why the others are left out."""
     found, problems = [], []
     for path in paths:
         try:
-            result = own_result(path, checkpoint)
+            result = verified_result(path, checkpoint)
         except UserError as error:
             problems.append(str(error))
             continue
         if result.partial:
-            problems.append(f"result file {path} is no full evaluation ({result.partial})")
+            problems.append(f"result file {path} is not a full evaluation ({result.partial})")
         else:
             found.append(result)
     return found, problems
 
 
-def own_rows(path: str | Path, result: Result) -> list[Row]:
+def verified_rows(path: str | Path, result: Result) -> list[Row]:
     """Read the per-question rows of a result.
 
     Raises:

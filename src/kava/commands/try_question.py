@@ -17,6 +17,6 @@ class FirstAnswer:
 
     def run(self) -> None:
         from kava.checkpoint import open_checkpoint
-        from kava.tools.first_answer import show
+        from kava.tools.try_question import show
 
         show(open_checkpoint(self.checkpoint), self.checkpoint, self.question)

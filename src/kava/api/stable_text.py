@@ -1,8 +1,8 @@
 """Split a text that is being generated into pieces that will not change any more."""
 
 
-class Pieces:
-    """Pieces of a growing text; together they are the whole text.
+class StableText:
+    """StableText of a growing text; together they are the whole text.
 
     The end of a text that grows token by token may still change: a character of several tokens is U+FFFD until its last token, and some
     tokenizers remove spaces. The common prefix of two consecutive texts is considered final.
