@@ -174,7 +174,7 @@ def exact() -> None:
         )  # fmt: skip
 
 
-def syncs_with_device() -> None:
+def waits() -> None:
     """A step in which nothing may wait for the device."""
     workload = replace(SMOLLM2, batch=8, layers=3)
     trained = build_workload(workload)

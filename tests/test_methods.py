@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from helpers.tiny import WEIGHTS, mini_builder, mini_examples, mini_model
-from kava.config import MethodName
 from kava.data.collate import IGNORED, Batch, Collator
 from kava.data.sequences import EncodedExample
 from kava.evaluate.accuracy import evaluate_accuracy
@@ -27,10 +26,6 @@ def collate(method: str, stage: int = 0, **options: object) -> Batch:
 
 def student(batch: Batch, row: int = 0) -> list[int]:
     return batch.student.ids[row][batch.student.mask[row]].tolist()
-
-
-def test_every_method_of_the_configuration_exists() -> None:
-    assert list(METHODS) == list(MethodName.__args__)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from kava.config import Config, build_config, config_path, load_config, recorded
 from kava.config.files import WITHOUT_LATENTS
 from kava.config.fingerprint import LATER_SETTINGS
 from kava.errors import UserError
-from kava.methods import METHODS
 
 
 def message(content: dict[str, Any], overrides: dict[str, Any] | None = None) -> str:
@@ -127,10 +126,6 @@ def test_latents_beside_a_method_without_any_are_refused_where_one_hand_wrote_bo
     assert configs[0].fingerprint() == configs[1].fingerprint()
     own.write_text(yaml.safe_dump(configs[0].to_dict()))
     assert load_config(own) == configs[0]
-
-
-def test_the_methods_without_latents_are_those_that_do_not_think() -> None:
-    assert set(WITHOUT_LATENTS) == {name for name, method in METHODS.items() if not method.uses_latents}
 
 
 def test_values_at_the_edges_are_taken() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from kava.commands.run_multi_seed import RunMultiSeed
 from kava.errors import UserError
+from kava.experiment.multi_seed import choose_datasets
 from kava.experiment.reproduce import chosen, reproduce
 from kava.experiment.suite import plans_of, read_suite, suite_path
 
@@ -86,6 +87,19 @@ def test_a_broken_suite_is_one_line(tmp_path: Path, text: str, message: str) -> 
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         read_suite(path)
+
+
+def test_data_sets_are_names_of_the_configuration_benchmarks_or_paths(tmp_path: Path) -> None:
+    """Several seeds and suites take what `evaluate` takes."""
+    known = {"gsm8k": "openai/gsm8k"}
+    rows = tmp_path / "own rows.jsonl"
+    rows.write_text("{}")
+    assert choose_datasets([], known) == {"gsm8k": "gsm8k"}
+    assert choose_datasets(["svamp-1000", str(rows)], known) == {"svamp-1000": "svamp-1000", "own-rows": str(rows)}
+    with pytest.raises(UserError, match="data set 'svam-1000' is neither .* nor a benchmark or a path; did you mean 'svamp-1000'"):
+        choose_datasets(["svam-1000"], known)
+    with pytest.raises(UserError, match="data set 'gsm8k' is given twice"):
+        choose_datasets(["gsm8k", "gsm8k"], known)
 
 
 def test_an_override_that_no_configuration_has_stops_before_anything_runs(tmp_path: Path) -> None:

@@ -133,11 +133,3 @@ def test_checks_go_on_after_any_error(lab: Lab) -> None:
     missing = "ModuleNotFoundError: No module named 'kava.tools.smoke.no_such_module'"
     assert run_check(Check("absent", "no_such_module:x", "a cure"), lab) == ("FAILED", missing)
     assert run_check(Check("hub", "machine:hub_access"), lab)[0] == "info"
-
-
-def test_every_check_exists() -> None:
-    from importlib import import_module
-
-    for check in CHECKS:
-        module, _, name = check.function.partition(":")
-        assert callable(getattr(import_module(f"kava.tools.smoke.{module}"), name))

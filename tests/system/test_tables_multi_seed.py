@@ -201,7 +201,7 @@ def test_killed_with_its_trainer_the_same_command_ends_in_the_same_weights(workp
         (["--config", "tinny"], "did you mean 'tiny'"),
         (["--seeds", "1", "1"], "each once"),
         (["--datasets", "tset"], "did you mean 'test'"),
-        (["--datasets", "x; rm -rf ~"], "neither in the configuration's evaluation.datasets nor a path"),
+        (["--datasets", "x; rm -rf ~"], "neither in the configuration's evaluation.datasets nor a benchmark or a path"),
         (["--parallel", "0"], "at least 1"),
         (["--training.seed", "3"], "--seeds"),
         (["--training.batch_sise", "3"], "did you mean '--training.batch_size'"),

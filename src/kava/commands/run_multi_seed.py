@@ -24,7 +24,7 @@ class RunMultiSeed:
     output_dir: str | None = None
     """Directory for the runs of all seeds (default: outputs/<config>_multi_seed)."""
     datasets: tuple[str, ...] = ()
-    """Names in the configuration's evaluation.datasets, or paths (default: all of evaluation.datasets)."""
+    """Names in evaluation.datasets, names of benchmarks (see `evaluate.py --help`), or paths; default: all of evaluation.datasets."""
     parallel: int = 1
     """Number of seeds to run in parallel; they are assigned to the GPUs in turn, or share the CPU threads equally."""
     quick_test: bool = False
@@ -81,22 +81,7 @@ class RunMultiSeed:
         path = config_path(self.config)
         name = checked_name(path.stem, "configuration")
         output_dir = Path(self.output_dir or f"outputs/{name}{'_quick_test' if self.quick_test else ''}_multi_seed")
-        plan = make_plan(path, name, output_dir, seeds, self.overrides, short=self.quick_test, datasets=self._datasets)
+        plan = make_plan(path, name, output_dir, seeds, self.overrides, short=self.quick_test, datasets=self.datasets)
         plan.train_flags.extend([] if self.report_to == ("tensorboard",) else ["--report_to", *self.report_to])
         plan.train_flags.extend(["--use_wandb"] if self.use_wandb else [])
         return plan
-
-    def _datasets(self, known: dict[str, str]) -> dict[str, str]:
-        """Return the data sets to evaluate on, by the name in their result files."""
-        from kava.errors import UserError, nearest
-        from kava.results import checked_name, dataset_label
-
-        chosen: dict[str, str] = {}
-        for text in self.datasets or tuple(known):
-            if text not in known and not Path(text).exists():
-                raise UserError(f"data set '{text}' is neither in the configuration's evaluation.datasets nor a path{nearest(text, known)}")
-            name = checked_name(dataset_label(text, known), "data set")
-            if name in chosen:
-                raise UserError(f"data set '{name}' is given twice; give each once")
-            chosen[name] = text
-        return chosen

@@ -11,7 +11,7 @@ import os
 import queue
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +20,20 @@ from typing import Any
 from kava.config import load_config
 from kava.config.overrides import as_flags
 from kava.config.quick_test import quick_test
-from kava.errors import UserError
+from kava.data.sources.benchmarks import BENCHMARKS
+from kava.errors import UserError, nearest
 from kava.experiment.child_processes import Children, StoppedError, environments, visible_gpus
-from kava.results import BEST_CHECKPOINT, TRAINING_DONE, Result, read_result, result_path, verified_result, verified_rows
+from kava.results import (
+    BEST_CHECKPOINT,
+    TRAINING_DONE,
+    Result,
+    checked_name,
+    dataset_label,
+    read_result,
+    result_path,
+    verified_result,
+    verified_rows,
+)
 from kava.runtime.atomic import verify
 from kava.runtime.lock import LOCK_FILE, locked
 
@@ -52,10 +63,31 @@ class Plan:
         return self.output_dir / f"seed_{seed}"
 
 
+def choose_datasets(asked: Sequence[str], known: Mapping[str, str]) -> dict[str, str]:
+    """Return the data sets to evaluate on, by the name in their result files. A training takes hours, and its evaluation comes last.
+
+    Args:
+        asked: names in `evaluation.datasets`, names of benchmarks, or paths; empty: all of the configuration.
+        known: the configuration's `evaluation.datasets`.
+
+    Raises:
+        UserError: a name is unknown, or given twice.
+    """
+    chosen: dict[str, str] = {}
+    for text in asked or tuple(known):
+        if text not in known and text not in BENCHMARKS and not Path(text).exists():
+            what = "neither in the configuration's evaluation.datasets nor a benchmark or a path"
+            raise UserError(f"data set '{text}' is {what}{nearest(text, [*known, *BENCHMARKS])}")
+        name = checked_name(dataset_label(text, known), "data set")
+        if name in chosen:
+            raise UserError(f"data set '{name}' is given twice; give each once")
+        chosen[name] = text
+    return chosen
+
+
 def make_plan(
     path: Path, name: str, output_dir: Path, seeds: Sequence[int], overrides: dict[str, Any], *, short: bool = False,
-    datasets: Callable[[dict[str, str]], dict[str, str]] = lambda known: dict(zip(known, known, strict=True)),
-    variant: str = "",
+    datasets: Sequence[str] = (), variant: str = "",
 ) -> Plan:  # fmt: skip
     """Return the plan of one configuration; the configuration is checked before anything runs.
 
@@ -66,11 +98,11 @@ def make_plan(
         seeds: seeds to train with.
         overrides: settings, by dotted key, that replace those of the file.
         short: only a few steps and a few questions (`--quick_test`).
-        datasets: function from the configuration's `evaluation.datasets` to the data sets of the plan.
+        datasets: see `choose_datasets`.
         variant: name of the variant of a suite.
 
     Raises:
-        UserError: the configuration is not valid.
+        UserError: the configuration is not valid, or a data set is unknown.
     """
     config = load_config(path, overrides)
     if short:
@@ -81,7 +113,7 @@ def make_plan(
     trust = ["--model.trust_remote_code", "true"] if config.model.trust_remote_code else []
     place = ["--system.device", "cpu"] if config.system.device == "cpu" else []
     return Plan(
-        config=str(path), name=name, output_dir=output_dir, seeds=seeds, datasets=datasets(config.evaluation.datasets),
+        config=str(path), name=name, output_dir=output_dir, seeds=seeds, datasets=choose_datasets(datasets, config.evaluation.datasets),
         fingerprint=config.fingerprint(), train_flags=[*flags, *as_flags(overrides)], evaluate_flags=[*trust, *place],
         variant=variant,
     )  # fmt: skip

@@ -57,7 +57,3 @@ class InferenceGraphs:
             return outputs
 
         return replay
-
-    def clear(self) -> None:
-        """Drop all graphs and free their memory."""
-        self._made.clear()
