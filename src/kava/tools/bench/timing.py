@@ -1,5 +1,6 @@
 """Time and peak memory of variants, measured for a fair comparison: timed runs alternate, memory is measured in fresh processes."""
 
+import gc
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -82,6 +83,8 @@ def peak_memory(prepare: Callable[..., Run], *arguments: Any, device: str = "cpu
 
 def _measure(prepare: Callable[..., Run], arguments: tuple[Any, ...], device: str) -> Memory:
     run = prepare(*arguments)
+    # What the preparation left in reference cycles, such as a model for warming up, would be freed at any moment of the run.
+    gc.collect()
     if device == "cpu":
         rest = _resident("VmRSS")
         spent = _spend(run, device)
