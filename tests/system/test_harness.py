@@ -4,7 +4,6 @@ import importlib.util
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from helpers.checks import make_trained
+from helpers.forked_python import python
 from helpers.tiny import PROMPT, mini_examples
 from kava.checkpoint import load_checkpoint, save_checkpoint
 from kava.data.answers import extract_answer
@@ -131,7 +131,7 @@ def test_the_command(place: Path) -> None:
         str(place / "tasks"),
     ]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    command = [sys.executable, "-m", "kava", "lm-eval", *words, "--limit", "2"]
+    command = [python(), "-m", "kava", "lm-eval", *words, "--limit", "2"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     table = done.stdout.replace(" ", "")
@@ -151,7 +151,7 @@ def test_the_command(place: Path) -> None:
 )
 def test_what_cannot_be_is_one_sentence(place: Path, words: list[str], sentence: str) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(place)}
-    command = [sys.executable, "-m", "kava", "lm-eval", "--model_args", f"pretrained={place / 'saved'}", *words]
+    command = [python(), "-m", "kava", "lm-eval", "--model_args", f"pretrained={place / 'saved'}", *words]
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(sentence)

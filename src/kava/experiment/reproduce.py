@@ -18,6 +18,7 @@ from kava.experiment.progress_view import run_all
 from kava.experiment.suite import Suite, plans_of, read_suite
 from kava.experiment.suite_figure import write_figure
 from kava.report.group import Group
+from kava.report.grouping import by_steps
 from kava.report.paired import comparison_table, paired
 from kava.report.reference import load_reference
 from kava.report.steps import step_rows
@@ -95,11 +96,7 @@ def _tables(suite: Suite, groups: Mapping[Key, Group], main: str, compared: Sequ
         first = next(iter(labelled[0][0].aggregate.datasets))
         tables += result_tables(labelled, reference, relevant(labelled, reference), title, [first])
         datasets = dict.fromkeys(name for group, _ in labelled for name in group.rows)
-        series = {
-            (dataset, ""): rows
-            for dataset in datasets
-            if any((rows := {label: step_rows(group.rows.get(dataset, {})) for group, label in labelled}).values())
-        }
+        series = {(dataset, ""): rows for dataset in datasets if (rows := by_steps(labelled, dataset))}
         if series and suite.table != "efficiency":
             tables.append(steps_table(series, reference, f"{title}, by number of steps"))
     if compared:

@@ -154,16 +154,7 @@ def _tidy(value: float) -> float:
 
 
 def _seed_values(result: Result) -> SeedValues:
-    metrics = result.metrics
-    return SeedValues(
-        seed=result.run.seed,
-        accuracy=metrics.accuracy,
-        accuracy_ci95=metrics.accuracy_ci95,
-        forward_passes=metrics.forward_passes,
-        generated_tokens=metrics.generated_tokens,
-        seconds_per_question=metrics.seconds_per_question,
-        cache_bytes_per_question=metrics.cache_bytes_per_question,
-    )
+    return SeedValues(seed=result.run.seed, **result.metrics.model_dump(include=set(SeedValues.model_fields)))
 
 
 def _refuse_repeated_seeds(runs: Iterable[SeedResults]) -> None:

@@ -12,11 +12,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from kava import __version__
+from kava.runtime.installed import version
 from kava.runtime.variables import number
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "datasets", "numpy")
@@ -35,7 +35,7 @@ def collect(command_line: Sequence[str] | None = None, wall_seconds: float | Non
         "command_line": _command(sys.argv if command_line is None else command_line),
         "commit": commit,
         "dirty": dirty,
-        "packages": {"kava": __version__} | {name: _version(name) for name in PACKAGES},
+        "packages": {"kava": __version__} | {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu_name(),
@@ -53,13 +53,6 @@ def _command(words: Sequence[str]) -> str:
     shown = [Path(words[0]).name, *words[1:]]
     # A home of "/" (containers) would turn every slash into a tilde.
     return shlex.join(word.replace(home, "~") if len(home) > 1 else word for word in shown)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _commit_and_dirty() -> tuple[str | None, bool | None]:
