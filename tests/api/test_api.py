@@ -174,6 +174,21 @@ def test_an_open_model_is_evaluated(model: kava.Model, tmp_path: Path) -> None:
     assert model.config.evaluation.max_samples is None
 
 
+def test_overrides_of_an_open_model_are_refused_and_a_section_may_be_a_mapping(model: kava.Model, tmp_path: Path) -> None:
+    with pytest.raises(kava.UserError, match="overrides belong to a checkpoint that is loaded here"):
+        kava.evaluate(model, "gsm8k", overrides={"latent.num_iterations": 1})
+    save_checkpoint(tmp_path / "saved", make_trained(tmp_path))
+    latent = kava.load(tmp_path / "saved", device="cpu", overrides={"latent": {"num_iterations": 1}}).config.latent
+    assert (latent.num_tokens, latent.num_iterations) == (model.config.latent.num_tokens, 1)
+    with pytest.raises(kava.UserError, match="was trained with lora.r"):
+        kava.load(tmp_path / "saved", device="cpu", overrides={"lora": {"r": 999}})
+
+
+def test_a_model_that_moves_leaves_recorded_passes_behind(model: kava.Model) -> None:
+    model.trained.model.backbone.use_graphs()
+    assert model.to(torch.device("cpu")).trained.model.backbone.graphs is None
+
+
 def test_results_from_python_belong_to_their_checkpoint(tmp_path: Path) -> None:
     """Of a path the manifest is recorded; of an open model the training, by which earlier results are known too."""
     run = tmp_path / "run"

@@ -222,6 +222,10 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no model.safetensors or pytorch_model.safetensors"):
         import_checkpoint(tmp_path / "empty", tmp_path / "ours", base=str(published.base))
+    for name in ("pytorch_model.bin", "model.safetensors"):
+        (tmp_path / "empty" / name).write_bytes(b"cut off")
+        with pytest.raises(UserError, match=f"{name} cannot be read .*; download it again"):
+            import_checkpoint(tmp_path / "empty", tmp_path / "ours", base=str(published.base))
     save_file({"something": torch.zeros(1)}, tmp_path / "empty" / "model.safetensors")
     with pytest.raises(UserError, match="not CODI's layout"):
         import_checkpoint(tmp_path / "empty", tmp_path / "ours", base=str(published.base))

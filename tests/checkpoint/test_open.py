@@ -7,7 +7,7 @@ import torch
 
 from helpers.checks import make_trained
 from helpers.tiny import lora_config
-from kava.checkpoint import files, load_checkpoint, open_checkpoint, save_checkpoint
+from kava.checkpoint import files, load_checkpoint, open_checkpoint, results_directory, save_checkpoint
 from kava.errors import UserError
 from kava.model.build import load_base
 from kava.runtime.device import choose_device
@@ -37,7 +37,7 @@ def test_a_device_is_chosen(monkeypatch: pytest.MonkeyPatch, asked: str | None, 
         ("cuda", 0, "system.device is cuda, but torch sees no GPU here; set it to auto or cpu"),
         ("cuda:1", 0, "system.device is cuda:1, but torch sees no GPU here"),
         ("cuda:2", 2, "system.device is cuda:2, but torch sees 2 GPUs here, counted from 0"),
-        ("tpu", 1, "system.device 'tpu' is unknown; set it to auto, cpu, cuda or cuda:N"),
+        ("tpu", 1, "system.device 'tpu' is unknown; set it to auto, cpu, cuda$"),
     ],
 )
 def test_a_device_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch, asked: str, gpus: int, sentence: str) -> None:
@@ -76,6 +76,14 @@ def test_a_typing_error_is_no_hub_name(tmp_path: Path, monkeypatch: pytest.Monke
         open_checkpoint("outputs/rnu")
     with pytest.raises(UserError, match=r"'nobody/nothing' is not a checkpoint: there is no such directory .* no such model on the hub"):
         open_checkpoint("nobody/nothing")
+
+
+def test_results_on_a_download_do_not_go_into_the_hub_s_cache(tmp_path: Path) -> None:
+    place = tmp_path / "hub" / "models--owner--name" / "snapshots" / ("0" * 40)
+    save_checkpoint(place, make_trained(tmp_path))
+    assert results_directory(place) == Path("outputs/owner--name")
+    save_checkpoint(tmp_path / "run" / "best_checkpoint", make_trained(tmp_path))
+    assert results_directory(tmp_path / "run") == tmp_path / "run"
 
 
 def test_the_base_is_stored_for_the_device_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,6 +147,26 @@ def test_a_card_is_written_again_when_results_come_in(tmp_path: Path) -> None:
     assert not (run / "best_checkpoint").exists()
 
 
+def test_a_card_holds_what_its_model_answers_and_not_what_other_latents_gave(tmp_path: Path) -> None:
+    trained = make_trained(tmp_path)
+    run = tmp_path / "run"
+    save_checkpoint(run / "best_checkpoint", trained)
+    mine = CheckpointInfo(path="run/best_checkpoint", manifest=checkpoint_hash(run / "best_checkpoint"))
+    result = a_result(trained).model_copy(update={"checkpoint": mine})
+    write_result(run / "results_gsm8k.yaml", result)
+    for name, section, change in (("written", "evaluation", {"use_latent": False}), ("more", "latent", {"num_iterations": 6})):
+        config = {**result.run.config, section: {**result.run.config[section], **change}}
+        other = result.model_copy(update={"dataset": name, "run": result.run.model_copy(update={"config": config})})
+        write_result(run / f"results_{name}.yaml", other)
+    refresh_card(run / "best_checkpoint")
+    card = (run / "best_checkpoint" / "README.md").read_text()
+    assert "| gsm8k |" in card
+    assert "| written |" not in card
+    assert "| more |" not in card
+    assert [one.dataset for one in Model.from_pretrained(run).results] == ["gsm8k"]
+    assert [one.dataset for one in Model.from_pretrained(run, overrides={"latent.num_iterations": 6}).results] == ["more"]
+
+
 def test_the_card_s_code_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_checkpoint(tmp_path / "saved", make_trained(tmp_path))
     model = Model.from_pretrained(tmp_path / "saved", overrides={"evaluation.max_new_tokens": 3})

@@ -69,6 +69,16 @@ def test_overrides_win_over_the_file_and_leave_it_alone() -> None:
     assert content == {"training": {"batch_size": 8, "seed": 1}}
 
 
+def test_a_section_given_as_a_mapping_keeps_its_other_settings() -> None:
+    """As a suite may write it, or a call from Python."""
+    content = {"loss": {"alpha1_codi": 20, "layerwise_std": False}, "dataset": {"mini": {"modulus": 7}}}
+    loss = build_config(content, "here.yaml", {"loss": {"alpha2_kv": 0}}).loss
+    assert (loss.alpha1_codi, loss.layerwise_std, loss.alpha2_kv) == (20, False, 0)
+    mini = build_config(content, "here.yaml", {"dataset": {"mini": {"max_steps": 2}}}).dataset.mini
+    assert (mini.modulus, mini.max_steps) == (7, 2)
+    assert build_config({}, "here.yaml", {"evaluation.datasets": {"mini": "builtin:mini"}}).evaluation.datasets == {"mini": "builtin:mini"}
+
+
 def test_one_evaluation_set_is_added_without_losing_the_others() -> None:
     datasets = build_config({}, "here.yaml", {"evaluation.datasets.svamp": "/data/svamp.json"}).evaluation.datasets
     assert datasets == Config().evaluation.datasets | {"svamp": "/data/svamp.json"}

@@ -1,15 +1,21 @@
 """Suites: what a file may say, and which runs it stands for."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from helpers.result_files import make_result
 from kava.commands.run_multi_seed import RunMultiSeed
 from kava.errors import UserError
+from kava.experiment.collect import write_aggregate
 from kava.experiment.multi_seed import choose_datasets
 from kava.experiment.reproduce import chosen, reproduce
 from kava.experiment.suite import plans_of, read_suite, suite_path
+from kava.report.aggregate import SeedResults, combine
+from kava.report.aggregate_file import read_aggregates
+from kava.report.group import Group
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -107,6 +113,25 @@ def test_an_override_that_no_configuration_has_stops_before_anything_runs(tmp_pa
     path.write_text("title: x\nseeds: [1]\nruns: {a: {loss.alpha3: 1}}\n")
     with pytest.raises(UserError, match="alpha3"):
         plans_of(read_suite(path), Path("out"), {})
+
+
+def test_a_selection_leaves_the_whole_aggregate(tmp_path: Path) -> None:
+    """`--seeds 42` or `--datasets test` of a finished suite makes a small table, and takes nothing from what format_results reads."""
+    plan = plans_of(read_suite("suites/demo.yaml"), tmp_path, {})["all", "kava"]
+
+    def group(seeds: Sequence[int], datasets: Sequence[str], correct: int = 700) -> Group:
+        results = [{name: make_result(seed, name, correct, 1000) for name in datasets} for seed in seeds]
+        return Group("kava", combine([SeedResults(str(seed), own) for seed, own in zip(seeds, results, strict=True)]))
+
+    path = write_aggregate(plan, group([1, 2], ["test", "larger"]))
+    for part in (group([1], ["test", "larger"]), group([1, 2], ["test"])):
+        write_aggregate(plan, part)
+        assert read_aggregates(path)[plan.name].num_seeds == 2
+        assert set(read_aggregates(path)[plan.name].datasets) == {"test", "larger"}
+    write_aggregate(plan, group([1, 2], ["test", "larger"], 800))
+    assert read_aggregates(path)[plan.name].datasets["test"].accuracy_mean == 0.8
+    write_aggregate(plan, group([1, 3], ["test"]))
+    assert read_aggregates(path)[plan.name].seeds == [1, 3]
 
 
 def test_a_variant_that_the_suite_lacks_is_one_line() -> None:

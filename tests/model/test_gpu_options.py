@@ -79,6 +79,7 @@ def test_a_frozen_base_is_stored_in_what_a_gpu_computes_in_unless_told_otherwise
     ("overrides", "sentence"),
     [
         ({"model.quantization": "4bit", "lora.enabled": False}, "model.quantization 4bit freezes the base model"),
+        ({"model.dtype": "float16", "system.mixed_precision": "fp16", "lora.enabled": False}, "model.dtype float16 cannot be trained"),
         ({"model.quantization": "4bit", "system.fsdp": True}, "system.fsdp cannot split 4-bit weights"),
         ({"system.mixed_precision": "fp16", "system.fsdp": True}, "system.fsdp has no loss scaling"),
         ({"system.compile": True, "system.fsdp": True}, "system.compile does not support sharded weights"),

@@ -61,6 +61,14 @@ def test_what_asks_the_device_for_a_number_is_not_recorded() -> None:
     assert backbone.syncs_with_device
 
 
+@pytest.mark.parametrize(("kind", "reads"), [("llama", False), ("llama3_rope", False), ("mixtral", True), ("gpt_oss", True)])
+def test_a_model_that_reads_the_device_by_itself_is_not_recorded(kind: str, reads: bool) -> None:
+    backbone = tiny_model(kind, "eager").backbone
+    assert backbone.syncs_with_device == reads
+    backbone.causal_lm.base_model.rope_type = "dynamic"
+    assert backbone.syncs_with_device
+
+
 def test_weights_that_change_are_seen() -> None:
     model = mini_model("llama", lora=True)
     reasoner = Reasoner(model, mini_builder(), 4, 3)

@@ -185,3 +185,8 @@ def test_broken_aggregates_are_named(tmp_path):
         find_aggregates(tmp_path)
     with pytest.raises(UserError, match="is not a directory"):
         find_aggregates(tmp_path / "absent")
+
+
+def test_settings_that_a_resume_may_change_do_not_keep_seeds_apart():
+    resumed = make_result(123, overrides={"training.max_bad_batches": 1, "training.save_total_limit": 2})
+    assert combine(runs(make_result(42), resumed)).num_seeds == 2

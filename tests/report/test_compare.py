@@ -49,7 +49,10 @@ def test_paper_and_guide_differ_in_forward_passes():
         ({"method": "pccot"}, 53.4),
         ({"method": "full_cot"}, 61.6),
         ({"dataset.name": "whynlp/gsm8k-aug-nl", "dataset.cot_type": "natural_language"}, 55.7),
-        ({"model.name": "/models/Llama-3.2-3B-Instruct/"}, 65.7),
+        (
+            {"model.name": "/models/Llama-3.2-3B-Instruct/", "loss.alpha1_codi": 20, "loss.alpha2_kv": 2, "loss.layerwise_std": False},
+            65.7,
+        ),
     ],
 )
 def test_the_row_is_that_of_the_same_method_model_data_and_ablation(overrides, expected):
@@ -89,3 +92,9 @@ def test_last_part():
         last_part("meta-llama/Llama-3.2-1B-Instruct") == last_part("/m/Llama-3.2-1B-Instruct/") == last_part(r"C:\m\Llama-3.2-1B-Instruct")
     )
     assert last_part("builtin:mini") == "builtin:mini"
+
+
+@pytest.mark.parametrize("setting", [{"latent.num_tokens": 6}, {"rkv.eviction": "crop"}, {"loss.alpha2_kv": 5}, {"lora.enabled": False}])
+def test_an_ablation_is_not_judged_by_the_published_method(setting):
+    assert load_reference().matching(aggregate(), "paper")
+    assert not load_reference().matching(aggregate(overrides=setting), "paper")

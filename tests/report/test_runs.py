@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from helpers.result_files import make_result, make_row
+from kava.report.group import variants
+from kava.report.paired import paired
 from kava.report.runs import find_runs
 from kava.results import Result, rows_path, write_result, write_rows
 
@@ -21,6 +23,25 @@ def test_a_result_under_another_file_name_has_its_own_questions(tmp_path: Path) 
     found = find_runs(tmp_path)
     assert found.problems == []
     assert [sum(group.marks("gsm8k")[42].values()) for group in found.groups] == [1, 3]
+
+
+def test_a_written_evaluation_of_a_latent_method_is_no_method_of_its_own(tmp_path: Path) -> None:
+    """Whichever file comes first: KaVa is what answers in latents."""
+    write(tmp_path / "results_a.yaml", 3, **{"evaluation.use_latent": False})
+    write(tmp_path / "results_gsm8k.yaml", 1)
+    departures = {sum(group.marks("gsm8k")[42].values()): changed for group, changed in variants(find_runs(tmp_path).groups)}
+    assert departures == {1: {}, 3: {"evaluation.use_latent": False}}
+
+
+def test_questions_of_another_content_are_not_paired(tmp_path: Path) -> None:
+    """Ids count from 0 in every file."""
+    for name, content in (("a", "0" * 16), ("b", "0" * 16), ("c", "1" * 16)):
+        result = make_result(correct=2, total=4, data_fingerprint=content, overrides={"loss.alpha2_kv": 1 + len(name)})
+        answers = write_rows(rows_path(tmp_path / name / "results_gsm8k.yaml"), [make_row(i, correct=i < 2) for i in range(4)])
+        write_result(tmp_path / name / "results_gsm8k.yaml", result.model_copy(update={"answers": answers}))
+    a, b, c = find_runs(tmp_path).groups
+    assert paired(a, b, "gsm8k") is not None
+    assert paired(a, c, "gsm8k") is None
 
 
 def test_a_second_result_of_the_same_evaluation_is_named_and_left_out(tmp_path: Path) -> None:

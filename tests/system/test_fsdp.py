@@ -103,7 +103,7 @@ from torch import distributed
 
 from helpers.checks import QUESTIONS
 from kava.generate import Reasoner
-from kava.train.sharding import shard, together, whole
+from kava.train.sharding import gather_full_tensor, run_on_all_ranks, shard
 from helpers.tiny import assert_close, gradients, make_batch, make_examples, mini_builder, mini_model
 
 distributed.init_process_group("gloo")
@@ -114,15 +114,15 @@ loss = plain(batch)["loss"].mean()
 expected = gradients(plain, loss)
 shard(split, torch.device("cpu"))
 reasoner = Reasoner(split, mini_builder(), 4, 2)
-assert together(split, lambda: reasoner.generate(QUESTIONS, max_new_tokens=4)) == answers
+assert run_on_all_ranks(split, lambda: reasoner.generate(QUESTIONS, max_new_tokens=4)) == answers
 again = split(batch)["loss"].mean()
 assert_close(again, loss, 1e-6)
 again.backward()
 for name, parameter in split.named_parameters():
     if parameter.requires_grad and parameter.grad is not None:
-        assert_close(whole(parameter.grad), expected.pop(name), 1e-5, name)
+        assert_close(gather_full_tensor(parameter.grad), expected.pop(name), 1e-5, name)
 assert not any(gradient.any() for gradient in expected.values()), list(expected)
-assert together(split, lambda: reasoner.generate(QUESTIONS, max_new_tokens=4)) == answers
+assert run_on_all_ranks(split, lambda: reasoner.generate(QUESTIONS, max_new_tokens=4)) == answers
 distributed.destroy_process_group()
 """
 

@@ -98,12 +98,10 @@ def evaluate(
     Raises:
         UserError: there is no such model or data set, or a value is out of range.
     """
-    options = set(Request.__dataclass_fields__) - {"checkpoint", "dataset"}
+    options = set(Request.__dataclass_fields__) - {"checkpoint", "dataset", "device"}
     unknown = next((name for name in limits if name not in options), None)
     if unknown:
         raise UserError(f"evaluate has no option '{unknown}'{nearest(unknown, options)}")
     if isinstance(model, str | Path):
-        if device is not None:
-            limits["overrides"] = {**(limits.get("overrides") or {}), "system.device": device}
-        return evaluate_checkpoint(Request(str(model), dataset, **limits), output)
+        return evaluate_checkpoint(Request(str(model), dataset, device=device, **limits), output)
     return evaluate_checkpoint(Request("", dataset, **limits), output, model.trained if isinstance(model, Model) else model)

@@ -40,13 +40,14 @@ class Model:
         cls,
         pretrained_model_name_or_path: str | Path,
         *,
-        device: str | None = None,
+        device: str | torch.device | None = None,
         revision: str | None = None,
         overrides: dict[str, Any] | None = None,
     ) -> "Model":
         """Load a trained model; see `kava.load`."""
         directory = checkpoint_directory(pretrained_model_name_or_path, revision)
-        return cls(open_checkpoint(directory, overrides, device), results_beside(directory))
+        trained = open_checkpoint(directory, overrides, None if device is None else str(device))
+        return cls(trained, results_beside(directory, trained.config))
 
     @property
     def config(self) -> Config:
@@ -63,13 +64,15 @@ class Model:
         """Device of the model."""
         return self.trained.model.backbone.special_ids.device
 
-    def to(self, device: str) -> "Model":
+    def to(self, device: str | torch.device) -> "Model":
         """Move the model to a device, in place, and return it.
 
         Raises:
             UserError: there is no such device.
         """
-        self.trained.model.to(choose_device(device))
+        self.trained.model.to(choose_device(str(device)))
+        # What was recorded belongs to the device that the model was on.
+        self.trained.model.backbone.use_graphs(self.config.system.cuda_graphs and self.device.type == "cuda")
         return self
 
     @overload

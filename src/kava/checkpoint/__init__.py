@@ -13,7 +13,7 @@ from kava.checkpoint.files import (
     write_weights,
 )
 from kava.checkpoint.kava_config import KAVA_CONFIG, read_kava_config
-from kava.checkpoint.open import checkpoint_directory, open_checkpoint
+from kava.checkpoint.open import checkpoint_directory, open_checkpoint, results_directory
 
 __all__ = [
     "ADAPTER",
@@ -28,6 +28,7 @@ __all__ = [
     "read_kava_config",
     "recorded_prompt_ids",
     "refuse_other_base",
+    "results_directory",
     "save_checkpoint",
     "write_weights",
 ]

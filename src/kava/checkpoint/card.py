@@ -21,6 +21,7 @@ _SHOWN = (
     "training.learning_rate", "training.batch_size", "training.gradient_accumulation_steps", "training.epochs", "training.max_steps",
     "training.weight_decay", "training.seed",
 )  # fmt: skip
+_SPLITS = ("train", "validation", "test")
 
 
 def render_card(config: Config, base: str, metadata: dict[str, Any], results: Sequence[Result] = (), name: str | None = None) -> str:
@@ -76,7 +77,7 @@ def _header(config: Config, base: str, results: Sequence[Result], name: str | No
             task_type="text-generation",
             dataset_type=result.dataset,
             dataset_name=result.dataset,
-            dataset_split=result.data.split.partition(" ")[0] or None,
+            dataset_split=split if (split := result.data.split.partition(" ")[0]) in _SPLITS else "test",
             metric_type="accuracy",
             metric_value=round(100 * result.metrics.accuracy, 2),
         )

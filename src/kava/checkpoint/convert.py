@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from kava.checkpoint import Trained, save_checkpoint
+from kava.checkpoint.files import UNREADABLE
 from kava.config import Config, build_config
 from kava.data.sequences import SPECIAL_TOKENS
-from kava.errors import UserError
+from kava.errors import UserError, reason_of
 from kava.model.build import assemble, load_base, make_room
 from kava.model.projection import Projection, build_projection
 from kava.model.tokenizer import load_tokenizer
@@ -182,11 +183,18 @@ def _load(source: Path, *stems: str) -> dict[str, Tensor]:
             files = [source / name for name in names]
             if all(file.is_file() for file in files):
                 read: Callable[[Path], dict[str, Tensor]] = load_file if suffix == "safetensors" else _load_torch
-                return {key: tensor.float() for file in files for key, tensor in read(file).items()}
+                return {key: tensor.float() for file in files for key, tensor in _readable(read, file).items()}
             if index.exists():
                 missing = next(file for file in files if not file.is_file())
                 raise UserError(f"{missing} is missing; download all parts that {index.name} names")
     raise UserError(f"{source} holds no {' or '.join(f'{stem}.safetensors' for stem in stems)} (nor .bin)")
+
+
+def _readable(read: Callable[[Path], dict[str, Tensor]], file: Path) -> dict[str, Tensor]:
+    try:
+        return read(file)
+    except UNREADABLE as error:
+        raise UserError(f"{file} cannot be read ({reason_of(error)}); download it again") from None
 
 
 def _load_torch(path: Path) -> dict[str, Tensor]:

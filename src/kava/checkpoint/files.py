@@ -27,6 +27,7 @@ from kava.checkpoint.kava_config import KAVA_CONFIG, metadata_of, read_kava_conf
 from kava.checkpoint.shipped import located
 from kava.config import Config, recorded_config
 from kava.config.differences import flatten
+from kava.config.overrides import dotted
 from kava.data.sequences import SPECIAL_TOKENS, SequenceBuilder, builder_of
 from kava.errors import UserError, reason_of
 from kava.generate import Reasoner
@@ -121,7 +122,7 @@ def save_checkpoint(directory: str | Path, trained: Trained, weights: dict[str, 
 
 
 # PickleError: torch refuses to unpickle anything but tensors and plain values. ImportError: an adapter's settings can name a package.
-_UNREADABLE = (
+UNREADABLE = (
     OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, ImportError, SafetensorError, PickleError
 )  # fmt: skip
 
@@ -135,7 +136,7 @@ def fitting(directory: str | Path | None) -> Iterator[None]:
     """
     try:
         yield
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         reason = reason_of(error)
         raise UserError(
             f"checkpoint {directory} does not fit ({type(error).__name__}: {reason}): it is of another configuration, base model or program"
@@ -154,7 +155,7 @@ def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = No
     Raises:
         UserError: the checkpoint is missing or damaged, does not fit, or its base model cannot be found.
     """
-    directory, overrides = located(directory), dict(overrides or {})
+    directory, overrides = located(directory), dotted(overrides or {})
     recover(directory)
     content = read_kava_config(directory)
     problem = verify(directory)

@@ -53,6 +53,13 @@ def checkpoint_directory(name: str | Path, revision: str | None = None) -> Path:
     return _download(str(name), revision)
 
 
+def results_directory(name: str | Path) -> Path:
+    """Return where results on a checkpoint go: the directory of its run; for a download in the hub's cache, `outputs/OWNER--NAME`."""
+    directory = checkpoint_directory(name)
+    is_download = directory.parent.name == "snapshots" and directory.parents[1].name.startswith("models--")
+    return Path("outputs") / directory.parents[1].name.removeprefix("models--") if is_download else directory.parent
+
+
 def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

@@ -13,10 +13,13 @@ from kava.checkpoint.card import is_local, render_card
 from kava.checkpoint.files import CARD, Trained, load_checkpoint, save_checkpoint
 from kava.checkpoint.kava_config import KAVA_CONFIG, metadata_of, read_kava_config
 from kava.checkpoint.open import checkpoint_directory
-from kava.config import recorded_config
+from kava.config import Config, recorded_config
+from kava.config.differences import flatten
 from kava.errors import UserError, reason_of
 from kava.results import Result, verified_results, write_text
 from kava.runtime.atomic import refuse_foreign, seal
+
+_WRITING = ("method", "evaluation.use_latent", "evaluation.temperature")
 
 
 def save_with_card(
@@ -85,29 +88,41 @@ def merge(source: str | Path, directory: str | Path) -> Trained:
     trained.model.backbone.model = trained.model.backbone.model.merge_and_unload()
     config = trained.config.model_copy(update={"lora": trained.config.lora.model_copy(update={"enabled": False})})
     merged = replace(trained, config=config)
-    save_with_card(merged, results_beside(place), Path(directory))
+    save_with_card(merged, results_beside(place, config), Path(directory))
     return merged
 
 
-def results_beside(directory: Path) -> list[Result]:
-    """Return the results in the directory of the run that `kava evaluate` wrote for exactly this checkpoint on full test sets."""
+def results_beside(directory: Path, config: Config) -> list[Result]:
+    """Return the results in the directory of the run that `kava evaluate` wrote for exactly this checkpoint on full test sets.
+
+    Args:
+        directory: the checkpoint.
+        config: how the model answers; results that were measured with other latents or another way of writing are left out.
+    """
     if not (directory / KAVA_CONFIG).exists():
         return []
-    found, problems = verified_results(_results_of(directory), directory)
+    found, problems = _measured(directory, config)
     for problem in problems:
         print(f"kava: not on the model card: {problem}", file=sys.stderr)
     return found
 
 
-def _results_of(directory: Path) -> list[Path]:
-    return sorted(directory.parent.glob("results_*.yaml"))
+def _measured(directory: Path, config: Config) -> tuple[list[Result], list[str]]:
+    found, problems = verified_results(sorted(directory.parent.glob("results_*.yaml")), directory)
+    return [result for result in found if _answers(result.run.config) == _answers(config.to_dict())], problems
+
+
+def _answers(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that decide what a trained model answers; earlier versions wrote none of the last two."""
+    settings = {"evaluation.use_latent": True, "evaluation.temperature": 0.0, **flatten(config)}
+    return {key: value for key, value in settings.items() if key.startswith("latent.") or key in _WRITING}
 
 
 def refresh_card(directory: Path) -> None:
     """Rewrite the card of a checkpoint with the current results of its run; a card that may not be written stays unchanged."""
     content = read_kava_config(directory)
     config = recorded_config(content["config"], str(directory / KAVA_CONFIG))
-    results, _ = verified_results(_results_of(directory), directory)
+    results, _ = _measured(directory, config)
     card = render_card(config, content["base"], metadata_of(content), results)
     with contextlib.suppress(UserError):
         write_text(directory / CARD, card)

@@ -31,7 +31,7 @@ class Explain:
     overrides: ClassVar[dict[str, Any]] = {}
 
     def run(self) -> None:
-        from kava.checkpoint import checkpoint_directory, open_checkpoint
+        from kava.checkpoint import checkpoint_directory, open_checkpoint, results_directory
         from kava.errors import at_least
         from kava.evaluate.evaluate import load_questions
         from kava.explain.explain import Options, explain
@@ -56,7 +56,7 @@ class Explain:
         )
         explanation = explain(reasoner, config, examples, options)
         explanation.provenance["training"] = trained.metadata
-        target = Path(self.output_dir) if self.output_dir else directory.parent / "explain"
+        target = Path(self.output_dir) if self.output_dir else results_directory(self.checkpoint) / "explain"
         write_explanation(target / EXPLANATION, explanation)
         print(f"written: {target / EXPLANATION}")
         for found in explanation.intermediate:

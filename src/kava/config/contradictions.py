@@ -24,6 +24,8 @@ def contradictions(config: Any) -> Iterator[str]:
         yield "lora.r is 0: set lora.enabled to false for full fine-tuning, or lora.r to at least 1"
     if model.dtype not in ("auto", "float32") and system.mixed_precision == "no":
         yield f"model.dtype {model.dtype} needs system.mixed_precision bf16 or fp16: the trained parts are float32"
+    if model.dtype == "float16" and not lora.enabled:
+        yield "model.dtype float16 cannot be trained: set it to float32 or bfloat16, or lora.enabled to true"
     if model.quantization == "4bit" and not lora.enabled:
         yield "model.quantization 4bit freezes the base model: set lora.enabled to true, or model.quantization to none"
     if system.fsdp and model.quantization == "4bit":

@@ -29,6 +29,8 @@ LATER_SETTINGS = (
     ("system", "fused_kernels", True),
     ("system", "cuda_graphs", True),
 )
+# Settings that a resumed run may change: no step that both runs take depends on them.
+MAY_CHANGE_ON_RESUME = ("training.max_bad_batches", "training.num_workers", "training.save_total_limit")
 
 
 def fingerprint(content: dict[str, Any]) -> str:

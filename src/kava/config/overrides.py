@@ -6,7 +6,7 @@ parse_overrides(["--training.batch_size", "64", "--rkv.lambda=0.3"]) == {"traini
 import copy
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from kava.config.strict_yaml import YAML_ERRORS, load_yaml
@@ -68,7 +68,7 @@ def apply_overrides(content: dict[Any, Any], overrides: dict[str, Any], defaults
         UserError: part of a key names a value, not a section.
     """
     content = copy.deepcopy(content)
-    for key, value in overrides.items():
+    for key, value in dotted(overrides).items():
         *sections, last = key.split(".")
         place, default = content, defaults
         for section in sections:
@@ -80,6 +80,20 @@ def apply_overrides(content: dict[Any, Any], overrides: dict[str, Any], defaults
                 raise UserError(f"override '{key}': '{section}' holds a value, not a section")
         place[last] = value
     return content
+
+
+def dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return overrides with a section given as a mapping taken apart, so that its other settings stay: {"loss": {"alpha2_kv": 0}}.
+
+    `evaluation.datasets` is a setting, not a section: a mapping replaces it.
+    """
+    found: dict[str, Any] = {}
+    for key, value in overrides.items():
+        if isinstance(value, Mapping) and f"{key}." != FREE_NAMES and not key.startswith(FREE_NAMES):
+            found |= dotted({f"{key}.{name}": setting for name, setting in value.items()})
+        else:
+            found[key] = value
+    return found
 
 
 def _yaml_value(text: str) -> Any:

@@ -10,9 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from kava.checkpoint import Trained, checkpoint_directory, open_checkpoint, read_kava_config
+from kava.checkpoint import KAVA_CONFIG, Trained, checkpoint_directory, open_checkpoint, read_kava_config, results_directory
 from kava.checkpoint.publish import refresh_card
 from kava.config import Config, build_config
+from kava.config.overrides import dotted
 from kava.data.example import CotType
 from kava.data.sources.benchmarks import BENCHMARKS
 from kava.data.sources.directory import NoSuchSplitError
@@ -58,6 +59,8 @@ class Request:
         max_samples: evaluate only the first `max_samples` questions.
         quick_test: evaluate at most twenty questions.
         use_latent: False makes a latent method write its CoT.
+        overrides: dotted configuration keys to change.
+        device: where the model runs; default: as `system.device` says.
     """
 
     checkpoint: str
@@ -69,6 +72,7 @@ class Request:
     max_new_tokens: int | None = None
     use_latent: bool = True
     overrides: dict[str, Any] | None = None
+    device: str | None = None
 
 
 def evaluate(request: Request, output: str | Path | None = None, opened: Trained | None = None) -> Result:
@@ -81,12 +85,15 @@ def evaluate(request: Request, output: str | Path | None = None, opened: Trained
     if output is not None:
         # Fail before hours of evaluation, not after them.
         check_result_path(output)
-    device = choose_device((request.overrides or {}).get("system.device"), "system.device")
+    if opened and request.overrides:
+        raise UserError("overrides belong to a checkpoint that is loaded here: give its path, or load the model with them")
+    overrides = dotted(request.overrides or {})
+    device = choose_device(request.device or overrides.get("system.device"), "device" if request.device else "system.device")
     processes.join(on_cpu=device == "cpu")
     started = time.perf_counter()
-    _refuse_training_settings(request.overrides or {})
+    _refuse_training_settings(overrides)
     directory = None if opened else checkpoint_directory(request.checkpoint)
-    trained = replace(opened or open_checkpoint(request.checkpoint, request.overrides, device))
+    trained = replace(opened or open_checkpoint(request.checkpoint, overrides, device))
     # Part of the configuration, so that a result on twenty questions is never mistaken for one on all of them.
     config = trained.config = as_evaluated(trained.config, request)
     loaded = load_questions(config, request.dataset, request.data_dir)
@@ -121,7 +128,7 @@ def evaluate(request: Request, output: str | Path | None = None, opened: Trained
         answers = write_rows(rows_path(output), [Row(**item.row()) for item in evaluation.answered])
         result = result.model_copy(update={"answers": answers})
         write_result(output, result)
-        if directory and Path(output).parent.resolve() == directory.parent.resolve():
+        if directory and (directory / KAVA_CONFIG).exists() and Path(output).parent.resolve() == directory.parent.resolve():
             refresh_card(directory)
     return result
 
@@ -136,7 +143,7 @@ def default_output(checkpoint: str, dataset: str, changed: Sequence[str] = ()) -
     directory = checkpoint_directory(checkpoint)
     evaluation = read_kava_config(directory)["config"].get("evaluation")
     configured = evaluation.get("datasets") if isinstance(evaluation, dict) else None
-    path = result_path(directory.parent, dataset_label(dataset, configured if isinstance(configured, dict) else {}))
+    path = result_path(results_directory(checkpoint), dataset_label(dataset, configured if isinstance(configured, dict) else {}))
     try:
         asked = read_result(path).data.asked
     except UserError:

@@ -12,7 +12,7 @@ from rich.console import Console
 from kava.errors import UserError
 from kava.experiment.multi_seed import Plan, read_plan_result
 from kava.report.aggregate import SeedResults
-from kava.report.aggregate_file import AGGREGATE_JSON, AGGREGATE_YAML, write_aggregates
+from kava.report.aggregate_file import AGGREGATE_JSON, AGGREGATE_YAML, Aggregate, read_aggregates, write_aggregates
 from kava.report.group import Group, group_of
 from kava.results import Result, result_path
 
@@ -62,8 +62,26 @@ def collect(plan: Plan, path: str, model_name: str | None = None) -> tuple[Group
     return group, problems + more
 
 
+def _holds_more(path: Path, name: str, aggregate: Aggregate) -> bool:
+    try:
+        there = read_aggregates(path).get(name)
+    except UserError:
+        return False
+    if there is None or there.config_fingerprint != aggregate.config_fingerprint:
+        return False
+    checkpoints = {run.seed: run.checkpoint for run in there.runs}
+    same = all(checkpoints.get(run.seed) == run.checkpoint for run in aggregate.runs)
+    seeds, datasets = set(aggregate.seeds) < set(there.seeds), set(aggregate.datasets) < set(there.datasets)
+    return same and (seeds or datasets) and set(aggregate.seeds) <= set(there.seeds) and set(aggregate.datasets) <= set(there.datasets)
+
+
 def write_aggregate(plan: Plan, group: Group) -> Path:
-    """Write `aggregated_results.{yaml,json}` in the directory that holds the seeds, and return the path of the YAML file."""
+    """Write `aggregated_results.{yaml,json}` in the directory that holds the seeds, and return the path of the YAML file.
+
+    A file that holds these seeds and data sets and more, of the same checkpoints, stays: this was a selection.
+    """
     path = plan.output_dir / AGGREGATE_YAML
+    if _holds_more(path, plan.name, group.aggregate):
+        return path
     write_aggregates({plan.name: group.aggregate}, plan.output_dir / AGGREGATE_JSON, path)
     return path

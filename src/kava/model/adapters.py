@@ -86,6 +86,10 @@ class AdapterGroup:
         assert output is not None
         return output
 
+    def forget(self) -> None:
+        """Drop outputs that were computed and not asked for."""
+        self._input, self._outputs = None, []
+
     def _compute(self, x: Tensor) -> tuple[Tensor, ...]:
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.members[0].frozen[0].dtype
@@ -221,6 +225,11 @@ class Adapters:
         """Call `refresh` if the weights have changed since the last cast. The check does not synchronize with the device."""
         if any(one.seen != one.stamp() for one in self._casts()):
             self.refresh()
+
+    def forget_inputs(self) -> None:
+        """Drop what a pass that failed half-way left: outputs that hold its whole graph."""
+        for group in self.groups:
+            group.forget()
 
     def restore_forwards(self) -> None:
         """Restore peft's own forward in every module."""

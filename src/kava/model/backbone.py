@@ -20,7 +20,7 @@ from kava.cache.limits import entry_limit
 from kava.cache.masks import additive
 from kava.errors import UserError
 from kava.model.adapters import Adapters, share_inputs
-from kava.model.graphs import InferenceGraphs
+from kava.model.graphs import InferenceGraphs, reads_values
 from kava.model.head import liger_losses, new_token_rows, next_token_logits, next_token_losses
 
 
@@ -118,8 +118,8 @@ class Backbone(nn.Module):
 
     @property
     def syncs_with_device(self) -> bool:
-        """Whether a step synchronizes with the device: liger's cross-entropy counts labels, FlashAttention 2 removes padding."""
-        return self.fused or str(self.causal_lm.config._attn_implementation).endswith("flash_attention_2")
+        """Whether a step waits for the device: liger's cross-entropy counts labels, FlashAttention 2 removes padding, or `reads_values`."""
+        return self.fused or reads_values(self.causal_lm) or str(self.causal_lm.config._attn_implementation).endswith("flash_attention_2")
 
     @property
     def num_layers(self) -> int:
@@ -191,7 +191,7 @@ class Backbone(nn.Module):
     def use_graphs(self, on: bool = True) -> None:
         """Run inference through buffers of fixed size, on a GPU as CUDA graphs, if the architecture allows it."""
         plain = getattr(self.causal_lm, "_can_compile_fullgraph", False) and self.causal_lm.config._attn_implementation == PREFIX + "sdpa"
-        self.graphs = InferenceGraphs(self.special_ids.device) if on and plain else None
+        self.graphs = InferenceGraphs(self.special_ids.device) if on and plain and not reads_values(self.causal_lm) else None
 
     @contextmanager
     def with_graphs(self, on: bool) -> Iterator[None]:

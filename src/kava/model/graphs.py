@@ -11,6 +11,16 @@ MAX_GRAPHS = 64
 Made = TypeVar("Made")
 
 
+def reads_values(causal_lm: Any) -> bool:
+    """Return whether a model's own code may read values of the device, which a graph cannot record.
+
+    Dynamic RoPE reads the longest position, and mixtures of experts may read how many tokens each expert has.
+    """
+    config = causal_lm.config.get_text_config()
+    experts = any(getattr(config, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts"))
+    return experts or any("dynamic" in str(getattr(module, "rope_type", "")) for module in causal_lm.modules())
+
+
 class InferenceGraphs:
     """A cache of graphs and their buffers for the most recent shapes, and the memory pool of the graphs.
 

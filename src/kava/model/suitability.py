@@ -100,6 +100,8 @@ def _shown_obstacle(backbone: Backbone) -> str | None:
         return f"its cache does not hold every token in each of its {backbone.num_layers} layers"
     if any(keys.shape != values.shape for keys, values in layers):
         return "its cache keeps something compressed (multi-head latent attention) in place of a key and a value per head"
+    if len({keys.shape for keys, _ in layers}) > 1:
+        return "its layers cache keys of different sizes"
     if len(recorder.layers) != backbone.num_layers:
         return f"only {len(recorder.layers)} of its {backbone.num_layers} layers expose their attention"
     shown, kept = recorder.layers[0].shape[1], layers[0][0].shape[1]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kava.config.differences import differences
-from kava.config.fingerprint import with_later_settings
+from kava.config.fingerprint import MAY_CHANGE_ON_RESUME, with_later_settings
 from kava.errors import UserError
 from kava.report.aggregate_file import Aggregate, DatasetSummary, SeedRun, SeedValues
 from kava.results import Result, result_path, verified_result
@@ -188,8 +188,11 @@ def _refuse_different_training_data(runs: Sequence[SeedResults]) -> None:
 
 
 def _identity(result: Result) -> dict[str, Any]:
-    run = result.run
-    return {"run": {"name": run.name, "method": run.method, "model": run.model}} | _without_seed(run.config)
+    run, config = result.run, _without_seed(result.run.config)
+    for section, key in (setting.split(".") for setting in MAY_CHANGE_ON_RESUME):
+        if isinstance(config.get(section), dict):
+            config[section].pop(key, None)
+    return {"run": {"name": run.name, "method": run.method, "model": run.model}} | config
 
 
 def _without_seed(config: dict[str, Any]) -> dict[str, Any]:

@@ -7,12 +7,16 @@ from typing import Any
 
 from kava.config.differences import differences
 from kava.errors import UserError
+from kava.methods import METHODS
 from kava.report.aggregate import SeedResults, combine
 from kava.report.aggregate_file import Aggregate
 from kava.results import Row, verified_rows
 
 # Settings that change logging, evaluation or speed, but not what the model learns.
-_BOOKKEEPING = ("training.logging_steps", "training.eval_steps", "training.save_", "training.num_workers", "evaluation.", "system.")
+_BOOKKEEPING = (
+    "training.logging_steps", "training.eval_steps", "training.save_", "training.num_workers", "training.max_bad_batches", "system.",
+    "evaluation.batch_size", "evaluation.datasets", "evaluation.max_samples", "evaluation.validation_samples", "evaluation.tolerance",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,22 @@ class Group:
         """Model, training data, form of the traces and method; groups of one family differ only in ablations."""
         return self.aggregate.model, self.aggregate.train_dataset, self.form, self.aggregate.method
 
+    @property
+    def writes_trace(self) -> bool:
+        """Whether the answers begin with a written chain of thought: by the method, or by `evaluation.use_latent: false`."""
+        method = METHODS.get(self.aggregate.method)
+        if method is None:
+            return False
+        return method.writes_cot or (method.uses_latents and self.aggregate.config.get("evaluation", {}).get("use_latent") is False)
+
     def marks(self, dataset: str) -> dict[int, dict[str, bool]]:
         """Return seed -> question id -> whether the answer was right."""
         return {seed: {row.id: row.correct for row in rows} for seed, rows in self.rows.get(dataset, {}).items()}
+
+    def same_questions(self, other: "Group", dataset: str) -> bool:
+        """Return whether both were measured on the same content of a data set; question ids count from 0 in any file."""
+        mine, theirs = self.aggregate.datasets.get(dataset), other.aggregate.datasets.get(dataset)
+        return mine is not None and theirs is not None and mine.data.fingerprint == theirs.data.fingerprint
 
     def chance(self, dataset: str) -> float | None:
         """Return the accuracy of always giving the most common gold answer; None if there are no per-question results."""
@@ -72,8 +89,8 @@ def variants(groups: Sequence[Group]) -> list[tuple[Group, dict[str, Any]]]:
     centres = {}
     for name in dict.fromkeys(group.family for group in groups):
         family = [group for group in groups if group.family == name]
-        distances = [sum(len(_departures(a, b)) for b in family) for a in family]
-        centres[name] = family[distances.index(min(distances))]
+        # Of two equally close ones, the one that answers as its method does: not `kava evaluate --no_latent` of the same run.
+        centres[name] = min(family, key=lambda group: (sum(len(_departures(group, other)) for other in family), group.writes_trace))
     return [(group, _departures(centres[group.family], group)) for group in groups]
 
 

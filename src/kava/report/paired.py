@@ -16,6 +16,8 @@ DIFFERENCE = "over the seeds that both have (paired t); where that is one, over 
 
 def paired(first: Group, second: Group, dataset: str) -> PairedDifference | None:
     """Return `first` - `second` over the seeds that both have; None if they share no seed or did not answer the same questions."""
+    if not first.same_questions(second, dataset):
+        return None
     a, b = first.marks(dataset), second.marks(dataset)
     seeds = [(a[seed], b[seed]) for seed in a if seed in b and a[seed]]
     if not seeds or any(x.keys() != y.keys() for x, y in seeds):

@@ -4,18 +4,23 @@ reference = load_reference()
 rows = reference.matching(aggregate, source="paper")
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib import resources
 from typing import Any, Literal
 
 from pydantic import Field
 
+from kava.config import CONFIG_DIR, load_config
 from kava.config.differences import flatten
 from kava.config.strict_yaml import load_yaml
 from kava.report.aggregate_file import Aggregate
 from kava.results import Record
+from kava.runtime import shipped
 
 Source = Literal["paper", "guide"]
+# What an ablation changes.
+_METHOD = ("latent.", "rkv.", "loss.", "lora.", "dataset.drop_last_step")
 
 
 class Labels(Record):
@@ -65,7 +70,7 @@ class Reference(Record):
         """Return whether the row's own settings hold in `config` and no ablation setting of another row does."""
         others = [(key, value) for other in self.rows for key, value in other.settings.items() if key not in row.settings]
         own = all(config.get(key) == value for key, value in row.settings.items())
-        return own and all(config.get(key) != value for key, value in others)
+        return own and all(config.get(key) != value for key, value in others) and _as_published(row, config)
 
     def model_label(self, name: str) -> str:
         return self.labels.models.get(last_part(name), last_part(name))
@@ -75,6 +80,23 @@ class Reference(Record):
 
     def method_label(self, name: str) -> str:
         return self.labels.methods.get(name, name)
+
+
+def _as_published(row: ReferenceRow, config: Mapping[str, Any]) -> bool:
+    """Return whether a run of KaVa has the published settings, but for those that make the row an ablation."""
+    published = _published().get((last_part(row.model), last_part(row.train_dataset)), {}) if row.method == "kava" else {}
+    return all(config.get(key, value) == value for key, value in published.items() if key not in row.settings)
+
+
+@lru_cache
+def _published() -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the method's settings of every shipped configuration of a run, by model and training data."""
+    found = {}
+    for path in sorted(shipped.shipped(CONFIG_DIR).glob("*.yaml")):
+        config = load_config(path)
+        settings = {key: value for key, value in flatten(config.to_dict()).items() if key.startswith(_METHOD)}
+        found[last_part(config.model.name), last_part(config.dataset.name)] = settings
+    return found
 
 
 @lru_cache

@@ -6,9 +6,7 @@ for verdict in verdicts(labelled, reference): print(verdict.headline)
 from collections import Counter
 from dataclasses import dataclass
 
-from kava.methods import METHODS
 from kava.report.aggregate_file import DatasetSummary
-from kava.report.group import Group
 from kava.report.grouping import by_scope
 from kava.report.reference import Reference
 from kava.report.tables import Labelled, interval_of, test_sets
@@ -99,8 +97,8 @@ def _headline(judged: dict[str, _Judged], reference: Reference) -> str:
 def _judged(labelled: Labelled, dataset: str) -> _Judged:
     measured = [(label, group, data) for group, label in labelled if (data := group.aggregate.datasets.get(dataset)) is not None]
     measured.sort(key=lambda item: (-item[2].accuracy_mean, item[2].forward_passes_mean))
-    written = [item for item in measured if _writes(item[1])]
-    others = [item for item in measured if not _writes(item[1])]
+    written = [item for item in measured if item[1].writes_trace]
+    others = [item for item in measured if not item[1].writes_trace]
     best, *rest = others or written
     rival = next(iter(written if others and written else rest), None)
     label, group, data = best
@@ -109,8 +107,3 @@ def _judged(labelled: Labelled, dataset: str) -> _Judged:
     if rival and not partial and (of_rival := rival[1].aggregate.partial(dataset)):
         partial = f"{rival_label}, {of_rival}"
     return _Judged(label, data, rival_label, rival_data, group.chance(dataset), partial, bool(others and written))
-
-
-def _writes(group: Group) -> bool:
-    method = METHODS.get(group.aggregate.method)
-    return method is not None and method.writes_cot

@@ -28,7 +28,8 @@ def choose_device(asked: str | None = None, setting: str = "device") -> str:
 
     number = re.fullmatch(r"cuda(?::(\d+))?", asked or "")
     if asked not in (None, "auto", "cpu") and number is None:
-        raise UserError(f"{setting} '{asked}' is unknown; set it to auto, cpu, cuda or cuda:N")
+        one = "" if setting.startswith("system.") else " or cuda:N"
+        raise UserError(f"{setting} '{asked}' is unknown; set it to auto, cpu, cuda{one}")
     if asked == "cpu":
         return "cpu"
     if number is None and not torch.cuda.is_available():

@@ -93,8 +93,11 @@ class StepBatches:
         first, end = self._rounds_of(step)
         for number in range(first, end):
             if number - first == len(self._held):
-                loaded = next(self._loaded)
-                self._held.append(loaded._replace(batch=loaded.batch.to(self.device)))
+                self._held.append(next(self._loaded))
+            held = self._held[number - first]
+            # Kept before it is copied: the device may run out of memory, and the step is then repeated.
+            self.current = held.batch
+            self._held[number - first] = held._replace(batch=held.batch.to(self.device))
             parts = self._cut(self._held[number - first], number)
             for index, part in enumerate(parts):
                 self.current = part.batch

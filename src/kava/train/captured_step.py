@@ -79,9 +79,12 @@ class CapturedStep:
     def _plain(self, batch: Batch) -> Values:
         """Run eagerly on the stream used for capture: autograd keeps accumulating a gradient on the stream of its first use."""
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(self._stream):
-            values = self.run(batch, self._divisor)
-        torch.cuda.current_stream(self.device).wait_stream(self._stream)
+        try:
+            with torch.cuda.stream(self._stream):
+                values = self.run(batch, self._divisor)
+        finally:
+            # After an error too: kernels that were queued before it still write to the gradients.
+            torch.cuda.current_stream(self.device).wait_stream(self._stream)
         if not self._warm:
             # Free the cached memory of this pass for the graphs, which use their own memory pool.
             self._warm = True

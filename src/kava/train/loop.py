@@ -21,6 +21,7 @@ from transformers import set_seed
 from kava.config import Config
 from kava.errors import ran_out_of_memory, report_out_of_memory
 from kava.evaluate.accuracy import Evaluation
+from kava.methods import Method
 from kava.model.fused_kernels import fuse_kernels
 from kava.model.kava import KavaModel
 from kava.runtime import processes
@@ -170,6 +171,7 @@ class Loop:
         self.state.position_limit = int(micro.limit)
         self.report.tell(f"out of memory with {len(batch)} examples at once; {rows} from step {self.state.global_step + 1} on")
         self._forget_gradients()
+        self.model.backbone.adapters.forget_inputs()
         if self.device.type == "cuda":
             self.batch_step.release()
             torch.cuda.empty_cache()
@@ -261,11 +263,17 @@ class Loop:
         self.checkpoints.load_generators(checkpoint)
 
 
+def leaves_some_unused(method: Method, config: Config) -> bool:
+    """Return whether a step may leave trainable parameters without a gradient.
+
+    Coconut's first stage and T = 0 do not use the projection; methods without latents do not read the rows of the new tokens.
+    """
+    return not method.uses_latents or method.curriculum == "replace_steps" or config.latent.num_iterations == 0
+
+
 def _distributed(model: KavaModel, config: Config, device: torch.device) -> nn.Module:
     """Wrap the model in `DistributedDataParallel` for several processes; a sharded model needs no wrapper."""
     if processes.world_size() == 1 or config.system.fsdp:
         return model
-    # Coconut's first stage and T = 0 do not use the projection; otherwise every trainable parameter gets a gradient.
-    unused = model.method.curriculum == "replace_steps" or config.latent.num_iterations == 0
     devices = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=unused)
+    return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=leaves_some_unused(model.method, config))

@@ -22,6 +22,7 @@ from kava.checkpoint import read_kava_config
 from kava.config import Config, load_config, recorded_config
 from kava.config.differences import differences
 from kava.config.files import read_sections
+from kava.config.fingerprint import MAY_CHANGE_ON_RESUME
 from kava.errors import UserError, describe_os_error
 from kava.results import BEST_CHECKPOINT, RESULT_FORMAT, TRAINING_DONE, Record, parse_record, read_mapping, rows_path, write_text
 from kava.runtime import processes
@@ -31,8 +32,6 @@ from kava.train.progress import TRAIN_LOG
 from kava.train.resume import checkpoints, step_of
 
 RUN, CONFIG, LOGS = "run.json", "config.yaml", "logs"
-# Settings that may differ in a resumed run: they change no step that both runs take.
-MAY_CHANGE = ("training.max_bad_batches", "training.num_workers", "training.save_total_limit")
 # Files of a checkpoint that only resuming needs; a best checkpoint consists of the others.
 _STATE = ("*.pt", "*.pth", "*.bin", "trainer_state.json")
 _EVENTS = re.compile(r"events\.out\.tfevents\..*\.(\d+)\.\d+(\.v2)?")
@@ -161,7 +160,7 @@ def refuse_other_settings(directory: Path, config: Config) -> None:
 
 def refuse_other(what: str, old: Config, config: Config, base_fingerprint: str) -> None:
     """Refuse configurations that differ in a setting that affects steps. `model.name` may differ if the base's fingerprint is known."""
-    may_change = {*MAY_CHANGE, *(["model.name"] if base_fingerprint else [])}
+    may_change = {*MAY_CHANGE_ON_RESUME, *(["model.name"] if base_fingerprint else [])}
     different = [
         f"{key} {values[0]!r}, not {values[1]!r}"
         for key, values in differences([old.to_dict(), config.to_dict()]).items()
@@ -192,6 +191,7 @@ def find_resume_checkpoint(directory: Path) -> Path | None:
     earlier = [path for path in whole if step is not None and step_of(path) < step]
     if same:
         _say(f"{best} is lost ({problem}); made again from {same[0].name}, which has the same weights")
+        processes.wait()  # every process has seen that it is lost
         if processes.is_main():
             write_atomic(best, lambda staging: _copy_weights(same[0], staging))
         processes.wait()

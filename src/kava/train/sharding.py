@@ -34,6 +34,9 @@ def shard(model: KavaModel, device: torch.device) -> None:
     for layer, index in _layers(model):
         fully_shard(layer, mesh=mesh)
         layer.register_forward_hook(_gathering(index), with_kwargs=True)
+    if any(True for _ in model.projection.parameters()):
+        # A group of its own: one group has one dtype, and a base in bfloat16 has another.
+        fully_shard(model.projection, mesh=mesh)
     fully_shard(model, mesh=mesh)
     register_fsdp_forward_method(model, "call")
     model.is_sharded = True

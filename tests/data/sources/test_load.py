@@ -128,6 +128,9 @@ def test_a_downloaded_hub_directory_with_shards(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(aug_rows("v", 1)), tmp_path / "data" / "validation-00000-of-00001.parquet")
     train, validation = train_validation(str(tmp_path), cot_type="equation")
     assert [example.question for example in train.examples] == [f"shard {n}?" for n in range(6)]
+    next((tmp_path / "data").glob("train-00001-*")).unlink()
+    with pytest.raises(UserError, match="has 1 of the 2 parts of 'data/train'; copy or download the others"):
+        train_validation(str(tmp_path), cot_type="equation")
     assert train.examples[-1].id == "data/train/train/6"
     assert [example.question for example in validation.examples] == ["v 0?"]
 

@@ -14,7 +14,7 @@ from kava.errors import UserError
 
 FIRST_ROWS = 20
 _MAX_DEPTH = 3
-_SHARD = re.compile(r"[-_.]\d+[-_]of[-_]\d+$")
+_SHARD = re.compile(r"[-_.]\d+[-_]of[-_](\d+)$")
 _ALIASES = {
     "train": frozenset({"train", "training"}),
     "validation": frozenset({"validation", "valid", "val", "dev"}),
@@ -26,6 +26,10 @@ class NoSuchSplitError(UserError):
     """The data set exists but has no such split; the message lists the existing files."""
 
 
+class MissingShardsError(UserError):
+    """A split of several files lacks some of them."""
+
+
 @dataclass(frozen=True)
 class DataFile:
     """One data set in a directory: a file, or the shards ``name-00000-of-00002`` of one, and the format of its first rows."""
@@ -35,6 +39,12 @@ class DataFile:
     words: frozenset[str]
     format: Format
     forms: frozenset[CotType]
+
+    @property
+    def missing_shards(self) -> int:
+        """Number of shards that the files' names count and that are not there."""
+        counted = [int(found[1]) for path in self.paths if (found := _SHARD.search(path.with_suffix("").name))]
+        return max(counted[0] - len(counted), 0) if counted and len(set(counted)) == 1 else 0
 
     def fits(self, cot_type: CotType | None) -> bool:
         return cot_type is None or not self.forms or cot_type in self.forms

@@ -10,7 +10,7 @@ from kava.data.example import CotType
 from kava.data.sources import hub
 from kava.data.sources.benchmarks import BENCHMARKS
 from kava.data.sources.configurations import NoSuchConfigurationError, is_whole
-from kava.data.sources.directory import DataFile, NoSuchSplitError, canonical_split, choose_benchmark, choose_split
+from kava.data.sources.directory import DataFile, MissingShardsError, NoSuchSplitError, canonical_split, choose_benchmark, choose_split
 from kava.data.sources.readers import LocatedRow, read_rows
 from kava.errors import UserError
 from kava.runtime.atomic import checksum
@@ -73,7 +73,17 @@ def open_benchmark(name: str, dataset: str) -> Opened:
 
 
 def _open_data_file(data_file: DataFile) -> Opened:
+    _refuse_missing_shards(data_file)
     return _open_files(data_file.paths, data_file.stem)
+
+
+def _refuse_missing_shards(data_file: DataFile) -> None:
+    if data_file.missing_shards:
+        there = len(data_file.paths)
+        raise MissingShardsError(
+            f"{data_file.paths[0].parent} has {there} of the {there + data_file.missing_shards} parts of '{data_file.stem}'; "
+            "copy or download the others"
+        )
 
 
 def _open_files(paths: tuple[Path, ...], stem: str) -> Opened:
@@ -142,6 +152,8 @@ def _open_hub(name: str, splits: tuple[str, ...], choose: Callable[[Path, str | 
         except NoSuchSplitError as error:
             if is_whole(snapshot, wanted.configuration):
                 raise
+            missing = error
+        except MissingShardsError as error:
             missing = error
         except NoSuchConfigurationError:
             pass
