@@ -34,13 +34,14 @@ kava_passed() {  # ",HF_HOME,WANDB_MODE": those that are exported here, by name,
     for name in $(compgen -e); do ! kava_is_passed "$name" || printf ',%s' "$name"; done
 }
 
+# In a session of its own: at a terminal an interactive shell in the background stops itself, and never ends.
 kava_shell_exports() {  # the same of the user's ~/.bashrc, where the guide writes them and from where sbatch --export=CONFIG=x does not take them
     local entry name
     while IFS= read -rd '' entry; do
         name=${entry%%=*}
         # shellcheck disable=SC2163  # "NAME=value"
         if kava_is_passed "$name" && [[ -z ${!name+set} ]]; then export "$entry"; fi
-    done < <(timeout 30 bash -ic 'env -0' 2>/dev/null </dev/null)
+    done < <(timeout -k 5 30 setsid bash -ic 'env -0' 2>/dev/null </dev/null)
 }
 
 kava_call() {  # kava_call NAME: what squeue shows of a job that was submitted without a name of its own

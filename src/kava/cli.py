@@ -160,9 +160,16 @@ def _choose(arguments: list[str]) -> tuple[str, list[str]]:
     return arguments[0], arguments[1:]
 
 
+def _broken_pipe(_console: object) -> NoReturn:
+    raise BrokenPipeError
+
+
 def _run(name: str, arguments: list[str]) -> int:
     import tyro
+    from rich.console import Console
 
+    # rich would exit with 1, which is a failed check here.
+    Console.on_broken_pipe = _broken_pipe  # type: ignore[assignment]
     if name not in WHATEVER_IS_INSTALLED and not {"-h", "--help"} & set(arguments):
         from kava.runtime.installed import refuse_unusable_packages
 

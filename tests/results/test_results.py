@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import yaml
@@ -237,3 +238,14 @@ def test_another_file_of_the_same_name_is_another_data_set(tmp_path):
     assert dataset_label("test", {"test": "builtin:mini/test"}) == "test"
     assert dataset_label(str(path), {"test": "builtin:mini/test"}) == "elsewhere-test"
     assert dataset_label(str(path), {"test": str(path)}) == dataset_label(str(path), {}) == "test"
+
+
+def test_a_result_may_be_json_and_a_device_stays_one(tmp_path):
+    result = make_result()
+    write_result(tmp_path / "result.json", result)
+    assert json.loads((tmp_path / "result.json").read_text())["dataset"] == "gsm8k"
+    assert read_result(tmp_path / "result.json") == result
+    write_result("/dev/null", result)
+    assert not Path("/dev/null").is_file()
+    with pytest.raises(UserError, match="it names no file"):
+        write_text("", "text")

@@ -2,6 +2,10 @@
 
 import io
 import re
+import signal
+import sys
+import unittest.mock
+from pathlib import Path
 
 import pytest
 import torch
@@ -78,3 +82,19 @@ def _rendered(report: Report) -> list[str]:
     console.print(report.bar.get_renderable())
     assert isinstance(console.file, io.StringIO)
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+def test_a_pipe_that_nobody_reads_is_a_closed_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`train.py | tee`, and Ctrl-C ends tee first: the run has to come to its checkpoint."""
+    received: list[int] = []
+    before = signal.signal(signal.SIGHUP, lambda number, _: received.append(number))
+    try:
+        report = Report(tmp_path / "train.log", "a run")
+        monkeypatch.setattr(sys, "stdout", io.StringIO())
+        monkeypatch.setattr("builtins.print", unittest.mock.Mock(side_effect=BrokenPipeError))
+        report.tell("a line")
+        report.tell("another line")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert received == [signal.SIGHUP]
+    assert report.quiet

@@ -1,6 +1,7 @@
 """`kava inference`, `python inference.py`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 
@@ -37,6 +38,7 @@ class Inference:
         from kava.checkpoint import open_checkpoint
         from kava.config import config_path, load_config
         from kava.errors import UserError, at_least
+        from kava.results import check_output_paths
         from kava.runtime.stage import set_progress_stream
         from kava.tools.session import Session, answer_file, check_config, read_questions
 
@@ -44,9 +46,12 @@ class Inference:
         at_least(0, temperature=self.temperature)
         if self.mode == "interactive" and (self.questions or self.input_file or self.output_file):
             raise UserError("--questions, --input_file and --output_file are for --mode batch; add it, or leave them out")
+        if self.output_file is not None:
+            check_output_paths(Path(self.output_file))
         trained = open_checkpoint(self.checkpoint, self.overrides)
         if self.config:
-            check_config(trained, load_config(config_path(self.config)))
+            changed = {key: value for key, value in self.overrides.items() if key != "model.name"}
+            check_config(trained, load_config(config_path(self.config), changed))
         reasoner = trained.reasoner()
         max_new_tokens = self.max_new_tokens or trained.config.evaluation.max_new_tokens
         use_latent = self.use_latent and not self.no_latent

@@ -5,12 +5,13 @@ model's own configuration has `<|im_end|>`. A model would be trained on an EOS t
 """
 
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 from kava.data.sequences import SPECIAL_TOKENS
 from kava.errors import UserError
 from kava.model.build import from_hub, not_loaded, silence_libraries
-from kava.runtime.hub import tokenizer_is_cached
+from kava.runtime.hub import in_cache, tokenizer_is_cached, without_network
 
 
 def load_tokenizer(base: str, trust_remote_code: bool = False, revision: str | None = None) -> Any:
@@ -79,15 +80,18 @@ def _read(base: str, trust_remote_code: bool, revision: str | None) -> tuple[Any
     """The text configuration of a model, and the EOS ids of its model and generation configurations."""
     from transformers import AutoConfig, GenerationConfig
 
-    try:
-        config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code, revision=revision).get_text_config()
-    except (OSError, ValueError):
-        # Loading the model will report the error.
-        return None, []
-    try:
-        generation = GenerationConfig.from_pretrained(base, revision=revision).eos_token_id
-    except (OSError, ValueError):
-        generation = None
+    # What was downloaded is not looked up again: the hub may be slow, or have another version.
+    cached = not trust_remote_code and in_cache(base, "config.json", revision)
+    with without_network() if cached else nullcontext():
+        try:
+            config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code, revision=revision).get_text_config()
+        except (OSError, ValueError):
+            # Loading the model will report the error.
+            return None, []
+        try:
+            generation = GenerationConfig.from_pretrained(base, revision=revision).eos_token_id
+        except (OSError, ValueError):
+            generation = None
     ends: list[int] = []
     for found in (getattr(config, "eos_token_id", None), generation):
         ends += found if isinstance(found, list) else [] if found is None else [found]

@@ -47,6 +47,11 @@ def write_text(path: str | Path, text: str) -> None:
         UserError: the file cannot be written.
     """
     path = Path(path)
+    if not path.name:
+        raise UserError(f"cannot write '{path}': it names no file")
+    if path.exists() and not path.is_file() and not path.is_dir():
+        _write_through(path, text)
+        return
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,6 +65,14 @@ def write_text(path: str | Path, text: str) -> None:
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def _write_through(path: Path, text: str) -> None:
+    """Write to a device or a pipe (/dev/stdout, /dev/null), which a renamed file would replace."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another output path") from None
 
 
 def read_mapping(path: str | Path, what: str, cure: str) -> dict[str, Any]:

@@ -189,12 +189,16 @@ def check_output_paths(*places: Path) -> None:
 
 
 def write_result(path: str | Path, result: Result) -> None:
-    """Write a result file atomically.
+    """Write a result file atomically: YAML, or JSON in a file called `.json`.
 
     Raises:
         UserError: the file cannot be written.
     """
-    write_text(path, yaml.safe_dump(result.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=140))
+    content = result.model_dump(mode="json")
+    if Path(path).suffix == ".json":
+        write_text(path, json.dumps(content, indent=2) + "\n")
+    else:
+        write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=140))
 
 
 def read_result(path: str | Path) -> Result:

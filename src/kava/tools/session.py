@@ -1,7 +1,9 @@
 """Question answering with a trained model: an interactive terminal session, or a file of questions."""
 
 import contextlib
+import io
 import json
+import secrets
 import signal
 import sys
 import time
@@ -82,6 +84,9 @@ class Session:
         """Read questions from the terminal until /quit, Ctrl-C or the end of input."""
         # A shell starts background jobs with SIGINT ignored, and Python keeps it ignored.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            # A line in another encoding is refused as a question, and does not end the session.
+            sys.stdin.reconfigure(errors="surrogateescape")
         with contextlib.suppress(ImportError):
             import readline as _  # noqa: F401  # arrow keys and earlier lines in input(); not on Windows
         method = self.reasoner.model.method
@@ -138,7 +143,11 @@ class Session:
         self.last_question = question
         start = time.perf_counter()
         generation = self.reasoner.generate(
-            [question], max_new_tokens=self.max_new_tokens, temperature=self.temperature, use_latent=self.use_latent
+            [question],
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            seed=secrets.randbits(63) if self.temperature else 0,
+            use_latent=self.use_latent,
         )[0]
         seconds = time.perf_counter() - start
         answer = generation.answer

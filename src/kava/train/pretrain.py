@@ -8,6 +8,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,8 @@ def _pretrain(config: Config, directory: Path, quiet: bool) -> None:
         device = torch.device(choose_device(config.system.device, "system.device"))
         sampler = LengthSortedSampler(lengths_of(examples), training.batch_size, training.seed)
         batches = StepBatches(examples, Curriculum(collator), training, device, sampler)
-        Loop(wrapped, config.model_copy(update={"training": training}), batches, report).run()
+        with closing(report):
+            Loop(wrapped, config.model_copy(update={"training": training}), batches, report).run()
         held_out = generate("validation", config.dataset.mini, config.dataset.cot_type, config.evaluation.validation_samples)
         encoded = builder.encode_all(held_out)
         share = unwritten_step_accuracy(wrapped.backbone.eval(), encoded, len(builder.prompt_ids), tokenizer.pad_token_id)

@@ -1,6 +1,9 @@
 """Progress of a run for the user: a live bar on a terminal, plain lines elsewhere, and a line per log entry in `train.log`."""
 
+import contextlib
+import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Iterable
@@ -103,7 +106,18 @@ class Report:
         self.told = time.perf_counter()
         if not self.quiet:
             # Progress goes to standard output, which users follow as a log; standard error is for problems.
-            print(f"{self.title}: {line}", flush=True)
+            try:
+                print(f"{self.title}: {line}", flush=True)
+            except OSError:
+                self._nobody_reads()
+
+    def _nobody_reads(self) -> None:
+        """Treat a closed pipe as a closed terminal, so that the run saves before it ends; without that signal it goes on silently."""
+        self.quiet = True
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if hasattr(signal, "SIGHUP"):
+            signal.raise_signal(signal.SIGHUP)
 
     def _write(self, line: str) -> None:
         with self.log_file.open("a", encoding="utf-8") as stream:

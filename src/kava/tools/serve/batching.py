@@ -84,6 +84,9 @@ class Batcher:
             if self._closed:
                 raise ClosedError
             if len(self._queue) >= self.waiting:
+                # Nobody waits for those any more.
+                self._queue = deque(one for one in self._queue if not one.left.is_set())
+            if len(self._queue) >= self.waiting:
                 raise QueueFullError
             self._queue.append(asked)
             self._changed.notify()

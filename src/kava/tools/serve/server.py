@@ -34,6 +34,7 @@ def serve(app: Any, name: str, listener: socket.socket, shutdown_seconds: int) -
     # Listen before printing the address: a client that reads it may connect at once, and waits until the server has started.
     listener.listen()
     host, port = listener.getsockname()[:2]
+    host = f"[{host}]" if ":" in host else host
     print(f"{name}: http://{host}:{port}/v1   (Ctrl-C ends it)", flush=True)
     # uvicorn shuts down gracefully on these signals and then raises them again for the previous handlers.
     for number in (signal.SIGTERM, signal.SIGINT):
