@@ -97,7 +97,8 @@ class Plan:
         from kava.config import config_path, load_config
         from kava.report.table import show as show_tables
         from kava.runtime.stage import stage
-        from kava.tools.plan.planner import Card, Planner, card_named, measurements
+        from kava.tools.plan.cards import Card, card_named, measurements
+        from kava.tools.plan.planner import Planner
         from kava.tools.plan.report import advice, assumptions, plan_table
         from kava.tools.plan.shapes import data_shape, model_shape
 

@@ -83,8 +83,7 @@ def evaluate(request: Request, output: str | Path | None = None, opened: Trained
     """
     at_least(1, batch_size=request.batch_size, max_samples=request.max_samples, max_new_tokens=request.max_new_tokens)
     if output is not None:
-        # Fail before hours of evaluation, not after them.
-        check_result_path(output)
+        check_result_path(output)  # before hours of evaluation, not after them
     if opened and request.overrides:
         raise UserError("overrides belong to a checkpoint that is loaded here: give its path, or load the model with them")
     overrides = dotted(request.overrides or {})

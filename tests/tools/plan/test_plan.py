@@ -19,8 +19,9 @@ from kava.model import cpu_matmul
 from kava.model.build import random_model
 from kava.tools.bench.flops import step_flops
 from kava.tools.bench.workload import Workload
+from kava.tools.plan.cards import RESERVED_FRACTION, Card, Speed, card_named, measurements
 from kava.tools.plan.measure import compare
-from kava.tools.plan.planner import RESERVED_FRACTION, Card, PlanFile, Planner, Speed, card_named, hours, measurements, training_examples
+from kava.tools.plan.planner import PlanFile, Planner, hours, training_examples
 from kava.tools.plan.report import advice, markdown
 from kava.tools.plan.shapes import DataShape, data_shape, known, model_shape, sizes_of
 from kava.train.footprint import Profile
