@@ -164,9 +164,9 @@ def test_a_method_without_iterations_has_no_slider_and_no_rows_for_them(browser:
 
 def test_only_a_model_taught_short_chains_is_said_to_end_early(player: Player) -> None:
     progress = Progress("2", "<<4+1=0>>", "2", 9, 0.01, True)
-    assert "without their last step" in answers_html(player, progress, progress, None, None)
+    assert "without the last step" in answers_html(player, progress, progress, None, None)
     whole = Player(make_trained(**{"dataset.drop_last_step": False}), EXAMPLES)
-    assert "without their last step" not in answers_html(whole, progress, progress, None, None)
+    assert "without the last step" not in answers_html(whole, progress, progress, None, None)
 
 
 def test_two_visitors_get_their_own_answers_and_costs(player: Player) -> None:
@@ -311,7 +311,7 @@ def test_ask_see_and_change_t(served: str, player: Player, browser: Any) -> None
     costs = [[int(text) for text in page.locator(".kava-cost").nth(card).locator("dd").all_inner_texts()] for card in (0, 1)]
     passes = [list(player.ask(question, LATENTS, ITERATIONS, use_latent=use_latent))[-1].forward_passes for use_latent in (True, False)]
     assert [cost[0] for cost in costs] == passes
-    assert "without their last step" in page.locator(".kava-card").nth(1).inner_text()
+    assert "without the last step" in page.locator(".kava-card").nth(1).inner_text()
     assert page.locator("#grid tr").count() == 1 + 1 + ITERATIONS
     set_slider(page, "iterations", 1)
     page.locator(".answers.stale").wait_for()

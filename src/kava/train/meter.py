@@ -14,8 +14,9 @@ class LossMeter:
     """
 
     def __init__(self, sums: dict[str, float] | None = None, examples: int = 0) -> None:
-        self.sums: dict[str, Any] = dict(sums or {})
-        self.examples = examples
+        # A checkpoint's file may have been edited: what is no number is refused here, not in the next step.
+        self.sums: dict[str, Any] = {name: float(total) for name, total in (sums or {}).items()}
+        self.examples = int(examples)
         self.timed, self.seconds = 0, 0.0
 
     def add(self, sums: dict[str, Tensor], examples: int) -> None:
