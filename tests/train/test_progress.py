@@ -1,5 +1,6 @@
 """What a run says at its start: where, how and how long."""
 
+import errno
 import io
 import re
 import signal
@@ -91,10 +92,13 @@ def test_a_pipe_that_nobody_reads_is_a_closed_terminal(tmp_path: Path, monkeypat
     try:
         report = Report(tmp_path / "train.log", "a run")
         monkeypatch.setattr(sys, "stdout", io.StringIO())
-        monkeypatch.setattr("builtins.print", unittest.mock.Mock(side_effect=BrokenPipeError))
+        monkeypatch.setattr("builtins.print", unittest.mock.Mock(side_effect=BrokenPipeError(errno.EPIPE, "Broken pipe")))
         report.tell("a line")
         report.tell("another line")
     finally:
         signal.signal(signal.SIGHUP, before)
     assert received == [signal.SIGHUP]
     assert report.quiet
+    monkeypatch.setattr("builtins.print", unittest.mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        Report(tmp_path / "train.log", "a run").tell("a line")

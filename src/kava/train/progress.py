@@ -1,6 +1,7 @@
 """Progress of a run for the user: a live bar on a terminal, plain lines elsewhere, and a line per log entry in `train.log`."""
 
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -41,6 +42,10 @@ class _Bar(Progress):
         for task in self.tasks:
             if task.fields["note"]:
                 yield Text(task.fields["note"], style="dim")
+
+
+# What writing to a closed pipe or terminal fails with; a full disk is another matter.
+_CLOSED = (errno.EPIPE, errno.EIO)
 
 
 class Report:
@@ -108,7 +113,9 @@ class Report:
             # Progress goes to standard output, which users follow as a log; standard error is for problems.
             try:
                 print(f"{self.title}: {line}", flush=True)
-            except OSError:
+            except OSError as error:
+                if error.errno not in _CLOSED:
+                    raise
                 self._nobody_reads()
 
     def _nobody_reads(self) -> None:
