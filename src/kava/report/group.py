@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kava.config.differences import differences
+from kava.config.fingerprint import MAY_CHANGE_ON_RESUME
 from kava.errors import UserError
 from kava.methods import METHODS
 from kava.report.aggregate import SeedResults, combine
@@ -14,7 +15,7 @@ from kava.results import Row, verified_rows
 
 # Settings that change logging, evaluation or speed, but not what the model learns.
 _BOOKKEEPING = (
-    "training.logging_steps", "training.eval_steps", "training.save_", "training.num_workers", "training.max_bad_batches", "system.",
+    *MAY_CHANGE_ON_RESUME, "training.logging_steps", "training.eval_steps", "training.save_", "system.",
     "evaluation.batch_size", "evaluation.datasets", "evaluation.max_samples", "evaluation.validation_samples", "evaluation.tolerance",
 )  # fmt: skip
 

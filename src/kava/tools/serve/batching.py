@@ -84,12 +84,15 @@ class Batcher:
             if self._closed:
                 raise ClosedError
             if len(self._queue) >= self.waiting:
-                # Nobody waits for those any more.
-                self._queue = deque(one for one in self._queue if not one.left.is_set())
+                self._drop_abandoned()
             if len(self._queue) >= self.waiting:
                 raise QueueFullError
             self._queue.append(asked)
             self._changed.notify()
+
+    def _drop_abandoned(self) -> None:
+        """Remove the questions whose clients no longer wait."""
+        self._queue = deque(asked for asked in self._queue if not asked.left.is_set())
 
     def close(self) -> None:
         """Refuse the queued questions, finish the current batch and join the worker thread."""
@@ -114,7 +117,7 @@ class Batcher:
         """Wait for questions and return the oldest one with those of equal settings; an empty list when the batcher is closed."""
         with self._changed:
             while True:
-                self._queue = deque(asked for asked in self._queue if not asked.left.is_set())
+                self._drop_abandoned()
                 if self._queue or self._closed:
                     break
                 self._changed.wait()
