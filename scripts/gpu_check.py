@@ -3,6 +3,7 @@
 Every figure is a line of JSON as soon as it is known. Weights and text are random, in the shapes of real models.
 """
 
+import gc
 import json
 import random
 import shutil
@@ -26,11 +27,13 @@ import kava.cache.attention as attention
 from kava.config import MiniDataConfig
 from kava.data.collate import Batch
 from kava.data.mini.problems import vocabulary
+from kava.losses.total import LossTerms, combine
 from kava.model.backbone import Backbone
 from kava.model.fused_kernels import fuse_kernels
 from kava.model.kava import KavaModel
 from kava.tools.bench.flops import shape_of, step_flops
-from kava.tools.bench.workload import Workload, build_workload, random_batch, random_questions
+from kava.tools.bench.naive import naive_losses, pccot_losses
+from kava.tools.bench.workload import SHAPES, Workload, build_workload, random_batch, random_questions
 from kava.train.captured_step import CapturedStep
 
 GIB = 2**30
@@ -64,16 +67,19 @@ def timed(run: Callable[[], Any], repeats: int) -> float:
     return statistics.median(start.elapsed_time(stop) / 1e3 for start, stop in pairwise(marks))
 
 
-def step_of(model: KavaModel, captured: bool) -> tuple[CapturedStep, Any]:
+def step_of(
+    model: KavaModel, captured: bool, losses: Callable[[KavaModel, Batch], LossTerms] = KavaModel.losses
+) -> tuple[CapturedStep, Any]:
     """Forward and backward pass, and the optimizer."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def run(batch: Batch, divisor: Tensor) -> dict[str, Tensor]:
         model.backbone.adapters.refresh()
         with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
-            output = model(batch)
-        (output["loss"].sum() / divisor).backward()
-        return {name: value.detach() for name, value in {"loss": output["loss"], **output["terms"]}.items()}
+            terms = losses(model, batch)
+            loss = combine(terms, model.settings.weights)
+        (loss.sum() / divisor).backward()
+        return {name: value.detach() for name, value in {"loss": loss, **terms}.items()}
 
     return CapturedStep(run, trained, torch.device("cuda"), enabled=captured), torch.optim.AdamW(trained, lr=1e-5, fused=True)
 
@@ -123,6 +129,8 @@ def steps(workload: Workload, names: list[str], repeats: int = 8) -> None:
 def one_variant(workload: Workload, name: str, repeats: int) -> None:
     """Build a model, leave out what comes after `name` in the order of the variants, and measure."""
     place = VARIANTS.index(name)
+    # The model of the variant before is in reference cycles.
+    gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     trained = build_workload(workload)
@@ -146,11 +154,31 @@ def one_variant(workload: Workload, name: str, repeats: int) -> None:
     finally:
         attention.is_grouped = grouped
     say(
-        "step", shape=workload.shape, variant=name, batch=workload.batch, dropout=workload.dropout, ms=1e3 * seconds, host_ms=1e3 * host,
+        "step", shape=workload.shape, layers=workload.layers or SHAPES[workload.shape].layers, variant=name, batch=workload.batch,
+        dropout=workload.dropout, ms=1e3 * seconds, host_ms=1e3 * host,
         second_call_ms=1e3 * second, examples_per_second=workload.batch / seconds,
         tflops=step_flops(workload, shape_of(workload)) / seconds / 1e12,
         peak_gib=torch.cuda.max_memory_allocated() / GIB, reserved_gib=torch.cuda.max_memory_reserved() / GIB,
     )  # fmt: skip
+
+
+def against() -> None:
+    """Our step, and the two plain ones of `kava bench` with peft's own adapters, at a batch that all of them can hold."""
+    workload = replace(LLAMA, batch=32)
+    for name, losses in (("ours", KavaModel.losses), ("pccot", pccot_losses), ("naive", naive_losses)):
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        trained = build_workload(workload)
+        model, batch = trained.model.train(), random_batch(workload, trained)
+        if name == "ours":
+            fuse_kernels(model.backbone)
+        else:
+            plain_adapters(model)
+        step, optimizer = step_of(model, captured=name == "ours", losses=losses)
+        seconds = timed(partial(whole_step, step, optimizer, batch), 5)
+        say("against", variant=name, batch=workload.batch, ms=1e3 * seconds, peak_gib=torch.cuda.max_memory_allocated() / GIB)
+        del trained, model, step, optimizer
 
 
 def exact() -> None:
@@ -310,6 +338,7 @@ PARTS: dict[str, Callable[[Path], None]] = {
     "exact": lambda _: exact(),
     "llama": lambda _: steps(LLAMA, list(VARIANTS)),
     "smollm2": lambda _: steps(SMOLLM2, ["before", "kernels", "graph"]),
+    "against": lambda _: against(),
     "graph128": lambda _: steps(LLAMA, ["graph"]),
     "profile": profile,
     "decoding": lambda _: decoding(),

@@ -25,14 +25,14 @@ part() { # LIMIT NAME
 }
 
 declare -A limits=(
-    [product]=30 [waits]=30 [exact]=60 [llama]=90 [smollm2]=60 [decoding]=60 [train-llama]=120 [train-smollm2]=90 [profile]=60
+    [product]=30 [waits]=30 [exact]=60 [against]=60 [llama]=90 [smollm2]=60 [decoding]=60 [train-llama]=120 [train-smollm2]=90 [profile]=60
 )
 if [ $# -gt 0 ]; then
     for name in "$@"; do part "${limits[$name]:-60}" "$name"; done
     exit $failed
 fi
-for name in product waits exact llama train-llama train-smollm2 decoding; do part "${limits[$name]}" "$name"; done
+for name in product waits exact llama against train-llama train-smollm2 decoding; do part "${limits[$name]}" "$name"; done
 echo "== tests" >&2
 # A test file that needs a package this machine lacks must not keep the others from running.
-timeout 120 "$python" -m pytest -q -p no:cacheprovider --continue-on-collection-errors -m gpu tests 2>&1 | tee "$output/tests.txt" | tail -n 3 || failed=1
+OMP_NUM_THREADS=1 timeout 120 "$python" -m pytest -q -p no:cacheprovider --continue-on-collection-errors -m gpu tests 2>&1 | tee "$output/tests.txt" | tail -n 3 || failed=1
 exit $failed

@@ -98,7 +98,7 @@ class Reasoner:
         """
         # Sharded weights that are gathered in inference mode could not be trained afterwards.
         with torch.no_grad() if self.model.is_sharded else torch.inference_mode(), evaluating(self.model):
-            ids = [self.builder.question_ids(question) for question in questions]
+            ids = self.builder.all_question_ids(questions)
             self.require_room(ids, max_new_tokens, use_latent)
             order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
             results: dict[int, Generation] = {}
@@ -287,4 +287,4 @@ class Reasoner:
     def batches(self, questions: Sequence[str], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Padded batches (see `pad`) of `batch_size` questions, in the given order."""
         for start in range(0, len(questions), batch_size):
-            yield self.pad([self.builder.question_ids(question) for question in questions[start : start + batch_size]])
+            yield self.pad(self.builder.all_question_ids(questions[start : start + batch_size]))

@@ -1,10 +1,16 @@
 """Cross-entropy in slices: the same losses and gradients as from all logits at once."""
 
+import os
+from importlib.util import find_spec
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
 from kava.losses.sliced import sliced_token_losses
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+RUNS_LIGER = find_spec("liger_kernel") is not None and (DEVICE == "cuda" or os.environ.get("TRITON_INTERPRET") == "1")
 
 
 @pytest.mark.parametrize("slice_length", [1, 4, 100])
@@ -28,3 +34,23 @@ def test_losses_and_gradients_are_those_of_all_logits_at_once(slice_length: int,
         torch.autograd.grad((found * upstream).sum(), inputs), torch.autograd.grad((expected * upstream).sum(), inputs), strict=True
     ):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+@pytest.mark.skipif(not RUNS_LIGER, reason="needs liger-kernel, and a GPU or TRITON_INTERPRET=1")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_softmax_of_liger_kernel_gives_the_same(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).to(DEVICE, dtype)
+
+    hidden, weight, rows = draw(10, 8).requires_grad_(), draw(20, 8), draw(3, 8).requires_grad_()
+    labels, upstream = torch.randint(0, 17, (10,), generator=generator).to(DEVICE), torch.rand(10, generator=generator).to(DEVICE)
+    labels[0], labels[1] = 18, -100
+    ids = torch.arange(17, 20, device=DEVICE)
+    plain, fused = (sliced_token_losses(hidden, weight, labels, rows, ids, 4, liger) for liger in (False, True))
+    torch.testing.assert_close(fused, plain, rtol=0, atol=1e-5)
+    assert fused[1] == 0
+    gradients = [torch.autograd.grad((losses * upstream).sum(), [hidden, rows]) for losses in (fused, plain)]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 if dtype == torch.float32 else 2e-2)

@@ -21,6 +21,7 @@ from helpers.tiny import (
     tiny_model,
     with_lora,
 )
+from kava.cache.attention import register_backends
 from kava.config import Config, build_config
 from kava.errors import UserError
 from kava.methods import METHODS
@@ -40,6 +41,7 @@ SHAPE: dict[str, Any] = {
 def special_lm(kind: str) -> Any:
     """Architectures that scale or cap logits, or scale embeddings."""
     torch.manual_seed(0)
+    register_backends()
     backend = {"attn_implementation": "kava_sdpa"}
     if kind == "gemma2":
         config = Gemma2Config(**SHAPE, head_dim=8, final_logit_softcapping=1.0, attn_logit_softcapping=0.5, query_pre_attn_scalar=8)

@@ -142,10 +142,10 @@ def test_a_micro_batch_never_waits_for_the_gpu_and_gradients_stay_in_place(train
     held = {name: value.grad.data_ptr() for name, value in own.model.named_parameters() if value.grad is not None}
     assert all(value.grad is None or not value.grad.any() for value in own.model.parameters())
     batches = list(loop.batches.of(0))
-    loop.batch_step(batches[0].batch, 2)
+    loop.batch_step(batches[0].batch, 2.0)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        loop.batch_step(batches[1].batch, 2)
+        loop.batch_step(batches[1].batch, 2.0)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert held == {name: value.grad.data_ptr() for name, value in own.model.named_parameters() if value.grad is not None}

@@ -38,7 +38,7 @@ def generate(
     unknown = [name for name in asked if name not in CHOOSING + IGNORED]
     if unknown:
         raise UserError(f"generate: {unknown[0]} does not apply to decoding after latents; leave it out ({', '.join(CHOOSING)} do)")
-    questions = _rows(inputs, attention_mask) if isinstance(inputs, Tensor) else [reasoner.builder.question_ids(text) for text in inputs]
+    questions = _rows(inputs, attention_mask) if isinstance(inputs, Tensor) else reasoner.builder.all_question_ids(inputs)
     if streamer is not None and len(questions) != 1:
         raise UserError(f"generate: a streamer shows one answer, and {len(questions)} questions were given")
     limit = int(asked["max_new_tokens"])

@@ -4,6 +4,8 @@ A cache is a tuple of (keys, values), one pair per layer, each [B, H, S, D] and 
 slice, never an in-place crop, so that one question can be shared by several passes.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -13,11 +15,24 @@ from transformers.cache_utils import DynamicLayer
 KVLayers = tuple[tuple[Tensor, Tensor], ...]
 
 
+class _Layer(DynamicLayer):
+    """A `DynamicLayer` that takes its first entries as they are; transformers' own copies them behind an empty tensor."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Add entries; returns all entries."""
+        if self.is_initialized:
+            return super().update(key_states, value_states, *args, **kwargs)
+        self.lazy_initialization(key_states, value_states)
+        self.keys, self.values = key_states, value_states
+        return self.keys, self.values
+
+
 def to_dynamic_cache(layers: KVLayers) -> DynamicCache:
     """A `DynamicCache` that starts from `layers`; updates concatenate, so the given tensors are not modified."""
     cache = DynamicCache()
+    cache.layer_class_to_replicate = _Layer
     for keys, values in layers:
-        layer = DynamicLayer()
+        layer = _Layer()
         layer.lazy_initialization(keys, values)
         layer.keys, layer.values = keys, values
         cache.layers.append(layer)

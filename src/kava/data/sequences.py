@@ -7,7 +7,7 @@ The *fixed text* of the answer part is its leading tokens that are the same for 
 `The| answer| is|:| 18`, so it ends at ":"; Llama-3, Qwen and SmolLM2 have `The| answer| is|:| |18`, so it includes the space.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from typing import Any
@@ -151,9 +151,14 @@ class SequenceBuilder:
         Raises:
             UserError: the question contains an incomplete character (an unpaired surrogate).
         """
-        if not is_text(question):
-            raise UserError(f"question {question[:40]!r} holds half of a character, such as \\ud800 alone; write it in UTF-8")
-        return list(self.tokenizer(self._question_text(question)).input_ids)
+        return self.all_question_ids([question])[0]
+
+    def all_question_ids(self, questions: Sequence[str]) -> list[list[int]]:
+        """`question_ids` of many questions; one call of the tokenizer takes half the time of many."""
+        for question in questions:
+            if not is_text(question):
+                raise UserError(f"question {question[:40]!r} holds half of a character, such as \\ud800 alone; write it in UTF-8")
+        return self._all_ids([self._question_text(question) for question in questions], special=True)
 
     def _question_text(self, question: str) -> str:
         return question.strip() + self.question_suffix

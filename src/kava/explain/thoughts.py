@@ -43,7 +43,7 @@ def think(reasoner: Reasoner, questions: Sequence[str], top_k: int = 1) -> Thoug
     if not questions:
         raise UserError("there is no question to think about")
     model.eval()
-    ids, mask = reasoner.pad([reasoner.builder.question_ids(question) for question in questions])
+    ids, mask = reasoner.pad(reasoner.builder.all_question_ids(questions))
     latents = reasoner.num_latents
     iterations = [0] if model.method.latents == "sequential" else range(min(reasoner.num_iterations, latents) + 1)
     hidden, keys, values = [], [], []

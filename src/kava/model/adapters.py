@@ -167,8 +167,8 @@ class _Adapt(torch.autograd.Function):
             rows, ups, ctx.scales, hidden.split(ctx.ranks, 1), to_hidden.split(ctx.ranks, 1), strict=True
         ):
             torch.addmm(place, row, up, beta=0, alpha=scale, out=place)
-            to_ups.append(torch.addmm(up, row.T, low, beta=0, alpha=scale).to(ctx.trained_dtype))
-        to_downs = transposed_matmul(to_hidden, dropped).to(ctx.trained_dtype).split(ctx.ranks)
+            to_ups.append(_weight_gradient(row, low, ctx.trained_dtype, scale))
+        to_downs = _weight_gradient(to_hidden, dropped, ctx.trained_dtype).split(ctx.ranks)
         to_input = None
         if ctx.needs_input_grad[0]:
             to_input = matmul(rows[0], _as(weights[0], dropped.dtype))
@@ -181,6 +181,17 @@ class _Adapt(torch.autograd.Function):
             to_input = to_input.view(*gradients[0].shape[:-1], -1)
         trained = [part for pair in zip(to_downs, to_ups, strict=True) for part in (None, None, *pair)]
         return to_input, None, None, None, *trained
+
+
+def _weight_gradient(rows: Tensor, inputs: Tensor, dtype: torch.dtype, scale: float | None = None) -> Tensor:
+    """scale rows^T inputs in the dtype of the trained weights; on a GPU without rounding to half precision in between."""
+    place = rows.new_empty(rows.shape[1], inputs.shape[1], dtype=dtype if rows.is_cuda else rows.dtype)
+    if place.dtype != rows.dtype:
+        gradient: Tensor = torch.ops.aten.addmm.dtype(place, rows.T, inputs, dtype, beta=0, alpha=1.0 if scale is None else scale)
+        return gradient
+    if scale is None:
+        return transposed_matmul(rows, inputs).to(dtype)
+    return torch.addmm(place, rows.T, inputs, beta=0, alpha=scale, out=place).to(dtype)
 
 
 def _as(tensor: Tensor | None, dtype: torch.dtype) -> Any:

@@ -98,6 +98,7 @@ class Backbone(nn.Module):
         self.register_buffer("special_ids", torch.tensor(special_ids), persistent=False)
         self.forward_passes = 0
         self.fused = False
+        self.liger_softmax = False
         self.compiles = False
         self._compiled: Callable[..., tuple[Tensor, KVLayers]] = self._pass
         self._limit = entry_limit(self.causal_lm)
@@ -186,7 +187,7 @@ class Backbone(nn.Module):
         """Cross-entropy of each label, equal to a loss on `logits`; on a GPU usually without holding all logits at once."""
         if self.fused:
             return liger_losses(self.causal_lm, self.special_ids, hidden, labels)
-        return next_token_losses(self.causal_lm, self.special_ids, hidden, labels)
+        return next_token_losses(self.causal_lm, self.special_ids, hidden, labels, liger=self.liger_softmax)
 
     def use_graphs(self, on: bool = True) -> None:
         """Run inference through buffers of fixed size, on a GPU as CUDA graphs, if the architecture allows it."""

@@ -132,7 +132,7 @@ def build_model(base: str, tokenizer: Any, config: Config, device: str | torch.d
     kava = assemble(language_model, special_ids, projection, config)
     kava.backbone.fused = config.system.fused_cross_entropy
     if kava.backbone.fused:
-        check_fused_available()
+        check_fused_available(device)
     if config.training.gradient_checkpointing:
         recompute_layers(kava.backbone.decoder)
     if config.system.compile:
@@ -215,7 +215,8 @@ def add_token_rows(causal_lm: Any, tokenizer: Any) -> list[int]:
     make_room(causal_lm, special_ids)
     weight = causal_lm.get_input_embeddings().weight
     with torch.no_grad():
-        rows = mean + deviation * torch.randn(len(special_ids), weight.shape[1])
+        # A 4-bit base is on the GPU already.
+        rows = mean + deviation * torch.randn(len(special_ids), weight.shape[1]).to(mean.device)
         weight[special_ids] = rows.to(weight.dtype)
     return special_ids
 

@@ -34,9 +34,9 @@ def next_token_logits(causal_lm: Any, special_ids: Int[Tensor, " 3"], hidden: Fl
 
 
 def next_token_losses(
-    causal_lm: Any, special_ids: Int[Tensor, " 3"], hidden: Float[Tensor, "N E"], labels: Int[Tensor, " N"]
+    causal_lm: Any, special_ids: Int[Tensor, " 3"], hidden: Float[Tensor, "N E"], labels: Int[Tensor, " N"], *, liger: bool = False
 ) -> Float[Tensor, " N"]:
-    """Cross-entropy of each token: in slices on a GPU with a plain frozen head, otherwise from all logits at once."""
+    """Cross-entropy of each token: in slices on a GPU with a plain frozen head (`liger`: by its softmax), otherwise from all logits."""
     head, config = causal_lm.get_output_embeddings(), causal_lm.config.get_text_config()
     trained = isinstance(head, TrainableTokensWrapper)
     linear = head.original_module if trained else head
@@ -44,7 +44,7 @@ def next_token_losses(
     if not hidden.is_cuda or changed or linear.bias is not None or linear.weight.requires_grad:
         return token_losses(next_token_logits(causal_lm, special_ids, hidden), labels)
     rows, ids = (new_token_rows(head), special_ids) if trained else (hidden.new_empty(0, hidden.shape[1]), special_ids[:0])
-    return sliced_token_losses(hidden, linear.weight, labels, rows, ids)
+    return sliced_token_losses(hidden, linear.weight, labels, rows, ids, liger=liger)
 
 
 def liger_losses(

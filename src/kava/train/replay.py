@@ -132,7 +132,7 @@ def replay(directory: str | Path, overrides: dict[str, Any] | None = None, devic
     model = trained.model.train()
     model.backbone.fused = trained.config.system.fused_cross_entropy
     if model.backbone.fused:
-        check_fused_available()
+        check_fused_available(model.backbone.special_ids.device)
     saved = [read_batch(directory / _BATCH.format(index)) for index in range(report.batches)]
     total = sum(len(batch) for batch, _ in saved)
     examples: list[ReplayedExample] = []

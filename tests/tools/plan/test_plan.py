@@ -183,9 +183,9 @@ def test_hours_are_flops_over_speed() -> None:
     assert training_examples(config, DATA) == 3000
     limited = tiny_config(**{"training.max_steps": 10, "training.batch_size": 4, "training.gradient_accumulation_steps": 2})
     assert training_examples(limited, DATA) == 80
-    assert hours(3.6e12, 1000, rows=10, layers=4, gpus=2, speed=Speed(0.5, host_seconds=0.0)) == pytest.approx(1.0)
+    assert hours(3.6e12, 1000, rows=10, layers=4, gpus=2, speed=Speed(0.5, layer_seconds=0.0)) == pytest.approx(1.0)
     # The card would take 72 seconds for 10 rows; a host that needs 36 for each layer's operations makes it 144.
-    assert hours(3.6e12, 1000, rows=10, layers=4, gpus=2, speed=Speed(0.5, host_seconds=36.0)) == pytest.approx(2.0)
+    assert hours(3.6e12, 1000, rows=10, layers=4, gpus=2, speed=Speed(0.5, layer_seconds=36.0)) == pytest.approx(2.0)
 
 
 def test_a_rate_is_measured_where_there_is_a_measurement_and_else_computed(tmp_path: Path) -> None:
@@ -196,7 +196,6 @@ def test_a_rate_is_measured_where_there_is_a_measurement_and_else_computed(tmp_p
         "examples_per_second": 400.0,
         "tflops": 350.0,
         "layers": 16,
-        "host_ms": 80.0,
     }
     other = {"card": "NVIDIA H100 80GB HBM3", "part": "decoding pass", "milliseconds": 4.0}
     path = tmp_path / "gpu.json"
@@ -209,7 +208,7 @@ def test_a_rate_is_measured_where_there_is_a_measurement_and_else_computed(tmp_p
         measured = measurements(path)
         assert [row.tflops for row in measured] == [350.0]
     found = Card(80, tflops=989.0, name="h100").speed(measured)
-    assert (found.tflops, found.host_seconds) == (350.0, 0.08 / 16)
+    assert (found.tflops, found.layer_seconds) == (350.0, 64 / 400 / 16)
     assert found.source == "measured: 350 TFLOP/s, 400 examples/s in batches of 64 on NVIDIA H100 80GB HBM3"
     for name in ("A100-80GB", "H10", None):
         assert Card(80, name=name).speed(measured) == Speed(312.0 * 0.3, source="computed")
@@ -315,9 +314,9 @@ def test_the_six_configurations_run_as_they_are_on_24_40_and_80_gb() -> None:
 
 @pytest.mark.skipif(not measurements(), reason="docs/results/gpu.json has no training step")
 def test_hours_are_those_of_the_steps_that_were_measured() -> None:
-    """Of every measured batch, its fastest, by the rate and the floor that all of its card's give: within a factor of 1.5."""
+    """Of every measured batch and model, its fastest, by the rate and the floor that all of its card's give: within a factor of 1.5."""
     measured = measurements()
-    fastest = {(row.card, row.batch): row for row in sorted(measured, key=lambda row: row.examples_per_second)}
+    fastest = {(row.card, row.batch, row.layers): row for row in sorted(measured, key=lambda row: row.examples_per_second)}
     for row in fastest.values():
         speed = Card(80, name=row.card).speed(measured)
         flops = row.tflops * 1e12 / row.examples_per_second

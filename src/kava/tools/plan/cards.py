@@ -19,8 +19,9 @@ CARDS: dict[str, tuple[float, float]] = {
     "A10": (24, 125.0), "A100-40GB": (40, 312.0), "A100-80GB": (80, 312.0), "H100": (80, 989.0), "H200": (141, 989.0),
 }  # fmt: skip
 UTILISATION = 0.3
-# Seconds per layer that the host needs to launch the operations of a step: 376 ms for 16 layers (H100, 2026-11-26, LLaMA-3.2-1B).
-HOST_SECONDS = 0.0235
+# Seconds per layer that a step takes however little it computes, because its operations are launched one by one: 376 ms for 16 layers
+# (H100, 2026-11-26, LLaMA-3.2-1B, without CUDA graphs).
+LAYER_SECONDS = 0.0235
 
 
 class Measured(Record):
@@ -33,7 +34,11 @@ class Measured(Record):
     examples_per_second: float
     tflops: float
     layers: int | None = None
-    host_ms: float | None = None
+
+    @property
+    def layer_seconds(self) -> float | None:
+        """Seconds per layer."""
+        return self.batch / self.examples_per_second / self.layers if self.layers else None
 
 
 def measurements(path: Path | None = None) -> list[Measured]:
@@ -57,10 +62,10 @@ def measurements(path: Path | None = None) -> list[Measured]:
 
 
 class Speed(NamedTuple):
-    """Training speed of a card: TFLOP/s that a step reaches, minimum host seconds per layer, and the source of both numbers."""
+    """Training speed of a card: TFLOP/s that a step reaches, minimum seconds per layer, and the source of both numbers."""
 
     tflops: float
-    host_seconds: float = HOST_SECONDS
+    layer_seconds: float = LAYER_SECONDS
     source: str = "computed"
 
 
@@ -101,9 +106,9 @@ class Card:
         if not rows:
             return Speed(self.peak_tflops * self.utilisation)
         best = max(rows, key=lambda row: row.tflops)
-        floors = [row.host_ms / 1000 / row.layers for row in rows if row.layers and row.host_ms]
+        floors = [row.layer_seconds for row in rows if row.layer_seconds]
         source = f"measured: {best.tflops:.0f} TFLOP/s, {best.examples_per_second:.0f} examples/s in batches of {best.batch} on {best.card}"
-        return Speed(best.tflops, min(floors, default=HOST_SECONDS), source)
+        return Speed(best.tflops, min(floors, default=LAYER_SECONDS), source)
 
 
 def _words(card: str) -> set[str]:

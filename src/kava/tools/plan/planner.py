@@ -201,5 +201,5 @@ def hours(flops: int | float, examples: int | float, rows: int, layers: int, gpu
         gpus: number of GPUs that share the rows.
         speed: speed of each GPU.
     """
-    seconds = max(rows * flops / (speed.tflops * 1e12), layers * speed.host_seconds)
+    seconds = max(rows * flops / (speed.tflops * 1e12), layers * speed.layer_seconds)
     return examples / rows * seconds / gpus / 3600
