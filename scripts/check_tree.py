@@ -83,7 +83,7 @@ def configuration_problems(root: Path) -> Iterator[str]:
     for path in sorted([*(root / "configs").rglob("*.yaml"), *(root / "configs").rglob("*.yml")]):
         name = path.relative_to(root)
         if path.parent.name == "accelerate":
-            continue  # accelerate's own format: tests/config/test_shipped_configs.py reads them with accelerate
+            continue  # accelerate's own format: tests/invariant/test_shipped_configs.py reads them with accelerate
         comment = opening_comment(path.read_text(encoding="utf-8"))
         launches = f"--config {name.as_posix()}" in comment or f"--config {path.stem}" in comment
         if not launches or not ("python " in comment or "kava " in comment):

@@ -25,7 +25,7 @@ def test_an_error_leaves_the_model_in_its_mode(monkeypatch: pytest.MonkeyPatch) 
         assert not reasoner.model.training
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(reasoner, "_answer", fail)
+    monkeypatch.setattr(reasoner, "start", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         reasoner.generate(["How many ?"])
     assert all(module.training for module in reasoner.model.modules())

@@ -106,7 +106,11 @@ class Reasoner:
             with stage("answering", len(ids), "questions") as advance:
                 for start in range(0, len(order), batch_size):
                     chunk = order[start : start + batch_size]
-                    answered = self._answer([ids[index] for index in chunk], max_new_tokens, temperature, generator, use_latent)
+                    prompted = not self.writes_trace(use_latent)
+                    # Not kept in a variable: the prefix must be freed before the next questions are read.
+                    answered = self.write(
+                        *self.start([ids[index] for index in chunk], use_latent), max_new_tokens, temperature, generator, prompted=prompted
+                    )
                     results.update(zip(chunk, answered, strict=True))
                     advance(len(chunk))
         return [results[index] for index in range(len(ids))]
@@ -166,12 +170,6 @@ class Reasoner:
         sequential = self.model.method.latents == "sequential"
         return thought, 1 + (self.num_latents if sequential else min(self.num_iterations, self.num_latents))
 
-    def _answer(
-        self, questions: list[list[int]], max_new_tokens: int, temperature: float, generator: torch.Generator, use_latent: bool
-    ) -> list[Generation]:
-        begun = self.start(questions, use_latent)
-        return self.write(*begun, max_new_tokens, temperature, generator, prompted=not self.writes_trace(use_latent))
-
     def writes_trace(self, use_latent: bool = True) -> bool:
         """Whether the model writes a chain of thought and the answer prompt; otherwise it continues after the given fixed text."""
         method = self.model.method
@@ -225,6 +223,18 @@ class Reasoner:
             self._finish(ids, chance, passes, entries, entry_bytes, prompted)
             for ids, chance, entries in zip(written, chances, start_entries, strict=True)
         ]
+
+    @torch.no_grad()
+    def stream(self, question: str, max_new_tokens: int, use_latent: bool = True) -> Iterator[tuple[list[int], int]]:
+        """Answer one question greedily; yields the tokens so far (EOS included) and the forward passes before the first of them.
+
+        Reading the question is part of the first token: what `start` returns is valid only until the next question is read.
+        """
+        prefix, logits, passes = self.start([self.builder.question_ids(question)], use_latent)
+        written: list[int] = []
+        for _, tokens, _ in self.tokens(prefix, logits, max_new_tokens):
+            written.append(int(tokens))
+            yield list(written), passes
 
     @torch.no_grad()
     def tokens(

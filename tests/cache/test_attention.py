@@ -1,10 +1,14 @@
 """Every attention backend agrees, and the recorder's importance is what `output_attentions` shows under eager attention."""
 
+import math
+
 import pytest
 import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from helpers.checks import check_backends, check_importance, recorded
 from helpers.tiny import BACKENDS, HAS_FLASH, KINDS, assert_close, make_batch, make_examples, relative, tiny_model
+from kava.cache.attention import PREFIX, ImportanceRecorder, recording, register_backends
 
 
 @pytest.mark.parametrize("method", ["kava", "codi", "simcot", "full_cot"])
@@ -29,6 +33,26 @@ def test_max_and_mean_over_a_group_differ() -> None:
 
 def test_importance_carries_no_gradient() -> None:
     assert not recorded(tiny_model(lora=True), "max").requires_grad
+
+
+def test_importance_is_computed_in_float32_under_autocast() -> None:
+    """From half-precision queries and keys, to what float64 makes of the same numbers; bfloat16 would be off by 1e-3 and more."""
+    register_backends()
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, heads, 12, 8, generator=generator).bfloat16() for heads in (4, 2, 2))
+    rows, mask = torch.tensor([[9, 10, 11], [9, 10, 11]]), torch.tensor([[True, True, True], [True, True, False]])
+    recorder = ImportanceRecorder(rows, mask, 2, 9, "mean")
+    layer = torch.nn.Module()
+    layer.layer_idx, layer.num_key_value_groups, layer.is_causal = 0, 2, True
+    with torch.autocast("cpu", dtype=torch.bfloat16), recording(recorder):
+        ALL_ATTENTION_FUNCTIONS[f"{PREFIX}sdpa"](layer, query, key, value, None, scaling=8**-0.5)
+    scores = query.double().view(2, 2, 2, 12, 8)[:, :, :, 9:] @ key.double()[:, :, None].mT / math.sqrt(8)
+    visible = torch.arange(12) <= rows[0][:, None]
+    probabilities = scores.masked_fill(~visible, -torch.inf).softmax(-1)[..., 2:9]
+    weight = mask / mask.sum(-1, keepdim=True)
+    expected = torch.einsum("bhgac,ba->bhgc", probabilities, weight.double()).mean(2)
+    assert recorder.layers[0].dtype == torch.float32
+    assert_close(recorder.layers[0].double(), expected, 1e-6)
 
 
 @pytest.mark.gpu

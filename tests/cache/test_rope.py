@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from helpers.tiny import assert_close, make_batch, make_examples, relative, tiny_model
 from kava.cache.layers import stack_layers
-from kava.cache.rope import unrotate
+from kava.cache.rope import rerotate, unrotate
 from kava.model.kava import KavaModel
 
 ROTARY = ["llama", "qwen2", "phi", "llama3_rope", "yarn"]
@@ -78,3 +78,14 @@ def test_slots_and_trace_get_their_own_positions() -> None:
             model = tiny_model(kind, kv_rope=choice)
             losses.append(model(make_batch(model, make_examples()))["terms"]["kv"])
         assert (relative(losses[0], losses[1]) > 1e-3) is differs
+
+
+@pytest.mark.parametrize("kind", ["llama", "llama3_rope", "yarn", "gpt2"])
+def test_moved_keys_are_those_of_the_other_position(kind: str) -> None:
+    decoder = tiny_model(kind).backbone.decoder
+    keys = torch.randn(2, 1, 2, 3, 8, generator=torch.Generator().manual_seed(0))
+    source, target = (torch.full((2, 1, 2, 3), position) for position in (7, 3))
+    there = rerotate(decoder, keys, source, target)
+    assert torch.allclose(unrotate(decoder, there, target), unrotate(decoder, keys, source), atol=1e-5)
+    assert torch.allclose(rerotate(decoder, there, target, source), keys, atol=1e-5)
+    assert torch.equal(there, keys) == (kind == "gpt2")

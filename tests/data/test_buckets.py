@@ -119,7 +119,7 @@ def test_the_trace_counts_as_the_method_pads_it() -> None:
 
 @pytest.mark.parametrize("method", ["kava", "simcot", "full_cot", "coconut"])
 def test_padding_changes_no_loss_and_no_gradient(method: str) -> None:
-    """To a bucket far longer in all three parts; what is kept of a trace is the same, bit for bit (tests/model/test_batching.py)."""
+    """To a bucket far longer in all three parts; what is kept of a trace is the same, bit for bit (tests/invariant/test_batching.py)."""
     model, examples = tiny_model(method=method, lora=True), make_examples()
     collator = Collator(model.method, 0, len(PROMPT_IDS), num_latents=LATENTS)
     collator.stage = 1

@@ -1,5 +1,9 @@
 """The backbone's own logits and new-token rows equal what transformers' head and peft's wrappers compute, gradients included."""
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +157,37 @@ def test_masks_and_positions_of_a_left_padded_prefix() -> None:
     assert extended.mask.tolist() == [[False, False, True, True, True, True, False], [True] * 5 + [False, False]]
     shorter = prefix.shortened(2, prefix.last_hidden)
     assert (shorter.length, shorter.next_position.tolist()) == (2, [0, 2])
+
+
+# In a process without the tests' shape checks, which torch cannot trace; one compiler process, because other workers have the other cores.
+COMPILED = """
+import torch
+from torch._dynamo.utils import counters
+
+from helpers.checks import QUESTIONS
+from helpers.tiny import assert_close, gradients, make_batch, make_examples, mini_builder, mini_model
+from kava.generate import Reasoner
+
+torch._inductor.config.compile_threads = 1
+plain, compiled = mini_model(lora=True, layers=1), mini_model(lora=True, layers=1)
+compiled.backbone.compile_passes()
+batch = make_batch(plain, make_examples())
+losses = [model(batch)["loss"] for model in (plain, compiled)]
+assert_close(losses[1], losses[0], 1e-5)
+expected, actual = gradients(plain, losses[0].sum()), gradients(compiled, losses[1].sum())
+for name, gradient in expected.items():
+    assert_close(actual[name], gradient, 1e-4, name)
+answers = [Reasoner(model, mini_builder(), 4, 2).generate(QUESTIONS, max_new_tokens=6) for model in (plain, compiled)]
+assert answers[0] == answers[1]
+assert not counters["graph_break"], counters["graph_break"]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available() and shutil.which("g++") is None, reason="no C++ compiler")
+def test_compiled_passes_give_the_same_losses_gradients_and_answers() -> None:
+    """Adapters included, in one graph each: a pass that falls apart compiles for minutes and gains nothing."""
+    path = os.pathsep.join(str(Path(__file__).parents[2] / folder) for folder in ("src", "tests"))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", COMPILED], env=environment, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]

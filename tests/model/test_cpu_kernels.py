@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers.checks import gradients
@@ -14,7 +13,6 @@ from kava.model import cpu_matmul
 from kava.model.cpu_kernels import _always, fuse_on_cpu
 from kava.model.fused_layer import FusedLayer
 from kava.model.kava import KavaModel
-from kava.model.linear_groups import LinearGroup
 
 LIKE_LLAMA = {"llama", "qwen2", "mistral"}
 
@@ -88,18 +86,6 @@ def test_a_dropout_of_a_layer_s_own_is_left_to_it() -> None:
     assert fuse_on_cpu(fused) == []
 
 
-def test_all_maps_of_a_group_are_computed_together_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of grouped queries the keys' map is narrower: whatever the rows, nothing waits for it afterwards."""
-    wide, narrow = nn.Linear(8, 8), nn.Linear(8, 2)
-    group = LinearGroup([wide, narrow])
-    for rows in range(1, 20):
-        monkeypatch.setattr(cpu_matmul, "MIN_MULTIPLICATIONS", 400)
-        x = torch.randn(rows, 8)
-        torch.testing.assert_close(group.call(0, x), wide(x))
-        torch.testing.assert_close(group.call(1, x), narrow(x))
-        assert group._input is None
-
-
 def _halved(forward: Any) -> Any:
     def run(hidden: torch.Tensor, **options: Any) -> torch.Tensor:
         return hidden + 0.5 * (forward(hidden, **options) - hidden)
@@ -131,18 +117,3 @@ def test_operations_of_a_step() -> None:
     # 2,733 and 2,312 (2026-11-26).
     assert counts[True] < 0.86 * counts[False], counts
     assert counts[True] <= 2350, counts
-
-
-def test_few_rows_and_other_types_take_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny_model("llama")
-    layers = fuse_on_cpu(model)
-    hidden = model.backbone.embed(torch.zeros(1, 4, dtype=torch.long))
-    monkeypatch.setattr(cpu_matmul, "MIN_MULTIPLICATIONS", 2**20)
-    assert not layers[0]._takes(hidden)
-    wide = hidden.repeat(8, 1, 1)
-    assert layers[0]._takes(wide)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert not layers[0]._takes(wide)
-    assert not layers[0]._takes(wide.double())
-    model.backbone.causal_lm.config._attn_implementation = "kava_eager"
-    assert not layers[0]._takes(wide)

@@ -5,6 +5,7 @@ import torch
 
 from helpers.checks import compare
 from helpers.tiny import BACKENDS, KINDS, make_batch, make_examples, tiny_model
+from kava.losses.total import combine
 from kava.methods import METHODS
 from kava.tools.bench.naive import naive_losses, pccot_losses
 
@@ -121,3 +122,26 @@ def test_what_can_run_in_one_pass_does(method: str, attn: str) -> None:
         "coconut": max(batch.num_latents, 1),
     }.get(method, 0)
     assert model.backbone.forward_passes == 1 + latent_passes + (batch.teacher is not None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_total_is_the_weighted_sum_of_the_terms(kind: str) -> None:
+    model = tiny_model(kind)
+    output = model(make_batch(model, make_examples()))
+    terms = output["terms"]
+    by_hand = terms["student_ce"] + terms["teacher_ce"] + 10.0 * terms["codi"] + 1.0 * terms["kv"]
+    assert torch.allclose(output["loss"], by_hand, rtol=1e-6)
+    assert torch.equal(output["loss"], combine(terms, model.settings.weights))
+
+
+def test_with_dropout_a_step_is_a_function_of_the_seed() -> None:
+    model = tiny_model("gpt2").train()
+    for block in model.backbone.decoder.h:
+        block.mlp.dropout.p = 0.5
+    batch = make_batch(model, make_examples())
+    losses = []
+    for seed in (7, 7, 8):
+        torch.manual_seed(seed)
+        losses.append(model(batch)["loss"])
+    assert torch.equal(losses[0], losses[1])
+    assert not torch.allclose(losses[0], losses[2], rtol=1e-3)

@@ -2,17 +2,19 @@
 
 from pathlib import Path
 
+import pytest
+
 from helpers.result_files import make_result, make_row
 from kava.report.group import variants
 from kava.report.paired import paired
 from kava.report.runs import find_runs
-from kava.results import Result, rows_path, write_result, write_rows
+from kava.results import Result, Row, read_rows, rows_path, verified, write_result, write_rows
 
 
-def write(path: Path, correct: int, **overrides: object) -> None:
+def write(path: Path, correct: int, seed: int = 42, **overrides: object) -> None:
     """A result on four questions with its rows."""
     answers = write_rows(rows_path(path), [make_row(number, correct=number < correct) for number in range(4)])
-    result: Result = make_result(correct=correct, total=4, overrides=overrides)
+    result: Result = make_result(seed, correct=correct, total=4, overrides=overrides)
     write_result(path, result.model_copy(update={"answers": answers}))
 
 
@@ -51,3 +53,25 @@ def test_a_second_result_of_the_same_evaluation_is_named_and_left_out(tmp_path: 
     assert [group.aggregate.datasets["gsm8k"].accuracy_mean for group in found.groups] == [0.25]
     (problem,) = found.problems
     assert problem.endswith("results_gsm8k.yaml: results_again.yaml is one of the same run and data set; left out")
+
+
+def test_questions_are_read_once_and_missing_ones_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = [tmp_path / "kava" / f"seed_{seed}" / "results_gsm8k.yaml" for seed in (1, 2)]
+    for seed, path in enumerate(results, 1):
+        write(path, correct=seed, seed=seed)
+    read: list[Path] = []
+
+    def counted(path: Path) -> list[Row]:
+        read.append(path)
+        return read_rows(path)
+
+    monkeypatch.setattr(verified, "read_rows", counted)
+    (group,) = find_runs(tmp_path).groups
+    assert read == [rows_path(path) for path in results]
+    assert {seed: sum(row.correct for row in rows) for seed, rows in group.rows["gsm8k"].items()} == {1: 1, 2: 2}
+    missing = rows_path(results[1])
+    missing.unlink()
+    found = find_runs(tmp_path)
+    assert [(group.aggregate.num_seeds, group.rows) for group in found.groups] == [(2, {})]
+    what = "its accuracy is shown; what needs the questions is not"
+    assert found.problems == [f"per-question file {missing} does not exist; evaluate again to write a new one ({what})"]

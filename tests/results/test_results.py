@@ -19,6 +19,7 @@ from kava.results import (
     dataset_label,
     read_result,
     read_rows,
+    read_verified,
     result_path,
     rows_path,
     verified_result,
@@ -202,13 +203,16 @@ def test_rows_that_are_cut_or_gone_are_noticed(tmp_path, recorded):
     answers = write_rows(rows_path(path), [make_row(0), make_row(1, correct=False)])
     result = make_result(correct=1, total=2).model_copy(update={"answers": answers if recorded else None})
     write_result(path, result)
-    assert [row.id for row in verified_rows(path, verified_result(path))] == ["0", "1"]
+    assert [row.id for row in read_verified(path).needed_rows()] == ["0", "1"]
     whole = rows_path(path).read_text()
     rows_path(path).write_text(whole.splitlines(keepends=True)[0])
     with pytest.raises(UserError, match=r"results_gsm8k.jsonl is not the one that was written with results_gsm8k.yaml"):
         verified_result(path)
     rows_path(path).unlink()
-    assert verified_result(path) == result
+    found = read_verified(path)
+    assert (found.result, found.rows) == (result, None)
+    with pytest.raises(UserError, match=r"results_gsm8k.jsonl does not exist; evaluate again"):
+        found.needed_rows()
     with pytest.raises(UserError, match=r"results_gsm8k.jsonl does not exist; evaluate again"):
         verified_rows(path, result)
 

@@ -67,7 +67,7 @@ def test_a_stage_s_first_step_finds_an_optimizer_that_knows_nothing(trained: Tra
     whole.run()
     plain, other = make_loop(trained, tmp_path / "plain", "cpu", training={"max_steps": 3})
     plain.run()
-    moved, expected = weights(model), [value.item() for value in (s["step"] for s in whole.optimizer.state.values())]
+    moved, expected = weights(model), [value.item() for value in (s["step"] for s in whole.updates.optimizer.state.values())]
     assert expected == [1.0] * len(expected)
     assert any(not torch.equal(value, moved[name]) for name, value in weights(other).items())
     assert [entry["learning_rate"] for entry in entries(whole)] == [entry["learning_rate"] for entry in entries(plain)]
@@ -149,7 +149,7 @@ def test_a_micro_batch_never_waits_for_the_gpu_and_gradients_stay_in_place(train
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert held == {name: value.grad.data_ptr() for name, value in own.model.named_parameters() if value.grad is not None}
-    assert loop.optimizer.param_groups[0]["fused"]
+    assert loop.updates.optimizer.param_groups[0]["fused"]
 
 
 def test_a_step_keeps_no_graph_of_its_losses() -> None:

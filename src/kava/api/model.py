@@ -18,7 +18,7 @@ from kava.checkpoint.publish import push, results_beside, save_with_card
 from kava.config import Config
 from kava.errors import UserError
 from kava.explain.thoughts import Thoughts, think
-from kava.generate import Generation
+from kava.generate import Generation, Reasoner
 from kava.results import Result
 from kava.runtime.device import choose_device
 
@@ -108,19 +108,7 @@ class Model:
         reasoner, limit = self.trained.reasoner(), max_new_tokens or self.config.evaluation.max_new_tokens
         reasoner.require_room([reasoner.builder.question_ids(asked[0])], limit, use_latent)
         self.trained.model.eval()
-        return self._pieces(reasoner, asked[0], limit, use_latent)
-
-    @torch.no_grad()
-    def _pieces(self, reasoner: Any, question: str, max_new_tokens: int, use_latent: bool) -> Iterator[str]:
-        prefix, logits, _ = reasoner.start([reasoner.builder.question_ids(question)], use_latent)
-        ids: list[int] = []
-        pieces = StableText()
-        for _, tokens, _ in reasoner.tokens(prefix, logits, max_new_tokens):
-            ids.append(int(tokens))
-            if piece := pieces.of(reasoner.builder.text(ids)):
-                yield piece
-        if rest := pieces.rest(reasoner.builder.text(ids)):
-            yield rest
+        return _pieces(reasoner, asked[0], limit, use_latent)
 
     def think(self, questions: str | Sequence[str], top_k: int = 1) -> Thoughts:
         """Compute the latents without answering: hidden states, keys, values and decoded tokens of each latent after each iteration.
@@ -200,3 +188,13 @@ def _questions(questions: str | Sequence[str]) -> list[str]:
         if not isinstance(question, str) or not question.strip():
             raise UserError(f"question {number} is {question!r}; ask with a text that is not empty")
     return asked
+
+
+def _pieces(reasoner: Reasoner, question: str, max_new_tokens: int, use_latent: bool) -> Iterator[str]:
+    text, pieces = "", StableText()
+    for ids, _ in reasoner.stream(question, max_new_tokens, use_latent):
+        text = reasoner.builder.text(ids)
+        if piece := pieces.of(text):
+            yield piece
+    if rest := pieces.rest(text):
+        yield rest

@@ -1,25 +1,22 @@
 """`kava compare`."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
+from kava.commands.options import IncludePartial, Positional, report_left_out
 
 
 @dataclass
 class Compare:
     """Compare results with the reference numbers: ours, the reference, the difference, and whether it is within the guide's 2 points."""
 
-    input_dir: Annotated[str, tyro.conf.Positional] = "outputs"
+    input_dir: Positional[str] = "outputs"
     """Directory with the runs; every aggregated_results.yaml below it is read."""
     reference: Literal["paper", "guide"] = "paper"
     """Reference numbers to compare with; the two sources differ in some places."""
-    include_partial: bool = False
-    """Include quick tests and evaluations limited by max_samples, marked in every format (default: leave them out and list them)."""
+    include_partial: IncludePartial = False
 
     def run(self) -> None:
-        import sys
-
         from rich.console import Console
 
         from kava.report.aggregate_file import find_aggregates
@@ -29,8 +26,7 @@ class Compare:
 
         reference = load_reference()
         found, problems = find_aggregates(self.input_dir, self.include_partial)
-        for problem in problems:
-            print(f"kava: left out: {problem}", file=sys.stderr)
+        report_left_out(problems)
         cells = compare([(name, aggregate) for _, name, aggregate in found], reference, self.reference)
         console = Console(highlight=False)
         if cells:

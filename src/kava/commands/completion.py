@@ -1,9 +1,11 @@
 """`kava completion`."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import tyro
+
+from kava.commands.options import Positional
 
 
 @dataclass
@@ -13,7 +15,7 @@ class Completion:
     eval "$(kava completion bash)"      in ~/.bashrc (zsh: in ~/.zshrc; fish: kava completion fish | source)
     """
 
-    shell: Annotated[Literal["bash", "zsh", "fish"], tyro.conf.Positional] = "bash"
+    shell: Positional[Literal["bash", "zsh", "fish"]] = "bash"
     """Shell to print the script for."""
 
     commands: ClassVar[dict[str, tuple[str, str, str]]] = {}

@@ -1,11 +1,12 @@
 """`kava demo`, which `make demo` calls."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+
+from kava.commands.options import Overridable, output_directory
 
 
 @dataclass
-class Demo:
+class Demo(Overridable):
     """Run the mini experiment: pretrain a small teacher, train no-CoT, full CoT and KaVa, evaluate them, and decode the latents."""
 
     output_dir: str | None = None
@@ -13,12 +14,7 @@ class Demo:
     quick_test: bool = False
     """Run only a few steps."""
 
-    overrides: ClassVar[dict[str, Any]] = {}
-
     def run(self) -> int:
-        from pathlib import Path
-
         from kava.experiment.demo import demo
 
-        output_dir = Path(self.output_dir or f"outputs/demo{'_quick_test' if self.quick_test else ''}")
-        return demo(output_dir, self.quick_test, self.overrides)
+        return demo(output_directory(self.output_dir, "demo", self.quick_test), self.quick_test, self.overrides)

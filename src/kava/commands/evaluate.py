@@ -1,11 +1,12 @@
 """`kava evaluate`, `python evaluate.py`."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+
+from kava.commands.options import Overridable
 
 
 @dataclass
-class Evaluate:
+class Evaluate(Overridable):
     """Measure accuracy, forward passes, tokens and seconds per question of a checkpoint on a data set."""
 
     checkpoint_dir: str | None = None
@@ -30,8 +31,6 @@ class Evaluate:
     """Evaluate at most twenty questions."""
     no_latent: bool = False
     """Write the chain of thought instead of reasoning in latents."""
-
-    overrides: ClassVar[dict[str, Any]] = {}
 
     def run(self) -> None:
         from pathlib import Path

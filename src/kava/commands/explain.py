@@ -2,17 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Literal
 
-import tyro
+from kava.commands.options import Checkpoint, Overridable, Positional
 
 
 @dataclass
-class Explain:
+class Explain(Overridable):
     """Analyse what the latents of a checkpoint encode; the results are written as JSON and as figures."""
 
-    checkpoint: Annotated[str, tyro.conf.Positional]
-    """A checkpoint, or the directory of a run that has a best_checkpoint."""
+    checkpoint: Positional[Checkpoint]
     question: tuple[str, ...] = ()
     """Your own questions."""
     dataset: str | None = None
@@ -27,8 +26,6 @@ class Explain:
     """Where explanation.json and the figures go (default: explain/ in the directory of the run)."""
     figures: Literal["png", "svg", "pdf", "none"] = "png"
     """Format of the figures."""
-
-    overrides: ClassVar[dict[str, Any]] = {}
 
     def run(self) -> None:
         from kava.checkpoint import checkpoint_directory, open_checkpoint, results_directory

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from kava.commands.options import IncludePartial, report_left_out
+
 
 @dataclass
 class FormatResults:
@@ -15,12 +17,9 @@ class FormatResults:
     """CSV file to write, for a spreadsheet."""
     standalone: bool = False
     """Make the LaTeX file a document that compiles by itself."""
-    include_partial: bool = False
-    """Include quick tests and evaluations limited by max_samples, marked in every format (default: leave them out and list them)."""
+    include_partial: IncludePartial = False
 
     def run(self) -> None:
-        import sys
-
         from kava.errors import UserError
         from kava.report.aggregate_file import find_aggregates
         from kava.report.group import Group
@@ -33,8 +32,7 @@ class FormatResults:
         if self.output_latex is None and self.output_csv is None:
             raise UserError("nothing to write: give --output_latex FILE, --output_csv FILE or both")
         found, problems = find_aggregates(self.input_dir, self.include_partial)
-        for problem in problems:
-            print(f"kava: left out: {problem}", file=sys.stderr)
+        report_left_out(problems)
         latex = render_latex([Group(aggregate.model_name, aggregate) for _, _, aggregate in found], load_reference(), self.standalone)
         table = as_csv(numbers_table((file.as_posix(), name, aggregate) for file, name, aggregate in found))
         for path, text in ((self.output_latex, latex), (self.output_csv, table)):

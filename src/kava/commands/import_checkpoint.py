@@ -1,18 +1,18 @@
 """`kava import`."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
+from kava.commands.options import Positional
 
 
 @dataclass
 class ImportCheckpoint:
     """Convert a checkpoint of PCCoT (peft adapter, pccot_args.json, prj weights) or CODI (one state dict) to a kava checkpoint."""
 
-    source: Annotated[str, tyro.conf.Positional]
+    source: Positional[str]
     """Directory of the checkpoint, as published."""
-    output_dir: Annotated[str, tyro.conf.Positional]
+    output_dir: Positional[str]
     """Where to write the kava checkpoint: merged full weights, projection, tokenizer, configuration."""
     base: str | None = None
     """Base model, hub name or directory (required for CODI; PCCoT's adapter names its own)."""

@@ -2,17 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Literal
+
+from kava.commands.options import Checkpoint, Overridable
 
 
 @dataclass
-class Inference:
+class Inference(Overridable):
     """Ask a trained model, in a terminal session or in batches. Any configuration field can be overridden: --model.name DIRECTORY
     sets where the base model is now.
     """
 
-    checkpoint: str
-    """A checkpoint, or the directory of a run that has a best_checkpoint."""
+    checkpoint: Checkpoint
     config: str | None = None
     """Configuration that the checkpoint was trained with; it is checked against the checkpoint's own."""
     mode: Literal["interactive", "batch"] = "interactive"
@@ -31,8 +32,6 @@ class Inference:
     """Sampling temperature; 0 is greedy decoding."""
     max_new_tokens: int | None = None
     """Maximum number of tokens per answer (default: evaluation.max_new_tokens)."""
-
-    overrides: ClassVar[dict[str, Any]] = {}
 
     def run(self) -> None:
         from kava.checkpoint import open_checkpoint

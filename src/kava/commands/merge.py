@@ -1,18 +1,17 @@
 """`kava merge`."""
 
 from dataclasses import dataclass
-from typing import Annotated
 
-import tyro
+from kava.commands.options import Positional
 
 
 @dataclass
 class Merge:
     """Merge a checkpoint's LoRA adapter into its base model. The result is a plain transformers model and also a full-weight checkpoint."""
 
-    checkpoint: Annotated[str, tyro.conf.Positional]
+    checkpoint: Positional[str]
     """A checkpoint, the directory of a run, or a hub name."""
-    output_dir: Annotated[str, tyro.conf.Positional]
+    output_dir: Positional[str]
     """Where to write the merged model."""
 
     def run(self) -> None:

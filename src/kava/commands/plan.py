@@ -1,22 +1,22 @@
 """`kava plan`."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
-import tyro
+from kava.commands.options import Overridable, Positional
 
 if TYPE_CHECKING:
     from kava.tools.plan import planner
 
 
 @dataclass
-class Plan:
+class Plan(Overridable):
     """Estimate whether a configuration fits a GPU, with which batch size, and how long it takes, from shapes; no weights are loaded.
 
     kava plan configs/llama3b_aug.yaml --gpu-memory 24
     """
 
-    configs: tyro.conf.Positional[tuple[str, ...]] = ()
+    configs: Positional[tuple[str, ...]] = ()
     """Configurations: files, or names in configs/."""
     gpu_memory: tuple[float, ...] = (24.0, 40.0, 80.0)
     """Memory of the GPU in GB; several values give several plans."""
@@ -44,8 +44,6 @@ class Plan:
     """Also write the plans to this JSON file."""
     check: tuple[int, ...] = ()
     """Make no plan: measure peak memory on this CPU with these batch sizes and compare it with the estimate (SmolLM2-135M's shape)."""
-
-    overrides: ClassVar[dict[str, Any]] = {}
 
     def run(self) -> None:
         from kava.errors import UserError, at_least

@@ -1,25 +1,21 @@
 """`kava play`."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
 
-import tyro
+from kava.commands.options import Checkpoint, Overridable, Positional
 
 
 @dataclass
-class Play:
+class Play(Overridable):
     """Serve a local web page to ask a trained model, watch its latents, and change T and M."""
 
-    checkpoint: Annotated[str, tyro.conf.Positional]
-    """A checkpoint, or the directory of a run that has a best_checkpoint."""
+    checkpoint: Positional[Checkpoint]
     dataset: str | None = None
     """Source of the sample questions: a name in evaluation.datasets (default: the first), a file, a directory or a hub name."""
     max_samples: int = 200
     """Number of sample questions for measuring settings of M and T."""
     port: int | None = None
     """Port on the loopback address (default: the first free port from 7860 on)."""
-
-    overrides: ClassVar[dict[str, Any]] = {}
 
     def run(self) -> None:
         from kava.checkpoint import open_checkpoint

@@ -1,26 +1,23 @@
 """`kava report`."""
 
 from dataclasses import dataclass
-from typing import Annotated
 
-import tyro
+from kava.commands.options import IncludePartial, Positional, report_left_out
 
 
 @dataclass
 class Report:
     """Write one self-contained HTML page of all results below a directory: tables, figures, explanations, provenance."""
 
-    input_dir: Annotated[str, tyro.conf.Positional] = "outputs"
+    input_dir: Positional[str] = "outputs"
     """Directory with the runs."""
     output: str | None = None
     """HTML file to write (default: report.html in that directory)."""
     title: str | None = None
     """Title of the page (default: the directory's name)."""
-    include_partial: bool = False
-    """Include quick tests and evaluations limited by max_samples, marked in every format (default: leave them out and list them)."""
+    include_partial: IncludePartial = False
 
     def run(self) -> None:
-        import sys
         from pathlib import Path
 
         from kava.report.page import render_page
@@ -28,8 +25,7 @@ class Report:
         from kava.results import write_text
 
         found = find_runs(self.input_dir, self.include_partial)
-        for problem in found.problems:
-            print(f"kava: left out: {problem}", file=sys.stderr)
+        report_left_out(found.problems)
         path = Path(self.output or Path(self.input_dir) / "report.html")
         text = render_page(found, self.title or Path(self.input_dir).resolve().name)
         write_text(path, text)

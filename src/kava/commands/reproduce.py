@@ -1,19 +1,18 @@
 """`kava reproduce`: a whole suite, from pretraining to tables."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
 
-import tyro
+from kava.commands.options import Overridable, Positional, output_directory
 
 
 @dataclass
-class Reproduce:
+class Reproduce(Overridable):
     """Run a suite (methods x data sets x seeds) and make its tables. Finished steps are skipped, unfinished ones continue.
 
     Any configuration field can be overridden for all runs: --training.max_steps 100.
     """
 
-    suite: Annotated[str, tyro.conf.Positional]
+    suite: Positional[str]
     """A suite file, or its name in suites/."""
     output_dir: str | None = None
     """Directory for the runs and tables (default: outputs/<suite>)."""
@@ -32,11 +31,7 @@ class Reproduce:
     tables_only: bool = False
     """Only make the tables from existing results; run nothing."""
 
-    overrides: ClassVar[dict[str, Any]] = {}
-
     def run(self) -> int:
-        from pathlib import Path
-
         from kava.errors import at_least
         from kava.experiment.multi_seed import read_seeds
         from kava.experiment.reproduce import reproduce
@@ -44,7 +39,7 @@ class Reproduce:
 
         at_least(0, parallel=self.parallel)
         path = suite_path(self.suite)
-        output_dir = Path(self.output_dir or f"outputs/{path.stem}{'_quick_test' if self.quick_test else ''}")
+        output_dir = output_directory(self.output_dir, path.stem, self.quick_test)
         return reproduce(
             path, output_dir, self.overrides, seeds=read_seeds(self.seeds), variants=self.variants, runs=self.runs,
             datasets=self.datasets, parallel=self.parallel, quick_test=self.quick_test, tables_only=self.tables_only,

@@ -1,15 +1,16 @@
 """`kava run-multi-seed`, `python run_multi_seed.py`."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
+
+from kava.commands.options import Overridable, output_directory
 
 if TYPE_CHECKING:
     from kava.experiment.multi_seed import Plan
 
 
 @dataclass
-class RunMultiSeed:
+class RunMultiSeed(Overridable):
     """Train and evaluate each seed, then aggregate. Finished steps are skipped, unfinished ones continue. Any configuration field
     can be overridden: --training.batch_size 64.
 
@@ -35,8 +36,6 @@ class RunMultiSeed:
     """Trackers to log to: tensorboard, wandb, trackio; --report_to without a name: none."""
     aggregate: bool = True
     """Write aggregated_results.{yaml,json}; use --no_aggregate if each seed is a separate job."""
-
-    overrides: ClassVar[dict[str, Any]] = {}
 
     def run(self) -> int:
         from rich.console import Console
@@ -80,7 +79,7 @@ class RunMultiSeed:
             raise UserError("--seeds: give at least one seed")
         path = config_path(self.config)
         name = checked_name(path.stem, "configuration")
-        output_dir = Path(self.output_dir or f"outputs/{name}{'_quick_test' if self.quick_test else ''}_multi_seed")
+        output_dir = output_directory(self.output_dir, name, self.quick_test, "_multi_seed")
         plan = make_plan(path, name, output_dir, seeds, self.overrides, short=self.quick_test, datasets=self.datasets)
         plan.train_flags.extend([] if self.report_to == ("tensorboard",) else ["--report_to", *self.report_to])
         plan.train_flags.extend(["--use_wandb"] if self.use_wandb else [])

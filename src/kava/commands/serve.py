@@ -1,20 +1,18 @@
 """`kava serve`."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
 
-import tyro
+from kava.commands.options import Checkpoint, Overridable, Positional
 
 
 @dataclass
-class Serve:
+class Serve(Overridable):
     """Serve a trained model through an OpenAI-compatible API: POST /v1/chat/completions, /v1/completions.
 
     kava serve builtin:mini
     """
 
-    checkpoint: Annotated[str, tyro.conf.Positional]
-    """A checkpoint, or the directory of a run that has a best_checkpoint."""
+    checkpoint: Positional[Checkpoint]
     name: str | None = None
     """Model name in the API (default: the checkpoint as given)."""
     host: str = "127.0.0.1"
@@ -29,8 +27,6 @@ class Serve:
     """Maximum number of waiting questions; further requests get an error and should be retried later."""
     shutdown_seconds: int = 10
     """Seconds that answers in progress may still take when the server shuts down."""
-
-    overrides: ClassVar[dict[str, Any]] = {}
 
     def run(self) -> None:
         from kava.checkpoint import open_checkpoint

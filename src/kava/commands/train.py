@@ -1,7 +1,9 @@
 """`kava train`, `python train.py`."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
+
+from kava.commands.options import Overridable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -11,7 +13,7 @@ QUICK_TEST_DIR = "checkpoints/test"
 
 
 @dataclass
-class Train:
+class Train(Overridable):
     """Train one method with one seed. Any configuration field can be overridden: --training.batch_size 64."""
 
     config: str | None = None
@@ -30,8 +32,6 @@ class Train:
     """Continue from the newest checkpoint in output_dir."""
     overwrite: bool = False
     """Delete the existing run in output_dir and start again."""
-
-    overrides: ClassVar[dict[str, Any]] = {}
 
     def run(self) -> int:
         from kava.config import config_path, load_config

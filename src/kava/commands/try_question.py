@@ -1,16 +1,15 @@
 """`kava try`."""
 
 from dataclasses import dataclass
-from typing import Annotated
 
-import tyro
+from kava.commands.options import Positional
 
 
 @dataclass
 class FirstAnswer:
     """Ask the trained mini model of the package one question; show what its latents decode to and the chain of thought it writes."""
 
-    question: Annotated[str | None, tyro.conf.Positional] = None
+    question: Positional[str | None] = None
     """Your own question (default: an example)."""
     checkpoint: str = "builtin:mini"
     """A checkpoint of a method with latents, or the directory of a run that has a best_checkpoint."""

@@ -58,14 +58,6 @@ def extract_answer(text: str, answer_prompt: str, *, after_prompt: bool = False)
     return _signed(numbers[-1]) if numbers else None
 
 
-def parse_number(text: str) -> Decimal | None:
-    """Return the value of a text that is a single number; None if it is not a number or has no exact decimal form (``1/3``)."""
-    value = _exact(text)
-    if value is None or isinstance(value, Decimal):
-        return value
-    return _terminating(value)
-
-
 def answers_equal(a: str | None, b: str) -> bool:
     """Return whether both texts are numbers with the same exact value: 18, 18.0, $18 and 1.8e1 agree, and so do 1/3 and 2/6."""
     left, right = None if a is None else _exact(a), _exact(b)

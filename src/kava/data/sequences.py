@@ -48,10 +48,6 @@ class EncodedExample:
         steps = self.steps[:-1] if drop_last_step else self.steps
         return [token for step in steps for token in step]
 
-    @property
-    def length(self) -> int:
-        return len(self.question) + sum(map(len, self.steps)) + len(self.answer)
-
 
 class SequenceBuilder:
     """Converts examples to token ids with one tokenizer and one wording.

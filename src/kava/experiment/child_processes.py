@@ -134,7 +134,11 @@ def _wait(child: "subprocess.Popen[bytes]", log: Path, start: int, watch: Callab
 
 
 def _tail(log: Path, start: int) -> str:
-    with log.open("rb") as file:
-        file.seek(max(start, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-        text = file.read().decode("utf-8", errors="replace")
-    return "\n".join(text.splitlines()[-TAIL_LINES:])
+    return "\n".join(read_end(log, TAIL_BYTES, start).splitlines()[-TAIL_LINES:])
+
+
+def read_end(path: Path, most: int, start: int = 0) -> str:
+    """Return the last bytes of a file as text: at most `most`, and none before `start`."""
+    with path.open("rb") as file:
+        file.seek(max(start, file.seek(0, os.SEEK_END) - most))
+        return file.read().decode("utf-8", errors="replace")

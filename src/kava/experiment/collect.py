@@ -11,10 +11,9 @@ from rich.console import Console
 
 from kava.errors import UserError
 from kava.experiment.multi_seed import Plan, read_plan_result
-from kava.report.aggregate import SeedResults
 from kava.report.aggregate_file import AGGREGATE_JSON, AGGREGATE_YAML, Aggregate, read_aggregates, write_aggregates
 from kava.report.group import Group, group_of
-from kava.results import Result, result_path
+from kava.results import Verified, result_path
 
 
 def collect_all(plans: Mapping[tuple[str, str], Plan], path: str, console: Console) -> dict[tuple[str, str], Group]:
@@ -38,25 +37,25 @@ def collect(plan: Plan, path: str, model_name: str | None = None) -> tuple[Group
         path: name of the group in tables.
         model_name: as in `combine`.
     """
-    results: dict[int, dict[str, Result]] = {seed: {} for seed in plan.seeds}
+    results: dict[str, dict[str, Verified]] = {str(plan.seed_dir(seed)): {} for seed in plan.seeds}
     problems, unfinished = [], []
     for dataset in plan.datasets:
         if not all(result_path(plan.seed_dir(seed), dataset).exists() for seed in plan.seeds):
             unfinished.append(dataset)
             continue
         try:
-            found = {seed: read_plan_result(plan, seed, dataset, plan.fingerprint) for seed in plan.seeds}
+            found = {str(plan.seed_dir(seed)): read_plan_result(plan, seed, dataset, plan.fingerprint) for seed in plan.seeds}
         except UserError as error:
             problems.append(str(error))
             continue
-        for seed, result in found.items():
-            results[seed][dataset] = result
+        for directory, verified in found.items():
+            results[directory][dataset] = verified
     if unfinished:
         problems.append(f"{plan.output_dir}: not every seed is done on {', '.join(unfinished)}")
     if not any(results.values()):
         return None, problems
     try:
-        group, more = group_of(path, [SeedResults(str(plan.seed_dir(seed)), own) for seed, own in results.items()], model_name)
+        group, more = group_of(path, results, model_name)
     except UserError as error:
         return None, [*problems, str(error)]
     return group, problems + more

@@ -1,7 +1,9 @@
 """`make demo`: run the suite `demo`, then print a few worked questions, what the latents decode to, and a verdict."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.console import Console
@@ -12,12 +14,23 @@ from kava.checkpoint import open_checkpoint
 from kava.config import config_path, load_config
 from kava.experiment.reproduce import Reproduced, reproduce
 from kava.experiment.suite import suite_path
-from kava.experiment.verdict import Measured, alone_ms, verdict
 from kava.explain.readout import read_latents
-from kava.results import BEST_CHECKPOINT, read_result, read_rows, result_path, rows_path
+from kava.results import BEST_CHECKPOINT
 from kava.train.prepare import resolve_base
 
 QUESTIONS = 4
+ASKED_ALONE = 20
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One method on the test questions: accuracy (a fraction) with its 95 % interval, forward passes and milliseconds per question."""
+
+    accuracy: float
+    interval: tuple[float, float]
+    forward_passes: float
+    alone_ms: float
+    together_ms: float
 
 
 def demo(output_dir: Path, quick_test: bool, overrides: dict[str, Any]) -> int:
@@ -31,7 +44,8 @@ def demo(output_dir: Path, quick_test: bool, overrides: dict[str, Any]) -> int:
         # Prepare the base model with all cores, before the methods share them.
         resolve_base(load_config(config_path("mini"), overrides))
     outcome = reproduce(suite_path("demo"), output_dir, overrides, quick_test=quick_test)
-    if outcome.exit_code == 0:
+    # A run that was left out of the tables has been named already.
+    if outcome.exit_code == 0 and outcome.groups.keys() == outcome.plans.keys():
         _worked_questions(outcome, console)
         _verdict(outcome, overrides, console)
         _paths(outcome, console)
@@ -43,7 +57,7 @@ def _worked_questions(outcome: Reproduced, console: Console) -> None:
     runs = {run: plan for (_, run), plan in outcome.plans.items()}
     seed = runs["kava"].seeds[0]
     dataset = next(iter(runs["kava"].datasets))
-    rows = {run: {r.id: r for r in read_rows(rows_path(result_path(plan.seed_dir(seed), dataset)))} for run, plan in runs.items()}
+    rows = {run: {row.id: row for row in outcome.groups["all", run].rows[dataset][seed]} for run in runs}
     trained = open_checkpoint(runs["kava"].seed_dir(seed) / BEST_CHECKPOINT)
     reasoner = trained.reasoner()
     console.print("\n[bold]Worked questions[/bold]")
@@ -76,13 +90,13 @@ def _verdict(outcome: Reproduced, overrides: dict[str, Any], console: Console) -
 
 
 def _measure(outcome: Reproduced, run: str) -> Measured:
-    plan = outcome.plans["all", run]
-    dataset, seed_dir = next(iter(plan.datasets)), plan.seed_dir(plan.seeds[0])
-    metrics = read_result(result_path(seed_dir, dataset)).metrics
-    questions = [row.question for row in read_rows(rows_path(result_path(seed_dir, dataset)))]
-    alone, together = alone_ms(seed_dir / BEST_CHECKPOINT, questions), 1000 * metrics.seconds_per_question
-    low, high = metrics.accuracy_ci95
-    return Measured(metrics.accuracy, (low, high), metrics.forward_passes, alone, together)
+    plan, group = outcome.plans["all", run], outcome.groups["all", run]
+    dataset, seed = next(iter(plan.datasets)), plan.seeds[0]
+    values = next(values for values in group.aggregate.datasets[dataset].per_seed if values.seed == seed)
+    questions = [row.question for row in group.rows[dataset][seed]]
+    alone, together = alone_ms(plan.seed_dir(seed) / BEST_CHECKPOINT, questions), 1000 * values.seconds_per_question
+    low, high = values.accuracy_ci95
+    return Measured(values.accuracy, (low, high), values.forward_passes, alone, together)
 
 
 def _paths(outcome: Reproduced, console: Console) -> None:
@@ -91,5 +105,37 @@ def _paths(outcome: Reproduced, console: Console) -> None:
         console.print(
             f"  {plan.seed_dir(plan.seeds[0])}/   {run}: {BEST_CHECKPOINT}/, results_*.yaml and .jsonl, train.log, logs/ (TensorBoard)"
         )
-    best = outcome.plans["all", "kava"].seed_dir(outcome.plans["all", "kava"].seeds[0]) / BEST_CHECKPOINT
-    console.print(f"\nAsk it yourself:  kava inference --checkpoint {Path(best)} --mode interactive", soft_wrap=True)
+    plan = outcome.plans["all", "kava"]
+    console.print(
+        f"\nAsk it yourself:  kava inference --checkpoint {plan.seed_dir(plan.seeds[0]) / BEST_CHECKPOINT} --mode interactive",
+        soft_wrap=True,
+    )
+
+
+def alone_ms(checkpoint: Path, questions: list[str]) -> float:
+    """Return the median milliseconds per question at batch size 1, after one warm-up question."""
+    trained = open_checkpoint(checkpoint)
+    reasoner, most = trained.reasoner(), trained.config.evaluation.max_new_tokens
+    milliseconds = []
+    for question in [questions[0], *questions[:ASKED_ALONE]]:
+        started = time.perf_counter()
+        reasoner.generate([question], max_new_tokens=most)
+        milliseconds.append(1000 * (time.perf_counter() - started))
+    return median(milliseconds[1:])
+
+
+def verdict(no_cot: Measured, full_cot: Measured, kava: Measured, chance: float) -> str:
+    """Return one sentence: whether KaVa reasons without writing, how close it comes to full CoT, and at what cost."""
+    figures = (
+        f"{_percent(kava.accuracy)} with {kava.forward_passes:.0f} forward passes and {kava.alone_ms:.0f} ms a question, against "
+        f"{_percent(full_cot.accuracy)}, {full_cot.forward_passes:.0f} passes and {full_cot.alone_ms:.0f} ms with a written chain, "
+        f"{_percent(no_cot.accuracy)} with none, and {_percent(chance)} by guessing"
+    )
+    if kava.interval[0] <= max(no_cot.interval[1], chance):
+        return f"KaVa has not learned to reason here: {figures}."
+    near = kava.interval[1] >= full_cot.interval[0]
+    return f"KaVa reasons without writing{', as well as in words' if near else ', not quite as well as in words'}: {figures}."
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"

@@ -27,12 +27,12 @@ from kava.results import (
     BEST_CHECKPOINT,
     TRAINING_DONE,
     Result,
+    Verified,
     checked_name,
     dataset_label,
     read_result,
+    read_verified,
     result_path,
-    verified_result,
-    verified_rows,
 )
 from kava.runtime.atomic import verify
 from kava.runtime.lock import LOCK_FILE, locked
@@ -131,7 +131,7 @@ def read_seeds(words: Sequence[str]) -> list[int]:
     return [int(word) for word in seeds]
 
 
-def read_plan_result(plan: Plan, seed: int, dataset: str, fingerprint: str | None) -> Result:
+def read_plan_result(plan: Plan, seed: int, dataset: str, fingerprint: str | None) -> Verified:
     """Read a result of a plan and check that it belongs to the plan.
 
     Args:
@@ -141,8 +141,9 @@ def read_plan_result(plan: Plan, seed: int, dataset: str, fingerprint: str | Non
         UserError: the result or its rows are missing or broken, or belong to another checkpoint, configuration, seed or data set.
     """
     path = result_path(plan.seed_dir(seed), dataset)
-    result = verified_result(path)
-    verified_rows(path, result)
+    verified = read_verified(path)
+    verified.needed_rows()
+    result = verified.result
     if result.dataset != dataset or result.data.asked not in (None, plan.datasets[dataset]):
         raise UserError(f"result file {path} was measured on {result.data.asked or result.dataset}, not on {dataset}; evaluate again")
     if result.run.seed != seed:
@@ -150,7 +151,7 @@ def read_plan_result(plan: Plan, seed: int, dataset: str, fingerprint: str | Non
     if fingerprint not in (None, result.run.config_fingerprint):
         cure = f"run it again in another directory, or give the settings that {plan.seed_dir(seed)} was run with"
         raise UserError(f"result file {path} is of another configuration than {plan.name}'s; {cure}")
-    return result
+    return verified
 
 
 @dataclass
@@ -278,6 +279,6 @@ class _Seed:
     def _finished_result(self, dataset: str) -> Result | None:
         """Return the result on a data set; None unless it and its rows are complete and match this run's checkpoint and the plan's data."""
         try:
-            return read_plan_result(self.plan, self.seed, dataset, self._training_fingerprint())
+            return read_plan_result(self.plan, self.seed, dataset, self._training_fingerprint()).result
         except UserError:
             return None

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from kava.experiment.child_processes import PROGRESS, visible_gpus
+from kava.experiment.child_processes import PROGRESS, read_end, visible_gpus
 from kava.experiment.multi_seed import RUN_LOG, Plan, exit_code, run_plans
 from kava.results import TRAINING_DONE
 
@@ -77,8 +77,6 @@ def _state(directory: Path) -> tuple[RenderableType, str]:
 
 def _last_line(path: Path) -> str:
     try:
-        with path.open("rb") as stream:
-            stream.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-            return stream.read().decode("utf-8", errors="replace").strip().rpartition("\n")[2]
+        return read_end(path, _TAIL_BYTES).strip().rpartition("\n")[2]
     except OSError:
         return ""

@@ -2,9 +2,9 @@
 
 from kava.losses.distance import DISTANCES
 from kava.losses.hidden import codi_loss
-from kava.losses.kv import Parts, kv_loss
+from kava.losses.kv import kv_loss
 from kava.losses.steps import step_loss
 from kava.losses.token import token_cross_entropy
-from kava.losses.total import LossTerms, combine
+from kava.losses.total import combine
 
-__all__ = ["DISTANCES", "LossTerms", "Parts", "codi_loss", "combine", "kv_loss", "step_loss", "token_cross_entropy"]
+__all__ = ["DISTANCES", "codi_loss", "combine", "kv_loss", "step_loss", "token_cross_entropy"]

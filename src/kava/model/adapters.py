@@ -167,7 +167,7 @@ class _Adapt(torch.autograd.Function):
             rows, ups, ctx.scales, hidden.split(ctx.ranks, 1), to_hidden.split(ctx.ranks, 1), strict=True
         ):
             torch.addmm(place, row, up, beta=0, alpha=scale, out=place)
-            to_ups.append(_weight_gradient(row, low, ctx.trained_dtype, scale))
+            to_ups.append(_weight_gradient(row, low, ctx.trained_dtype, up, scale))
         to_downs = _weight_gradient(to_hidden, dropped, ctx.trained_dtype).split(ctx.ranks)
         to_input = None
         if ctx.needs_input_grad[0]:
@@ -183,15 +183,18 @@ class _Adapt(torch.autograd.Function):
         return to_input, None, None, None, *trained
 
 
-def _weight_gradient(rows: Tensor, inputs: Tensor, dtype: torch.dtype, scale: float | None = None) -> Tensor:
-    """scale rows^T inputs in the dtype of the trained weights; on a GPU without rounding to half precision in between."""
-    place = rows.new_empty(rows.shape[1], inputs.shape[1], dtype=dtype if rows.is_cuda else rows.dtype)
-    if place.dtype != rows.dtype:
-        gradient: Tensor = torch.ops.aten.addmm.dtype(place, rows.T, inputs, dtype, beta=0, alpha=1.0 if scale is None else scale)
+def _weight_gradient(rows: Tensor, inputs: Tensor, dtype: torch.dtype, weight: Tensor | None = None, scale: float = 1.0) -> Tensor:
+    """scale rows^T inputs in the dtype of the trained weights; on a GPU without rounding to half precision in between.
+
+    `weight` is any tensor of the result's shape in the dtype of `rows`; it is needed where there is a scale.
+    """
+    if rows.is_cuda and dtype == torch.float32 != rows.dtype:
+        place = rows.new_empty(rows.shape[1], inputs.shape[1], dtype=dtype)
+        gradient: Tensor = torch.ops.aten.addmm.dtype(place, rows.T, inputs, dtype, beta=0, alpha=scale)
         return gradient
-    if scale is None:
+    if weight is None:
         return transposed_matmul(rows, inputs).to(dtype)
-    return torch.addmm(place, rows.T, inputs, beta=0, alpha=scale, out=place).to(dtype)
+    return torch.addmm(weight, rows.T, inputs, beta=0, alpha=scale).to(dtype)
 
 
 def _as(tensor: Tensor | None, dtype: torch.dtype) -> Any:

@@ -49,6 +49,9 @@ def stored_dtype(config: Config, on_gpu: bool) -> torch.dtype:
     return torch.bfloat16 if on_gpu and config.lora.enabled and config.system.mixed_precision == "bf16" else torch.float32
 
 
+_OTHER_BACKEND = "model '{base}' cannot run with model.attn_implementation {backend}; set it to eager"
+
+
 def load_base(base: str, config: Config, device: str | torch.device = "cpu") -> Any:
     """Load a published base model with this project's attention backend, on the CPU.
 
@@ -73,7 +76,11 @@ def load_base(base: str, config: Config, device: str | torch.device = "cpu") -> 
     published = {"trust_remote_code": remote, "revision": revision}
 
     def load() -> Any:
-        check_architecture(base, AutoConfig.from_pretrained(base, **published))
+        shape = AutoConfig.from_pretrained(base, **published)
+        check_architecture(base, shape)
+        if backend == "sdpa" and getattr(shape.get_text_config(), "attn_logit_softcapping", None) is not None:
+            # transformers 5.17 runs it without the cap (Gemma-2), 5.23 refuses it.
+            raise UserError(_OTHER_BACKEND.format(base=base, backend=backend))
         return AutoModelForCausalLM.from_pretrained(
             base,
             dtype=stored_dtype(config, torch.device(device).type == "cuda"),
@@ -95,7 +102,7 @@ def load_base(base: str, config: Config, device: str | torch.device = "cpu") -> 
                 f"model '{base}' needs code from its repository; if you trust it, set model.trust_remote_code to true"
             ) from None
         if "attn_implementation" in str(error):
-            raise UserError(f"model '{base}' cannot run with model.attn_implementation {backend}; set it to eager") from None
+            raise UserError(_OTHER_BACKEND.format(base=base, backend=backend)) from None
         raise not_loaded(f"model '{base}'", base, error) from None
 
 

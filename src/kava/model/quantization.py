@@ -11,7 +11,8 @@ from kava.errors import UserError
 from kava.model.backbone import Backbone
 from kava.runtime.optional_packages import require
 
-_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+COMPUTE_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What each `system.mixed_precision` computes in."""
 
 
 def four_bit(config: Config) -> Any:
@@ -27,7 +28,7 @@ def four_bit(config: Config) -> Any:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=_DTYPES[config.system.mixed_precision],
+        bnb_4bit_compute_dtype=COMPUTE_DTYPES[config.system.mixed_precision],
     )
 
 

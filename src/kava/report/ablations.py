@@ -11,7 +11,7 @@ from typing import Any
 from kava.report.group import Group
 from kava.report.paired import DIFFERENCE, difference_cells, paired
 from kava.report.reference import Reference
-from kava.report.table import NOTHING, Cell, Table, number
+from kava.report.table import NOTHING, Cell, Table, measured
 from kava.report.tables import accuracy_cell, changes, interval_of
 
 Variants = Sequence[tuple[Group, dict[str, Any]]]
@@ -88,7 +88,7 @@ def ablation_table(family: Family, name: str, reference: Reference) -> Table:
                 Cell(label),
                 accuracy_cell(data),
                 *(difference_cells(paired(group, centre, family.dataset)) if index else [Cell(NOTHING)] * 2),
-                Cell(number(data.forward_passes_mean, data.forward_passes_std), data.forward_passes_mean),
+                measured(data.forward_passes_mean, data.forward_passes_std),
                 Cell(group.path.rpartition("/")[2] if _folder(group) == family.folder else group.path),
             ]
         )

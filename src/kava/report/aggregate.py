@@ -8,7 +8,7 @@
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,10 @@ _SHOWN_DIFFERENCES = 5
 
 @dataclass(frozen=True)
 class SeedResults:
-    """The results of one seed: data set -> result. `paths` names the files that are not called `results_<dataset>.yaml`."""
+    """The results of one seed: data set -> result."""
 
     directory: str
     results: dict[str, Result]
-    paths: dict[str, Path] = field(default_factory=dict)
-
-    def path(self, dataset: str) -> Path:
-        """Return the result file of a data set."""
-        return self.paths.get(dataset) or result_path(self.directory, dataset)
 
     @property
     def first(self) -> Result:

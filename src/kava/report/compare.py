@@ -10,14 +10,14 @@ from typing import Literal
 
 from kava.report.aggregate_file import Aggregate
 from kava.report.reference import Reference, Source
-from kava.report.table import PARTIAL, Cell, Table, number, percent, signed
+from kava.report.table import PARTIAL, Cell, Table, measured, percent, signed
 
 
 @dataclass(frozen=True)
 class Comparison:
     """One measured number and the published one; accuracy in percent.
 
-    `within` is None for measures without a tolerance in the guide, and for a partial evaluation (`partial` says why it is partial).
+    `tolerance` is None for measures without one in the guide, and for a partial evaluation (`partial` says why it is partial).
     """
 
     config: str
@@ -27,28 +27,41 @@ class Comparison:
     ours_std: float | None
     reference: float
     reference_std: float | None
-    difference: float
-    within: bool | None
     where: str
     partial: str
+    tolerance: float | None
+
+    @property
+    def difference(self) -> float:
+        return self.ours - self.reference
+
+    @property
+    def within(self) -> bool | None:
+        """Whether the difference is within the tolerance; None if there is no tolerance."""
+        # The margin absorbs floating-point rounding error: 54.5 against 56.5 is within 2 points.
+        return None if self.tolerance is None else abs(self.difference) <= self.tolerance + 1e-9
 
 
 def compare(aggregates: Iterable[tuple[str, Aggregate]], reference: Reference, source: Source) -> list[Comparison]:
     """Return a comparison for every number that both the aggregates (configuration name, aggregate) and the chosen source have."""
-    return [
-        cell
-        for name, aggregate in aggregates
-        for row in reference.matching(aggregate, source)
-        if (summary := aggregate.datasets.get(row.dataset)) is not None
-        for why in [aggregate.partial(row.dataset)]
-        for cell in (
-            _cell(name, row.dataset, "accuracy", percent(summary.accuracy_mean), percent(summary.accuracy_std),
-                  row.accuracy, row.accuracy_std, row.where, None if why else reference.tolerance_points, why),
-            _cell(name, row.dataset, "forward_passes", summary.forward_passes_mean, summary.forward_passes_std,
-                  row.forward_passes, row.forward_passes_std, row.where, None, why),
-        )
-        if cell is not None
-    ]  # fmt: skip
+    found = []
+    for name, aggregate in aggregates:
+        for row in reference.matching(aggregate, source):
+            summary = aggregate.datasets.get(row.dataset)
+            if summary is None:
+                continue
+            partial = aggregate.partial(row.dataset)
+            if row.accuracy is not None:
+                found.append(Comparison(
+                    name, row.dataset, "accuracy", 100 * summary.accuracy_mean, percent(summary.accuracy_std),
+                    row.accuracy, row.accuracy_std, row.where, partial, None if partial else reference.tolerance_points,
+                ))  # fmt: skip
+            if row.forward_passes is not None:
+                found.append(Comparison(
+                    name, row.dataset, "forward_passes", summary.forward_passes_mean, summary.forward_passes_std,
+                    row.forward_passes, row.forward_passes_std, row.where, partial, None,
+                ))  # fmt: skip
+    return found
 
 
 def reference_table(cells: Sequence[Comparison], source: str, tolerance: float) -> Table:
@@ -58,8 +71,8 @@ def reference_table(cells: Sequence[Comparison], source: str, tolerance: float) 
             Cell(cell.config),
             Cell(cell.dataset),
             Cell("accuracy %" if cell.measure == "accuracy" else "passes"),
-            Cell(number(cell.ours, cell.ours_std) + (PARTIAL if cell.partial else ""), cell.ours),
-            Cell(number(cell.reference, cell.reference_std), cell.reference),
+            measured(cell.ours, cell.ours_std, PARTIAL if cell.partial else ""),
+            measured(cell.reference, cell.reference_std),
             signed(cell.difference),
             Cell({True: "yes", False: "NO", None: "-"}[cell.within]),
         ]
@@ -70,15 +83,3 @@ def reference_table(cells: Sequence[Comparison], source: str, tolerance: float) 
     notes += [f"source: {where}" for where in dict.fromkeys(cell.where for cell in cells)]
     columns = ["config", "data set", "measure", "ours", source, "diff", f"within {tolerance:g}"]
     return Table("reference", f"ours against the {source}", "", columns, rows, notes=notes)
-
-
-def _cell(
-    config: str, dataset: str, measure: Literal["accuracy", "forward_passes"], ours: float | None, ours_std: float | None,
-    published: float | None, published_std: float | None, where: str, tolerance: float | None, partial: str,
-) -> Comparison | None:  # fmt: skip
-    if ours is None or published is None:
-        return None
-    difference = ours - published
-    # The margin absorbs floating-point rounding error: 54.5 against 56.5 is within 2 points.
-    within = None if tolerance is None else abs(difference) <= tolerance + 1e-9
-    return Comparison(config, dataset, measure, ours, ours_std, published, published_std, difference, within, where, partial)

@@ -1,7 +1,7 @@
 """All seeds of one configuration with their per-question results: the input of every table and figure."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from kava.errors import UserError
 from kava.methods import METHODS
 from kava.report.aggregate import SeedResults, combine
 from kava.report.aggregate_file import Aggregate
-from kava.results import Row, verified_rows
+from kava.results import Row, Verified
 
 # Settings that change logging, evaluation or speed, but not what the model learns.
 _BOOKKEEPING = (
@@ -27,7 +27,7 @@ class Group:
     Attributes:
         path: location below the outputs directory, without the seed, or the name of the aggregate.
         aggregate: means over the seeds, for the data sets that every seed has.
-        rows: data set -> seed -> per-question results; a data set with a missing or broken per-question file is absent.
+        rows: data set -> seed -> per-question results; a data set with a missing per-question file is absent.
     """
 
     path: str
@@ -67,16 +67,22 @@ class Group:
         return max(Counter(row.gold for row in rows).values()) / len(rows) if rows else None
 
 
-def group_of(path: str, runs: Sequence[SeedResults], model_name: str | None = None) -> tuple[Group, list[str]]:
-    """Combine the seeds of one configuration; also return the problems found in the per-question files.
+def group_of(path: str, seeds: Mapping[str, Mapping[str, Verified]], model_name: str | None = None) -> tuple[Group, list[str]]:
+    """Combine the seeds of one configuration; also return which per-question files are missing.
+
+    Args:
+        path: name of the group in tables.
+        seeds: directory of each seed -> data set -> its result; every seed has the same data sets.
+        model_name: as in `combine`.
 
     Raises:
         UserError: the runs do not belong together; see `combine`.
     """
+    runs = [SeedResults(directory, {name: found.result for name, found in own.items()}) for directory, own in seeds.items()]
     aggregate, rows, problems = combine(runs, model_name), {}, []
     for dataset in aggregate.datasets:
         try:
-            rows[dataset] = {run.seed: verified_rows(run.path(dataset), run.results[dataset]) for run in runs}
+            rows[dataset] = {own[dataset].result.run.seed: own[dataset].needed_rows() for own in seeds.values()}
         except UserError as error:
             problems.append(f"{error} (its accuracy is shown; what needs the questions is not)")
     return Group(path, aggregate, rows), problems

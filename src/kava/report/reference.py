@@ -55,13 +55,13 @@ class Reference(Record):
     labels: Labels
     rows: list[ReferenceRow]
 
-    def matching(self, aggregate: Aggregate, source: Source | None = None) -> list[ReferenceRow]:
-        """Return the rows with the same method, model, training data and ablation, from one source or from all."""
+    def matching(self, aggregate: Aggregate, source: Source) -> list[ReferenceRow]:
+        """Return the rows with the same method, model, training data and ablation, from one source."""
         identity = (aggregate.method, last_part(aggregate.model), last_part(aggregate.train_dataset))
         return [
             row
             for row in self.rows
-            if source in (None, row.source)
+            if row.source == source
             and (row.method, row.model, row.train_dataset) == identity
             and self._same_ablation(row, flatten(aggregate.config))
         ]

@@ -7,15 +7,14 @@ an unfinished run does not hide the others.
 """
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kava.errors import UserError
 from kava.explain.record import EXPLANATION, Explanation, read_explanation
-from kava.report.aggregate import SeedResults
 from kava.report.aggregate_file import INCLUDE_PARTIAL
 from kava.report.group import Group, group_of
-from kava.results import verified_result
+from kava.results import Verified, read_verified
 from kava.train.run_directory import LOGS
 
 _SEED = re.compile(r"(^|[/_-])seed[_-]?\d+$")
@@ -76,30 +75,32 @@ def read_scalars(logs: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def _read_results(root: Path, found: Found, include_partial: bool) -> None:
-    runs: dict[tuple[str, str], dict[Path, SeedResults]] = {}
+    # (path of the group, configuration) -> directory of the seed -> data set -> result.
+    runs: dict[tuple[str, str], dict[str, dict[str, Verified]]] = {}
     for path in sorted(root.rglob("results_*.yaml")):
         try:
-            result = verified_result(path)
+            verified = read_verified(path)
         except UserError as error:
             found.problems.append(str(error))
             continue
+        result = verified.result
         if result.partial and not include_partial:
             found.problems.append(f"result file {path}: {result.partial}; {INCLUDE_PARTIAL}")
             continue
         key = (_without_seed(_below(path.parent, root)), result.run.config_fingerprint)
-        run = runs.setdefault(key, {}).setdefault(path.parent, SeedResults(str(path.parent), {}))
-        if result.dataset in run.results:
-            found.problems.append(f"result file {path}: {run.path(result.dataset).name} is one of the same run and data set; left out")
+        own = runs.setdefault(key, {}).setdefault(str(path.parent), {})
+        if result.dataset in own:
+            found.problems.append(f"result file {path}: {own[result.dataset].path.name} is one of the same run and data set; left out")
             continue
-        run.results[result.dataset], run.paths[result.dataset] = result, path
+        own[result.dataset] = verified
     for (name, _), seeds in runs.items():
-        shared = set.intersection(*(set(run.results) for run in seeds.values()))
-        missing = sorted({dataset for run in seeds.values() for dataset in run.results} - shared)
+        shared = set.intersection(*(set(own) for own in seeds.values()))
+        missing = sorted({dataset for own in seeds.values() for dataset in own} - shared)
         if missing:
             found.problems.append(f"{name}: not every seed is evaluated on {', '.join(missing)}; left out")
         if not shared:
             continue
-        complete = [replace(run, results={key: result for key, result in run.results.items() if key in shared}) for run in seeds.values()]
+        complete = {place: {dataset: own[dataset] for dataset in own if dataset in shared} for place, own in seeds.items()}
         try:
             group, problems = group_of(name, complete)
         except UserError as error:

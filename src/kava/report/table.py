@@ -72,11 +72,16 @@ class Table:
         return replace(self, columns=list(columns), rows=[[row[place] for place in places] for row in self.rows])
 
 
-def number(mean: float | None, std: float | None = None, digits: int = 1) -> str:
+def number(mean: float | None, std: float | None = None) -> str:
     """Format ``56.5 (0.4)``; without a deviation ``56.5``; '--' for None."""
     if mean is None:
         return NOTHING
-    return f"{mean:.{digits}f}" if std is None else f"{mean:.{digits}f} ({std:.{digits}f})"
+    return f"{mean:.1f}" if std is None else f"{mean:.1f} ({std:.1f})"
+
+
+def measured(mean: float | None, std: float | None = None, mark: str = "", remark: str = "") -> Cell:
+    """Return a cell with a mean and its deviation, as `number` formats them, followed by `mark`; '--' for None."""
+    return Cell(number(mean, std) + mark, mean, remark)
 
 
 def percent(fraction: float | None) -> float | None:
@@ -84,9 +89,9 @@ def percent(fraction: float | None) -> float | None:
     return None if fraction is None else 100 * fraction
 
 
-def share(fraction: float | None, remark: str = "") -> Cell:
-    """Return a cell with a fraction in percent, such as `56.5`; '--' for None."""
-    return Cell(number(percent(fraction)), fraction, remark)
+def share(fraction: float | None, remark: str = "", std: float | None = None) -> Cell:
+    """Return a cell with a fraction (and its deviation) in percent, such as `56.5`; '--' for None."""
+    return Cell(number(percent(fraction), percent(std)), fraction, remark)
 
 
 def signed(points: float, remark: str = "") -> Cell:

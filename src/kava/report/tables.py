@@ -15,7 +15,7 @@ from kava.report.aggregate_file import Aggregate, DatasetSummary
 from kava.report.group import Group
 from kava.report.reference import Reference, ReferenceRow
 from kava.report.steps import StepRow
-from kava.report.table import NOTHING, PARTIAL, SOURCE, UNCONFIRMED, Cell, Table, number, percent, share, shown, signed, without_constants
+from kava.report.table import NOTHING, PARTIAL, SOURCE, UNCONFIRMED, Cell, Table, measured, percent, share, shown, signed, without_constants
 
 Labelled = Sequence[tuple[Group, str]]
 OF_RUN = MODEL, DATA = "Model", "Training data"
@@ -114,7 +114,7 @@ def steps_table(series: Mapping[tuple[str, str], Mapping[str, Sequence[StepRow]]
             Cell(scope),
             Cell(str(row.steps), row.steps),
             Cell(str(row.questions), row.questions),
-            Cell(number(100 * row.accuracy, percent(row.std)), row.accuracy, interval_text(row.interval)),
+            share(row.accuracy, interval_text(row.interval), row.std),
             share(row.confidence),
             Cell(NOTHING) if row.confidence is None else signed(100 * (row.confidence - row.accuracy)),
         ]
@@ -173,8 +173,7 @@ def interval_text(bounds: Sequence[float]) -> str:
 def accuracy_cell(summary: DatasetSummary, mark: str = "") -> Cell:
     """Return a cell such as `56.5 (0.4)` with its interval."""
     low, high = interval_of(summary)
-    text = number(100 * summary.accuracy_mean, percent(summary.accuracy_std)) + mark
-    return Cell(text, 100 * summary.accuracy_mean, f"[{low:.1f}, {high:.1f}]")
+    return measured(100 * summary.accuracy_mean, percent(summary.accuracy_std), mark, f"[{low:.1f}, {high:.1f}]")
 
 
 def _accuracy(group: Group, dataset: str) -> Cell:
@@ -186,10 +185,10 @@ def _costs(data: DatasetSummary) -> list[Cell]:
     cache = data.cache_bytes_per_question_mean
     milliseconds = None if data.seconds_per_question_std is None else 1000 * data.seconds_per_question_std
     return [
-        Cell(number(data.forward_passes_mean, data.forward_passes_std), data.forward_passes_mean),
-        Cell(number(data.generated_tokens_mean, data.generated_tokens_std), data.generated_tokens_mean),
-        Cell(number(1000 * data.seconds_per_question_mean, milliseconds), 1000 * data.seconds_per_question_mean),
-        Cell(NOTHING) if cache is None else Cell(number(cache / 1024), cache / 1024),
+        measured(data.forward_passes_mean, data.forward_passes_std),
+        measured(data.generated_tokens_mean, data.generated_tokens_std),
+        measured(1000 * data.seconds_per_question_mean, milliseconds),
+        measured(None if cache is None else cache / 1024),
     ]
 
 
@@ -218,7 +217,7 @@ def _theirs(row: ReferenceRow, reference: Reference) -> list[Cell]:
 
 
 def _published(mean: float | None, std: float | None, row: ReferenceRow) -> Cell:
-    return Cell(number(mean, std) + (UNCONFIRMED if row.unconfirmed else ""), mean)
+    return measured(mean, std, UNCONFIRMED if row.unconfirmed else "")
 
 
 def _by_settings(rows: Sequence[ReferenceRow]) -> list[list[ReferenceRow]]:

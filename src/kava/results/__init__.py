@@ -2,14 +2,12 @@
 
     answers = write_rows(rows_path(path), rows)        # in this order: the result marks the evaluation as done
     write_result(path, result.model_copy(update={"answers": answers}))
-    result = verified_result("outputs/llama1b_aug/seed_42/results_gsm8k.yaml")
+    found = read_verified("outputs/llama1b_aug/seed_42/results_gsm8k.yaml")      # found.result, found.rows
 
 `results_<dataset>.yaml` holds the metrics and everything needed to trace them; `results_<dataset>.jsonl` next to it has a row for
 each question.
 """
 
-from kava.results.files import MAX_DEPTH as MAX_DEPTH
-from kava.results.files import MAX_VALUES as MAX_VALUES
 from kava.results.files import Record as Record
 from kava.results.files import checked_name as checked_name
 from kava.results.files import parse_record as parse_record
@@ -36,7 +34,9 @@ from kava.results.result import rows_path as rows_path
 from kava.results.result import write_result as write_result
 from kava.results.result import write_rows as write_rows
 from kava.results.verified import MODEL_KEYS as MODEL_KEYS
+from kava.results.verified import Verified as Verified
 from kava.results.verified import checkpoint_hash as checkpoint_hash
+from kava.results.verified import read_verified as read_verified
 from kava.results.verified import verified_result as verified_result
 from kava.results.verified import verified_results as verified_results
 from kava.results.verified import verified_rows as verified_rows

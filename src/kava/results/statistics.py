@@ -11,6 +11,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_CONFIDENCE = 0.95
+# What lies below the upper bound of a two-sided interval.
+_QUANTILE = (1 + _CONFIDENCE) / 2
+
 
 @dataclass(frozen=True)
 class SeedSummary:
@@ -52,8 +56,8 @@ class PairedDifference:
     mcnemar_p: list[float]
 
 
-def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Compute the Wilson score interval of a proportion (Wilson 1927), as fractions.
+def wilson_interval(correct: int, total: int) -> tuple[float, float]:
+    """Compute the 95 % Wilson score interval of a proportion (Wilson 1927), as fractions.
 
     Raises:
         ValueError: not 0 <= correct <= total, or total is 0.
@@ -62,16 +66,15 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple
 
     if not 0 <= correct <= total or total == 0:
         raise ValueError(f"no proportion: {correct} of {total}")
-    interval = binomtest(correct, total).proportion_ci(confidence, method="wilson")
+    interval = binomtest(correct, total).proportion_ci(_CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
 
 
-def summarise(values: Sequence[float], confidence: float = 0.95, least: float = 0.0) -> SeedSummary:
-    """Compute the mean, sample standard deviation and Student's t interval over seeds.
+def summarise(values: Sequence[float], least: float = 0.0) -> SeedSummary:
+    """Compute the mean, sample standard deviation and 95 % interval (Student's t) over seeds.
 
     Args:
         values: one per seed.
-        confidence: confidence level of the interval.
         least: lower bound of the deviation used for the interval, such as the share of one question in an accuracy: a few seeds that
             agree by chance do not show that all seeds would.
 
@@ -87,7 +90,7 @@ def summarise(values: Sequence[float], confidence: float = 0.95, least: float = 
     from scipy.stats import t
 
     std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = float(t.ppf((1 + confidence) / 2, n - 1)) * max(std, least) / math.sqrt(n)
+    half = float(t.ppf(_QUANTILE, n - 1)) * max(std, least) / math.sqrt(n)
     return SeedSummary(n, mean, std, (mean - half, mean + half))
 
 
@@ -106,7 +109,7 @@ def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> McNemar:
     return McNemar(only_a, only_b, 1.0 if only_a == only_b else float(binomtest(only_a, only_a + only_b).pvalue))
 
 
-def paired_difference(seeds: Sequence[tuple[Sequence[bool], Sequence[bool]]], confidence: float = 0.95) -> PairedDifference:
+def paired_difference(seeds: Sequence[tuple[Sequence[bool], Sequence[bool]]]) -> PairedDifference:
     """Compute the accuracy difference a - b of two methods that were trained with the same seeds and answered the same questions.
 
     Several seeds: Student's paired t over the differences of the seeds. Questions do not replace seeds: another run could differ as
@@ -118,7 +121,6 @@ def paired_difference(seeds: Sequence[tuple[Sequence[bool], Sequence[bool]]], co
 
     Args:
         seeds: for each seed, whether a and b answered each question correctly.
-        confidence: confidence level of the interval.
 
     Raises:
         ValueError: no seeds, or lengths that differ or are 0.
@@ -129,26 +131,26 @@ def paired_difference(seeds: Sequence[tuple[Sequence[bool], Sequence[bool]]], co
     questions = len(seeds[0][0])
     differences = [(test.only_a - test.only_b) / questions for test in tests]
     if len(seeds) == 1:
-        interval, p_value = _adjusted_interval(tests[0], questions, confidence), tests[0].p_value
+        interval, p_value = _adjusted_interval(tests[0], questions), tests[0].p_value
     else:
-        interval, p_value = _paired_t(differences, 1 / questions, confidence)
+        interval, p_value = _paired_t(differences, 1 / questions)
     low, high = (min(max(bound, -1.0), 1.0) for bound in interval)
     return PairedDifference(math.fsum(differences) / len(seeds), (low, high), p_value, len(seeds), differences, [t.p_value for t in tests])
 
 
-def _paired_t(differences: Sequence[float], least: float, confidence: float) -> tuple[tuple[float, float], float]:
+def _paired_t(differences: Sequence[float], least: float) -> tuple[tuple[float, float], float]:
     from scipy.stats import t
 
     n, mean = len(differences), math.fsum(differences) / len(differences)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in differences) / (n - 1))
     error = max(deviation, least) / math.sqrt(n)
-    half = float(t.ppf((1 + confidence) / 2, n - 1)) * error
+    half = float(t.ppf(_QUANTILE, n - 1)) * error
     return (mean - half, mean + half), float(2 * t.sf(abs(mean) / error, n - 1))
 
 
-def _adjusted_interval(test: McNemar, questions: int, confidence: float) -> tuple[float, float]:
+def _adjusted_interval(test: McNemar, questions: int) -> tuple[float, float]:
     from scipy.stats import norm
 
     a, b = (test.only_a + 1) / (questions + 2), (test.only_b + 1) / (questions + 2)
-    half = float(norm.ppf((1 + confidence) / 2)) * math.sqrt((a + b - (a - b) ** 2) / (questions + 2))
+    half = float(norm.ppf(_QUANTILE)) * math.sqrt((a + b - (a - b) ** 2) / (questions + 2))
     return a - b - half, a - b + half

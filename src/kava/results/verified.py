@@ -1,11 +1,12 @@
 """Read results that will be shown, and check that a result belongs to the checkpoint next to it and its rows belong to the result.
 
-result = verified_result(run / "results_gsm8k.yaml")
-rows = verified_rows(run / "results_gsm8k.yaml", result)
+found = read_verified(run / "results_gsm8k.yaml")
+found.result.metrics.accuracy, [row.correct for row in found.needed_rows()]
 """
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,25 @@ from kava.results.result import BEST_CHECKPOINT, CURE, Result, Row, read_result,
 _MANIFEST, _CARD, _ABOUT = "manifest.json", "README.md", "kava_config.json"
 # Keys of kava_config.json other than the metadata that results hold as `provenance.training`.
 MODEL_KEYS = ("format", "method", "base", "base_fingerprint", "config", "prompt_ids")
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A result that was read and checked, with its per-question rows; `rows` is None if their file does not exist."""
+
+    path: Path
+    result: Result
+    rows: list[Row] | None
+
+    def needed_rows(self) -> list[Row]:
+        """Return the per-question rows.
+
+        Raises:
+            UserError: their file does not exist.
+        """
+        if self.rows is None:
+            raise UserError(f"per-question file {rows_path(self.path)} does not exist; {CURE}")
+        return self.rows
 
 
 def checkpoint_hash(directory: str | Path) -> str | None:
@@ -30,8 +50,8 @@ def checkpoint_hash(directory: str | Path) -> str | None:
     return hashlib.sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def verified_result(path: str | Path, checkpoint: str | Path | None = None) -> Result:
-    """Read a result and check that it was measured on `checkpoint` (default: the best one of its run), if that exists.
+def read_verified(path: str | Path, checkpoint: str | Path | None = None) -> Verified:
+    """Read a result with its rows, and check that it was measured on `checkpoint` (default: the best one of its run), if that exists.
 
     If a per-question file exists, it must be the one that was written with the result.
 
@@ -43,9 +63,12 @@ def verified_result(path: str | Path, checkpoint: str | Path | None = None) -> R
     if checkpoint.is_dir() and not _measured_on(result, checkpoint):
         at = f" ({result.checkpoint.path})" if result.checkpoint else ""
         raise UserError(f"result file {path} was measured on another checkpoint{at} than {checkpoint}; {CURE}")
-    if rows_path(path).exists():
-        verified_rows(path, result)
-    return result
+    return Verified(Path(path), result, verified_rows(path, result) if rows_path(path).exists() else None)
+
+
+def verified_result(path: str | Path, checkpoint: str | Path | None = None) -> Result:
+    """Return the result alone, checked as `read_verified` checks it."""
+    return read_verified(path, checkpoint).result
 
 
 def verified_results(paths: list[Path], checkpoint: str | Path | None = None) -> tuple[list[Result], list[str]]:

@@ -8,17 +8,19 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
+from kava.config import Config
 from kava.data.collate import Batch
+from kava.methods import Method
 from kava.model.adapters import Adapters
 from kava.model.kava import KavaModel
+from kava.model.quantization import COMPUTE_DTYPES
+from kava.runtime import processes
 from kava.train.captured_step import CapturedStep
-
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(precision: str, device: str) -> AbstractContextManager[object]:
     """Autocast context for `system.mixed_precision` on a device type; no autocast where that is "no"."""
-    return torch.autocast(device, _DTYPES[precision]) if precision in _DTYPES else nullcontext()
+    return torch.autocast(device, COMPUTE_DTYPES[precision]) if precision != "no" else nullcontext()
 
 
 class BatchStep:
@@ -72,3 +74,19 @@ class BatchStep:
             output = self.model(batch)
         self.scaler.scale(output["loss"].sum() / examples).backward()
         return {name: value.detach() for name, value in {"loss": output["loss"], **output["terms"]}.items()}
+
+
+def distribute(model: KavaModel, config: Config, device: torch.device) -> nn.Module:
+    """Wrap the model in `DistributedDataParallel` for several processes; a sharded model needs no wrapper."""
+    if processes.world_size() == 1 or config.system.fsdp:
+        return model
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=leaves_some_unused(model.method, config))
+
+
+def leaves_some_unused(method: Method, config: Config) -> bool:
+    """Return whether a step may leave trainable parameters without a gradient.
+
+    Coconut's first stage and T = 0 do not use the projection; methods without latents do not read the rows of the new tokens.
+    """
+    return not method.uses_latents or method.curriculum == "replace_steps" or config.latent.num_iterations == 0

@@ -26,6 +26,16 @@ GPU_WORKERS = 4
 """Worker processes that build batches for a GPU if `training.num_workers` is 0: a GPU runs a step faster than a batch is built."""
 
 
+def steps_per_epoch(training: TrainingConfig, rows: int, num_processes: int) -> int:
+    """Number of optimizer steps in which several processes go through `rows` examples once."""
+    return math.ceil(rows / (training.batch_size * training.gradient_accumulation_steps * num_processes))
+
+
+def steps_of_run(training: TrainingConfig, per_epoch: int) -> int:
+    """Number of optimizer steps of a run with `per_epoch` steps in an epoch."""
+    return training.max_steps if training.max_steps > 0 else math.ceil(training.epochs * per_epoch)
+
+
 class MicroBatch(NamedTuple):
     """Examples that one process computes at once.
 
@@ -72,8 +82,8 @@ class StepBatches:
         self.sampler = sampler
         self.round_size = training.batch_size * processes.world_size()
         self.rounds = math.ceil(len(examples) / self.round_size)
-        self.steps_per_epoch = math.ceil(self.rounds / training.gradient_accumulation_steps)
-        self.max_steps = training.max_steps if training.max_steps > 0 else math.ceil(training.epochs * self.steps_per_epoch)
+        self.steps_per_epoch = steps_per_epoch(training, len(examples), processes.world_size())
+        self.max_steps = steps_of_run(training, self.steps_per_epoch)
         self.micro = micro or MicroBatches(training.batch_size)
         self.current: Batch | None = None
         self._loaded: Iterator[MicroBatch] | None = None

@@ -12,6 +12,7 @@ from kava.config import Config
 from kava.data.collate import Batch, Collator
 from kava.data.sequences import EncodedExample
 from kava.methods import METHODS
+from kava.train.batches import steps_of_run, steps_per_epoch
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,10 @@ def schedule(config: Config, rows: int, longest_trace: int, num_processes: int =
     """The schedule for `rows` training rows whose longest trace has `longest_trace` tokens; None if the method has no curriculum."""
     if METHODS[config.method].curriculum == "none":
         return None
-    per_epoch = _steps_per_epoch(config, rows, num_processes)
     training = config.training
-    total = training.max_steps if training.max_steps > 0 else math.ceil(training.epochs * per_epoch)
-    return Schedule(max(1, round(training.epochs_per_stage * per_epoch)), _last_stage(config, longest_trace), total)
-
-
-def _steps_per_epoch(config: Config, rows: int, num_processes: int) -> int:
-    return math.ceil(rows / (config.training.batch_size * config.training.gradient_accumulation_steps * num_processes))
+    per_epoch = steps_per_epoch(training, rows, num_processes)
+    steps_per_stage = max(1, round(training.epochs_per_stage * per_epoch))
+    return Schedule(steps_per_stage, _last_stage(config, longest_trace), steps_of_run(training, per_epoch))
 
 
 def _last_stage(config: Config, longest_trace: int) -> int:
@@ -62,7 +59,7 @@ def unreachable_stage(config: Config, rows: int, longest_trace: int, num_process
     stages = schedule(config, rows, longest_trace, num_processes)
     if stages is None or stages.ends:
         return None
-    per_epoch = _steps_per_epoch(config, rows, num_processes)
+    per_epoch = steps_per_epoch(config.training, rows, num_processes)
     reached = (stages.total_steps - 1) // stages.steps_per_stage
     cures = []
     if METHODS[config.method].curriculum == "remove_tokens":

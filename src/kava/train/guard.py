@@ -72,7 +72,7 @@ def explain(seen: list[RecordedBatch], gradient_norm: float, own: str = "") -> t
             numbers = values.detach().float().cpu()
             for row in (~numbers.isfinite()).nonzero()[:, 0].tolist():
                 bad.setdefault(name, []).append(float(numbers[row]))
-                examples[_identity(one.batch, row)] = None
+                examples[identity(one.batch, row)] = None
     if not bad:
         return f"the gradient is {_kind([gradient_norm])} though all losses{own} are finite", [
             name for one in seen for name in _identities(one)
@@ -94,10 +94,11 @@ def _kind(values: list[float]) -> str:
 
 
 def _identities(one: RecordedBatch) -> list[str]:
-    return [_identity(one.batch, row) for row in range(len(one.batch))]
+    return [identity(one.batch, row) for row in range(len(one.batch))]
 
 
-def _identity(batch: Batch, row: int) -> str:
+def identity(batch: Batch, row: int) -> str:
+    """Id of an example in the data set, or else its place in the batch."""
     return batch.ids[row] if batch.ids else f"row {row}"
 
 

@@ -7,33 +7,26 @@ runs the training steps and logs them. Everything else is passed in: checkpoints
 
 import time
 from collections.abc import Callable
-from math import inf, isfinite
+from math import inf
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.amp import GradScaler
-from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import clip_grad_norm_
 from transformers import set_seed
 
 from kava.config import Config
 from kava.errors import ran_out_of_memory, report_out_of_memory
 from kava.evaluate.accuracy import Evaluation
-from kava.methods import Method
 from kava.model.fused_kernels import fuse_kernels
 from kava.model.kava import KavaModel
 from kava.runtime import processes
 from kava.runtime.heap import keep_freed_memory
 from kava.train.bad_steps import BadSteps
-from kava.train.batch_step import BatchStep
+from kava.train.batch_step import BatchStep, distribute
 from kava.train.batches import StepBatches
 from kava.train.checkpoints import Checkpoints
 from kava.train.guard import RecordedBatch, generator_states, restore_generators
-from kava.train.optimizer import build_optimizer, build_schedule
+from kava.train.optimizer import Updates
 from kava.train.progress import Report
-from kava.train.sharding import gather_full_tensor
 from kava.train.signals import StopOnSignal
 from kava.train.state import State
 from kava.train.tracking import Trackers
@@ -82,11 +75,9 @@ class Loop:
             fuse_kernels(self.model.backbone)
         self.resets_optimizer = resets_optimizer
         self.guard = BadSteps(checkpoints) if checkpoints else None
-        self.optimizer = build_optimizer(model, config.training, self.device, config.system.fsdp)
-        self.schedule = build_schedule(self.optimizer, config.training, batches.max_steps)
-        self.scaler = GradScaler(self.device.type, enabled=config.system.mixed_precision == "fp16")
+        self.updates = Updates(self.model, config, self.device, batches.max_steps)
         precision, graphs = config.system.mixed_precision, config.system.cuda_graphs
-        self.batch_step = BatchStep(_distributed(self.model, config, self.device), precision, self.scaler, graphs=graphs)
+        self.batch_step = BatchStep(distribute(self.model, config, self.device), precision, self.updates.scaler, graphs=graphs)
         self.state = State(batches.max_steps)
         self.begun = time.perf_counter()
 
@@ -110,19 +101,19 @@ class Loop:
         while state.global_step < state.max_steps:
             begun, examples = time.perf_counter(), self.batches.examples_in(state.global_step)
             if self.resets_optimizer and self.resets_optimizer(state.global_step):
-                self.optimizer.state.clear()
+                self.updates.forget_state()
             seen = self._losses_and_gradients(state.global_step, examples)
-            norm, rate = self._clip(), float(self.schedule.get_last_lr()[0])
-            sound = self.guard is None or not self.guard.check_and_skip(seen, norm, state, scaled=self.scaler.is_enabled())
+            norm, rate = self.updates.clip(), self.updates.learning_rate
+            sound = self.guard is None or not self.guard.check_and_skip(seen, norm, state, scaled=self.updates.scaler.is_enabled())
             if sound:
-                self._count(seen, examples)
-            self._update(sound)
+                state.meter.add(seen, examples)
+            self.updates.apply(sound)
             state.global_step += 1
             state.epoch = self.batches.epochs_after(state.global_step)
             state.meter.time(examples, time.perf_counter() - begun)
             self.report.step(state)
             if state.global_step % training.logging_steps == 0:
-                self._log_losses(norm, rate)
+                self._log(state.meter.take(norm, rate))
             if self.stop and self.stop.requested(self.device):
                 # The sender of the signal waits only seconds, and a validation takes minutes: a due validation runs after the resume.
                 self._save()
@@ -170,51 +161,16 @@ class Loop:
         rows = micro.halve(batch)
         self.state.position_limit = int(micro.limit)
         self.report.tell(f"out of memory with {len(batch)} examples at once; {rows} from step {self.state.global_step + 1} on")
-        self._forget_gradients()
+        self.updates.forget_gradients()
         self.model.backbone.adapters.forget_inputs()
         if self.device.type == "cuda":
             self.batch_step.release()
             torch.cuda.empty_cache()
 
-    def _clip(self) -> Tensor:
-        """Unscale and clip the gradient; returns its norm before clipping."""
-        self.scaler.unscale_(self.optimizer)
-        return gather_full_tensor(clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm))
-
-    def _count(self, seen: list[RecordedBatch], examples: int) -> None:
-        """Add a step's losses, summed over all processes, to the meter, so that every process has the numbers of the whole run."""
-        names = list(seen[0].values)
-        sums = torch.stack([torch.stack([one.values[name].double().sum() for one in seen]).sum() for name in names])
-        if processes.world_size() > 1:
-            torch.distributed.all_reduce(sums)
-        self.state.meter.add(dict(zip(names, sums, strict=True)), examples)
-
-    def _update(self, sound: bool) -> None:
-        """Update the weights (unless the step is skipped) and the learning rate, and reset the gradients for the next step."""
-        if sound:
-            self.scaler.step(self.optimizer)
-        scale = self.scaler.get_scale()
-        self.scaler.update()
-        # The scaler lowers its scale when it skips a step; the learning rate then does not change.
-        if self.scaler.get_scale() >= scale:
-            self.schedule.step()
-        self._forget_gradients()
-
-    def _forget_gradients(self) -> None:
-        # On a GPU the gradient tensors are kept: CUDA graphs were captured with their addresses.
-        self.optimizer.zero_grad(set_to_none=self.device.type != "cuda")
-
     def _due(self, every: int | None) -> bool:
         """Whether an action is due that happens every `every` steps (None: at the end of each epoch); after the last step it always is."""
         step = self.state.global_step
         return step >= self.state.max_steps or step % (every or self.batches.steps_per_epoch) == 0
-
-    def _log_losses(self, norm: Tensor, rate: float) -> None:
-        """Log the mean losses since the last log line and the throughput of all processes; no loss if every step was skipped."""
-        throughput, means = self.state.meter.take_throughput(), self.state.meter.take()
-        entry = {"loss": means["loss"]} if means else {}
-        entry |= {name: value for name, value in {"grad_norm": float(norm), "learning_rate": rate}.items() if isfinite(value)}
-        self._log(entry | means | ({"examples_per_second": throughput} if throughput else {}))
 
     def _log(self, entry: dict[str, float]) -> None:
         step, entry = self.state.global_step, entry | {"epoch": self.state.epoch}
@@ -245,35 +201,16 @@ class Loop:
             now = {"step": state.global_step, "validation": metrics, "wall_seconds": seconds, "skipped_batches": state.skipped_batches}
             self.checkpoints.save_best(now)
 
-    def _parts(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer, "scheduler": self.schedule, "scaler": self.scaler}
-
     def _save(self) -> None:
         if self.checkpoints:
-            self.checkpoints.save(self.state, self._parts())
+            self.checkpoints.save(self.state, self.updates.parts())
 
     def _restore(self, checkpoint: Path) -> None:
         assert self.checkpoints is not None
-        self.state = self.checkpoints.load(checkpoint, self._parts())
+        self.state = self.checkpoints.load(checkpoint, self.updates.parts())
         self.batches.micro.limit = min(self.batches.micro.limit, self.state.position_limit or inf)
         # Opening an epoch draws from torch's generator. Within an epoch, this happened before the checkpoint was written, so it must
         # happen here before the generators are loaded.
         if self.state.global_step % self.batches.steps_per_epoch:
             self.batches.open(self.state.global_step)
         self.checkpoints.load_generators(checkpoint)
-
-
-def leaves_some_unused(method: Method, config: Config) -> bool:
-    """Return whether a step may leave trainable parameters without a gradient.
-
-    Coconut's first stage and T = 0 do not use the projection; methods without latents do not read the rows of the new tokens.
-    """
-    return not method.uses_latents or method.curriculum == "replace_steps" or config.latent.num_iterations == 0
-
-
-def _distributed(model: KavaModel, config: Config, device: torch.device) -> nn.Module:
-    """Wrap the model in `DistributedDataParallel` for several processes; a sharded model needs no wrapper."""
-    if processes.world_size() == 1 or config.system.fsdp:
-        return model
-    devices = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=leaves_some_unused(model.method, config))

@@ -1,8 +1,13 @@
 """Sums of the losses between two log lines."""
 
+from math import isfinite
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from kava.runtime import processes
+from kava.train.guard import RecordedBatch
 
 
 class LossMeter:
@@ -19,9 +24,20 @@ class LossMeter:
         self.examples = int(examples)
         self.timed, self.seconds = 0, 0.0
 
-    def add(self, sums: dict[str, Tensor], examples: int) -> None:
-        """Add a step's sums; they stay on their device until the next log line."""
-        for name, value in sums.items():
+    def add(self, seen: list[RecordedBatch], examples: int) -> None:
+        """Add a step's losses, summed over all processes, so that every process has the numbers of the whole run.
+
+        They stay on their device until the next log line.
+
+        Args:
+            seen: the micro-batches of this process.
+            examples: number of examples in the step, over all processes.
+        """
+        names = list(seen[0].values)
+        sums = torch.stack([torch.stack([one.values[name].double().sum() for one in seen]).sum() for name in names])
+        if processes.world_size() > 1:
+            torch.distributed.all_reduce(sums)
+        for name, value in zip(names, sums, strict=True):
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.examples += examples
 
@@ -30,17 +46,19 @@ class LossMeter:
         self.timed += examples
         self.seconds += seconds
 
-    def take_throughput(self) -> float | None:
-        """Examples per second of all processes since the last call; None if there was no step."""
-        throughput = self.timed / self.seconds if self.seconds else None
-        self.timed, self.seconds = 0, 0.0
-        return throughput
+    def take(self, norm: Tensor, rate: float) -> dict[str, float]:
+        """The log entry since the last call: mean losses (none if every step was skipped) and the throughput of all processes.
 
-    def take(self) -> dict[str, float]:
-        """Mean losses since the last call; empty if there were no examples."""
+        Args:
+            norm: gradient norm of the last step.
+            rate: learning rate of the last step.
+        """
         means = {name: float(total) / self.examples for name, total in self.sums.items()} if self.examples else {}
-        self.sums, self.examples = {}, 0
-        return means
+        throughput = {"examples_per_second": self.timed / self.seconds} if self.timed and self.seconds else {}
+        self.sums, self.examples, self.timed, self.seconds = {}, 0, 0, 0.0
+        entry = {"loss": means["loss"]} if means else {}
+        entry |= {name: value for name, value in {"grad_norm": float(norm), "learning_rate": rate}.items() if isfinite(value)}
+        return entry | means | throughput
 
     def state(self) -> dict[str, Any]:
         """Constructor arguments of a meter that continues from here; stored in checkpoints."""

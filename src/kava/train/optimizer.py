@@ -1,16 +1,19 @@
-"""Optimizer and learning-rate schedule of a run, by their Hugging Face names."""
+"""Optimizer and learning-rate schedule of a run, by their Hugging Face names, and how a step updates the weights with them."""
 
 import math
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.nn.utils import clip_grad_norm_
 
+from kava.config import Config
 from kava.config.schema import TrainingConfig
 from kava.errors import UserError, nearest, reason_of
 from kava.runtime.optional_packages import require
-from kava.train.sharding import make_portable
+from kava.train.sharding import gather_full_tensor, make_portable
 
 if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
@@ -102,3 +105,61 @@ def build_schedule(optimizer: torch.optim.Optimizer, training: TrainingConfig, m
     warmup = math.ceil(max_steps * training.warmup_ratio)
     schedule: LRScheduler = get_scheduler(training.lr_scheduler, optimizer, num_warmup_steps=warmup, num_training_steps=max_steps)
     return schedule
+
+
+class Updates:
+    """Updates the weights of a model from its gradients.
+
+    Args:
+        model: the model, on its device.
+        config: run configuration.
+        device: device of the model.
+        max_steps: number of steps of the run.
+
+    Attributes:
+        optimizer, schedule, scaler: of the weights, of the learning rate and of the loss (fp16).
+
+    Raises:
+        UserError: the optimizer cannot be used here.
+    """
+
+    def __init__(self, model: nn.Module, config: Config, device: torch.device, max_steps: int) -> None:
+        self.model, self.device = model, device
+        self.max_norm = config.training.max_grad_norm
+        self.optimizer = build_optimizer(model, config.training, device, config.system.fsdp)
+        self.schedule = build_schedule(self.optimizer, config.training, max_steps)
+        self.scaler = GradScaler(device.type, enabled=config.system.mixed_precision == "fp16")
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of the next update."""
+        return float(self.schedule.get_last_lr()[0])
+
+    def parts(self) -> dict[str, Any]:
+        """What a checkpoint stores, by file name."""
+        return {"optimizer": self.optimizer, "scheduler": self.schedule, "scaler": self.scaler}
+
+    def clip(self) -> Tensor:
+        """Unscale and clip the gradient; returns its norm before clipping."""
+        self.scaler.unscale_(self.optimizer)
+        return gather_full_tensor(clip_grad_norm_(self.model.parameters(), self.max_norm))
+
+    def apply(self, sound: bool) -> None:
+        """Update the weights (unless the step is skipped) and the learning rate, and reset the gradients for the next step."""
+        if sound:
+            self.scaler.step(self.optimizer)
+        scale = self.scaler.get_scale()
+        self.scaler.update()
+        # The scaler lowers its scale when it skips a step; the learning rate then does not change.
+        if self.scaler.get_scale() >= scale:
+            self.schedule.step()
+        self.forget_gradients()
+
+    def forget_gradients(self) -> None:
+        """Reset the gradients."""
+        # On a GPU the gradient tensors are kept: CUDA graphs were captured with their addresses.
+        self.optimizer.zero_grad(set_to_none=self.device.type != "cuda")
+
+    def forget_state(self) -> None:
+        """Clear the state of the optimizer; the learning rate goes on."""
+        self.optimizer.state.clear()

@@ -15,6 +15,9 @@ from typing import Any
 
 import torch
 from pydantic import ConfigDict
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 from torch import Tensor, nn
 
 from kava.checkpoint import Trained, load_checkpoint, write_weights
@@ -25,7 +28,7 @@ from kava.losses.fused import check_fused_available
 from kava.results import Record, parse_record, read_mapping
 from kava.runtime.atomic import seal, verify, write_atomic
 from kava.train.batch_step import autocast
-from kava.train.guard import RecordedBatch, restore_generators
+from kava.train.guard import RecordedBatch, identity, restore_generators
 
 REPORT = "report.json"
 CHECKPOINT = "checkpoint"
@@ -158,7 +161,7 @@ def _examples(trained: Trained, batch: Batch, recorded: dict[str, Tensor], total
     questions = [ids[mask].tolist() for ids, mask in zip(batch.question_ids, batch.question_mask, strict=True)]
     return [
         ReplayedExample(
-            id=batch.ids[row] if batch.ids else f"row {row}",
+            id=identity(batch, row),
             question=trained.builder.text(questions[row]),
             losses={name: float(value[row].detach()) for name, value in values.items()},
             recorded={name: float(value[row]) for name, value in recorded.items()},
@@ -174,3 +177,24 @@ def _own_norm(loss: Tensor, parameters: list[nn.Parameter]) -> float:
 
 def _norm(gradients: list[Tensor | None]) -> float:
     return float(torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None]))
+
+
+def show(replayed: Replayed, everything: bool) -> None:
+    """Print a replayed step: what was wrong, what is wrong now, and the examples with numbers that are not finite, or all examples."""
+    console = Console(highlight=False)
+    report = replayed.report
+    console.print(Text(f"step {report.step}: {report.problem} (gradient norm {report.gradient_norm})"))
+    shown = [example for example in replayed.examples if everything or not example.sound]
+    if shown:
+        table = Table("example", *shown[0].losses, "gradient", "question", title="this time")
+        for example in shown:
+            norm = "" if example.gradient_norm is None else f"{example.gradient_norm:.4g}"
+            numbers = [*(f"{value:.4g}" for value in example.losses.values()), norm]
+            table.add_row(*map(Text, (example.id, *numbers, example.question)))
+        console.print(table)
+    bad = replayed.bad_parameters
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        console.print(Text(f"gradients that are not finite: {', '.join(bad[:3])}{more}"))
+    finite = sum(example.sound for example in replayed.examples)
+    console.print(Text(f"{finite} of {len(replayed.examples)} examples are finite; gradient norm {replayed.gradient_norm:.4g}"))

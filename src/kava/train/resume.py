@@ -6,6 +6,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from kava.checkpoint import PROJECTION, Trained
+from kava.checkpoint.files import ADAPTER_WEIGHTS
 from kava.runtime.atomic import discard
 
 _CHECKPOINT = re.compile(r"checkpoint-[0-9]+")
@@ -35,7 +36,7 @@ def load_weights(directory: Path, trained: Trained) -> None:
     """Load the weights of a checkpoint into a model that was built in the same way."""
     model = trained.model.backbone.model
     trained.model.projection.load_state_dict(load_file(directory / PROJECTION))
-    adapter = directory / "adapter_model.safetensors"
+    adapter = directory / ADAPTER_WEIGHTS
     if adapter.exists():
         from peft import set_peft_model_state_dict
 

@@ -26,14 +26,15 @@ from kava.config.fingerprint import MAY_CHANGE_ON_RESUME
 from kava.errors import UserError, describe_os_error
 from kava.results import BEST_CHECKPOINT, RESULT_FORMAT, TRAINING_DONE, Record, parse_record, read_mapping, rows_path, write_text
 from kava.runtime import processes
-from kava.runtime.atomic import discard, is_sealed, recover, tidy, verify, write_atomic
+from kava.runtime.atomic import MANIFEST, discard, is_sealed, recover, tidy, verify, write_atomic
 from kava.runtime.lock import locked
 from kava.train.progress import TRAIN_LOG
 from kava.train.resume import checkpoints, step_of
+from kava.train.state import STATE
 
 RUN, CONFIG, LOGS = "run.json", "config.yaml", "logs"
 # Files of a checkpoint that only resuming needs; a best checkpoint consists of the others.
-_STATE = ("*.pt", "*.pth", "*.bin", "trainer_state.json")
+_ONLY_TO_RESUME = ("*.pt", "*.pth", "*.bin", STATE)
 _EVENTS = re.compile(r"events\.out\.tfevents\..*\.(\d+)\.\d+(\.v2)?")
 
 
@@ -212,7 +213,7 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def _copy_weights(checkpoint: Path, staging: Path) -> None:
-    shutil.copytree(checkpoint, staging, ignore=shutil.ignore_patterns("manifest.json", *_STATE), dirs_exist_ok=True)
+    shutil.copytree(checkpoint, staging, ignore=shutil.ignore_patterns(MANIFEST, *_ONLY_TO_RESUME), dirs_exist_ok=True)
 
 
 def _say(line: str) -> None:

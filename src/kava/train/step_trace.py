@@ -26,13 +26,13 @@ from kava.losses.total import combine
 from kava.methods import METHODS
 from kava.model.build import random_model
 from kava.model.kava import KavaModel
+from kava.train.batch_step import autocast
 
 PROMPT_TOKENS = 4
 # Rows of the traced batch. A prime that divides no size of a model, so that a storage whose size is a multiple of it has a batch dimension.
 ROWS = 1009
 # Bytes per weight in NF4: four bits, one byte of scale per 64 weights, and four bytes per 256 scales.
 NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
-_MODES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -167,12 +167,12 @@ def trace_step(shape: Any, config: Config, lengths: Lengths, rows: int = ROWS) -
 
 def _run(model: KavaModel, batch: Batch, config: Config) -> tuple[tuple[float, float], tuple[tuple[float, float], ...]]:
     """(bytes, bytes per row) after the forward pass, and at every moment that may be a peak."""
-    dtype = _MODES.get(config.system.mixed_precision)
+    precision = config.system.mixed_precision
     given = [*model.parameters(), *model.buffers(), *(parameter.grad for parameter in model.parameters() if parameter.grad is not None)]
     ledger = Ledger(given, len(batch))
     # Half precision means that the memory of a GPU is estimated, where SDPA computes short sequences too.
-    with ledger, sdpa_alone() if dtype else nullcontext():
-        with torch.autocast("cpu", dtype) if dtype else nullcontext():
+    with ledger, sdpa_alone() if precision != "no" else nullcontext():
+        with autocast(precision, "cpu"):
             terms = model.losses(batch)
             loss = combine(terms, model.settings.weights).mean()
         del terms

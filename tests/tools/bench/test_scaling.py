@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kava.cache.attention import ImportanceRecorder, _record
-from kava.eviction import SCORERS, Trace, compress
+from kava.eviction import SCORERS, Options, Trace, compress
 from kava.tools.bench.data import measure_data
 from kava.tools.bench.scaling import (
     BASE,
@@ -93,15 +93,9 @@ def test_8192_tokens_become_24_entries() -> None:
     assert kept.keys.shape == (LAYERS, 1, HEADS, 24, WIDTH)
     assert kept.slot_mask.all()
     assert (kept.indices.diff(dim=-1) > 0).all()
-    scores = SCORERS["rkv"](trace, _options())
+    scores = SCORERS["rkv"](trace, Options(24, 0.1))
     best = scores.topk(24).indices.sort().values
     assert torch.equal(kept.indices, best)
-
-
-def _options() -> Any:
-    from kava.eviction import Options
-
-    return Options(24, 0.1)
 
 
 def test_exponent_is_that_of_a_power_law() -> None:

@@ -9,9 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from kava.errors import UserError, at_least
 from kava.methods import METHODS
 from kava.runtime.device import choose_device
-from kava.tools.bench.flops import attention_flops, passes, products
+from kava.tools.bench.flops import passes, shape_of, step_flops
 from kava.tools.bench.step import VARIANTS, _losses, _step, _values
-from kava.tools.bench.workload import SHAPES, Workload, build_workload, random_batch, random_questions
+from kava.tools.bench.workload import Workload, build_workload, random_batch, random_questions
 
 SMALL = Workload(shape="mini", batch=2, question=9, cot=7, answer=6, latents=4, iterations=3, lora_r=4)
 
@@ -67,10 +67,7 @@ def test_needed_flops_are_close_to_what_torch_counts(lora_r: int, monkeypatch: p
     counter = FlopCounterMode(display=False)
     with counter:
         _step(model, batch, _losses("ours"))
-    shape = replace(SHAPES["mini"], vocabulary=len(trained.tokenizer))
-    needed = sum(2 * rows * inner * outer * count for (rows, inner, outer), count in products(workload, shape).items())
-    needed += attention_flops(workload, shape)
-    assert needed == pytest.approx(counter.get_total_flops(), rel=0.1)
+    assert step_flops(workload, shape_of(workload)) == pytest.approx(counter.get_total_flops(), rel=0.1)
 
 
 def test_passes_hold_the_latents_that_are_neither_final_nor_lead_nowhere() -> None:

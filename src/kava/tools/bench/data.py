@@ -20,8 +20,8 @@ from kava.data.mini.problems import problems
 from kava.data.sequences import builder_of
 from kava.methods import METHODS
 from kava.model.tokenizer import load_tokenizer
-from kava.tools.bench.record import MIB, Found
-from kava.tools.bench.timing import Run, peak_memory
+from kava.tools.bench.record import Found
+from kava.tools.bench.timing import MIB, Run, peak_memory
 from kava.train.prepare import prepare_data, resolve_base
 from kava.train.sampler import LengthSortedSampler, padding_share
 
@@ -35,23 +35,21 @@ MEMORY_LIMIT = 2 * 2**30
 def measure_data(rows: int, model: str) -> Found:
     """Measure two starts on the same rows in fresh processes, the first with an empty cache; then reading speed and padding of the rows.
 
-    Args:
-        rows: number of generated training rows.
-        model: model whose tokenizer is used; a name as in `model.name`.
+    `rows` are generated, and `model` (a name as in `model.name`) has the tokenizer.
     """
     base = resolve_base(build_config({}, "the benchmark", {"model.name": model}))
     with tempfile.TemporaryDirectory() as directory:
         source, cache = Path(directory, "rows.jsonl"), Path(directory, "cache")
         write_problems(source, rows)
-        first, second = (peak_memory(prepare_start, str(source), base, str(cache)) for _ in range(2))
+        memory = {start: peak_memory(prepare_start, str(source), base, str(cache)) for start in ("first", "second")}
         encoded = EncodedRows(next(cache.rglob("train.arrow")))
-        starts = [{"start": name, **of.cost, "before it": of.rest / MIB} for name, of in (("first", first), ("second", second))]
+        starts = [{"start": start, **of.cost, "before it": of.rest / MIB} for start, of in memory.items()]
         read = {
             "rows": rows, "MiB": source.stat().st_size / MIB,
             "MiB tokenised": sum(path.stat().st_size for path in cache.rglob("*") if path.is_file()) / MIB,
             f"seconds of a batch of {BATCH}": _batch_seconds(encoded), **_padding(encoded),
         }  # fmt: skip
-    return Found({"training data": starts, "its rows": [read]}, {"data.limit_over_peak_memory": MEMORY_LIMIT / first.peak})
+    return Found({"training data": starts, "its rows": [read]}, {"data.limit_over_peak_memory": MEMORY_LIMIT / memory["first"].peak})
 
 
 def write_problems(path: Path, rows: int) -> None:

@@ -16,8 +16,8 @@ from kava.errors import UserError
 from kava.generate import Generation, Reasoner
 from kava.model.build import assemble, load_base
 from kava.model.tokenizer import load_tokenizer
-from kava.tools.bench.record import MIB, Found
-from kava.tools.bench.timing import Run, alternate, peak_memory
+from kava.tools.bench.record import Found
+from kava.tools.bench.timing import MIB, Run, alternate, peak_memory
 from kava.tools.bench.workload import Workload, build_workload, random_questions
 from kava.train.prepare import resolve_base
 
@@ -133,12 +133,8 @@ def prepare_decoding(source: Source, batch: int, new_tokens: int, way: str) -> R
 def compare_thinking(workload: Workload, *, batches: Sequence[int], trace_tokens: int, answer_tokens: int, repeats: int) -> Found:
     """Compare the cost per question of M latents with a short answer and of a written chain of thought, with the same model.
 
-    Args:
-        workload: the model, Q, M and T.
-        batches: batch sizes to measure.
-        trace_tokens: tokens of a written chain of thought with its answer and EOS.
-        answer_tokens: tokens written after the latents and the answer prompt, EOS included.
-        repeats: measured rounds.
+    `trace_tokens` are written for a chain of thought with its answer, `answer_tokens` after the latents and the answer prompt; both
+    include EOS.
     """
     reasoner = build_reasoner(workload)
     rows, ratios = [], {}

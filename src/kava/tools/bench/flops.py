@@ -25,11 +25,11 @@ def passes(workload: Workload) -> list[tuple[int, int]]:
     """Return (new tokens, tokens they can attend to) for each pass over one example, in the order of `KavaModel.losses`."""
     method = METHODS[workload.method]
     question, latents = workload.question, workload.latents
-    student = int(method.uses_latents) + _written(workload) + workload.answer
+    student = int(method.uses_latents) + workload.cot * writes_trace(workload.method) + workload.answer
     if not method.uses_latents:
         return [(question + student, question + student)]
     prefix = question + 1 + latents
-    count = latents if method.latents == "sequential" else min(workload.iterations, latents)
+    count = _iterations(workload)
     # Each pass runs the latents that are not final and still affect the last one; the first includes the question, the last the answer.
     found = [(prefix - count, prefix - count)]
     found += [(latents - count + 1, prefix - count + 1 + final) for final in range(count - 1)]
@@ -45,10 +45,7 @@ def passes(workload: Workload) -> list[tuple[int, int]]:
 def products(workload: Workload, shape: ModelShape, *, recompute: bool = False) -> Counter[Product]:
     """Return every matrix multiplication by a weight matrix in a step, and how often it is computed (forward and backward).
 
-    Args:
-        workload: lengths and method.
-        shape: shape of the model.
-        recompute: layers run forward a second time in the backward pass (`training.gradient_checkpointing`).
+    With `recompute`, layers run forward a second time in the backward pass (`training.gradient_checkpointing`).
     """
     width = shape.head_size
     query, kv, rank = shape.heads * width, shape.kv_heads * width, workload.lora_r
@@ -66,10 +63,10 @@ def products(workload: Workload, shape: ModelShape, *, recompute: bool = False) 
             counted[rows, rank, outer] += (3 + again) * shape.layers
     method = METHODS[workload.method]
     if method.uses_projection:
-        count = workload.latents if method.latents == "sequential" else min(workload.iterations, workload.latents)
+        count = _iterations(workload)
         counted[workload.batch * (workload.latents - count + 1), shape.hidden, shape.hidden] += 2 * 3 * count
-    labelled = (workload.cot + workload.answer if method.teacher else 0) + _written(workload) + workload.answer
-    labelled += workload.cot if method.step_decoder else 0
+    traces = method.teacher + method.step_decoder + writes_trace(workload.method)
+    labelled = traces * workload.cot + (1 + method.teacher) * workload.answer
     counted[workload.batch * labelled, shape.hidden, shape.vocabulary] += base
     return counted
 
@@ -87,10 +84,15 @@ def step_flops(workload: Workload, shape: ModelShape, *, recompute: bool = False
     return multiplied + attention_flops(workload, shape, recompute=recompute)
 
 
-def _written(workload: Workload) -> int:
-    """Return the tokens of the trace in the student's own sequence, before a curriculum shortens it."""
-    method = METHODS[workload.method]
-    return workload.cot if method.writes_cot or method.curriculum == "remove_tokens" else 0
+def writes_trace(method: str) -> bool:
+    """Return whether the student's own sequence has the trace, before a curriculum shortens it."""
+    return METHODS[method].writes_cot or METHODS[method].curriculum == "remove_tokens"
+
+
+def _iterations(workload: Workload) -> int:
+    """Return how many passes make the latents: one for each of sequential ones, else T, of which more than M change nothing."""
+    sequential = METHODS[workload.method].latents == "sequential"
+    return workload.latents if sequential else min(workload.iterations, workload.latents)
 
 
 def shape_of(workload: Workload) -> ModelShape:
@@ -103,12 +105,10 @@ def shape_of(workload: Workload) -> ModelShape:
 
 def utilisation(workload: Workload, seconds: float) -> dict[str, Any]:
     """Return the FLOPs of a step, the rate of this machine for its matrix multiplications, and the share of that rate in percent."""
-    shape = shape_of(workload)
-    counted = products(workload, shape)
-    multiplied = sum(2 * rows * inner * outer * count for (rows, inner, outer), count in counted.items())
-    dtype = getattr(torch, workload.dtype)
-    rate = multiplied / sum(count * _product_seconds(product, dtype, workload.device) for product, count in counted.items())
+    shape, dtype = shape_of(workload), getattr(torch, workload.dtype)
     total = step_flops(workload, shape)
+    alone = sum(count * _product_seconds(product, dtype, workload.device) for product, count in products(workload, shape).items())
+    rate = (total - attention_flops(workload, shape)) / alone
     return {"GFLOP a step": total / 1e9, "GFLOP/s of its matrix products alone": rate / 1e9, "utilisation, %": 100 * total / rate / seconds}
 
 

@@ -13,7 +13,6 @@ from kava.results import Record, parse_record, read_mapping, write_text
 from kava.runtime.provenance import collect
 
 FORMAT: Literal["kava.bench/1"] = "kava.bench/1"
-MIB = 2**20
 _CURE = "record it again: python -m kava bench --output FILE"
 
 

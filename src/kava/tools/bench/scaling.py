@@ -15,9 +15,9 @@ import torch
 
 from kava.eviction import Trace, compress
 from kava.tools.bench.flops import passes, shape_of, step_flops
-from kava.tools.bench.record import MIB, Found
+from kava.tools.bench.record import Found
 from kava.tools.bench.step import prepare_step
-from kava.tools.bench.timing import Run, alternate, peak_memory
+from kava.tools.bench.timing import MIB, Run, alternate, peak_memory
 from kava.tools.bench.workload import Workload
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from kava.cache.short_attention import sdpa_alone
 from kava.data.collate import Batch
 from kava.losses.total import LossTerms, combine
 from kava.model.kava import KavaModel
-from kava.tools.bench.flops import utilisation
+from kava.tools.bench.flops import shape_of, utilisation
 from kava.tools.bench.naive import naive_losses, pccot_losses
-from kava.tools.bench.record import MIB, Found
-from kava.tools.bench.timing import Run, alternate, peak_memory
-from kava.tools.bench.workload import SHAPES, Workload, build_workload, random_batch
+from kava.tools.bench.record import Found
+from kava.tools.bench.timing import MIB, Run, alternate, peak_memory
+from kava.tools.bench.workload import Workload, build_workload, random_batch
 
 Losses = Callable[[KavaModel, Batch], LossTerms]
 
@@ -126,10 +126,10 @@ def count_calls(workload: Workload) -> Found:
     Counted on a CPU with bf16 weights under bf16 autocast, as on a GPU, on a narrow model with the number of layers of the shape: the
     width does not change the counts. Fused kernels of a GPU (`kava.model.fused_kernels`) count as the operations that they replace.
     """
-    layers = workload.layers or SHAPES[workload.shape].layers
     narrow = replace(
-        workload, shape="tiny", layers=layers, batch=4, lora_r=min(workload.lora_r, 4), dtype="bfloat16", device="cpu", dropout=0.1
-    )
+        workload, shape="tiny", layers=shape_of(workload).layers, batch=4, lora_r=min(workload.lora_r, 4),
+        dtype="bfloat16", device="cpu", dropout=0.1,
+    )  # fmt: skip
     trained = build_workload(narrow)
     model, batch = trained.model.train(), random_batch(narrow, trained)
     with sdpa_alone():

@@ -15,6 +15,7 @@ from kava.errors import UserError
 from kava.runtime.stage import stage
 
 Run = Callable[[], Any]
+MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Memory:
     @property
     def cost(self) -> dict[str, float]:
         """Time and peak memory as columns of a table."""
-        return {"seconds": self.seconds, "processor seconds": self.cpu_seconds, "peak MiB": self.peak / 2**20}
+        return {"seconds": self.seconds, "processor seconds": self.cpu_seconds, "peak MiB": self.peak / MIB}
 
     @property
     def above_rest(self) -> int:

@@ -12,9 +12,10 @@ from kava.config import Config, MiniDataConfig, MiniModelConfig, build_config
 from kava.data.collate import Batch
 from kava.data.mini.problems import vocabulary as words_of
 from kava.data.mini.tokenizer import build_mini_tokenizer
-from kava.data.sequences import SPECIAL_TOKENS, SequenceBuilder
+from kava.data.sequences import SequenceBuilder
 from kava.errors import UserError, at_least
 from kava.model.build import random_model, silence_libraries
+from kava.model.tokenizer import with_new_tokens
 from kava.train.step_trace import Lengths, longest_batch
 
 _MINI = MiniModelConfig()
@@ -142,9 +143,7 @@ def llama_config(shape_name: str, tokenizer: Any, layers: int = 0) -> LlamaConfi
 
 def build_tokenizer() -> Any:
     """Return the built-in tokenizer with the new special tokens."""
-    tokenizer = build_mini_tokenizer(MiniDataConfig(), ANSWER_PROMPT)
-    tokenizer.add_tokens(SPECIAL_TOKENS, special_tokens=True)
-    return tokenizer
+    return with_new_tokens(build_mini_tokenizer(MiniDataConfig(), ANSWER_PROMPT))
 
 
 def random_batch(workload: Workload, trained: Trained) -> Batch:

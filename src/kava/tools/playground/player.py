@@ -149,22 +149,12 @@ class Player:
     def _written(self, reasoner: Reasoner, question: str, use_latent: bool) -> Iterator[Progress]:
         seconds, resumed, passes = 0.0, time.perf_counter(), 0
         written: list[int] = []
-        for token, passes in self._in_turns(self._tokens(reasoner, question, use_latent)):
-            written.append(token)
+        for written, passes in self._in_turns(reasoner.stream(question, self.config.evaluation.max_new_tokens, use_latent)):
             seconds += time.perf_counter() - resumed
             if written[-1] != self.builder.tokenizer.eos_token_id:
                 yield self._progress(written, passes, seconds, use_latent, done=False)
             resumed = time.perf_counter()
         yield self._progress(written, passes, seconds, use_latent, done=True)
-
-    def _tokens(self, reasoner: Reasoner, question: str, use_latent: bool) -> Iterator[tuple[int, int]]:
-        """Yield each token with the number of passes before the first.
-
-        Reading the question is part of the first step: what `start` returns is valid only until the next question is read.
-        """
-        prefix, logits, passes = reasoner.start([self.builder.question_ids(question)], use_latent)
-        for _, tokens, _ in reasoner.tokens(prefix, logits, self.config.evaluation.max_new_tokens):
-            yield int(tokens), passes
 
     def _in_turns(self, pieces: Iterator[T]) -> Iterator[T]:
         """Yield the same pieces; each is computed while holding the lock of the model."""

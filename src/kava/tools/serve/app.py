@@ -77,6 +77,8 @@ def build_app(trained: Trained, name: str, batcher: Batcher, max_new_tokens: int
 
 
 Kind = Literal["chat.completion", "text_completion"]
+Event = str | Generation | Exception
+"""The text so far; at the end, the answer or what went wrong."""
 
 
 class _Service:
@@ -99,9 +101,9 @@ class _Service:
         temperature = wanted.temperature or 0.0
         seed = (secrets.randbits(63) if wanted.seed is None else wanted.seed) if temperature else 0
         settings = Settings(limit, temperature, seed, wanted.use_latent)
-        loop, events = asyncio.get_running_loop(), asyncio.Queue[str | Generation | Exception]()
+        loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
 
-        def hand_over(event: str | Generation | Exception) -> None:
+        def hand_over(event: Event) -> None:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
         asked = PendingRequest(ids, settings, hand_over if wanted.stream else None, hand_over)
@@ -124,9 +126,7 @@ class _Service:
     def _latents(self, wanted: BaseRequest) -> int:
         return self.batcher.reasoner.num_latents if self.trained.model.method.uses_latents and wanted.use_latent else 0
 
-    async def _stream(
-        self, asked: PendingRequest, events: "asyncio.Queue[str | Generation | Exception]", answer: "_Answer", usage: bool
-    ) -> AsyncIterator[str]:
+    async def _stream(self, asked: PendingRequest, events: "asyncio.Queue[Event]", answer: "_Answer", usage: bool) -> AsyncIterator[str]:
         pieces = StableText()
         try:
             yield _line(answer.chunk("", first=True))
@@ -185,7 +185,7 @@ class _Answer:
         return {"usage": usage, "kava": ours}
 
 
-async def _while_connected(request: Request, events: "asyncio.Queue[str | Generation | Exception]") -> str | Generation | Exception:
+async def _while_connected(request: Request, events: "asyncio.Queue[Event]") -> Event:
     """Return the next event, or `ClosedError` when the client has disconnected; without a stream, this has to be polled."""
     coming = asyncio.ensure_future(events.get())
     while not (await asyncio.wait([coming], timeout=LOOK_SECONDS))[0]:

@@ -2,12 +2,11 @@
 
 import os
 import shutil
-from collections.abc import Callable
-from typing import Any
 
 import torch
 
 from kava.cache.attention import PREFIX
+from kava.tools.bench.timing import alternate
 from kava.tools.smoke.lab import Lab, close_to_zero, relative, terms_apart
 
 _SIZE = 512
@@ -19,7 +18,7 @@ def device(_: Lab) -> str:
     left, right = torch.randn(2, _SIZE, _SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     mine, theirs = left.to(where, torch.float32), right.to(where, torch.float32)
     sentence = close_to_zero(relative((mine @ theirs).cpu().double(), left @ right), 1e-4, f"{_SIZE} x {_SIZE} product")
-    rate = 2 * _SIZE**3 / _seconds(lambda: mine @ theirs, where) / 1e9
+    seconds = min(alternate({"product": lambda: mine @ theirs}, 3, where)["product"])
     if where == "cuda":
         properties = torch.cuda.get_device_properties(0)
         bf16 = "with bf16" if torch.cuda.is_bf16_supported() else "without bf16: set system.mixed_precision to fp16"
@@ -27,12 +26,12 @@ def device(_: Lab) -> str:
     else:
         hint = " (there is a GPU driver, but this torch does not see a GPU)" if shutil.which("nvidia-smi") else ""
         name = f"CPU, {torch.get_num_threads()} of {os.cpu_count()} threads{hint}"
-    return f"{name}; {rate:.0f} GFLOP/s; {sentence}"
+    return f"{name}; {2 * _SIZE**3 / seconds / 1e9:.0f} GFLOP/s; {sentence}"
 
 
 def attention_backends(lab: Lab) -> str:
     """Check that every attention backend gives the same losses on a padded batch."""
-    model, batch = lab.trained.model, lab.batch(lab.problems[:4])
+    model, batch = lab.trained.model, lab.batch
     causal_lm = model.backbone.causal_lm
     with torch.no_grad():
         expected = model.losses(batch)
@@ -52,14 +51,8 @@ def _flash(lab: Lab) -> str:
     from kava.tools.bench.workload import Workload, build_workload
 
     model = build_workload(Workload(shape="tiny", latents=4, lora_r=4, dtype="bfloat16", device="cuda")).model
-    batch = lab.batch(lab.problems[:4]).to("cuda")
+    batch = lab.batch.to("cuda")
     with torch.no_grad():
         expected = model.losses(batch)
         model.backbone.causal_lm.set_attn_implementation(f"{PREFIX}flash_attention_2")
         return close_to_zero(terms_apart(model.losses(batch), expected), 5e-2, "flash_attention_2 in bf16")
-
-
-def _seconds(run: Callable[[], Any], where: str) -> float:
-    from kava.tools.bench.timing import alternate
-
-    return min(alternate({"run": run}, 3, where)["run"])

@@ -3,11 +3,8 @@
 Large packages are imported only when needed: if one is broken, the checks that need it fail and the others still run.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from kava.config import Config, MiniDataConfig, build_config
@@ -43,8 +40,8 @@ class Lab:
 
     @cached_property
     def problems(self) -> list[Example]:
-        """Built-in problems of one to three steps."""
-        return generate("train", PROBLEMS)
+        """Four built-in problems of one to three steps."""
+        return generate("train", PROBLEMS)[:4]
 
     @cached_property
     def base(self) -> Path:
@@ -65,12 +62,11 @@ class Lab:
 
     def config(self, overrides: dict[str, Any] | None = None) -> Config:
         """Return the configuration of KaVa on the tiny base model and the built-in problems, on the CPU."""
-        mini = {f"dataset.mini.{name}": getattr(PROBLEMS, name) for name in ("max_steps", "num_train", "num_eval")}
         settings = {
             "model.name": str(self.base), "lora.r": 4, "lora.dropout": 0.0, "latent.num_tokens": LATENTS,
             "system.mixed_precision": "no", "system.device": "cpu",
         }  # fmt: skip
-        return build_config({}, "the smoke test", mini | settings | (overrides or {}))
+        return build_config({"dataset": {"mini": PROBLEMS.model_dump()}}, "the smoke test", settings | (overrides or {}))
 
     @cached_property
     def trained(self) -> "Trained":
@@ -90,19 +86,17 @@ class Lab:
                     parameter.add_(0.1 * torch.randn_like(parameter))
         return Trained(model.eval(), tokenizer, config, str(self.base))
 
-    def batch(self, problems: list[Example]) -> "Batch":
+    @cached_property
+    def batch(self) -> "Batch":
+        """The problems as a padded training batch."""
+        return self.batch_of(self.problems)
+
+    def batch_of(self, problems: list[Example]) -> "Batch":
         """Return a training batch of the problems."""
         from kava.data.collate import build_collator
 
         builder = self.trained.builder
         return build_collator(self.trained.config, builder).collate([builder.encode(problem) for problem in problems])
-
-
-@contextmanager
-def open_lab() -> Iterator[Lab]:
-    """Yield a lab in a temporary directory, which is removed afterwards."""
-    with TemporaryDirectory(prefix="kava-smoke-") as directory:
-        yield Lab(Path(directory))
 
 
 def close_to_zero(difference: float, allowed: float, what: str) -> str:

@@ -1,10 +1,9 @@
 """Checks of Python, the installed packages and the model hub; none of them imports torch or transformers."""
 
 import platform
-from importlib import metadata
 
 from kava.runtime.hub import unreachable
-from kava.runtime.installed import declared, foreign_packages, version
+from kava.runtime.installed import NEEDED, declared, foreign_packages, version
 from kava.tools.smoke.lab import CheckFailedError, Information, Lab
 
 OPTIONAL = ("flash-attn", "bitsandbytes", "wandb", "gguf")
@@ -28,18 +27,16 @@ def packages(_: Lab) -> str:
     for requirement in map(Requirement, declared()[1]):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        try:
-            versions[requirement.name] = metadata.version(requirement.name)
-        except metadata.PackageNotFoundError:
+        found = versions[requirement.name] = version(requirement.name)
+        if found is None:
             problems.append(f"{requirement.name} is not installed")
-            continue
-        if not requirement.specifier.contains(versions[requirement.name], prereleases=True):
-            problems.append(f"{requirement.name} {versions[requirement.name]} is not {requirement.specifier}")
+        elif not requirement.specifier.contains(found, prereleases=True):
+            problems.append(f"{requirement.name} {found} is not {requirement.specifier}")
     if foreign := foreign_packages():
         problems.append(foreign)
     if problems:
         raise CheckFailedError("; ".join(problems))
-    shown = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "peft") if name in versions)
+    shown = ", ".join(f"{name} {versions[name]}" for name in NEEDED)
     return f"all {len(versions)} in their ranges ({shown})"
 
 

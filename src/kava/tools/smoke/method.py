@@ -68,7 +68,7 @@ def training_losses(lab: Lab) -> str:
     """Compare the losses of the training step with those of separate full forward passes."""
     from kava.tools.bench.naive import naive_losses
 
-    model, batch = lab.trained.model, lab.batch(lab.problems[:4])
+    model, batch = lab.trained.model, lab.batch
     with torch.no_grad():
         difference = terms_apart(model.losses(batch), naive_losses(model, batch))
     return close_to_zero(difference, 1e-4, "shared question against separate full passes")
@@ -76,10 +76,10 @@ def training_losses(lab: Lab) -> str:
 
 def padding(lab: Lab) -> str:
     """Compare the losses of each example in a padded batch with its losses alone."""
-    problems, model = lab.problems[:4], lab.trained.model
+    model = lab.trained.model
     with torch.no_grad():
-        together = model.losses(lab.batch(problems))
-        alone = [model.losses(lab.batch([problem])) for problem in problems]
+        together = model.losses(lab.batch)
+        alone = [model.losses(lab.batch_of([problem])) for problem in lab.problems]
     differences = [
         relative(together[name][row : row + 1], value)
         for row, terms in enumerate(alone)
@@ -87,14 +87,14 @@ def padding(lab: Lab) -> str:
         # A one-step problem has an empty trace, so its L_KV is exactly 0 in both cases.
         if float(value.abs().max()) > 0
     ]
-    return close_to_zero(max(differences), 1e-4, f"{len(problems)} examples in a batch against alone")
+    return close_to_zero(max(differences), 1e-4, f"{len(alone)} examples in a batch against alone")
 
 
 def jacobi(lab: Lab) -> str:
     """Compare T = M parallel Jacobi iterations with M latents generated sequentially."""
     from kava.model.latents import think_parallel, think_sequential
 
-    model, batch = lab.trained.model, lab.batch(lab.problems[:4])
+    model, batch = lab.trained.model, lab.batch
     with torch.no_grad():
         question = model.backbone.read(batch.question_ids, batch.question_mask).prefix
         sequential = think_sequential(model.backbone, question, model.projection, LATENTS).hidden

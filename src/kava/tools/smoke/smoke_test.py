@@ -4,11 +4,13 @@ import importlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich.console import Console
 from rich.text import Text
 
-from kava.tools.smoke.lab import CheckFailedError, Information, Lab, open_lab
+from kava.tools.smoke.lab import CheckFailedError, Information, Lab
 
 REINSTALL = "install the pinned versions: pip install -r requirements.txt"
 
@@ -67,7 +69,8 @@ def smoke_test() -> int:
     """Run every check and print a line for each; return the exit code, 1 if any check failed."""
     console, started = Console(highlight=False), time.perf_counter()
     counts = dict.fromkeys(_STYLES, 0)
-    with open_lab() as lab:
+    with TemporaryDirectory(prefix="kava-smoke-") as directory:
+        lab = Lab(Path(directory))
         for check in CHECKS:
             began = time.perf_counter()
             status, measured = run_check(check, lab)

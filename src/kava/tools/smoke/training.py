@@ -38,7 +38,7 @@ def generation(lab: Lab) -> str:
     from kava.tools.bench.decoding import decode_incremental, decode_recomputed
 
     reasoner = lab.trained.reasoner()
-    questions = [problem.question for problem in lab.problems[:4]]
+    questions = [problem.question for problem in lab.problems]
     together = reasoner.generate(questions, max_new_tokens=NEW_TOKENS)
     alone = [reasoner.generate([question], max_new_tokens=NEW_TOKENS)[0] for question in questions]
     if [g.token_ids for g in together] != [g.token_ids for g in alone]:
@@ -57,7 +57,7 @@ def save_and_load(lab: Lab) -> str:
     save_checkpoint(saved, lab.trained)
     logits = []
     for trained in (lab.trained, load_checkpoint(saved)):
-        questions = [trained.builder.question_ids(problem.question) for problem in lab.problems[:4]]
+        questions = [trained.builder.question_ids(problem.question) for problem in lab.problems]
         with torch.inference_mode():
             logits.append(trained.reasoner().start(questions)[1])
     mine, theirs = logits

@@ -7,7 +7,7 @@ import pytest
 
 from kava.checkpoint.shipped import SHIPPED
 from kava.data.mini.problems import EXAMPLE
-from kava.experiment.verdict import Measured, alone_ms, verdict
+from kava.experiment.demo import Measured, alone_ms, verdict
 
 NO_COT = Measured(0.21, (0.18, 0.24), 2.0, 4.0, 0.8)
 FULL_COT = Measured(0.996, (0.99, 1.0), 23.5, 61.0, 2.1)

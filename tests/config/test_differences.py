@@ -1,0 +1,21 @@
+"""Which settings differ, by dotted key."""
+
+from kava.config import build_config
+from kava.config.differences import ABSENT, differences, flatten
+
+
+def test_sections_become_dotted_keys_and_lists_stay_values() -> None:
+    assert flatten({"a": {"b": 1, "c": {"d": [1, 2]}}, "e": {}}) == {"a.b": 1, "a.c.d": [1, 2], "e": {}}
+
+
+def test_each_key_has_one_value_per_configuration() -> None:
+    assert differences([{"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}}, {"b": {"c": 2}}]) == {"a": [1, 1, ABSENT], "b.c": [2, 3, 2]}
+    assert differences([{"a": 1}]) == {}
+    assert differences([]) == {}
+
+
+def test_configurations_differ_in_what_was_set() -> None:
+    contents = [
+        build_config({}, "a test", overrides).to_dict() for overrides in ({}, {"training.learning_rate": 0.0002, "rkv.lambda": 0.5})
+    ]
+    assert differences(contents) == {"rkv.lambda": [0.1, 0.5], "training.learning_rate": [0.0008, 0.0002]}

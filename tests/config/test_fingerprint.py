@@ -1,0 +1,44 @@
+"""The fingerprint: every setting but the seed is in it, and settings of a later version leave it as it was."""
+
+from typing import Any
+
+import pytest
+
+from kava.config import Config, build_config, recorded_config
+from kava.config.differences import flatten
+from kava.config.fingerprint import LATER_SETTINGS
+
+
+def test_what_an_earlier_version_wrote_down_stays_what_it_was() -> None:
+    """Settings that came later are not the published ones then."""
+    config = build_config({"method": "icot"}, "a test", {"training.removal_smoothing": None, "training.reset_optimizer": False})
+    config.training.remove_all_beyond = None
+    older = config.to_dict()
+    for section, key, _ in LATER_SETTINGS:
+        del older[section][key]
+    assert recorded_config(older, "a test") == config
+    assert recorded_config(older, "a test").fingerprint() == config.fingerprint()
+
+
+def _other(key: str, value: Any) -> Any:
+    choices = {"method": "codi", "loss.kv_loss_type": "mse", "loss.codi_loss_type": "l1", "loss.kv_rope": "pre", "loss.kv_parts": "keys"}
+    choices |= {"rkv.eviction": "crop", "rkv.group_reduction": "mean", "model.dtype": "bfloat16", "model.attn_implementation": "eager"}
+    choices |= {"loss.kv_iterations": "all", "rkv.importance": "trace", "rkv.share": "layer"}
+    choices |= {"dataset.cot_type": "natural_language", "dataset.on_bad_row": "skip", "training.lr_scheduler": "linear"}
+    choices |= {"system.mixed_precision": "fp16", "system.device": "cpu", "lora.target_modules": ["q_proj"]}
+    choices |= {"dataset.answer_type": "choice", "model.revision": "v1", "dataset.revision": "v1"}
+    choices |= {"model.quantization": "4bit", "model.mini.hidden_size": 256, "model.mini.num_heads": 8, "model.mini.num_kv_heads": 4}
+    if key in choices:
+        return choices[key]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value / 2 if isinstance(value, float) and value else value + 1
+    return 3 if value is None else f"{value}x"
+
+
+@pytest.mark.parametrize(("key", "value"), list(flatten(Config().to_dict()).items()))
+def test_fingerprint_ignores_the_seed_and_nothing_else(key: str, value: Any) -> None:
+    changed = build_config({}, "here.yaml", {key: _other(key, value)})
+    assert flatten(changed.to_dict())[key] != value
+    assert (changed.fingerprint() == Config().fingerprint()) == (key == "training.seed")
