@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from helpers.loading import open_named
-from helpers.tiny import make_examples, mini_builder, mini_examples
+from helpers.tiny import make_examples, mini_builder, mini_examples, total_length
 from kava.data.encoded_rows import EncodedRows, lengths_of, write_rows
 from kava.data.sequences import EncodedExample, SequenceBuilder
 from kava.data.sources.splits import Splits
@@ -69,7 +69,7 @@ def test_from_disk_come_the_same_examples_in_the_same_order(tmp_path: Path) -> N
         found[len(examples)]
     for one, other in zip(found.lengths, lengths_of(examples), strict=True):
         assert one.tolist() == other.tolist()
-    assert found.lengths.total.tolist() == [example.length for example in examples]
+    assert found.lengths.total.tolist() == [total_length(example) for example in examples]
     order = [list(LengthSortedSampler(lengths, 16, 3)) for lengths in (found.lengths, lengths_of(examples))]
     assert order[0] == order[1]
 
@@ -77,15 +77,15 @@ def test_from_disk_come_the_same_examples_in_the_same_order(tmp_path: Path) -> N
 def test_chosen_rows_are_a_sequence_too_and_travel_by_path(tmp_path: Path) -> None:
     examples = make_examples(30)
     write_rows(tmp_path / "rows.arrow", examples)
-    wanted = np.array([example.length % 2 == 0 for example in examples])
+    wanted = np.array([total_length(example) % 2 == 0 for example in examples])
     some = EncodedRows(tmp_path / "rows.arrow").only(wanted)
     expected = [example for example, kept in zip(examples, wanted, strict=True) if kept]
     for found in (some, pickle.loads(pickle.dumps(some))):
         assert list(found) == expected
         assert found[-1] == expected[-1]
-        assert found.lengths.total.tolist() == [example.length for example in expected]
+        assert found.lengths.total.tolist() == [total_length(example) for example in expected]
     assert len(pickle.dumps(some)) < 2000
-    assert list(some.only(some.lengths.total > 20)) == [example for example in expected if example.length > 20]
+    assert list(some.only(some.lengths.total > 20)) == [example for example in expected if total_length(example) > 20]
 
 
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:

@@ -137,6 +137,11 @@ def make_examples(count: int = 5, *, steps: tuple[int, ...] = (1, 2, 3, 4), seed
     ]
 
 
+def total_length(example: EncodedExample) -> int:
+    """Tokens of an example's question, steps and answer."""
+    return len(example.question) + sum(map(len, example.steps)) + len(example.answer)
+
+
 def make_batch(model: KavaModel, examples: list[EncodedExample], num_latents: int = 4, stage: int = 0, **options: Any) -> Batch:
     """Collate for a model's method; `stage` is the curriculum's."""
     collator = Collator(model.method, 0, len(PROMPT_IDS), num_latents=num_latents, tokens_per_stage=3, **options)

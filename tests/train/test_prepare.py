@@ -8,7 +8,7 @@ import pytest
 
 from helpers.checks import make_trained
 from helpers.result_files import make_result
-from helpers.tiny import mini_builder, mini_examples
+from helpers.tiny import mini_builder, mini_examples, total_length
 from kava.checkpoint import save_checkpoint
 from kava.config import Config, build_config
 from kava.errors import UserError
@@ -41,7 +41,7 @@ def test_they_are_counted_and_the_first_are_named(rows: Path, capsys: pytest.Cap
     total = len(prepared.train) + prepared.data["too_long"]
     assert prepared.data["rows"] == len(prepared.train)
     assert f"{prepared.data['too_long']} of {total} training rows are longer than dataset.max_length 40 tokens; left out: rows/" in said
-    assert all(example.length <= 40 for example in prepared.train)
+    assert all(total_length(example) <= 40 for example in prepared.train)
 
 
 def test_what_eviction_will_leave_out_is_counted_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
