@@ -126,13 +126,17 @@ def steps(workload: Workload, names: list[str], repeats: int = 8) -> None:
             say("step", shape=workload.shape, variant=name, batch=workload.batch, error=str(error)[:100])
 
 
-def one_variant(workload: Workload, name: str, repeats: int) -> None:
-    """Build a model, leave out what comes after `name` in the order of the variants, and measure."""
-    place = VARIANTS.index(name)
-    # The model of the variant before is in reference cycles.
+def forget() -> None:
+    """Free the model of the variant before, which is in reference cycles, and measure peak memory anew."""
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
+
+
+def one_variant(workload: Workload, name: str, repeats: int) -> None:
+    """Build a model, leave out what comes after `name` in the order of the variants, and measure."""
+    place = VARIANTS.index(name)
+    forget()
     trained = build_workload(workload)
     model, batch = trained.model.train(), random_batch(workload, trained)
     if place < VARIANTS.index("adapters"):
@@ -166,9 +170,7 @@ def against() -> None:
     """Our step, and the two plain ones of `kava bench` with peft's own adapters, at a batch that all of them can hold."""
     workload = replace(LLAMA, batch=32)
     for name, losses in (("ours", KavaModel.losses), ("pccot", pccot_losses), ("naive", naive_losses)):
-        gc.collect()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+        forget()
         trained = build_workload(workload)
         model, batch = trained.model.train(), random_batch(workload, trained)
         if name == "ours":

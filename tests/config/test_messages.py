@@ -4,14 +4,7 @@ from typing import Any
 
 import pytest
 
-from kava.config import build_config
-from kava.errors import UserError
-
-
-def message(content: dict[str, Any], overrides: dict[str, Any] | None = None) -> str:
-    with pytest.raises(UserError) as caught:
-        build_config(content, "here.yaml", overrides)
-    return str(caught.value)
+from helpers.config_messages import message
 
 
 @pytest.mark.parametrize(
