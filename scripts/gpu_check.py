@@ -29,7 +29,7 @@ from kava.data.collate import Batch
 from kava.data.mini.problems import vocabulary
 from kava.losses.total import LossTerms, combine
 from kava.model.backbone import Backbone
-from kava.model.fused_kernels import fuse_kernels
+from kava.model.fused_kernels import fuse_kernels, use_liger
 from kava.model.kava import KavaModel
 from kava.tools.bench.flops import shape_of, step_flops
 from kava.tools.bench.naive import naive_losses, pccot_losses
@@ -143,8 +143,10 @@ def one_variant(workload: Workload, name: str, repeats: int) -> None:
         plain_adapters(model)
     if place < VARIANTS.index("losses"):
         plain_losses(model.backbone)
-    if place >= VARIANTS.index("kernels"):
+    if place >= VARIANTS.index("layers"):
         fuse_kernels(model.backbone)
+    elif name == "kernels":
+        use_liger(model.backbone)
     step, optimizer = step_of(model, captured=name == "graph")
     run = partial(whole_step, step, optimizer, batch)
     grouped = attention.is_grouped
@@ -333,13 +335,13 @@ def write_rows(path: Path, count: int) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-VARIANTS = ("before", "adapters", "attention", "losses", "kernels", "graph")
+VARIANTS = ("before", "adapters", "attention", "losses", "kernels", "layers", "graph")
 PARTS: dict[str, Callable[[Path], None]] = {
     "product": lambda _: product(),
     "waits": lambda _: waits(),
     "exact": lambda _: exact(),
     "llama": lambda _: steps(LLAMA, list(VARIANTS)),
-    "smollm2": lambda _: steps(SMOLLM2, ["before", "kernels", "graph"]),
+    "smollm2": lambda _: steps(SMOLLM2, ["before", "layers", "graph"]),
     "against": lambda _: against(),
     "graph128": lambda _: steps(LLAMA, ["graph"]),
     "profile": profile,

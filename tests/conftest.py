@@ -3,6 +3,7 @@
 KAVA_TYPECHECK=0 leaves the shape checks out. KAVA_DATA_DIR names the directory of the real benchmark files.
 """
 
+import importlib
 import importlib.util
 import os
 import shutil
@@ -17,6 +18,9 @@ from hypothesis import Phase, settings
 if os.environ.get("KAVA_TYPECHECK", "1") != "0" and importlib.util.find_spec("beartype") is not None:
     from jaxtyping import install_import_hook
 
+    if importlib.util.find_spec("triton") is not None:
+        # Before the hook: Triton compiles a kernel's source, and finds the names of a checked function in the checker's module.
+        importlib.import_module("kava.model.triton_kernels")
     install_import_hook("kava", "beartype.beartype")
 
 # Looking for a smaller failing input may take five minutes, as often as the test runs: --hypothesis-profile=default asks for it.

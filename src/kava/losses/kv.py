@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -51,17 +52,18 @@ def _distance(
     distance: str,
     layerwise_std: bool,
 ) -> Float[Tensor, " B"]:
-    empty = ~slot_mask[None, :, None, :, None]
+    filled = slot_mask[None, :, None, :, None]
     elements = (slot_mask.sum(-1) * teacher.shape[2] * teacher.shape[4]).clamp_min(1)
-    teacher = at_least_float32(teacher.detach())
-    residual = (teacher - at_least_float32(student)).masked_fill(empty, 0)
+    # Empty slots become 0 while the tensors are still in half precision; the difference promotes the student to float32.
+    teacher, student = at_least_float32(torch.where(filled, teacher.detach(), 0)), torch.where(filled, student, 0)
+    residual = teacher - student
     if layerwise_std:
-        residual = residual / _deviation(teacher, empty, elements)[:, :, None, None, None]
+        residual = residual / _deviation(teacher, filled, elements)[:, :, None, None, None]
     return (DISTANCES[distance](residual).sum((2, 3, 4)) / elements).mean(0)
 
 
-def _deviation(teacher: Float[Tensor, "L B H M D"], empty: Bool[Tensor, "1 B 1 M 1"], elements: Int[Tensor, " B"]) -> Float[Tensor, "L B"]:
-    """Biased standard deviation of each layer and example over heads, filled slots and D."""
-    mean = teacher.masked_fill(empty, 0).sum((2, 3, 4)) / elements
-    centred = (teacher - mean[:, :, None, None, None]).masked_fill(empty, 0)
+def _deviation(teacher: Float[Tensor, "L B H M D"], filled: Bool[Tensor, "1 B 1 M 1"], elements: Int[Tensor, " B"]) -> Float[Tensor, "L B"]:
+    """Biased standard deviation of each layer and example over heads, filled slots (others hold 0) and D."""
+    mean = teacher.sum((2, 3, 4)) / elements
+    centred = torch.where(filled, teacher - mean[:, :, None, None, None], 0)
     return (centred.square().sum((2, 3, 4)) / elements).sqrt().clamp_min(MIN_DEVIATION)

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from kava.model.cpu_matmul import add_matmul_, linear, matmul, transposed_matmul
+from kava.model.cpu_matmul import add_matmul_, matmul
 from kava.model.linear_groups import group_by_input
+from kava.model.lora import Lora, frozen_gradient
 
 
 @dataclass(frozen=True)
@@ -93,17 +94,24 @@ class AdapterGroup:
     def _compute(self, x: Tensor) -> tuple[Tensor, ...]:
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.members[0].frozen[0].dtype
-        if (x.device, dtype) not in self.casts:
-            # Casts on another device are no longer needed; casts to another dtype may be used by a CUDA graph.
-            self.casts = {key: casts for key, casts in self.casts.items() if key[0] == x.device}
-            with torch.inference_mode(False):
-                self.casts[x.device, dtype] = _Casts(self.members, dtype)
-        casts = self.casts[x.device, dtype]
-        scales = tuple(member.scaling for member in self.members)
-        parts = [part for member in self.members for part in (*member.frozen, *member.trained)]
         with torch.autocast(device, enabled=False):
-            outputs: tuple[Tensor, ...] = _Adapt.apply(x.to(dtype), self.members[0].dropout, scales, casts, *parts)  # type: ignore[no-untyped-call]
+            outputs: tuple[Tensor, ...] = _Adapt.apply(x.to(dtype), self.lora(x.device, dtype), *self.parts())  # type: ignore[no-untyped-call]
         return outputs
+
+    def parts(self) -> list[Tensor | None]:
+        """W, b, A and B of each member, one member after the other."""
+        return [part for member in self.members for part in (*member.frozen, *member.trained)]
+
+    def lora(self, device: torch.device, dtype: torch.dtype) -> Lora:
+        """What a call needs besides `parts`, with the trained weights cast to `dtype`."""
+        if (device, dtype) not in self.casts:
+            # Casts on another device are no longer needed; casts to another dtype may be used by a CUDA graph.
+            self.casts = {key: casts for key, casts in self.casts.items() if key[0] == device}
+            with torch.inference_mode(False):
+                self.casts[device, dtype] = _Casts(self.members, dtype)
+        casts = self.casts[device, dtype]
+        scales = tuple(member.scaling for member in self.members)
+        return Lora((casts.down, *casts.ups), scales, self.members[0].dropout, casts.sources[0].dtype)
 
 
 class _Casts:
@@ -136,69 +144,33 @@ register_optimizer_step_post_hook(_count_step)
 
 
 class _Adapt(torch.autograd.Function):
-    """The outputs of a group. Besides weights, the backward pass needs the input after dropout, the dropout mask and h."""
+    """The outputs of a group from its input and `AdapterGroup.parts`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, dropout: float, scales: tuple[float, ...], casts: _Casts, *parts: Tensor | None) -> tuple[Tensor, ...]:
-        rows, mask = x.reshape(-1, x.shape[-1]), None
-        dropped = rows
-        if dropout:
-            dropped, mask = torch.native_dropout(rows, dropout, True)
-        hidden = linear(dropped, casts.down, None)
-        weights, outputs = parts[0::4], []
-        for weight, bias, up, scale, low in zip(weights, parts[1::4], casts.ups, scales, hidden.split(casts.ranks, 1), strict=True):
-            output = linear(rows, _as(weight, rows.dtype), _as(bias, rows.dtype))
-            outputs.append(add_matmul_(output, low, up.T, scale).view(*x.shape[:-1], -1))
-        ctx.save_for_backward(dropped, mask, hidden, casts.down, *casts.ups, *weights)
-        ctx.scales, ctx.ranks, ctx.keep = scales, casts.ranks, 1 / (1 - dropout) if dropout < 1 else 0.0
-        ctx.trained_dtype = casts.sources[0].dtype
-        return tuple(outputs)
+    def forward(ctx: Any, x: Tensor, lora: Lora, *parts: Tensor | None) -> tuple[Tensor, ...]:
+        weights = parts[0::4]
+        outputs, kept = lora.outputs(x.reshape(-1, x.shape[-1]), weights, parts[1::4])
+        ctx.save_for_backward(*kept, *weights, *lora.tensors)
+        ctx.lora = lora.with_tensors(())
+        return tuple(output.view(*x.shape[:-1], -1) for output in outputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        dropped, mask, hidden, down, *rest = ctx.saved_tensors
-        members = len(ctx.scales)
-        ups, weights = rest[:members], rest[members:]
+        dropped, mask, hidden, *rest = ctx.saved_tensors
+        members = len(gradients)
+        weights, lora = rest[:members], ctx.lora.with_tensors(rest[members:])
         rows = [gradient.reshape(-1, gradient.shape[-1]) for gradient in gradients]
-        to_hidden = torch.empty_like(hidden)
-        to_ups = []
-        for row, up, scale, low, place in zip(
-            rows, ups, ctx.scales, hidden.split(ctx.ranks, 1), to_hidden.split(ctx.ranks, 1), strict=True
-        ):
-            torch.addmm(place, row, up, beta=0, alpha=scale, out=place)
-            to_ups.append(_weight_gradient(row, low, ctx.trained_dtype, up, scale))
-        to_downs = _weight_gradient(to_hidden, dropped, ctx.trained_dtype).split(ctx.ranks)
+        to_hidden, trained = lora.gradients(rows, dropped, hidden)
         to_input = None
         if ctx.needs_input_grad[0]:
-            to_input = matmul(rows[0], _as(weights[0], dropped.dtype))
-            for row, weight in zip(rows[1:], weights[1:], strict=True):
-                add_matmul_(to_input, row, _as(weight, dropped.dtype))
+            to_input = frozen_gradient(rows, weights)
             if mask is None:
-                add_matmul_(to_input, to_hidden, down)
+                add_matmul_(to_input, to_hidden, lora.down)
             else:
-                to_input += torch.ops.aten.native_dropout_backward(matmul(to_hidden, down), mask, ctx.keep)
+                to_input += torch.ops.aten.native_dropout_backward(matmul(to_hidden, lora.down), mask, lora.keep)
             to_input = to_input.view(*gradients[0].shape[:-1], -1)
-        trained = [part for pair in zip(to_downs, to_ups, strict=True) for part in (None, None, *pair)]
-        return to_input, None, None, None, *trained
-
-
-def _weight_gradient(rows: Tensor, inputs: Tensor, dtype: torch.dtype, weight: Tensor | None = None, scale: float = 1.0) -> Tensor:
-    """scale rows^T inputs in the dtype of the trained weights; on a GPU without rounding to half precision in between.
-
-    `weight` is any tensor of the result's shape in the dtype of `rows`; it is needed where there is a scale.
-    """
-    if rows.is_cuda and dtype == torch.float32 != rows.dtype:
-        place = rows.new_empty(rows.shape[1], inputs.shape[1], dtype=dtype)
-        gradient: Tensor = torch.ops.aten.addmm.dtype(place, rows.T, inputs, dtype, beta=0, alpha=scale)
-        return gradient
-    if weight is None:
-        return transposed_matmul(rows, inputs).to(dtype)
-    return torch.addmm(weight, rows.T, inputs, beta=0, alpha=scale).to(dtype)
-
-
-def _as(tensor: Tensor | None, dtype: torch.dtype) -> Any:
-    return None if tensor is None else tensor.to(dtype)
+        return to_input, None, *trained
 
 
 def _plain_adapter(module: Any) -> str | None:

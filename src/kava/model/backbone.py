@@ -95,7 +95,9 @@ class Backbone(nn.Module):
     def __init__(self, model: Any, special_ids: list[int]) -> None:
         super().__init__()
         self.model = model
-        self.register_buffer("special_ids", torch.tensor(special_ids), persistent=False)
+        # On the device of the model: a 4-bit base is loaded on the GPU, others are moved to it later.
+        device = self.causal_lm.get_input_embeddings().weight.device
+        self.register_buffer("special_ids", torch.tensor(special_ids, device=device), persistent=False)
         self.forward_passes = 0
         self.fused = False
         self.liger_softmax = False

@@ -1,4 +1,4 @@
-"""Fused kernels of liger-kernel and torch on a GPU: norms, rotary embeddings, feed-forward activations and the loss's softmax."""
+"""Fused kernels on a GPU: whole layers with adapters, and liger-kernel's and torch's norms, rotary embeddings, activations and softmax."""
 
 import logging
 import sys
@@ -10,21 +10,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kava.model.adapted_layer import fuse_adapted_layers
 from kava.model.backbone import Backbone
 
 ROTATE = "apply_rotary_pos_emb"
 
 
 def fuse_kernels(backbone: Backbone) -> bool:
-    """Use fused kernels in a model on a GPU; returns whether they are used.
+    """Use fused kernels in a model on a GPU; returns whether liger-kernel's are used.
 
-    Does nothing and returns False if liger-kernel is not installed or does not support the architecture, or if the model is not on a
-    GPU. Other models are not affected: classes that liger-kernel replaces in transformers are restored, and the one function that
-    cannot be replaced for a single model, the rotary embedding, checks the device of its tensors.
+    Does nothing if the model is not on a GPU. Llama-style layers with adapters are fused as a whole (`kava.model.adapted_layer`);
+    liger-kernel's kernels serve other models, if it is installed and supports the architecture. Other models in the process are not
+    affected: classes that liger-kernel replaces in transformers are restored, and the one function that cannot be replaced for a single
+    model, the rotary embedding, checks the device of its tensors.
     """
-    causal_lm = backbone.causal_lm
-    if not backbone.special_ids.is_cuda or find_spec("liger_kernel") is None:
+    if not backbone.special_ids.is_cuda:
         return False
+    fused = use_liger(backbone)
+    fuse_adapted_layers(backbone)
+    return fused
+
+
+def use_liger(backbone: Backbone) -> bool:
+    """Use liger-kernel's kernels, and torch's for norms; returns whether they are used."""
+    if find_spec("liger_kernel") is None:
+        return False
+    causal_lm = backbone.causal_lm
     backbone.liger_softmax = True
     # It warns of each kernel for other hardware that it cannot import.
     logging.getLogger("liger_kernel").setLevel(logging.ERROR)

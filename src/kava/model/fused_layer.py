@@ -73,14 +73,20 @@ class FusedLayer:
         )
 
 
-def is_llama_style(layer: Any) -> bool:
-    """Whether a layer has exactly the submodules of Llama's; how it uses them is checked by running it (`kava.model.cpu_kernels`)."""
+def is_llama_style(layer: Any, projection: type[nn.Module] = nn.Linear) -> bool:
+    """Whether a layer has exactly the submodules of Llama's, with attention projections of this type.
+
+    How it uses them is checked by running it (`kava.model.cpu_kernels`, `kava.model.adapted_layer`).
+    """
     if {name for name, _ in layer.named_children()} != _LAYER:
         return False
     attention, mlp = layer.self_attn, layer.mlp
     if {name for name, _ in attention.named_children()} != _ATTENTION or {name for name, _ in mlp.named_children()} != _MLP:
         return False
-    maps = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+    projections = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
+    if not all(type(one) is projection for one in projections):
+        return False
+    maps = [*(getattr(one, "base_layer", one) for one in projections), mlp.gate_proj, mlp.up_proj, mlp.down_proj]
     norms = [layer.input_layernorm, layer.post_attention_layernorm]
     return (
         all(type(one) is nn.Linear for one in maps)

@@ -1,19 +1,21 @@
 """Training-step benchmarks: against two reference implementations (`kava.tools.bench.naive`), and operation counts."""
 
 from collections import Counter
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from kava.cache.short_attention import sdpa_alone
 from kava.data.collate import Batch
 from kava.losses.total import LossTerms, combine
+from kava.model import layer_kernels
+from kava.model.adapted_layer import fuse_adapted_layers
 from kava.model.kava import KavaModel
 from kava.tools.bench.flops import shape_of, utilisation
 from kava.tools.bench.naive import naive_losses, pccot_losses
@@ -119,12 +121,29 @@ class _Counting(TorchDispatchMode):
         self.counted[function.overloadpacket.__name__] += 1
         return function(*arguments, **(options or {}))
 
+    @contextmanager
+    def kernels_as_one(self) -> Iterator[None]:
+        """Count each call of a kernel as one operation: its plain form, which runs on a CPU, takes many."""
+        plain = {name: getattr(layer_kernels, name) for name in layer_kernels.KERNELS}
+        for name, function in plain.items():
+            setattr(layer_kernels, name, partial(self._one, name, function))
+        try:
+            yield
+        finally:
+            for name, function in plain.items():
+                setattr(layer_kernels, name, function)
+
+    def _one(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        self.counted[name] += 1
+        with _disable_current_modes():
+            return function(*arguments)
+
 
 def count_calls(workload: Workload) -> Found:
     """Count the operations of one step, separately for forward and backward pass: the host launches each one, and the GPU waits for it.
 
     Counted on a CPU with bf16 weights under bf16 autocast, as on a GPU, on a narrow model with the number of layers of the shape: the
-    width does not change the counts. Fused kernels of a GPU (`kava.model.fused_kernels`) count as the operations that they replace.
+    width does not change the counts. A kernel of an adapted layer counts as one operation (`kava.model.layer_kernels`).
     """
     narrow = replace(
         workload, shape="tiny", layers=shape_of(workload).layers, batch=4, lora_r=min(workload.lora_r, 4),
@@ -132,13 +151,14 @@ def count_calls(workload: Workload) -> Found:
     )  # fmt: skip
     trained = build_workload(narrow)
     model, batch = trained.model.train(), random_batch(narrow, trained)
+    fuse_adapted_layers(model.backbone)
     with sdpa_alone():
         # Only the second round counts: the first one creates what later ones reuse, such as cast weights and masks.
         for _ in range(2):
             forward, backward = _Counting(), _Counting()
-            with forward, torch.autocast("cpu", torch.bfloat16):
+            with forward, forward.kernels_as_one(), torch.autocast("cpu", torch.bfloat16):
                 loss = model(batch)["loss"].mean()
-            with backward:
+            with backward, backward.kernels_as_one():
                 loss.backward()
     rows = []
     for name, mode in (("forward", forward), ("backward", backward)):

@@ -1,0 +1,221 @@
+"""A frozen Llama-style decoder layer with LoRA on its attention as two autograd functions, before and behind (after) the attention.
+
+    before:  q, k, v = kernels.rotate(adapt(rms_norm(x)))
+    behind:  h = x + adapt(mixed),   y = h + (silu(n W_gate^T) * n W_up^T) W_down^T   with n = rms_norm(h)
+
+Additions to the residual stream are part of a kernel or a matrix multiplication, and so are those of gradients around a norm. Frozen
+weights have no gradients, so that little is kept for the backward pass. Attention, cache and modules are unchanged.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft.tuners.lora.layer import Linear as LoraLinear
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from kava.cache.attention import PREFIX
+from kava.cache.layers import to_dynamic_cache
+from kava.model import layer_kernels as kernels
+from kava.model.adapters import AdapterGroup
+from kava.model.backbone import Backbone, evaluating
+from kava.model.cpu_matmul import linear, matmul
+from kava.model.fused_layer import is_llama_style
+from kava.model.lora import Lora, frozen_gradient
+
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+def fuse_adapted_layers(backbone: Backbone) -> "list[AdaptedLayer]":
+    """Compute decoder layers in few operations. Call with adapters in place.
+
+    Returns:
+        The fused layers: all, or none if the architecture does not fit or a fused layer differs from the model's own.
+    """
+    layers = list(getattr(backbone.decoder, "layers", []))
+    groups = {group.members[0].module: group for group in backbone.adapters.groups}
+    # A layer whose forward has been replaced is computed again in the backward pass, or fused already.
+    if (
+        (backbone.special_ids.is_cuda and not kernels.HAS_TRITON)
+        or not layers
+        or not all(is_llama_style(layer, LoraLinear) and "forward" not in vars(layer) for layer in layers)
+    ):
+        return []
+    attentions = [layer.self_attn for layer in layers]
+    pairs = [(groups.get(one.q_proj), groups.get(one.o_proj)) for one in attentions]
+    if not all(first and last and len(first.members) == 3 and len(last.members) == 1 for first, last in pairs):
+        return []
+    fused = [AdaptedLayer(layer, *pair) for layer, pair in zip(layers, pairs, strict=True)]
+    if not all(one.is_frozen for one in fused):
+        return []
+    for one in fused:
+        one.layer.forward = one
+    if not _agree(backbone, fused):
+        for one in fused:
+            del one.layer.forward
+        return []
+    return fused
+
+
+class AdaptedLayer:
+    """A fused forward pass of a decoder layer; unsupported inputs go to the layer's own forward.
+
+    Args:
+        layer: one that passes `is_llama_style`.
+        before: the group of its query, key and value projections.
+        behind: the group of its output projection.
+    """
+
+    def __init__(self, layer: Any, before: Any, behind: Any) -> None:
+        self.layer, self.plain = layer, layer.forward
+        self.before: AdapterGroup = before
+        self.behind: AdapterGroup = behind
+        # Set for the comparison with the layer's own pass: the largest relative difference seen.
+        self.difference: float | None = None
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether only adapters are trained."""
+        adapted = [part for group in (self.before, self.behind) for member in group.members for part in member.trained]
+        return not any(parameter.requires_grad for parameter in self.layer.parameters() if all(parameter is not part for part in adapted))
+
+    def __call__(self, hidden_states: Tensor, *arguments: Any, **options: Any) -> Any:
+        """Same arguments and result as `layer.forward`."""
+        cache, positions = options.get("past_key_values"), options.get("position_embeddings")
+        if arguments or cache is None or positions is None or not self._takes(hidden_states):
+            return self.plain(hidden_states, *arguments, **options)
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            output = self._compute(hidden_states, cache, positions, options.get("attention_mask"))
+        if self.difference is not None:
+            expected = self.plain(hidden_states, **options | {"past_key_values": to_dynamic_cache(())})
+            self.difference = float((output - expected).abs().max() / (expected - hidden_states).abs().max())
+            return expected
+        return output
+
+    def _compute(self, x: Tensor, cache: Any, positions: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        attention, mlp = self.layer.self_attn, self.layer.mlp
+        norm, behind = self.layer.input_layernorm, self.layer.post_attention_layernorm
+        query, key, value, residual = _Before.apply(  # type: ignore[no-untyped-call]
+            x, norm.weight, norm.variance_epsilon, *positions, self.before.lora(x.device, x.dtype), *self.before.parts()
+        )
+        key, value = cache.update(key, value, attention.layer_idx)
+        mixed, _ = ALL_ATTENTION_FUNCTIONS[attention.config._attn_implementation](
+            attention, query, key, value, mask,
+            dropout=attention.attention_dropout if attention.training else 0.0, scaling=attention.scaling,
+        )  # fmt: skip
+        output: Tensor = _Behind.apply(  # type: ignore[no-untyped-call]
+            residual, mixed, behind.weight, behind.variance_epsilon, mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight,
+            self.behind.lora(x.device, x.dtype), *self.behind.parts(),
+        )  # fmt: skip
+        return output
+
+    def _takes(self, x: Tensor) -> bool:
+        """Whether the fused pass supports x: in the dtype of weights and autocast, with SDPA, adapters neither merged nor disabled."""
+        device = x.device.type
+        computed = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        return (
+            not torch.compiler.is_compiling()
+            and x.dtype == computed == self.layer.mlp.down_proj.weight.dtype == self.layer.input_layernorm.weight.dtype
+            and self.layer.self_attn.config._attn_implementation == PREFIX + "sdpa"
+            and all(member.is_plain for group in (self.before, self.behind) for member in group.members)
+        )
+
+
+def _agree(backbone: Backbone, fused: Sequence[AdaptedLayer]) -> bool:
+    """Whether each fused layer gives what its own forward gives, for a few tokens."""
+    ids = torch.arange(4, device=backbone.special_ids.device)[None]
+    for one in fused:
+        one.difference = 0.0
+    passes = backbone.forward_passes
+    with torch.no_grad(), evaluating(backbone):
+        backbone.read(ids, torch.ones_like(ids, dtype=torch.bool))
+    backbone.forward_passes = passes
+    # Also false for a difference that is not a number.
+    agreed = all(one.difference is not None and one.difference <= _TOLERANCE[backbone.causal_lm.dtype] for one in fused)
+    for one in fused:
+        one.difference = None
+    return agreed
+
+
+class _Before(torch.autograd.Function):
+    """Map x [B, n, E] to rotated queries and keys and to values, each [B, heads, n, D], and to x itself for the residual connection."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, gain: Tensor, epsilon: float, cos: Tensor, sin: Tensor, lora: Lora, *parts: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        rows, shape = x.reshape(-1, x.shape[-1]), (x.shape[0], x.shape[1])
+        normal, scale = kernels.norm(rows, gain, epsilon)
+        weights = parts[0::4]
+        (query, key, value), kept = lora.outputs(normal, weights, parts[1::4])
+        ctx.save_for_backward(rows, scale, gain, cos, sin, *_packed(kept), *weights, *lora.tensors)
+        ctx.lora = lora.with_tensors(())
+        query, key = kernels.rotate(query, key, cos, sin, shape)
+        return query, key, value.view(*shape, -1, cos.shape[-1]).transpose(1, 2), x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, to_query: Tensor, to_key: Tensor, to_value: Tensor, residual: Tensor) -> tuple[Any, ...]:
+        x, scale, gain, cos, sin, dropped, bits, hidden, *rest = ctx.saved_tensors
+        weights, lora = rest[:3], ctx.lora.with_tensors(rest[3:])
+        rows = kernels.rotate_back(to_query, to_key, to_value, cos, sin)
+        to_hidden, trained = lora.gradients(rows, dropped, hidden)
+        to_x = None
+        if ctx.needs_input_grad[0]:
+            to_normal, to_dropped = _to_input(rows, weights, to_hidden, lora, bits)
+            to_x = kernels.norm_backward(to_normal, x, scale, gain, residual.reshape(x.shape), to_dropped, bits, lora.keep).view(
+                residual.shape
+            )
+        return to_x, None, None, None, None, None, *trained
+
+
+class _Behind(torch.autograd.Function):
+    """Map x [B, n, E] and the attention output, [B, n, Nh, D], to the layer's output."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, mixed: Tensor, gain: Tensor, epsilon: float, gate: Tensor, up: Tensor, down: Tensor,
+        lora: Lora, *parts: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        rows = x.reshape(-1, x.shape[-1])
+        (attended,), kept = lora.outputs(mixed.reshape(len(rows), -1), parts[0::4], [None])
+        middle, normal, scale = kernels.add_norm(rows, attended, gain, epsilon)
+        opening, raised = linear(normal, gate, None), linear(normal, up, None)
+        output = torch.addmm(middle, kernels.gated(opening, raised), down.T)
+        ctx.save_for_backward(middle, scale, gain, opening, raised, gate, up, down, *_packed(kept), parts[0], *lora.tensors)
+        ctx.lora, ctx.shape = lora.with_tensors(()), mixed.shape
+        # Not a view to autograd, so that callers may modify the output in place.
+        return torch.ops.aten._unsafe_view(output, x.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        middle, scale, gain, opening, raised, gate, up, down, dropped, bits, hidden, out, *rest = ctx.saved_tensors
+        lora = ctx.lora.with_tensors(rest)
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        to_both = kernels.gated_backward(matmul(rows, down), opening, raised)
+        to_middle = kernels.norm_backward(frozen_gradient(to_both, (gate, up)), middle, scale, gain, rows)
+        to_hidden, trained = lora.gradients([to_middle], dropped, hidden)
+        to_mixed = None
+        if ctx.needs_input_grad[1]:
+            through, to_dropped = _to_input([to_middle], [out], to_hidden, lora, bits)
+            to_mixed = kernels.to_heads(through, to_dropped, bits, lora.keep, ctx.shape)
+        return to_middle.view(gradient.shape), to_mixed, None, None, None, None, None, None, *trained
+
+
+def _packed(kept: tuple[Tensor, Tensor | None, Tensor]) -> tuple[Tensor, Tensor | None, Tensor]:
+    """What `Lora.outputs` keeps, with the dropout mask in bits."""
+    dropped, mask, hidden = kept
+    return dropped, None if mask is None else kernels.pack(mask), hidden
+
+
+def _to_input(
+    rows: Sequence[Tensor], weights: Sequence[Tensor], to_hidden: Tensor, lora: Lora, bits: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """The gradient of the input, and where there is dropout apart from it that of the input after dropout."""
+    through = frozen_gradient(rows, weights)
+    if bits is None:
+        return through.addmm_(to_hidden, lora.down), None
+    return through, matmul(to_hidden, lora.down)

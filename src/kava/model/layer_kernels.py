@@ -1,0 +1,134 @@
+"""What lies between the matrix multiplications of an adapted decoder layer: Triton kernels on a GPU, the same in plain torch elsewhere.
+
+Rows are tokens: N = B n. The plain forms are those that tests compare the kernels with.
+"""
+
+from importlib.util import find_spec
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+KERNELS = ("norm", "add_norm", "rotate", "rotate_back", "norm_backward", "to_heads", "gated", "gated_backward", "pack")
+HAS_TRITON = find_spec("triton") is not None
+if HAS_TRITON:
+    from kava.model import triton_kernels
+
+
+def norm(x: Float[Tensor, "N E"], gain: Float[Tensor, " E"], epsilon: float) -> tuple[Float[Tensor, "N E"], Float[Tensor, "N 1"]]:
+    """x / rms(x) * gain, and 1 / rms(x) in float32."""
+    if x.is_cuda:
+        normal, scale = torch.ops.aten._fused_rms_norm(x, list(gain.shape), gain, epsilon)
+        return normal, scale
+    scale = (x.float().pow(2).mean(-1, keepdim=True) + epsilon).rsqrt()
+    return (x.float() * scale * gain.float()).to(x.dtype), scale
+
+
+def add_norm(
+    x: Float[Tensor, "N E"], addend: Float[Tensor, "N E"], gain: Float[Tensor, " E"], epsilon: float
+) -> tuple[Float[Tensor, "N E"], Float[Tensor, "N E"], Float[Tensor, "N 1"]]:
+    """x + addend, and what `norm` gives for it."""
+    if x.is_cuda:
+        return triton_kernels.add_norm(x, addend, gain, epsilon)
+    total = x + addend
+    return total, *norm(total, gain, epsilon)
+
+
+def rotate(
+    query: Float[Tensor, "N E"],
+    key: Float[Tensor, "N F"],
+    cos: Float[Tensor, "#B n D"],
+    sin: Float[Tensor, "#B n D"],
+    shape: tuple[int, int],
+) -> tuple[Float[Tensor, "B Nh n D"], Float[Tensor, "B H n D"]]:
+    """Rotary position embedding: x cos + [-x_2, x_1] sin with x_1 and x_2 the halves of a head; `shape` is (B, n)."""
+    if query.is_cuda:
+        return triton_kernels.rotate(query, key, cos, sin, shape)
+    cos, sin = cos[:, None].float(), sin[:, None].float()
+    heads = [part.view(*shape, -1, cos.shape[-1]).transpose(1, 2).float() for part in (query, key)]
+    turned = [(part * cos + _turned(part) * sin).to(query.dtype).contiguous() for part in heads]
+    return turned[0], turned[1]
+
+
+def rotate_back(
+    query: Float[Tensor, "B Nh n D"], key: Float[Tensor, "B H n D"], value: Float[Tensor, "B H n D"],
+    cos: Float[Tensor, "#B n D"], sin: Float[Tensor, "#B n D"],
+) -> tuple[Float[Tensor, "N E"], Float[Tensor, "N F"], Float[Tensor, "N F"]]:  # fmt: skip
+    """Gradients of the rows of queries, keys and values from those of the rotated queries and keys, and of the values, by head."""
+    if query.is_cuda:
+        return triton_kernels.rotate_back(query, key, value, cos, sin)
+    cos, sin = cos[:, None].float(), sin[:, None].float()
+    turned = [(part.float() * cos - _turned(part.float() * sin)).to(part.dtype) for part in (query, key)]
+    rows = [part.transpose(1, 2).reshape(-1, part.shape[1] * part.shape[3]) for part in (*turned, value)]
+    return rows[0], rows[1], rows[2]
+
+
+def norm_backward(
+    to_normal: Float[Tensor, "N E"], x: Float[Tensor, "N E"], scale: Float[Tensor, "N 1"], gain: Float[Tensor, " E"],
+    residual: Float[Tensor, "N E"], to_dropped: Float[Tensor, "N E"] | None = None, bits: UInt8[Tensor, " bytes"] | None = None,
+    keep: float = 1.0,
+) -> Float[Tensor, "N E"]:  # fmt: skip
+    """The gradient of x, which a residual connection and an RMS norm read: `residual` plus the gradient through the norm.
+
+    Args:
+        to_normal: gradient of the normalised rows.
+        x, scale, gain: input of the norm, the inverse of its root mean square, and the norm's weight.
+        residual: gradient of x through the residual connection.
+        to_dropped: a further gradient of the normalised rows, through dropout, which multiplies by `keep`.
+        bits: the dropout mask from `pack`.
+    """
+    if x.is_cuda:
+        return triton_kernels.norm_backward(to_normal, x, scale, gain, residual, to_dropped, bits, keep)
+    gradient = _with_dropped(to_normal, to_dropped, bits, keep) * gain.float()
+    normal = x.float() * scale
+    return (scale * (gradient - normal * (gradient * normal).mean(-1, keepdim=True)) + residual.float()).to(x.dtype)
+
+
+def to_heads(
+    through: Float[Tensor, "N E"], to_dropped: Float[Tensor, "N E"] | None, bits: UInt8[Tensor, " bytes"] | None, keep: float,
+    shape: tuple[int, int, int, int],
+) -> Float[Tensor, "B n Nh D"]:  # fmt: skip
+    """The gradient of the attention's output, stored by head: `through` plus a gradient through dropout; `shape` is the output's."""
+    if through.is_cuda:
+        return triton_kernels.to_heads(through, to_dropped, bits, keep, shape)
+    gradient = _with_dropped(through, to_dropped, bits, keep).to(through.dtype)
+    return gradient.view(shape).transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def gated(gate: Float[Tensor, "N F"], up: Float[Tensor, "N F"]) -> Float[Tensor, "N F"]:
+    """silu(gate) up."""
+    if gate.is_cuda:
+        return triton_kernels.gated(gate, up)
+    return (torch.nn.functional.silu(gate.float()) * up.float()).to(gate.dtype)
+
+
+def gated_backward(
+    to_active: Float[Tensor, "N F"], gate: Float[Tensor, "N F"], up: Float[Tensor, "N F"]
+) -> tuple[Float[Tensor, "N F"], Float[Tensor, "N F"]]:
+    """Gradients of gate and up."""
+    if gate.is_cuda:
+        return triton_kernels.gated_backward(to_active, gate, up)
+    gradient, opening, sigmoid = to_active.float(), gate.float(), gate.float().sigmoid()
+    to_gate = gradient * up.float() * sigmoid * (1 + opening * (1 - sigmoid))
+    return to_gate.to(gate.dtype), (gradient * opening * sigmoid).to(up.dtype)
+
+
+def pack(mask: Bool[Tensor, "N E"]) -> UInt8[Tensor, " bytes"]:
+    """A mask in an eighth of its memory: element i, counted through all rows, is bit i % 8 of byte i // 8."""
+    if mask.is_cuda:
+        return triton_kernels.pack(mask)
+    eights = torch.nn.functional.pad(mask.flatten(), (0, -mask.numel() % 8)).view(-1, 8)
+    return (eights * (1 << torch.arange(8))).sum(-1).to(torch.uint8)
+
+
+def _turned(x: Tensor) -> Tensor:
+    first, second = x.chunk(2, -1)
+    return torch.cat([-second, first], -1)
+
+
+def _with_dropped(gradient: Tensor, to_dropped: Tensor | None, bits: Tensor | None, keep: float) -> Tensor:
+    gradient = gradient.float()
+    if to_dropped is None or bits is None:
+        return gradient
+    mask = (bits[:, None] >> torch.arange(8)) & 1
+    return gradient + keep * torch.where(mask.flatten()[: gradient.numel()].view_as(gradient) > 0, to_dropped.float(), 0.0)

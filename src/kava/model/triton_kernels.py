@@ -1,0 +1,249 @@
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
+"""Triton kernels of an adapted decoder layer: what lies between its matrix multiplications, each in one pass over memory.
+
+`kava.model.layer_kernels` has the same functions in plain torch, says what each computes, and chooses. Arithmetic is float32.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def _turn(
+    source, source_head, target, target_head, cos, sin, heads: tl.constexpr, half: tl.constexpr, padded: tl.constexpr, back: tl.constexpr
+):  # fmt: skip
+    """Rotate the heads of one token from `source` to `target`, or back."""
+    head, place = tl.arange(0, padded)[:, None], tl.arange(0, half)[None, :]
+    real = (head < heads) & (place < half)
+    here = source + head * source_head + place
+    first = tl.load(here, mask=real, other=0).to(tl.float32)
+    second = tl.load(here + half, mask=real, other=0).to(tl.float32)
+    cos_1, cos_2 = tl.load(cos + place).to(tl.float32), tl.load(cos + half + place).to(tl.float32)
+    sin_1, sin_2 = tl.load(sin + place).to(tl.float32), tl.load(sin + half + place).to(tl.float32)
+    there = target + head * target_head + place
+    if back:
+        tl.store(there, first * cos_1 + second * sin_2, mask=real)
+        tl.store(there + half, second * cos_2 - first * sin_1, mask=real)
+    else:
+        tl.store(there, first * cos_1 - second * sin_1, mask=real)
+        tl.store(there + half, second * cos_2 + first * sin_2, mask=real)
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def _rotate(
+    query, key, to_query, to_key, cos, sin, tokens, cos_batch,
+    query_heads: tl.constexpr, key_heads: tl.constexpr, half: tl.constexpr, padded_query: tl.constexpr, padded_key: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    batch, token = row // tokens, row % tokens
+    width = 2 * half
+    cos += batch * cos_batch + token * width
+    sin += batch * cos_batch + token * width
+    query += row * query_heads * width
+    to_query += (batch * query_heads * tokens + token) * width
+    _turn(query, width, to_query, tokens * width, cos, sin, query_heads, half, padded_query, False)
+    key += row * key_heads * width
+    to_key += (batch * key_heads * tokens + token) * width
+    _turn(key, width, to_key, tokens * width, cos, sin, key_heads, half, padded_key, False)
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def _rotate_back(
+    query, key, value, to_query, to_key, to_value, cos, sin, tokens, cos_batch,
+    query_batch, query_head, query_token, key_batch, key_head, key_token, value_batch, value_head, value_token,
+    query_heads: tl.constexpr, key_heads: tl.constexpr, half: tl.constexpr, padded_query: tl.constexpr, padded_key: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    batch, token = row // tokens, row % tokens
+    width = 2 * half
+    cos += batch * cos_batch + token * width
+    sin += batch * cos_batch + token * width
+    query += batch * query_batch + token * query_token
+    to_query += row * query_heads * width
+    _turn(query, query_head, to_query, width, cos, sin, query_heads, half, padded_query, True)
+    key += batch * key_batch + token * key_token
+    to_key += row * key_heads * width
+    _turn(key, key_head, to_key, width, cos, sin, key_heads, half, padded_key, True)
+    head, place = tl.arange(0, padded_key)[:, None], tl.arange(0, 2 * half)[None, :]
+    value += batch * value_batch + token * value_token
+    moved = tl.load(value + head * value_head + place, mask=head < key_heads, other=0)
+    tl.store(to_value + row * key_heads * width + head * width + place, moved, mask=head < key_heads)
+
+
+@triton.jit
+def _add_norm(x, addend, gain, total, normal, scale, epsilon, width, padded: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    place = tl.arange(0, padded)
+    real = place < width
+    at = row * width + place
+    added = tl.load(x + at, mask=real, other=0).to(tl.float32) + tl.load(addend + at, mask=real, other=0).to(tl.float32)
+    # The norm of what is stored, which the backward pass reads.
+    added = added.to(total.dtype.element_ty)
+    tl.store(total + at, added, mask=real)
+    wide = added.to(tl.float32)
+    inverse = tl.rsqrt(tl.sum(wide * wide) / width + epsilon)
+    tl.store(scale + row, inverse)
+    tl.store(normal + at, wide * inverse * tl.load(gain + place, mask=real, other=0).to(tl.float32), mask=real)
+
+
+@triton.jit
+def _norm_backward(
+    to_normal, to_dropped, bits, keep, x, scale, gain, residual, to_x, width, dropout: tl.constexpr, padded: tl.constexpr
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    place = tl.arange(0, padded)
+    real = place < width
+    at = row * width + place
+    gradient = tl.load(to_normal + at, mask=real, other=0).to(tl.float32)
+    if dropout:
+        kept = ((tl.load(bits + at // 8, mask=real, other=0) >> (at % 8).to(tl.uint8)) & 1) != 0
+        gradient += tl.where(kept, keep * tl.load(to_dropped + at, mask=real, other=0).to(tl.float32), 0.0)
+    inverse = tl.load(scale + row)
+    normal = inverse * tl.load(x + at, mask=real, other=0).to(tl.float32)
+    gradient *= tl.load(gain + place, mask=real, other=0).to(tl.float32)
+    gradient = inverse * (gradient - normal * (tl.sum(gradient * normal) / width))
+    gradient += tl.load(residual + at, mask=real, other=0).to(tl.float32)
+    tl.store(to_x + at, gradient, mask=real)
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def _to_heads(
+    through, to_dropped, bits, keep, target, tokens, width,
+    head_width: tl.constexpr, dropout: tl.constexpr, padded: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    batch, token = row // tokens, row % tokens
+    place = tl.arange(0, padded)
+    real = place < width
+    at = row * width + place
+    gradient = tl.load(through + at, mask=real, other=0).to(tl.float32)
+    if dropout:
+        kept = ((tl.load(bits + at // 8, mask=real, other=0) >> (at % 8).to(tl.uint8)) & 1) != 0
+        gradient += tl.where(kept, keep * tl.load(to_dropped + at, mask=real, other=0).to(tl.float32), 0.0)
+    there = batch * tokens * width + (place // head_width) * tokens * head_width + token * head_width + place % head_width
+    tl.store(target + there, gradient, mask=real)
+
+
+@triton.jit
+def _gated(gate, up, active, count, block: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    real = at < count
+    opening = tl.load(gate + at, mask=real, other=0).to(tl.float32)
+    raised = tl.load(up + at, mask=real, other=0).to(tl.float32)
+    tl.store(active + at, opening * tl.sigmoid(opening) * raised, mask=real)
+
+
+@triton.jit
+def _gated_backward(to_active, gate, up, to_gate, to_up, count, block: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    real = at < count
+    gradient = tl.load(to_active + at, mask=real, other=0).to(tl.float32)
+    opening = tl.load(gate + at, mask=real, other=0).to(tl.float32)
+    raised = tl.load(up + at, mask=real, other=0).to(tl.float32)
+    sigmoid = tl.sigmoid(opening)
+    tl.store(to_up + at, gradient * opening * sigmoid, mask=real)
+    tl.store(to_gate + at, gradient * raised * sigmoid * (1 + opening * (1 - sigmoid)), mask=real)
+
+
+@triton.jit
+def _pack(mask, bits, count, block: tl.constexpr):
+    byte, place = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block), tl.arange(0, 8)[None, :]
+    at = byte[:, None] * 8 + place
+    kept = tl.load(mask + at, mask=at < count, other=0).to(tl.int32)
+    tl.store(bits + byte, tl.sum(kept << place, 1).to(tl.uint8), mask=byte * 8 < count)
+
+
+_BLOCK = 1024
+
+
+def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """`kava.model.layer_kernels.rotate`."""
+    batch, tokens = shape
+    width = cos.shape[-1]
+    query_heads, key_heads = query.shape[1] // width, key.shape[1] // width
+    to_query, to_key = query.new_empty(batch, query_heads, tokens, width), key.new_empty(batch, key_heads, tokens, width)
+    _rotate[(len(query),)](
+        query, key, to_query, to_key, cos, sin, tokens, _batch_distance(cos), query_heads, key_heads, width // 2,
+        triton.next_power_of_2(query_heads), triton.next_power_of_2(key_heads),
+    )  # fmt: skip
+    return to_query, to_key
+
+
+def rotate_back(query: Tensor, key: Tensor, value: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`kava.model.layer_kernels.rotate_back`."""
+    batch, query_heads, tokens, width = query.shape
+    key_heads = key.shape[1]
+    query, key, value = (part if part.stride(3) == 1 else part.contiguous() for part in (query, key, value))
+    rows = [part.new_empty(batch * tokens, part.shape[1] * width) for part in (query, key, value)]
+    distances = [distance for part in (query, key, value) for distance in part.stride()[:3]]
+    _rotate_back[(batch * tokens,)](
+        query, key, value, *rows, cos, sin, tokens, _batch_distance(cos), *distances, query_heads, key_heads, width // 2,
+        triton.next_power_of_2(query_heads), triton.next_power_of_2(key_heads),
+    )  # fmt: skip
+    return rows[0], rows[1], rows[2]
+
+
+def add_norm(x: Tensor, addend: Tensor, gain: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+    """`kava.model.layer_kernels.add_norm`."""
+    total, normal, width = torch.empty_like(x), torch.empty_like(x), x.shape[1]
+    scale = x.new_empty(len(x), 1, dtype=torch.float32)
+    _add_norm[(len(x),)](x, addend, gain, total, normal, scale, epsilon, width, triton.next_power_of_2(width))
+    return total, normal, scale
+
+
+def norm_backward(
+    to_normal: Tensor, x: Tensor, scale: Tensor, gain: Tensor, residual: Tensor, to_dropped: Tensor | None, bits: Tensor | None, keep: float
+) -> Tensor:
+    """`kava.model.layer_kernels.norm_backward`."""
+    to_x, width = torch.empty_like(x), x.shape[1]
+    dropped, kept = (to_normal, to_normal) if bits is None else (to_dropped, bits)
+    _norm_backward[(len(x),)](
+        to_normal, dropped, kept, keep, x, scale, gain, residual, to_x, width, bits is not None, triton.next_power_of_2(width)
+    )
+    return to_x
+
+
+def to_heads(through: Tensor, to_dropped: Tensor | None, bits: Tensor | None, keep: float, shape: tuple[int, int, int, int]) -> Tensor:
+    """`kava.model.layer_kernels.to_heads`."""
+    batch, tokens, heads, head_width = shape
+    target = through.new_empty(batch, heads, tokens, head_width)
+    dropped, kept = (through, through) if bits is None else (to_dropped, bits)
+    width = heads * head_width
+    _to_heads[(len(through),)](
+        through, dropped, kept, keep, target, tokens, width, head_width, bits is not None, triton.next_power_of_2(width)
+    )
+    return target.transpose(1, 2)
+
+
+def gated(gate: Tensor, up: Tensor) -> Tensor:
+    """`kava.model.layer_kernels.gated`."""
+    active = torch.empty_like(gate)
+    _gated[_blocks(gate)](gate, up, active, gate.numel(), _BLOCK)
+    return active
+
+
+def gated_backward(to_active: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """`kava.model.layer_kernels.gated_backward`."""
+    to_gate, to_up = torch.empty_like(gate), torch.empty_like(up)
+    _gated_backward[_blocks(gate)](to_active, gate, up, to_gate, to_up, gate.numel(), _BLOCK)
+    return to_gate, to_up
+
+
+def pack(mask: Tensor) -> Tensor:
+    """`kava.model.layer_kernels.pack`."""
+    bits = mask.new_empty(triton.cdiv(mask.numel(), 8), dtype=torch.uint8)
+    _pack[_blocks(bits)](mask.view(torch.uint8), bits, mask.numel(), _BLOCK)
+    return bits
+
+
+def _blocks(tensor: Tensor) -> tuple[int]:
+    blocks: Any = triton.cdiv(tensor.numel(), _BLOCK)
+    return (blocks,)
+
+
+def _batch_distance(cos: Tensor) -> int:
+    return cos.stride(0) if cos.shape[0] > 1 else 0

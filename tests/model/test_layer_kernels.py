@@ -1,0 +1,116 @@
+"""What lies between a layer's matrix multiplications: the gradients are autograd's, and Triton's kernels compute what plain torch does."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from helpers.kernels import runs_triton
+from helpers.tiny import assert_close
+from kava.model import layer_kernels as kernels
+
+needs_triton = pytest.mark.skipif(not runs_triton(), reason="needs Triton, and a GPU or TRITON_INTERPRET=1")
+# Shapes whose widths are no powers of two, one of a single token, and one with cos and sin for all rows.
+SHAPES = [(2, 5, 9, 3, 16), (1, 1, 4, 2, 8), (3, 4, 6, 2, 32)]
+
+
+def _draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+
+
+def _parts(batch: int, tokens: int, query_heads: int, heads: int, width: int) -> dict[str, Tensor]:
+    rows = batch * tokens
+    names = ("x", "addend", "to_normal", "residual", "to_dropped", "gate", "up", "to_active")
+    made = {name: _draw(rows, query_heads * width, seed=seed) for seed, name in enumerate(names)}
+    angles = _draw(batch, tokens, width // 2, seed=20)
+    turns = {"cos": torch.cat([angles.cos()] * 2, -1), "sin": torch.cat([angles.sin()] * 2, -1)}
+    key = _draw(rows, heads * width, seed=21)
+    return made | turns | {"gain": _draw(query_heads * width, seed=22), "key": key, "mask": made["x"] < 1}
+
+
+def test_gradients_of_the_rotation_are_autograds() -> None:
+    part = _parts(2, 5, 9, 3, 16)
+    query, key = part["x"].requires_grad_(), part["key"].requires_grad_()
+    outputs = kernels.rotate(query, key, part["cos"], part["sin"], (2, 5))
+    upstream = [_draw(*output.shape, seed=seed) for seed, output in enumerate(outputs)]
+    expected = torch.autograd.grad(outputs, (query, key), upstream)
+    to_value = _draw(2, 5, 3, 16, seed=9).transpose(1, 2)
+    found = kernels.rotate_back(*upstream, to_value, part["cos"], part["sin"])
+    for one, other in zip(found, (*expected, to_value.transpose(1, 2).reshape(10, -1)), strict=True):
+        assert_close(one, other, 1e-6)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_the_gradient_of_a_norm_and_what_is_around_it_is_autograds(dropout: float) -> None:
+    part = _parts(2, 5, 9, 3, 16)
+    x, keep = part["x"].requires_grad_(), 1 / (1 - dropout)
+    normal, scale = kernels.norm(x, part["gain"], 1e-5)
+    through = part["to_normal"] + (keep * part["mask"] * part["to_dropped"] if dropout else 0)
+    (expected,) = torch.autograd.grad(normal, x, through)
+    bits = kernels.pack(part["mask"]) if dropout else None
+    further = (part["to_dropped"], bits, keep) if dropout else ()
+    found = kernels.norm_backward(part["to_normal"], x.detach(), scale.detach(), part["gain"], part["residual"], *further)
+    assert_close(found, expected + part["residual"], 1e-6)
+    to_heads = kernels.to_heads(part["to_normal"], *(further or (None, None, 1.0)), (2, 5, 9, 16))
+    assert_close(to_heads.reshape(10, -1), through, 1e-6)
+    assert to_heads.transpose(1, 2).is_contiguous()
+
+
+def test_a_norm_of_a_sum_is_the_norm_of_what_is_stored() -> None:
+    part = {name: value.bfloat16() for name, value in _parts(2, 5, 9, 3, 16).items()}
+    total, normal, scale = kernels.add_norm(part["x"], part["addend"], part["gain"], 1e-5)
+    assert torch.equal(total, part["x"] + part["addend"])
+    assert all(map(torch.equal, (normal, scale), kernels.norm(total, part["gain"], 1e-5)))
+    expected = torch.nn.functional.rms_norm(total.float(), total.shape[1:], part["gain"].float(), 1e-5)
+    assert_close(normal.float(), expected, 5e-3)
+
+
+def test_gradients_of_the_gated_activation_are_autograds() -> None:
+    part = _parts(2, 5, 9, 3, 16)
+    gate, up = part["gate"].requires_grad_(), part["up"].requires_grad_()
+    expected = torch.autograd.grad(kernels.gated(gate, up), (gate, up), part["to_active"])
+    for one, other in zip(kernels.gated_backward(part["to_active"], gate.detach(), up.detach()), expected, strict=True):
+        assert_close(one, other, 1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (5, 7), (1, 1)])
+def test_a_packed_mask_holds_every_element_in_one_bit(shape: tuple[int, int]) -> None:
+    mask = _draw(*shape) > 0
+    bits = kernels.pack(mask)
+    assert len(bits) == -(-mask.numel() // 8)
+    unpacked = [bool(bits[i // 8] >> (i % 8) & 1) for i in range(mask.numel())]
+    assert unpacked == mask.flatten().tolist()
+
+
+@needs_triton
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_triton_kernel_computes_what_plain_torch_does(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    from kava.model import triton_kernels
+
+    batch, tokens, query_heads, _, width = shape
+    part = {name: value if name == "mask" else value.to(dtype) for name, value in _parts(*shape).items()}
+    upstream = [_draw(batch, heads, tokens + 3, width).to(dtype)[:, :, 3:] for heads in (query_heads, shape[3], shape[3])]
+    scale, bits = _draw(batch * tokens, 1).abs(), kernels.pack(part["mask"])
+    calls: list[tuple[str, tuple[Any, ...]]] = [
+        ("rotate", (part["x"], part["key"], part["cos"], part["sin"], (batch, tokens))),
+        ("rotate", (part["x"], part["key"], part["cos"][:1], part["sin"][:1], (batch, tokens))),
+        ("rotate_back", (*upstream, part["cos"], part["sin"])),
+        ("add_norm", (part["x"], part["addend"], part["gain"], 1e-5)),
+        ("norm_backward", (part["to_normal"], part["x"], scale, part["gain"], part["residual"], None, None, 1.0)),
+        ("norm_backward", (part["to_normal"], part["x"], scale, part["gain"], part["residual"], part["to_dropped"], bits, 1.25)),
+        ("to_heads", (part["to_normal"], None, None, 1.0, (batch, tokens, query_heads, width))),
+        ("to_heads", (part["to_normal"], part["to_dropped"], bits, 1.25, (batch, tokens, query_heads, width))),
+        ("gated", (part["gate"], part["up"])),
+        ("gated_backward", (part["to_active"], part["gate"], part["up"])),
+        ("pack", (part["mask"],)),
+    ]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for name, arguments in calls:
+        expected = getattr(kernels, name)(*arguments)
+        found = getattr(triton_kernels, name)(*(part.to(device) if isinstance(part, Tensor) else part for part in arguments))
+        pairs = zip(found, expected, strict=True) if isinstance(expected, tuple) else [(found, expected)]
+        for one, other in pairs:
+            # Triton's interpreter cuts what a GPU rounds.
+            assert_close(one.cpu().float(), other.float(), 1e-6 if dtype == torch.float32 else 2e-2, name)
