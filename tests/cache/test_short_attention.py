@@ -8,7 +8,7 @@ from torch import Tensor
 
 import kava.cache.short_attention as short
 from helpers.tiny import assert_close
-from kava.cache.short_attention import attend_short, is_short, sdpa_alone
+from kava.cache.short_attention import as_on_gpu, attend_short, is_short
 
 BATCH, HEADS, GROUP, QUERIES, KEYS, WIDTH = 3, 2, 3, 4, 7, 5
 
@@ -97,6 +97,6 @@ def test_float32_under_autocast_and_what_is_planned_for_gpus_are_left_to_sdpa() 
     with torch.autocast("cpu", torch.bfloat16):
         assert not is_short(query, key, None, {})
         assert is_short(query.bfloat16(), key.bfloat16(), None, {})
-    with sdpa_alone():
+    with as_on_gpu():
         assert not is_short(query, key, None, {})
     assert is_short(query, key, None, {})

@@ -62,7 +62,7 @@ def compare(model: KavaModel, batch: Batch, naive: Step = naive_losses, toleranc
 
 
 def check_backends(kind: str, method: str) -> None:
-    """SDPA and eager attention give the same losses and gradients (short sequences go to a kernel of ours unless `sdpa_alone`)."""
+    """SDPA and eager attention give the same losses and gradients (short sequences go to a kernel of ours unless `as_on_gpu`)."""
     results = []
     for attn in BACKENDS:
         model = tiny_model(kind, attn, method, lora=True)

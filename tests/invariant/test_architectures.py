@@ -39,7 +39,7 @@ from helpers.tiny import (
     tiny_model,
 )
 from kava.cache import attention
-from kava.cache.short_attention import sdpa_alone
+from kava.cache.short_attention import as_on_gpu
 from kava.errors import UserError
 from kava.generate import Reasoner
 from kava.model.backbone import Backbone
@@ -70,7 +70,7 @@ def test_sdpa_equals_eager_attention(kind: str) -> None:
 @pytest.mark.parametrize("kind", [kind for kind in ARCHITECTURES if kind not in EAGER_ONLY])
 def test_sdpa_itself_holds_to_the_same(kind: str) -> None:
     """Torch's own attention, which a CPU's short sequences in float32 never reach: a kernel of ours takes them."""
-    with sdpa_alone(), unittest.mock.patch.object(attention, "attend_short", side_effect=AssertionError("the kernel is off")):
+    with as_on_gpu(), unittest.mock.patch.object(attention, "attend_short", side_effect=AssertionError("the kernel is off")):
         check_backends(kind, "kava")
         check_batching(tiny_model(kind, lora=True))
         with torch.no_grad():

@@ -7,6 +7,7 @@ import torch
 
 from helpers.tiny import KINDS, mini_builder, mini_examples, mini_model, tiny_model
 from kava.generate import Reasoner
+from kava.model.adapted_layer import fuse_adapted_layers
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -18,7 +19,9 @@ def test_answers_are_the_same(kind: str, lora: bool) -> None:
     expected = reasoner.generate(questions, max_new_tokens=9, batch_size=4)
     model.backbone.use_graphs()
     assert model.backbone.graphs is not None
-    for _ in range(2):
+    for fused in (False, True):
+        if fused and lora and kind == "llama":
+            assert fuse_adapted_layers(model.backbone)
         found = reasoner.generate(questions, max_new_tokens=9, batch_size=4)
         assert found == expected
         assert [one.confidence for one in found] == pytest.approx([one.confidence for one in expected], rel=1e-4)

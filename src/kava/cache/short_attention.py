@@ -22,17 +22,22 @@ MAX_SCORES = 128 * 128
 # Most scores per head for which the attention weights are kept for the backward pass.
 MAX_KEPT = 64 * 64
 
-_switched_off: ContextVar[bool] = ContextVar("switched_off", default=False)
+_as_on_gpu: ContextVar[bool] = ContextVar("as_on_gpu", default=False)
 
 
 @contextmanager
-def sdpa_alone() -> Iterator[None]:
-    """Use SDPA for short sequences too, for code that counts on a CPU what a GPU would run and store."""
-    token = _switched_off.set(True)
+def as_on_gpu() -> Iterator[None]:
+    """Take a GPU's way on a CPU too, for code that counts what a GPU would run and store: SDPA, and logits in slices."""
+    token = _as_on_gpu.set(True)
     try:
         yield
     finally:
-        _switched_off.reset(token)
+        _as_on_gpu.reset(token)
+
+
+def runs_as_on_gpu() -> bool:
+    """Whether the code runs inside `as_on_gpu`."""
+    return _as_on_gpu.get()
 
 
 def is_short(query: Tensor, key: Tensor, mask: Any, kwargs: dict[str, Any]) -> bool:
@@ -50,7 +55,7 @@ def is_short(query: Tensor, key: Tensor, mask: Any, kwargs: dict[str, Any]) -> b
         and query.dtype == key.dtype in (plain, torch.bfloat16)
         and queries * keys <= MAX_SCORES
         and (masked or (mask is None and queries == 1))
-        and not _switched_off.get()
+        and not runs_as_on_gpu()
         and not kwargs.get("dropout")
         and all(kwargs.get(extra) is None for extra in ("position_bias", "cache", "softcap", "s_aux"))
     )

@@ -7,6 +7,7 @@ Additions to the residual stream are part of a kernel or a matrix multiplication
 weights have no gradients, so that little is kept for the backward pass. Attention, cache and modules are unchanged.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,9 +19,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from kava.cache.attention import PREFIX
 from kava.cache.layers import to_dynamic_cache
+from kava.errors import reason_of
 from kava.model import layer_kernels as kernels
 from kava.model.adapters import AdapterGroup
-from kava.model.backbone import Backbone, evaluating
+from kava.model.backbone import Backbone
 from kava.model.cpu_matmul import linear, matmul
 from kava.model.fused_layer import is_llama_style
 from kava.model.lora import Lora, frozen_gradient
@@ -28,23 +30,21 @@ from kava.model.lora import Lora, frozen_gradient
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
-def fuse_adapted_layers(backbone: Backbone) -> "list[AdaptedLayer]":
+def fuse_adapted_layers(backbone: Backbone, check: bool = True) -> "list[AdaptedLayer]":
     """Compute decoder layers in few operations. Call with adapters in place.
+
+    Args:
+        backbone: the language model.
+        check: compare each fused layer with the model's own, for which weights need values.
 
     Returns:
         The fused layers: all, or none if the architecture does not fit or a fused layer differs from the model's own.
     """
     layers = list(getattr(backbone.decoder, "layers", []))
     groups = {group.members[0].module: group for group in backbone.adapters.groups}
-    # A layer whose forward has been replaced is computed again in the backward pass, or fused already.
-    if (
-        (backbone.special_ids.is_cuda and not kernels.HAS_TRITON)
-        or not layers
-        or not all(is_llama_style(layer, LoraLinear) and "forward" not in vars(layer) for layer in layers)
-    ):
+    if (backbone.special_ids.is_cuda and not kernels.HAS_TRITON) or not layers or not all(map(_fits, layers)):
         return []
-    attentions = [layer.self_attn for layer in layers]
-    pairs = [(groups.get(one.q_proj), groups.get(one.o_proj)) for one in attentions]
+    pairs = [(groups.get(layer.self_attn.q_proj), groups.get(layer.self_attn.o_proj)) for layer in layers]
     if not all(first and last and len(first.members) == 3 and len(last.members) == 1 for first, last in pairs):
         return []
     fused = [AdaptedLayer(layer, *pair) for layer, pair in zip(layers, pairs, strict=True)]
@@ -52,11 +52,21 @@ def fuse_adapted_layers(backbone: Backbone) -> "list[AdaptedLayer]":
         return []
     for one in fused:
         one.layer.forward = one
-    if not _agree(backbone, fused):
+    if check and not _agree(backbone, fused):
         for one in fused:
             del one.layer.forward
         return []
     return fused
+
+
+def _fits(layer: Any) -> bool:
+    """Whether a layer has the parts of Llama's with adapters on its attention, and sizes that the kernels can take."""
+    # A layer whose forward has been replaced is computed again in the backward pass, or fused already.
+    if not is_llama_style(layer, LoraLinear) or "forward" in vars(layer):
+        return False
+    width = layer.self_attn.head_dim
+    # The halves of a head are powers of two, and a dropout mask is whole bytes.
+    return width & (width - 1) == 0 and layer.self_attn.o_proj.in_features % 8 == layer.self_attn.q_proj.in_features % 8 == 0
 
 
 class AdaptedLayer:
@@ -86,13 +96,31 @@ class AdaptedLayer:
         cache, positions = options.get("past_key_values"), options.get("position_embeddings")
         if arguments or cache is None or positions is None or not self._takes(hidden_states):
             return self.plain(hidden_states, *arguments, **options)
-        with torch.autocast(hidden_states.device.type, enabled=False):
-            output = self._compute(hidden_states, cache, positions, options.get("attention_mask"))
         if self.difference is not None:
-            expected = self.plain(hidden_states, **options | {"past_key_values": to_dynamic_cache(())})
-            self.difference = float((output - expected).abs().max() / (expected - hidden_states).abs().max())
-            return expected
-        return output
+            self.difference = self._compare(hidden_states, options)
+            return self.plain(hidden_states, **options)
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            return self._compute(hidden_states, cache, positions, options.get("attention_mask"))
+
+    def _compare(self, x: Tensor, options: dict[str, Any]) -> float:
+        """The largest relative difference from the layer's own pass, of what is added to x and of the gradient."""
+
+        def plain(inputs: Tensor) -> Any:
+            return self.plain(inputs, **options | {"past_key_values": to_dynamic_cache(())})
+
+        def fused(inputs: Tensor) -> Tensor:
+            return self._compute(inputs, to_dynamic_cache(()), options["position_embeddings"], options.get("attention_mask"))
+
+        found: list[tuple[Tensor, Tensor]] = []
+        for forward in (plain, fused):
+            inputs = x.detach().requires_grad_()
+            with torch.enable_grad():
+                torch.manual_seed(0)
+                output = forward(inputs)
+                (gradient,) = torch.autograd.grad(output.float().square().sum(), inputs)
+            found.append((output.detach() - x, gradient))
+        (expected, to_x), (added, gradient) = found
+        return max(float((one - other).abs().max() / other.abs().max()) for one, other in ((added, expected), (gradient, to_x)))
 
     def _compute(self, x: Tensor, cache: Any, positions: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
         attention, mlp = self.layer.self_attn, self.layer.mlp
@@ -124,16 +152,24 @@ class AdaptedLayer:
 
 
 def _agree(backbone: Backbone, fused: Sequence[AdaptedLayer]) -> bool:
-    """Whether each fused layer gives what its own forward gives, for a few tokens."""
+    """Whether each fused layer gives what its own forward gives, for a few tokens, with dropout and in the backward pass."""
     ids = torch.arange(4, device=backbone.special_ids.device)[None]
     for one in fused:
-        one.difference = 0.0
-    passes = backbone.forward_passes
-    with torch.no_grad(), evaluating(backbone):
-        backbone.read(ids, torch.ones_like(ids, dtype=torch.bool))
-    backbone.forward_passes = passes
+        one.difference = torch.inf
+    passes, training = backbone.forward_passes, backbone.training
+    backbone.train()
+    try:
+        with torch.no_grad(), torch.random.fork_rng([ids.device] if ids.is_cuda else []):
+            backbone.read(ids, torch.ones_like(ids, dtype=torch.bool))
+    except Exception as error:  # Triton needs a C compiler, and a card that it knows
+        print(f"kava: layers are computed in more operations ({type(error).__name__}: {reason_of(error)})", file=sys.stderr, flush=True)
+        return False
+    finally:
+        backbone.forward_passes = passes
+        backbone.train(training)
+    tolerance = _TOLERANCE[backbone.causal_lm.dtype]
     # Also false for a difference that is not a number.
-    agreed = all(one.difference is not None and one.difference <= _TOLERANCE[backbone.causal_lm.dtype] for one in fused)
+    agreed = all(one.difference is not None and one.difference <= tolerance for one in fused)
     for one in fused:
         one.difference = None
     return agreed

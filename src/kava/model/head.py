@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from peft.utils.other import TrainableTokensWrapper
 from torch import Tensor, nn
 
+from kava.cache.short_attention import runs_as_on_gpu
 from kava.losses.fused import fused_token_losses
 from kava.losses.sliced import sliced_token_losses
 from kava.losses.token import token_losses
@@ -41,7 +42,7 @@ def next_token_losses(
     trained = isinstance(head, TrainableTokensWrapper)
     linear = head.original_module if trained else head
     changed = any(getattr(config, name, None) is not None for name in ("logit_scale", "logits_scaling", "final_logit_softcapping"))
-    if not hidden.is_cuda or changed or linear.bias is not None or linear.weight.requires_grad:
+    if not (hidden.is_cuda or runs_as_on_gpu()) or changed or linear.bias is not None or linear.weight.requires_grad:
         return token_losses(next_token_logits(causal_lm, special_ids, hidden), labels)
     rows, ids = (new_token_rows(head), special_ids) if trained else (hidden.new_empty(0, hidden.shape[1]), special_ids[:0])
     return sliced_token_losses(hidden, linear.weight, labels, rows, ids, liger=liger)

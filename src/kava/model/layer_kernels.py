@@ -3,16 +3,54 @@
 Rows are tokens: N = B n. The plain forms are those that tests compare the kernels with.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-KERNELS = ("norm", "add_norm", "rotate", "rotate_back", "norm_backward", "to_heads", "gated", "gated_backward", "pack")
 HAS_TRITON = find_spec("triton") is not None
 if HAS_TRITON:
     from kava.model import triton_kernels
+
+
+@contextmanager
+def replaced(functions: dict[str, Callable[..., Any]]) -> Iterator[None]:
+    """Other functions in place of those of this module, for code that counts on a CPU what a GPU would run and store."""
+    before = {name: globals()[name] for name in functions}
+    globals().update(functions)
+    try:
+        yield
+    finally:
+        globals().update(before)
+
+
+def outputs_only() -> dict[str, Callable[..., Any]]:
+    """Functions for `replaced` that allocate what the kernels return, and nothing else."""
+
+    def norm_outputs(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        return torch.empty_like(x), x.new_empty(len(x), 1, dtype=torch.float32)
+
+    def by_head(rows: Tensor, shape: tuple[int, ...], width: int) -> Tensor:
+        return rows.new_empty(shape[0], rows.shape[1] // width, shape[1], width)
+
+    def by_row(heads: Tensor) -> Tensor:
+        return heads.new_empty(heads.shape[0] * heads.shape[2], heads.shape[1] * heads.shape[3])
+
+    return {
+        "norm": norm_outputs,
+        "add_norm": lambda x, *_: (torch.empty_like(x), *norm_outputs(x)),
+        "rotate": lambda query, key, cos, sin, shape: (by_head(query, shape, cos.shape[-1]), by_head(key, shape, cos.shape[-1])),
+        "rotate_back": lambda query, key, value, *_: (by_row(query), by_row(key), by_row(value)),
+        "norm_backward": lambda to_normal, *_: torch.empty_like(to_normal),
+        "to_heads": lambda through, to_dropped, bits, keep, shape: by_head(through, shape, shape[3]).transpose(1, 2),
+        "gated": lambda gate, up: torch.empty_like(gate),
+        "gated_backward": lambda to_active, gate, up: (torch.empty_like(gate), torch.empty_like(up)),
+        "pack": lambda mask: mask.new_empty(mask.numel() // 8, dtype=torch.uint8),
+    }
 
 
 def norm(x: Float[Tensor, "N E"], gain: Float[Tensor, " E"], epsilon: float) -> tuple[Float[Tensor, "N E"], Float[Tensor, "N 1"]]:
@@ -114,11 +152,10 @@ def gated_backward(
 
 
 def pack(mask: Bool[Tensor, "N E"]) -> UInt8[Tensor, " bytes"]:
-    """A mask in an eighth of its memory: element i, counted through all rows, is bit i % 8 of byte i // 8."""
+    """A mask in an eighth of its memory: element i, counted through all rows, is bit i % 8 of byte i // 8. E is a multiple of 8."""
     if mask.is_cuda:
         return triton_kernels.pack(mask)
-    eights = torch.nn.functional.pad(mask.flatten(), (0, -mask.numel() % 8)).view(-1, 8)
-    return (eights * (1 << torch.arange(8))).sum(-1).to(torch.uint8)
+    return (mask.view(-1, 8) * (1 << torch.arange(8))).sum(-1).to(torch.uint8)
 
 
 def _turned(x: Tensor) -> Tensor:
@@ -131,4 +168,4 @@ def _with_dropped(gradient: Tensor, to_dropped: Tensor | None, bits: Tensor | No
     if to_dropped is None or bits is None:
         return gradient
     mask = (bits[:, None] >> torch.arange(8)) & 1
-    return gradient + keep * torch.where(mask.flatten()[: gradient.numel()].view_as(gradient) > 0, to_dropped.float(), 0.0)
+    return gradient + keep * torch.where(mask.view_as(gradient) > 0, to_dropped.float(), 0.0)

@@ -100,7 +100,7 @@ def _norm_backward(
     at = row * width + place
     gradient = tl.load(to_normal + at, mask=real, other=0).to(tl.float32)
     if dropout:
-        kept = ((tl.load(bits + at // 8, mask=real, other=0) >> (at % 8).to(tl.uint8)) & 1) != 0
+        kept = ((tl.load(bits + at // 8, mask=real, other=0).to(tl.int32) >> (at % 8).to(tl.int32)) & 1) != 0
         gradient += tl.where(kept, keep * tl.load(to_dropped + at, mask=real, other=0).to(tl.float32), 0.0)
     inverse = tl.load(scale + row)
     normal = inverse * tl.load(x + at, mask=real, other=0).to(tl.float32)
@@ -122,7 +122,7 @@ def _to_heads(
     at = row * width + place
     gradient = tl.load(through + at, mask=real, other=0).to(tl.float32)
     if dropout:
-        kept = ((tl.load(bits + at // 8, mask=real, other=0) >> (at % 8).to(tl.uint8)) & 1) != 0
+        kept = ((tl.load(bits + at // 8, mask=real, other=0).to(tl.int32) >> (at % 8).to(tl.int32)) & 1) != 0
         gradient += tl.where(kept, keep * tl.load(to_dropped + at, mask=real, other=0).to(tl.float32), 0.0)
     there = batch * tokens * width + (place // head_width) * tokens * head_width + token * head_width + place % head_width
     tl.store(target + there, gradient, mask=real)
@@ -150,11 +150,12 @@ def _gated_backward(to_active, gate, up, to_gate, to_up, count, block: tl.conste
 
 
 @triton.jit
-def _pack(mask, bits, count, block: tl.constexpr):
-    byte, place = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block), tl.arange(0, 8)[None, :]
-    at = byte[:, None] * 8 + place
-    kept = tl.load(mask + at, mask=at < count, other=0).to(tl.int32)
-    tl.store(bits + byte, tl.sum(kept << place, 1).to(tl.uint8), mask=byte * 8 < count)
+def _pack(eights, bits, count, block: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    real = at < count
+    # Eight bytes of 0 or 1, the first the lowest: the product moves byte i to bit 56 + i.
+    moved = tl.load(eights + at, mask=real, other=0) * 0x0102040810204080
+    tl.store(bits + at, ((moved >> 56) & 255).to(tl.uint8), mask=real)
 
 
 _BLOCK = 1024
@@ -235,8 +236,9 @@ def gated_backward(to_active: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor,
 
 def pack(mask: Tensor) -> Tensor:
     """`kava.model.layer_kernels.pack`."""
-    bits = mask.new_empty(triton.cdiv(mask.numel(), 8), dtype=torch.uint8)
-    _pack[_blocks(bits)](mask.view(torch.uint8), bits, mask.numel(), _BLOCK)
+    eights = mask.view(torch.uint8).view(torch.int64)
+    bits = mask.new_empty(eights.numel(), dtype=torch.uint8)
+    _pack[_blocks(bits)](eights, bits, eights.numel(), _BLOCK)
     return bits
 
 

@@ -18,12 +18,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from kava.cache.short_attention import sdpa_alone
+from kava.cache.short_attention import as_on_gpu
 from kava.config import Config
 from kava.data.collate import Batch, Collator
 from kava.data.sequences import EncodedExample
 from kava.losses.total import combine
 from kava.methods import METHODS
+from kava.model import layer_kernels
+from kava.model.adapted_layer import fuse_adapted_layers
 from kava.model.build import random_model
 from kava.model.kava import KavaModel
 from kava.train.batch_step import autocast
@@ -153,6 +155,8 @@ def trace_step(shape: Any, config: Config, lengths: Lengths, rows: int = ROWS) -
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         with fake:
             model.backbone.share_adapter_inputs()
+            if config.system.fused_kernels and config.system.mixed_precision != "no":
+                fuse_adapted_layers(model.backbone, check=False)
             for parameter in trained:
                 parameter.grad = torch.zeros_like(parameter)
             held, moments = _run(model, batch, config)
@@ -171,7 +175,7 @@ def _run(model: KavaModel, batch: Batch, config: Config) -> tuple[tuple[float, f
     given = [*model.parameters(), *model.buffers(), *(parameter.grad for parameter in model.parameters() if parameter.grad is not None)]
     ledger = Ledger(given, len(batch))
     # Half precision means that the memory of a GPU is estimated, where SDPA computes short sequences too.
-    with ledger, sdpa_alone() if precision != "no" else nullcontext():
+    with ledger, as_on_gpu() if precision != "no" else nullcontext(), layer_kernels.replaced(layer_kernels.outputs_only()):
         with autocast(precision, "cpu"):
             terms = model.losses(batch)
             loss = combine(terms, model.settings.weights).mean()

@@ -148,12 +148,25 @@ def test_only_what_a_run_would_accept_is_offered(planner: Planner) -> None:
 
 def test_frozen_float32_weights_are_cast_anew_in_every_pass(planner: Planner) -> None:
     """Why bfloat16 weights save several times their own size: autocast keeps a copy of them per pass for the backward pass."""
-    half = build_config(planner.config.to_dict(), "a test", {"model.dtype": "bfloat16"})
-    wide, narrow = (Profile(planner.shape, config, LENGTHS).at(1) for config in (planner.config, half))
+    wide, narrow = (
+        Profile(planner.shape, build_config(planner.config.to_dict(), "a test", settings | {"system.fused_kernels": False}), LENGTHS).at(1)
+        for settings in ({}, {"model.dtype": "bfloat16"})
+    )
     attention, feed_forward = 3 * (64 * 64 * 2 + 64 * 32 * 2), 3 * 3 * 64 * 160
     # Five passes, each with a copy of two bytes per weight of the feed-forward parts; what leads to no trained weight keeps none.
     # Maps that have adapters are cast with them (`kava.model.adapters`), at most twice.
     assert 4.5 * 2 * feed_forward <= wide.held - narrow.held <= 5 * 2 * feed_forward + 2 * 2 * attention
+
+
+def test_fused_layers_keep_less(planner: Planner) -> None:
+    """`kava plan` counts what a GPU keeps: no normalised rows, no output of the activation, dropout masks in bits."""
+    settings = {"model.dtype": "bfloat16", "lora.dropout": 0.1}
+    plain, fused = (
+        Profile(planner.shape, build_config(planner.config.to_dict(), "a test", settings | {"system.fused_kernels": on}), LENGTHS).at(8)
+        for on in (False, True)
+    )
+    assert fused.held < 0.8 * plain.held
+    assert fused.peak < 0.9 * plain.peak
 
 
 @pytest.mark.parametrize(("kind", "method"), [*(("llama", method) for method in METHODS), ("gpt2", "kava")])

@@ -1,8 +1,8 @@
 """Training-step benchmarks: against two reference implementations (`kava.tools.bench.naive`), and operation counts."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from statistics import median
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from kava.cache.short_attention import sdpa_alone
+from kava.cache.short_attention import as_on_gpu
 from kava.data.collate import Batch
 from kava.losses.total import LossTerms, combine
 from kava.model import layer_kernels
@@ -121,17 +121,10 @@ class _Counting(TorchDispatchMode):
         self.counted[function.overloadpacket.__name__] += 1
         return function(*arguments, **(options or {}))
 
-    @contextmanager
-    def kernels_as_one(self) -> Iterator[None]:
+    def kernels_as_one(self) -> AbstractContextManager[None]:
         """Count each call of a kernel as one operation: its plain form, which runs on a CPU, takes many."""
-        plain = {name: getattr(layer_kernels, name) for name in layer_kernels.KERNELS}
-        for name, function in plain.items():
-            setattr(layer_kernels, name, partial(self._one, name, function))
-        try:
-            yield
-        finally:
-            for name, function in plain.items():
-                setattr(layer_kernels, name, function)
+        plain = {name: getattr(layer_kernels, name) for name in layer_kernels.outputs_only()}
+        return layer_kernels.replaced({name: partial(self._one, name, function) for name, function in plain.items()})
 
     def _one(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         self.counted[name] += 1
@@ -152,7 +145,7 @@ def count_calls(workload: Workload) -> Found:
     trained = build_workload(narrow)
     model, batch = trained.model.train(), random_batch(narrow, trained)
     fuse_adapted_layers(model.backbone)
-    with sdpa_alone():
+    with as_on_gpu():
         # Only the second round counts: the first one creates what later ones reuse, such as cast weights and masks.
         for _ in range(2):
             forward, backward = _Counting(), _Counting()
