@@ -29,7 +29,7 @@ _FRACTION = rf"(?<![0-9/])(?:[0-9]{{1,15}}{_SPACE})?[0-9]{{1,15}}/[0-9]{{1,15}}(
 _DECIMAL = rf"(?:{_WHOLE}(?:\.[0-9]+|,[0-9]+(?=[eE][+-]?[0-9]))?|(?<![\w.])\.[0-9]+)(?:[eE][+-]?[0-9]{{1,3}}(?![0-9]))?"
 _CURRENCY = "[$€£¥₹]"
 _AMOUNT = rf"(?:{_CURRENCY}\s?)?(?P<number>(?:(?<=[$€£¥₹])-)?(?:{_FRACTION}|{_DECIMAL}))"
-_NUMBER = re.compile(rf"(?:(?<![\w.)\]])(?P<sign>[-+])(?=[0-9.]|{_CURRENCY}))?{_AMOUNT}")
+_NUMBER = re.compile(rf"(?:(?<![\w.)\]])(?P<sign>[-+])(?=[0-9.]|{_CURRENCY}(?!-)))?{_AMOUNT}")
 _WHOLE_TEXT = re.compile(rf"(?P<sign>[-+]?)\s?{_AMOUNT}\s?%?\.?")
 _SIGN_APART = re.compile(r"(?:^|[=:(])[^\S\n]*-[^\S\n]+$")
 _LATEX_FRACTION = re.compile(r"(?P<whole>[0-9]?)\\[dt]?frac\s*\{\s*([0-9]+)\s*\}\s*\{\s*([0-9]+)\s*\}")
