@@ -24,6 +24,7 @@ PROMPT = "The answer is:"
         ("The answer is: $1,234,567.50", "1234567.50"),
         ("The answer is: -$5", "-5"),
         ("The answer is: $-5", "-5"),
+        ("The answer is: -$-5", "-5"),
         ("The answer is: $ 12", "12"),
         ("The answer is: −7", "-7"),
         ("The answer is: 45%", "45"),
@@ -289,6 +290,31 @@ def test_a_gold_answer_is_read_alike(text: str, value: str) -> None:
     assert canonical_number(text) == value
     assert answers_equal(text, value)
     assert answers_equal(extract_answer(text, PROMPT, after_prompt=True), value)
+
+
+@pytest.mark.parametrize(
+    ("text", "ascii_text"),
+    [
+        ("1⁄2", "1/2"), ("2 1⁄2", "2 1/2"), ("−1⁄2", "-1/2"), ("$1⁄2", "$1/2"), ("1⁄2⁄2003", "1/2/2003"), ("1∕2", "1/2"), ("21⁄2", "21/2"),
+        ("1⁄0", "1/0"), ("¹⁄₂", "1/2"), ("2¹⁄₂", "2 1/2"), ("¹²/₁₃", "12/13"), ("½", "1/2"), ("-2½ cups", "-2 1/2 cups"), ("٣½", "3 1/2"),
+        ("⅐", "1/7"), ("⅞%", "7/8%"), ("⅟3", "1/3"), ("4⅟3", "4 1/3"), ("2↉", "2 0/3"), ("½3", "1/2 3"), ("½¾", "1/2 3/4"),
+    ],
+)  # fmt: skip
+def test_a_fraction_reads_as_its_ascii_form(text: str, ascii_text: str) -> None:
+    """In an output behind the prompt, in one without it, and as an answer of the data, on either side of a comparison."""
+    for behind in (True, False):
+        assert extract_answer(text, PROMPT, after_prompt=behind) == extract_answer(ascii_text, PROMPT, after_prompt=behind)
+    for other in ("1/2", "5/2", "-1/2", "1/7", text, ascii_text):
+        assert answers_equal(text, other) == answers_equal(ascii_text, other)
+        assert answers_equal(other, text) == answers_equal(other, ascii_text)
+
+
+@given(st.integers(0, 99), st.integers(0, 10**6), st.integers(1, 10**6), st.sampled_from(["⁄", "∕"]))
+def test_the_fraction_slash_is_a_slash_in_prediction_and_gold(whole: int, numerator: int, denominator: int, slash: str) -> None:
+    value = whole + Fraction(numerator, denominator)
+    for text in (f"{whole} {numerator}{slash}{denominator}", f"{value.numerator}{slash}{value.denominator}"):
+        assert Fraction(canonical_number(text)) == value
+        assert answers_equal(extract_answer(f"{PROMPT} {text}.", PROMPT), f"{value.numerator}/{value.denominator}")
 
 
 @pytest.mark.parametrize(

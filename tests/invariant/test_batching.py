@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers.checks import check_batching
-from helpers.tiny import BACKENDS, KINDS, PROMPT_IDS, assert_close, make_batch, make_examples, tiny_model
+from helpers.tiny import BACKENDS, KINDS, PROMPT_IDS, assert_close, gradients, make_batch, make_examples, tiny_model
 from kava.data.collate import Collator
 from kava.methods import EVICTIONS, METHODS
 
@@ -69,3 +69,32 @@ def test_the_order_of_a_batch_does_not_matter(kind: str) -> None:
     forwards = model(make_batch(model, examples))["loss"]
     backwards = model(make_batch(model, examples[::-1]))["loss"]
     assert_close(backwards.flip(0), forwards)
+
+
+@pytest.mark.parametrize("attn", BACKENDS)
+@pytest.mark.parametrize("kind", [*KINDS, "phi", "yarn"])
+def test_examples_at_different_stages_of_coconut_as_alone(kind: str, attn: str) -> None:
+    """Losses and gradients: alone, an example has no latents but its own; 0 to 4 of them, with and without steps behind."""
+    model = tiny_model(kind, attn, "coconut", lora=True)
+    examples, stages = make_examples(6), (0, 1, 2, 3, 1, 0)
+    batch = Collator(model.method, 0, len(PROMPT_IDS), num_latents=4, trailing_stage=True).collate(examples, stages)
+    assert batch.latent_mask is not None
+    assert batch.latent_mask.sum(1).tolist() == [0, 2, 4, 4, 2, 0]
+    alone = [make_batch(model, [one], stage=stage, trailing_stage=True) for one, stage in zip(examples, stages, strict=True)]
+    assert [one.latent_mask for one in alone] == [None] * 6
+    assert [one.num_latents for one in alone] == [0, 2, 4, 4, 2, 0]
+    expected = torch.cat([model(one)["loss"] for one in alone])
+    loss = model(batch)["loss"]
+    assert_close(loss, expected)
+    own, those = gradients(model, loss.sum()), gradients(model, expected.sum())
+    scale = max(float(gradient.abs().max()) for gradient in those.values())
+    for name, gradient in those.items():
+        assert float((own[name] - gradient).abs().max()) <= 1e-5 * max(float(gradient.abs().max()), 1e-2 * scale), name
+
+
+def test_examples_at_one_stage_need_no_mask() -> None:
+    """Whether the last latent runs with the answer or before it, with all latents real or some masked, changes rounding alone."""
+    model, examples = tiny_model(method="coconut"), make_examples()
+    collator = Collator(model.method, 0, len(PROMPT_IDS), num_latents=4)
+    for collator.stage in range(3):
+        assert_close(model(collator.collate(examples, [collator.stage] * 5))["loss"], model(collator.collate(examples))["loss"])

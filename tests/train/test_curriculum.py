@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -195,15 +196,48 @@ def test_coconut_s_trailing_stage_keeps_the_steps_behind_the_last_latent(stage: 
     assert (batch.num_latents, batch.student.ids[0].tolist()) == (latents, [*written, *example.answer])
 
 
-def test_uniform_prob_trains_any_stage_in_its_share_of_steps() -> None:
-    stages = Schedule(1000, 4, 5000)
+def test_uniform_prob_draws_a_stage_for_its_share_of_examples() -> None:
+    """From 0 to as many as the example has steps, as Coconut's own code does: each example, whatever else is in the batch."""
+    stages, count = Schedule(1000, 4, 5000), 3000
     collator = Collator(METHODS["coconut"], 0, 4, num_latents=6, trailing_stage=True)
-    assert {Curriculum(collator, stages).stage_of(step) for step in range(4000, 5000)} == {4}
-    seen = [Curriculum(collator, stages, 0.3, seed=5).stage_of(step) for step in range(4000, 5000)]
-    # A fifth of the drawn ones are the step's own stage.
-    assert sum(stage != 4 for stage in seen) / 1000 == pytest.approx(0.3 * 4 / 5, abs=0.05)
-    assert set(seen) == set(range(5))
-    assert seen == [Curriculum(collator, stages, 0.3, seed=5).stage_of(step) for step in range(4000, 5000)]
+
+    def trained(examples: list[EncodedExample], step: int, uniform_prob: float = 0.3) -> list[tuple[int, tuple[int, ...]]]:
+        """Latents of each example, and the tokens written behind them."""
+        batch = Curriculum(collator, stages, uniform_prob, seed=5)(examples, step)
+        assert batch.num_latents == 6
+        latents = [6] * len(examples) if batch.latent_mask is None else batch.latent_mask.sum(1).tolist()
+        lengths = batch.student.cot_length.tolist()
+        return [(own, tuple(ids[:length].tolist())) for own, ids, length in zip(latents, batch.student.ids, lengths, strict=True)]
+
+    for steps in (2, 4, 7):
+        examples = [replace(one, seed=seed) for seed, one in enumerate(make_examples(1, steps=(steps,)) * count)]
+        expected: Counter[tuple[int, tuple[int, ...]]] = Counter()
+        for stage, share in [(4, 0.7), *((drawn, 0.3 / (steps + 1)) for drawn in range(steps + 1))]:
+            latents, written = coconut_s_own_sample(examples[0].steps, stage, 3, 2)
+            expected[latents, tuple(written)] += share  # type: ignore[assignment]
+        seen = trained(examples, 4500)
+        shares = {key: number / count for key, number in Counter(seen).items()}
+        assert shares == pytest.approx(expected, abs=4 * math.sqrt(0.25 / count))
+        assert trained(examples[100:103], 4500) == seen[100:103]
+        assert trained(examples, 4501) != seen
+        assert trained(examples, 4500) == seen
+        assert set(trained(examples, 4500, 0.0)) == {(6, ())}
+
+
+def test_without_uniform_prob_a_batch_has_the_latents_of_its_stage() -> None:
+    collator = Collator(METHODS["coconut"], 0, 4, num_latents=6, trailing_stage=True)
+    for stage, latents in enumerate((0, 2, 4, 6, 6)):
+        batch = Curriculum(collator, Schedule(10, 4, 50))(make_examples(3), 10 * stage)
+        assert (batch.num_latents, batch.latent_mask) == (latents, None)
+
+
+def test_uniform_prob_draws_icot_s_stages_too() -> None:
+    examples = [replace(one, seed=seed) for seed, one in enumerate(make_examples(1, steps=(9,)) * 200)]
+    collator = Collator(METHODS["icot"], 0, 4, num_latents=0, tokens_per_stage=3)
+    batch = Curriculum(collator, Schedule(10, 20, 500), uniform_prob=0.5)(examples, 250)
+    whole = len(examples[0].cot(drop_last_step=False))
+    assert batch.latent_mask is None
+    assert set(batch.student.cot_length.tolist()) == {max(whole - 3 * stage, 0) for stage in range(21)}
 
 
 @pytest.mark.parametrize("suite", ["paper-table1", "mini-table1", "mini-short", "mini-search"])

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
-from helpers.tiny import MINI, PROMPT, lora_config, make_batch, make_examples, mini_builder, mini_examples, tiny_lm, tiny_model
+from helpers.tiny import MINI, PROMPT, PROMPT_IDS, lora_config, make_batch, make_examples, mini_builder, mini_examples, tiny_lm, tiny_model
 from kava import cli
 from kava.config import Config
 from kava.data.batch_file import read_batch, write_batch
-from kava.data.collate import build_collator
+from kava.data.collate import Collator, build_collator
 from kava.data.mini.tokenizer import build_mini_tokenizer
 from kava.errors import UserError
 from kava.train.guard import RecordedBatch, all_finite, explain
@@ -155,6 +155,16 @@ def test_a_batch_survives_its_file(tmp_path: Path, method: str) -> None:
     assert torch.equal(extra["cpu"], torch.get_rng_state())
     assert (again.num_latents, again.ids, again.teacher is None) == (batch.num_latents, batch.ids, batch.teacher is None)
     assert torch.equal(model(again)["loss"], model(batch)["loss"])
+
+
+def test_a_batch_of_different_stages_survives_its_file(tmp_path: Path) -> None:
+    model = tiny_model(method="coconut")
+    batch = Collator(model.method, 0, len(PROMPT_IDS), num_latents=4).collate(make_examples(4), (2, 0, 1, 2))
+    write_batch(tmp_path / "batch.safetensors", batch, {})
+    again, _ = read_batch(tmp_path / "batch.safetensors")
+    assert again.latent_mask is not None
+    assert torch.equal(model(again)["loss"], model(batch)["loss"])
+    assert torch.equal(again.rows(1, 3).latent_mask, batch.latent_mask[1:3])  # type: ignore[arg-type, index]
 
 
 def test_other_safetensors_are_no_batch(tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from helpers.checks import make_trained
 from helpers.result_files import make_result
 from helpers.tiny import lora_config, mini_examples, mini_tokenizer, tiny_lm
 from kava.checkpoint import save_checkpoint
 from kava.config import Config
+from kava.config.fingerprint import former_fingerprint
 from kava.errors import UserError
 from kava.results import result_path, write_result
 from kava.runtime.atomic import verify, write_atomic
@@ -86,6 +88,21 @@ def test_a_finished_run_is_not_trained_over(run: Path, place: Path) -> None:
         train(settings(place), run, resume=True, overwrite=True, quiet=True)
     assert train(settings(place), run, resume=True, quiet=True).steps == 4
     assert contents(run) == before
+
+
+@pytest.mark.parametrize("earlier_version", [False, True])
+def test_a_finished_run_is_finished_with_whatever_a_resume_may_change(run: Path, place: Path, earlier_version: bool) -> None:
+    other = {"training.max_bad_batches": 3, "training.num_workers": 1, "training.save_total_limit": 1}
+    marker = json.loads((run / "training_done.json").read_text())
+    if earlier_version:
+        of_then = settings(place, **{"training.save_total_limit": 7})
+        (run / "config.yaml").write_text(yaml.safe_dump(of_then.to_dict()))
+        (run / "training_done.json").write_text(json.dumps(marker | {"config_fingerprint": former_fingerprint(of_then.to_dict())}))
+    before = contents(run)
+    assert train(settings(place, **other), run, resume=True, quiet=True).steps == 4
+    assert contents(run) == before
+    with pytest.raises(UserError, match="holds a finished run of another configuration"):
+        train(settings(place, **{"training.learning_rate": 1e-5}), run, resume=True, quiet=True)
 
 
 def test_an_unfinished_run_is_not_trained_over_either(run: Path, place: Path) -> None:

@@ -1,6 +1,6 @@
 """Configuration of a run: schema, YAML files, command-line overrides and error messages."""
 
-from kava.config.load import CONFIG_DIR, build_config, config_path, load_config, recorded_config
+from kava.config.load import CONFIG_DIR, build_config, config_path, load_config, recorded_config, renewed_fingerprint
 from kava.config.schema import (
     Config,
     DatasetConfig,
@@ -24,4 +24,5 @@ __all__ = [
     "config_path",
     "load_config",
     "recorded_config",
+    "renewed_fingerprint",
 ]

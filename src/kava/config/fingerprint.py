@@ -1,4 +1,7 @@
-"""Fingerprint of a configuration: a hash of all settings except the seed. Settings added in later versions do not change it."""
+"""Fingerprint of a configuration: a hash of all settings except the seed and those that a resumed run may change.
+
+Settings added in later versions do not change it.
+"""
 
 import hashlib
 import json
@@ -29,12 +32,21 @@ LATER_SETTINGS = (
     ("system", "fused_kernels", True),
     ("system", "cuda_graphs", True),
 )
-# Settings that a resumed run may change: no step that both runs take depends on them.
-MAY_CHANGE_ON_RESUME = ("training.max_bad_batches", "training.num_workers", "training.save_total_limit")
+# Settings that a resumed run may change: no step that both runs take depends on them. Each with the value that the hash has in its place,
+# the default of the first runs, so that finished runs keep their fingerprints.
+MAY_CHANGE_ON_RESUME = {"training.max_bad_batches": 0, "training.num_workers": 0, "training.save_total_limit": None}
 
 
 def fingerprint(content: dict[str, Any]) -> str:
     """Return the hash of a configuration from `Config.to_dict`; equal for runs that may be aggregated. `content` is changed in place."""
+    for setting, value in MAY_CHANGE_ON_RESUME.items():
+        section, key = setting.split(".")
+        content[section][key] = value
+    return former_fingerprint(content)
+
+
+def former_fingerprint(content: dict[str, Any]) -> str:
+    """As `fingerprint`, with the settings in MAY_CHANGE_ON_RESUME in the hash: what earlier versions recorded."""
     del content["training"]["seed"]
     # What `auto` selects depends on the device, which is not part of a configuration. On a CPU it is float32, the earlier default.
     content["model"]["dtype"] = content["model"]["dtype"].replace("auto", "float32")

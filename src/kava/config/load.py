@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from kava.config.files import read_sections, refuse_unused_latents
-from kava.config.fingerprint import with_later_settings
+from kava.config.fingerprint import former_fingerprint, with_later_settings
 from kava.config.messages import explain
 from kava.config.overrides import apply_overrides
 from kava.config.schema import Config
@@ -47,6 +47,20 @@ def load_config(path: str | Path | None = None, overrides: dict[str, Any] | None
 def recorded_config(content: dict[Any, Any], source: str, overrides: dict[str, Any] | None = None) -> Config:
     """Build the configuration that a run recorded; settings added since then get their neutral values."""
     return build_config(with_later_settings(content), source, overrides)
+
+
+def renewed_fingerprint(recorded: str, content: dict[Any, Any]) -> str:
+    """Return the fingerprint that a run recorded as this version computes it; earlier versions counted what a resume may change.
+
+    Args:
+        recorded: the fingerprint.
+        content: the configuration recorded with it; if it is another one or cannot be read, the fingerprint is returned as recorded.
+    """
+    try:
+        config = recorded_config(content, "a recorded configuration")
+    except UserError:
+        return recorded
+    return config.fingerprint() if former_fingerprint(config.to_dict()) == recorded else recorded
 
 
 def build_config(content: dict[Any, Any], source: str, overrides: dict[str, Any] | None = None) -> Config:

@@ -189,7 +189,7 @@ class TrainingConfig(Section):
         False,
         description="Coconut: before the last stage, add one with all latents that still writes the remaining steps; as published: true",
     )
-    uniform_prob: float = Field(0, ge=0, le=1, description="Coconut: share of steps that train any one of the stages")
+    uniform_prob: float = Field(0, ge=0, le=1, description="Coconut: share of examples that are trained at a stage drawn for each anew")
     reset_optimizer: bool = Field(
         False, description="iCoT and Coconut: the optimizer forgets its averages when a stage begins; as published: true"
     )
@@ -280,5 +280,5 @@ class Config(Section):
         return self.model_dump(mode="json", by_alias=True)
 
     def fingerprint(self) -> str:
-        """Return a hash of all settings except the seed: equal for runs that may be aggregated."""
+        """Return a hash of the settings that change a run, the seed apart: equal for runs that may be aggregated."""
         return fingerprint(self.to_dict())

@@ -5,9 +5,10 @@
 
 What counts as a number: digits, alone or in groups (``1,234``, ``1,23,456``, ``12 000``; ``1,2`` is two numbers), an optional
 fraction part, an optional exponent of at most three digits (a comma before it is a decimal comma: ``1,8e1``), an optional sign;
-or a fraction ``3/4``, ``2 1/2``, ``\\frac{3}{4}`` or ``½`` of whole numbers. Digits may be of any script. A minus sign right after a
-word, a digit or a closing bracket is an operator or a hyphen, not part of the number: ``16-3`` ends in 3. A space may follow a minus
-sign only at the beginning of the text or after ``=``, ``:`` or ``(``. Currency signs, ``%`` and a trailing dot are dropped; ``5%`` is 5.
+or a fraction of whole numbers: ``3/4``, ``2 1/2``, ``\\frac{3}{4}``, ``½``, ``1⁄2`` with the fraction slash. Digits may be of any script.
+A minus sign right after a word, a digit or a closing bracket is an operator or a hyphen, not part of the number: ``16-3`` ends in 3. A
+space may follow a minus sign only at the beginning of the text or after ``=``, ``:`` or ``(``. Currency signs, ``%`` and a trailing dot
+are dropped; ``5%`` is 5.
 Values are exact: nothing is rounded, so 0.1+0.2 as a float stays 0.30000000000000004 and differs from 0.3.
 """
 
@@ -28,11 +29,19 @@ _FRACTION = rf"(?<![0-9/])(?:[0-9]{{1,15}}{_SPACE})?[0-9]{{1,15}}/[0-9]{{1,15}}(
 _DECIMAL = rf"(?:{_WHOLE}(?:\.[0-9]+|,[0-9]+(?=[eE][+-]?[0-9]))?|(?<![\w.])\.[0-9]+)(?:[eE][+-]?[0-9]{{1,3}}(?![0-9]))?"
 _CURRENCY = "[$€£¥₹]"
 _AMOUNT = rf"(?:{_CURRENCY}\s?)?(?P<number>(?:(?<=[$€£¥₹])-)?(?:{_FRACTION}|{_DECIMAL}))"
-_NUMBER = re.compile(rf"(?:(?<![\w.)\]])(?P<sign>[-+])(?=[0-9.]|{_CURRENCY}))?{_AMOUNT}")
+_NUMBER = re.compile(rf"(?:(?<![\w.)\]])(?P<sign>[-+])(?=[0-9.]|{_CURRENCY}(?!-)))?{_AMOUNT}")
 _WHOLE_TEXT = re.compile(rf"(?P<sign>[-+]?)\s?{_AMOUNT}\s?%?\.?")
 _SIGN_APART = re.compile(r"(?:^|[=:(])[^\S\n]*-[^\S\n]+$")
 _LATEX_FRACTION = re.compile(r"(?P<whole>[0-9]?)\\[dt]?frac\s*\{\s*([0-9]+)\s*\}\s*\{\s*([0-9]+)\s*\}")
 _LATEX = (("\\$", "$"), ("\\%", "%"), ("{,}", ","), ("\\,", " "), ("\\!", ""))
+# Fractions of one character; ⅟ is "1/" alone, and its denominator follows.
+_VULGAR = "¼-¾⅐-⅞↉"
+# Where a space keeps the digits of such a fraction apart from those around it: 2½ is 2 1/2.
+_BESIDE_VULGAR_FRACTION = re.compile(rf"(?<=[\d{_VULGAR}])(?=[{_VULGAR}⅟])|(?<=[{_VULGAR}])(?=\d)")
+# ¹⁄₂, and 2¹⁄₂ with its whole number.
+_RAISED_FRACTION = re.compile(r"(?P<whole>\d?)([⁰¹²³⁴-⁹]+[⁄/][₀-₉]+)")
+# Decimal and thousands separators of Arabic, fraction and division slash.
+_MARKS = {"٫": ".", "٬": ",", "⁄": "/", "∕": "/"}
 _MINUS = dict.fromkeys(map(ord, "−‐‑‒–﹣"), "-")
 
 
@@ -101,7 +110,8 @@ def canonical_number(value: str | int | float | Decimal) -> str:
 def _plain(text: str) -> str:
     """Convert digits, signs and fractions of any script and of LaTeX to ASCII."""
     if not text.isascii():
-        text = re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", text.translate(_MINUS))
+        text = _RAISED_FRACTION.sub(_lowered, text.translate(_MINUS))
+        text = _BESIDE_VULGAR_FRACTION.sub(" ", text)
         text = "".join(char if char.isascii() else _plain_character(char) for char in text)
     if "\\" in text or "{" in text:
         text = _LATEX_FRACTION.sub(lambda found: f"{found['whole']}{' ' if found['whole'] else ''}{found[2]}/{found[3]}", text)
@@ -110,11 +120,15 @@ def _plain(text: str) -> str:
     return text
 
 
+def _lowered(found: re.Match[str]) -> str:
+    return f"{found['whole']}{' ' if found['whole'] else ''}{unicodedata.normalize('NFKC', found[2])}"
+
+
 def _plain_character(char: str) -> str:
     if char.isdecimal():
         return str(unicodedata.digit(char))
-    if char in "٫٬":
-        return "." if char == "٫" else ","
+    if char in _MARKS:
+        return _MARKS[char]
     if "\uff00" <= char <= "\uffef" or unicodedata.decomposition(char).startswith("<fraction>"):
         return unicodedata.normalize("NFKC", char).replace("⁄", "/")
     return char

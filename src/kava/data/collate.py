@@ -45,6 +45,7 @@ class Batch:
     """Left-padded questions; `teacher` is `c a`, `student` is what follows the question or the latents; `ids` are the examples' ids.
 
     If the method decodes steps, `steps` is the step index of each latent, then of each token of the teacher's trace (-1: padding).
+    If the examples are at different stages of a curriculum, `latent_mask` says which latents each example has: its first ones.
     """
 
     question_ids: Int[Tensor, "B Q"]
@@ -55,6 +56,7 @@ class Batch:
     example_seed: Int[Tensor, " B"]
     ids: tuple[str, ...] = ()
     steps: Int[Tensor, "B MC"] | None = None
+    latent_mask: Bool[Tensor, "B M"] | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> "Batch":
         """Return the batch on another device."""
@@ -140,7 +142,7 @@ class Collator:
         tokens_per_step: Coconut, latents that replace one step; SIM-CoT, latents that one step is decoded from.
 
     Attributes:
-        stage: current stage of the curriculum.
+        stage: current stage of the curriculum, unless `collate` gets one for each example.
         draw: seed and step; random choices for an example depend on them and on its content.
         buckets: lengths to pad to; None: pad to the longest part in each batch.
     """
@@ -173,10 +175,16 @@ class Collator:
         self.draw = (0, 0)
         self.buckets: Buckets | None = None
 
-    def collate(self, examples: Sequence[EncodedExample]) -> Batch:
-        """Build a batch from encoded examples."""
+    def collate(self, examples: Sequence[EncodedExample], stages: Sequence[int] | None = None) -> Batch:
+        """Build a batch from encoded examples.
+
+        Args:
+            examples: the examples.
+            stages: stage of each example; default: `stage`. With them, the batch has the latents of the last stage, whatever the stages
+                are, so that all processes run the same passes.
+        """
         questions, answers = [example.question for example in examples], [example.answer for example in examples]
-        written = [self._written(example) for example in examples]
+        written = [self._written(example, stage) for example, stage in zip(examples, stages or [self.stage] * len(examples), strict=True)]
         read = [example.cot(self.drop_last_step) for example in examples] if self.method.teacher else None
         question, trace, answer = (max(map(len, parts)) for parts in (questions, written + (read or []), answers))
         if self.buckets is not None:
@@ -187,33 +195,41 @@ class Collator:
             question_mask=question_mask,
             student=self._suffix(written, answers, trace if any(written) else 0, answer),
             teacher=None if read is None else self._suffix(read, answers, trace, answer),
-            num_latents=self.latents_now,
+            num_latents=self._latents_at(self.stage) if stages is None else self._most_latents,
             example_seed=torch.tensor([example.seed for example in examples]),
             ids=tuple(example.id for example in examples),
             steps=self._steps(examples, trace) if self.method.step_decoder else None,
+            latent_mask=None if stages is None else self._latent_mask(stages),
         )
 
     @property
-    def latents_now(self) -> int:
-        """Number of latents in the student's sequence at this stage."""
-        if not self.method.uses_latents:
-            return 0
-        if self.method.curriculum == "replace_steps":
-            return min(self.stage * self.tokens_per_step, self.num_latents)
-        return self.num_latents
+    def _most_latents(self) -> int:
+        return self.num_latents if self.method.uses_latents else 0
 
-    def _written(self, example: EncodedExample) -> list[int]:
-        """Return the part of the trace that the student still writes at this stage."""
+    def _latents_at(self, stage: int) -> int:
+        """Return the number of latents in the student's sequence at a stage."""
+        if self.method.curriculum == "replace_steps":
+            return min(stage * self.tokens_per_step, self._most_latents)
+        return self._most_latents
+
+    def _latent_mask(self, stages: Sequence[int]) -> Bool[Tensor, "B M"] | None:
+        """Build `Batch.latent_mask`."""
+        if not self.method.uses_latents:
+            return None
+        return torch.arange(self._most_latents) < torch.tensor([self._latents_at(stage) for stage in stages])[:, None]
+
+    def _written(self, example: EncodedExample, stage: int) -> list[int]:
+        """Return the part of the trace that the student still writes at a stage."""
         if self.method.writes_cot:
             return example.cot(drop_last_step=False)
         if self.method.curriculum == "remove_tokens":
-            removed = self.stage * self.tokens_per_stage
+            removed = stage * self.tokens_per_stage
             gone = self.remove_all_beyond is not None and removed > self.remove_all_beyond
             return [] if gone else example.cot(drop_last_step=False)[removed + self._offset(example) :]
         if self.method.curriculum == "replace_steps":
-            if (self.stage - self.trailing_stage) * self.tokens_per_step >= self.num_latents:
+            if (stage - self.trailing_stage) * self.tokens_per_step >= self.num_latents:
                 return []
-            return [token for step in example.steps[self.stage :] for token in step]
+            return [token for step in example.steps[stage:] for token in step]
         return []
 
     def _offset(self, example: EncodedExample) -> int:
@@ -225,7 +241,7 @@ class Collator:
 
     def _steps(self, examples: Sequence[EncodedExample], width: int) -> Int[Tensor, "B MC"]:
         """Build `Batch.steps`. The last group of latents takes all remaining latents and steps."""
-        count = self.latents_now
+        count = self._latents_at(self.stage)
         last = max(count // self.tokens_per_step, 1) - 1
         latents = [min(latent // self.tokens_per_step, last) for latent in range(count)]
         rows = []

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from kava.config import renewed_fingerprint
 from kava.errors import UserError
 from kava.experiment.multi_seed import Plan, read_plan_result
 from kava.report.aggregate_file import AGGREGATE_JSON, AGGREGATE_YAML, Aggregate, read_aggregates, write_aggregates
@@ -66,7 +67,7 @@ def _holds_more(path: Path, name: str, aggregate: Aggregate) -> bool:
         there = read_aggregates(path).get(name)
     except UserError:
         return False
-    if there is None or there.config_fingerprint != aggregate.config_fingerprint:
+    if there is None or renewed_fingerprint(there.config_fingerprint, there.config) != aggregate.config_fingerprint:
         return False
     checkpoints = {run.seed: run.checkpoint for run in there.runs}
     same = all(checkpoints.get(run.seed) == run.checkpoint for run in aggregate.runs)

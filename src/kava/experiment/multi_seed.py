@@ -33,6 +33,7 @@ from kava.results import (
     read_result,
     read_verified,
     result_path,
+    trained_fingerprint,
 )
 from kava.runtime.atomic import verify
 from kava.runtime.lock import LOCK_FILE, locked
@@ -148,7 +149,7 @@ def read_plan_result(plan: Plan, seed: int, dataset: str, fingerprint: str | Non
         raise UserError(f"result file {path} was measured on {result.data.asked or result.dataset}, not on {dataset}; evaluate again")
     if result.run.seed != seed:
         raise UserError(f"result file {path} is of seed {result.run.seed}, not {seed}; evaluate again")
-    if fingerprint not in (None, result.run.config_fingerprint):
+    if fingerprint not in (None, result.run.fingerprint):
         cure = f"run it again in another directory, or give the settings that {plan.seed_dir(seed)} was run with"
         raise UserError(f"result file {path} is of another configuration than {plan.name}'s; {cure}")
     return verified
@@ -267,14 +268,15 @@ class _Seed:
         """
         marker = self.directory / TRAINING_DONE
         try:
-            fingerprint: Any = json.loads(marker.read_text(encoding="utf-8"))["config_fingerprint"]
+            recorded: Any = json.loads(marker.read_text(encoding="utf-8"))["config_fingerprint"]
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
             return None
         if not (self.directory / BEST_CHECKPOINT).is_dir():
             return None
+        fingerprint = trained_fingerprint(self.directory, str(recorded))
         if self.plan.fingerprint not in (None, fingerprint):
             raise UserError(f"{self.directory} holds a finished run of another configuration; choose another --output_dir, or move it away")
-        return str(fingerprint)
+        return fingerprint
 
     def _finished_result(self, dataset: str) -> Result | None:
         """Return the result on a data set; None unless it and its rows are complete and match this run's checkpoint and the plan's data."""

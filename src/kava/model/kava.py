@@ -89,7 +89,10 @@ class KavaModel(nn.Module):
         if not method.uses_latents:
             return {"student_ce": read_whole(self.backbone, batch.question_ids, batch.question_mask, batch.student).cross_entropy}
         every = method.kv and settings.kv_iterations == "all"
-        question, thought = self.think(batch.question_ids, batch.question_mask, batch.num_latents, keep_trajectory=every, defer_last=True)
+        question, thought = self.think(
+            batch.question_ids, batch.question_mask, batch.num_latents,
+            latent_mask=batch.latent_mask, keep_trajectory=every, defer_last=True,
+        )  # fmt: skip
         eot = self.backbone.special_embeddings()[1:2].expand(len(batch), -1, -1)
         lead = eot if thought.pending is None else torch.cat([thought.pending, eot], dim=1)
         student = read_suffix(self.backbone, thought.prefix, batch.student, lead=lead, keep_hidden=method.codi)
@@ -132,6 +135,7 @@ class KavaModel(nn.Module):
         num_latents: int,
         num_iterations: int | None = None,
         *,
+        latent_mask: Bool[Tensor, "B M"] | None = None,
         keep_trajectory: bool = False,
         defer_last: bool = False,
     ) -> tuple[Prefix, Thought]:
@@ -141,6 +145,7 @@ class KavaModel(nn.Module):
             ids, mask: the questions.
             num_latents: M.
             num_iterations: T of parallel latents; default: that of the settings.
+            latent_mask: of sequential latents, see `kava.model.latents.follow`.
             keep_trajectory, defer_last: see `kava.model.latents.iterate`.
         """
         backbone, sequential = self.backbone, self.method.latents == "sequential"
@@ -152,7 +157,7 @@ class KavaModel(nn.Module):
         run = backbone.read(ids, mask, tail)
         question = run.prefix.shortened(tail.shape[1], run.hidden[:, ids.shape[1] - 1 : ids.shape[1]])
         if sequential:
-            return question, follow(backbone, run, self.projection, num_latents, defer_last=defer_last)
+            return question, follow(backbone, run, self.projection, num_latents, mask=latent_mask, defer_last=defer_last)
         return question, iterate(
             backbone, run, self.projection, num_latents, iterations, keep_trajectory=keep_trajectory, defer_last=defer_last
         )

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from kava.model.backbone import Backbone, Extension, Prefix
@@ -109,14 +109,26 @@ def sequential_tail(backbone: Backbone, batch: int) -> Float[Tensor, "B 1 E"]:
     return backbone.special_embeddings()[:1].expand(batch, -1, -1)
 
 
-def follow(backbone: Backbone, prefill: Extension, project: Project, num_latents: int, *, defer_last: bool = False) -> Thought:
-    """Run the sequential latents after a prefill that ended with `<bot>`; see `think_sequential`."""
+def follow(
+    backbone: Backbone,
+    prefill: Extension,
+    project: Project,
+    num_latents: int,
+    *,
+    mask: Bool[Tensor, "B M"] | None = None,
+    defer_last: bool = False,
+) -> Thought:
+    """Run the sequential latents after a prefill that ended with `<bot>`; see `think_sequential`.
+
+    With `mask`, each example has only its first latents. All are run, and nothing that follows sees the others. The last pass is not
+    deferred then: in the pass of the answer, padding may only come last.
+    """
     prefix, hidden = prefill.prefix, [prefill.hidden[:, -1:]]
     for latent in range(num_latents):
         inputs = project(hidden[-1])
-        if defer_last and latent == num_latents - 1:
+        if defer_last and mask is None and latent == num_latents - 1:
             return Thought(prefix, torch.cat(hidden, dim=1), pending=inputs)
-        run = backbone.extend(prefix, inputs)
+        run = backbone.extend(prefix, inputs, None if mask is None else mask[:, latent : latent + 1])
         prefix = run.prefix
         hidden.append(run.hidden)
     return Thought(prefix, torch.cat(hidden, dim=1))

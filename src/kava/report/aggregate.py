@@ -81,7 +81,7 @@ def combine(runs: Sequence[SeedResults], model_name: str | None = None) -> Aggre
         train_dataset=str(first.run.config.get("dataset", {}).get("name", "unknown")),
         trained_on=first.trained_on,
         seeds=[run.seed for run in runs],
-        config_fingerprint=first.run.config_fingerprint,
+        config_fingerprint=first.run.fingerprint,
         config=_without_seed(first.run.config),
         runs=[_seed_run(run) for run in runs],
     )

@@ -87,7 +87,7 @@ def _read_results(root: Path, found: Found, include_partial: bool) -> None:
         if result.partial and not include_partial:
             found.problems.append(f"result file {path}: {result.partial}; {INCLUDE_PARTIAL}")
             continue
-        key = (_without_seed(_below(path.parent, root)), result.run.config_fingerprint)
+        key = (_without_seed(_below(path.parent, root)), result.run.fingerprint)
         own = runs.setdefault(key, {}).setdefault(str(path.parent), {})
         if result.dataset in own:
             found.problems.append(f"result file {path}: {own[result.dataset].path.name} is one of the same run and data set; left out")

@@ -15,6 +15,7 @@ from kava.results.files import read_mapping as read_mapping
 from kava.results.files import write_text as write_text
 from kava.results.result import BEST_CHECKPOINT as BEST_CHECKPOINT
 from kava.results.result import RESULT_FORMAT as RESULT_FORMAT
+from kava.results.result import RUN_CONFIG as RUN_CONFIG
 from kava.results.result import TRAINING_DONE as TRAINING_DONE
 from kava.results.result import CheckpointInfo as CheckpointInfo
 from kava.results.result import DataInfo as DataInfo
@@ -31,6 +32,7 @@ from kava.results.result import read_result as read_result
 from kava.results.result import read_rows as read_rows
 from kava.results.result import result_path as result_path
 from kava.results.result import rows_path as rows_path
+from kava.results.result import trained_fingerprint as trained_fingerprint
 from kava.results.result import write_result as write_result
 from kava.results.result import write_rows as write_rows
 from kava.results.verified import MODEL_KEYS as MODEL_KEYS

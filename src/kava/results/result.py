@@ -10,6 +10,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
+from kava.config import renewed_fingerprint
+from kava.config.files import read_sections
 from kava.config.quick_test import is_quick_test
 from kava.errors import UserError
 from kava.results.files import Record, checked_name, parse_record, read_mapping, write_text
@@ -18,6 +20,7 @@ from kava.runtime.text import read_text
 RESULT_FORMAT: Literal["kava.results/1"] = "kava.results/1"
 BEST_CHECKPOINT = "best_checkpoint"
 TRAINING_DONE = "training_done.json"
+RUN_CONFIG = "config.yaml"
 CURE = "evaluate again to write a new one"
 
 
@@ -55,6 +58,11 @@ class RunInfo(Record):
     config: dict[str, Any]
     config_fingerprint: str
     model: str
+
+    @property
+    def fingerprint(self) -> str:
+        """`config_fingerprint` as this version computes it: equal for runs that may be aggregated."""
+        return renewed_fingerprint(self.config_fingerprint, self.config)
 
 
 class DataInfo(Record):
@@ -160,6 +168,15 @@ def result_path(run_dir: str | Path, dataset: str) -> Path:
 def rows_path(result: str | Path) -> Path:
     """Return the path of the per-question file next to a result file."""
     return Path(result).with_suffix(".jsonl")
+
+
+def trained_fingerprint(run_dir: str | Path, recorded: str) -> str:
+    """Return the fingerprint of the finished training in a directory, whose marker holds `recorded`, as this version computes it."""
+    try:
+        content = read_sections(Path(run_dir) / RUN_CONFIG)
+    except UserError:
+        return recorded
+    return renewed_fingerprint(recorded, content)
 
 
 def check_result_path(result: str | Path) -> None:

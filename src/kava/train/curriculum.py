@@ -1,4 +1,4 @@
-"""Stages of iCoT and Coconut. They depend only on the optimizer step, so that a resumed run is at the right stage.
+"""Stages of iCoT and Coconut. They depend only on the optimizer step and the example, so that a resumed run is at the right stage.
 
 Inference uses the model as the last stage trains it, without a written trace. A run that ends before the last stage has not trained this.
 """
@@ -93,7 +93,7 @@ class Curriculum:
     Attributes:
         collator: builds the batches.
         schedule: start of each stage.
-        uniform_prob: probability that a step trains a stage drawn uniformly from all stages instead.
+        uniform_prob: probability that an example is trained at a stage drawn for it instead.
         seed: seed of the run.
     """
 
@@ -104,17 +104,21 @@ class Curriculum:
 
     def __call__(self, examples: Sequence[EncodedExample], step: int) -> Batch:
         """A batch for optimizer step number `step`, counted from 0."""
-        self.collator.stage, self.collator.draw = self.stage_of(step), (self.seed, step)
-        return self.collator.collate(examples)
-
-    def stage_of(self, step: int) -> int:
-        """The stage that a step trains, the same for all of its batches on all processes."""
+        self.collator.draw = (self.seed, step)
         if self.schedule is None:
-            return self.collator.stage
-        drawn = Random(f"stage {self.seed} {step}")
-        if self.uniform_prob and drawn.random() < self.uniform_prob:
-            return drawn.randint(0, self.schedule.last)
-        return self.schedule.stage(step)
+            return self.collator.collate(examples)
+        self.collator.stage = self.schedule.stage(step)
+        if not self.uniform_prob:
+            return self.collator.collate(examples)
+        return self.collator.collate(examples, [self._drawn_stage(self.schedule, example, step) for example in examples])
+
+    def _drawn_stage(self, schedule: Schedule, example: EncodedExample, step: int) -> int:
+        """The stage at which a step trains an example; as in Coconut's own code, a drawn one replaces up to all steps of the example."""
+        drawn = Random(f"stage {self.seed} {step} {example.seed}")
+        if drawn.random() >= self.uniform_prob:
+            return schedule.stage(step)
+        replaces_steps = self.collator.method.curriculum == "replace_steps"
+        return min(drawn.randint(0, len(example.steps) if replaces_steps else schedule.last), schedule.last)
 
     def begins(self, step: int) -> bool:
         """Whether a stage begins with this step."""

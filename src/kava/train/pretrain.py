@@ -154,6 +154,6 @@ class DroppingCollator(Collator):
         super().__init__(METHODS["full_cot"], pad_id, prompt_length, num_latents=0)
         self.most = most
 
-    def _written(self, example: EncodedExample) -> list[int]:
+    def _written(self, example: EncodedExample, stage: int) -> list[int]:
         kept = len(example.steps) - min(example.seed % (self.most + 1), len(example.steps))
         return [token for step in example.steps[:kept] for token in step]

@@ -24,7 +24,18 @@ from kava.config.differences import differences
 from kava.config.files import read_sections
 from kava.config.fingerprint import MAY_CHANGE_ON_RESUME
 from kava.errors import UserError, describe_os_error
-from kava.results import BEST_CHECKPOINT, RESULT_FORMAT, TRAINING_DONE, Record, parse_record, read_mapping, rows_path, write_text
+from kava.results import (
+    BEST_CHECKPOINT,
+    RESULT_FORMAT,
+    RUN_CONFIG,
+    TRAINING_DONE,
+    Record,
+    parse_record,
+    read_mapping,
+    rows_path,
+    trained_fingerprint,
+    write_text,
+)
 from kava.runtime import processes
 from kava.runtime.atomic import MANIFEST, discard, is_sealed, recover, tidy, verify, write_atomic
 from kava.runtime.lock import locked
@@ -32,7 +43,7 @@ from kava.train.progress import TRAIN_LOG
 from kava.train.resume import checkpoints, step_of
 from kava.train.state import STATE
 
-RUN, CONFIG, LOGS = "run.json", "config.yaml", "logs"
+RUN, CONFIG, LOGS = "run.json", RUN_CONFIG, "logs"
 # Files of a checkpoint that only resuming needs; a best checkpoint consists of the others.
 _ONLY_TO_RESUME = ("*.pt", "*.pth", "*.bin", STATE)
 _EVENTS = re.compile(r"events\.out\.tfevents\..*\.(\d+)\.\d+(\.v2)?")
@@ -137,7 +148,7 @@ def finished(directory: Path, config: Config) -> Done | None:
     if not path.exists():
         return None
     done = parse_record(Done, read_mapping(path, "marker of a finished run", cure), str(path), cure)
-    if done.config_fingerprint != config.fingerprint() or done.seed != config.training.seed:
+    if trained_fingerprint(directory, done.config_fingerprint) != config.fingerprint() or done.seed != config.training.seed:
         raise UserError(f"{directory} holds a finished run of another configuration; choose another --output_dir")
     return done
 

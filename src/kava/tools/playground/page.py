@@ -1,5 +1,6 @@
 """The page of the playground, built with gradio and served on the loopback address by `serve(player)`."""
 
+import threading
 import time
 from collections.abc import Iterator
 from importlib import resources
@@ -14,6 +15,8 @@ HOST = "127.0.0.1"
 AT_ONCE = 4
 # Seconds for which the accuracy map is measured when the page opens; a button measures the rest.
 BUDGET = 20.0
+# Number of pages of which the newest question is remembered: more than can wait for an answer.
+PAGES = 1000
 # Minimum seconds between two updates of the map while it is measured.
 REDRAW = 0.2
 
@@ -120,18 +123,46 @@ def _add_map(player: Player, gradio: Any, opened: Any, latents: Any, iterations:
     every.click(_filling(player), outputs=shown, show_progress="hidden")
 
 
+class Turns:
+    """Which question of each page is its newest; the pages that asked longest ago are forgotten.
+
+    Args:
+        pages: number of pages to remember.
+    """
+
+    def __init__(self, pages: int) -> None:
+        self._pages = pages
+        self._newest: dict[str, int] = {}
+        # Questions are answered in several threads.
+        self._lock = threading.Lock()
+
+    def take(self, page: str, number: int) -> None:
+        """Note that a page asks its question of this number; questions may arrive in any order."""
+        with self._lock:
+            self._newest[page] = max(self._newest.pop(page, 0), number)
+            if len(self._newest) > self._pages:
+                del self._newest[next(iter(self._newest))]
+
+    def is_newest(self, page: str, number: int) -> bool:
+        """Whether no later question of this page is known; true of a page that was forgotten."""
+        return self._newest.get(page, number) == number
+
+    def __len__(self) -> int:
+        return len(self._newest)
+
+
 def _asking(player: Player) -> Any:
     # gradio streams the output of generator functions; the run-time type checker would hide that `ask` is one, hence no_type_check.
-    newest: dict[str, int] = {}
+    turns = Turns(PAGES)
     skip = _gradio().skip
 
     @no_type_check
     def ask(question: str, num_latents: float | int, num_iterations: float | int, turn: str) -> Iterator[tuple[Any, Any]]:
         """Stream an answer; stop when the same page asks again, so that an old answer cannot overwrite a newer one."""
         page, _, number = turn.partition(" ")
-        newest[page] = max(newest.get(page, 0), int(number))
+        turns.take(page, int(number))
         for shown in _answered(player, question, (int(num_latents), int(num_iterations))):
-            if newest[page] != int(number):
+            if not turns.is_newest(page, int(number)):
                 # gradio sends the last output of an event again when it ends; `skip` leaves the page unchanged.
                 yield skip(), skip()
                 return

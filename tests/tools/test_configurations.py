@@ -1,0 +1,79 @@
+"""The shipped configurations as they are listed, compared, exported and copied."""
+
+from pathlib import Path
+
+import pytest
+
+from kava.config import config_path, load_config
+from kava.errors import UserError
+from kava.runtime.shipped import shipped
+from kava.tools.configurations import compare, copy, export, list_all, list_configs, path_of
+
+NAMES = sorted(path.stem for path in shipped("configs").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_every_configuration_ablation_and_suite_is_listed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    list_all()
+    said = capsys.readouterr().out
+    suites = [path.stem for path in shipped("suites").glob("*.yaml")]
+    ablations = [path.stem for path in shipped("configs").glob("ablations/*.yaml")]
+    assert [name for name in (*NAMES, *suites, *ablations) if name not in said] == []
+
+
+def test_a_suite_and_a_configuration_are_found_by_name() -> None:
+    assert path_of("demo") == shipped("suites") / "demo.yaml"
+    assert path_of("mini") == shipped("configs") / "mini.yaml"
+    with pytest.raises(UserError, match="configuration 'minni' is neither .*mini"):
+        path_of("minni")
+
+
+def test_what_differs_is_shown_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    compare(["llama1b_aug", "llama3b_aug"])
+    said = capsys.readouterr().out
+    assert "training.learning_rate" in said
+    assert "rkv.eviction" not in said
+    compare(["mini", "mini"])
+    assert capsys.readouterr().out == "mini and mini do not differ\n"
+    with pytest.raises(UserError, match="at least two"):
+        compare(["mini"])
+
+
+@pytest.mark.parametrize("kind", ["yaml", "json"])
+def test_what_is_exported_loads_as_the_same_configuration(tmp_path: Path, kind: str) -> None:
+    export(tmp_path / "out", kind)
+    assert sorted(path.stem for path in (tmp_path / "out").iterdir()) == NAMES
+    for name in NAMES:
+        assert load_config(tmp_path / "out" / f"{name}.{kind}") == load_config(config_path(name))
+
+
+def test_a_copy_brings_what_it_extends_and_keeps_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    original = shipped("configs") / "ablations" / "latents_6.yaml"
+    copy([original, shipped("suites") / "demo.yaml"])
+    copied = tmp_path / "configs" / "ablations" / "latents_6.yaml"
+    assert copied.read_bytes() == original.read_bytes()
+    assert (tmp_path / "suites" / "demo.yaml").exists()
+    assert load_config(copied) == load_config(original)
+    base = next(path for path in (tmp_path / "configs").glob("*.yaml"))
+    base.write_text("mine: true\n")
+    capsys.readouterr()
+    copy([original])
+    assert capsys.readouterr().out.splitlines() == ["kept: configs/ablations/latents_6.yaml", f"kept: configs/{base.name}"]
+    assert base.read_text() == "mine: true\n"
+    with pytest.raises(UserError, match="say which configurations"):
+        copy([])
+
+
+def test_a_file_of_the_working_directory_is_listed_in_place_of_the_shipped_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mini.yaml").write_text("training: {learning_rate: 0.00321}\n")
+    list_configs(verbose=True)
+    assert "0.00321" in capsys.readouterr().out
