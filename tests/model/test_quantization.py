@@ -69,7 +69,8 @@ def test_a_4_bit_base_trains_its_adapter_and_comes_back_from_a_checkpoint(tmp_pa
     save_checkpoint(tmp_path / "checkpoint", trained)
     again = load_checkpoint(tmp_path / "checkpoint", device=DEVICE)
     with torch.no_grad():
-        assert torch.equal(again.model(batch)["loss"], trained.model(batch)["loss"])
+        # On a GPU the loaded model runs fused kernels, which round otherwise.
+        torch.testing.assert_close(again.model(batch)["loss"], trained.model(batch)["loss"], rtol=1e-5 if DEVICE == "cuda" else 0, atol=0)
     with pytest.raises(UserError, match="was trained with model.quantization '4bit', not 'none'"):
         load_checkpoint(tmp_path / "checkpoint", {"model.quantization": "none"})
     with pytest.raises(UserError, match="has a 4-bit base model, which merging would round again"):
