@@ -1,4 +1,4 @@
-"""A `python` without five seconds of imports: the program `python()` runs a script or `-m kava` in a fork of one process.
+"""A `python` without five seconds of imports: the program `python()` runs a script, `-m kava` or a launcher in a fork of one process.
 
 What a test sees is what a process of its own would do: arguments, directory, environment, open files, signals, exit code. Only what a
 library reads while it is imported (HF_HOME, OMP_NUM_THREADS) is that of the test run. Other words than those go to Python itself.
@@ -16,17 +16,20 @@ import sys
 PARENT = "KAVA_PARENT"
 SIGNALS = (1, 2, 10, 15)
 LONGEST = 1 << 20
+RUN_HERE = ("kava", "torch.distributed.run", "accelerate.commands.launch")
 MODULES = (
     "kava.cli", "kava.commands.train", "kava.commands.evaluate", "kava.commands.inference", "kava.train.train", "kava.evaluate.evaluate",
     "kava.config.quick_test", "kava.tools.session", "kava.explain.explain", "kava.experiment.multi_seed", "kava.experiment.reproduce",
     "kava.report.page", "kava.tools.bench.workload", "kava.tools.bench.decoding", "tyro",
-    "transformers.models.llama.modeling_llama", "torch.utils.tensorboard", "torch._dynamo",
+    "transformers.models.llama.modeling_llama", "torch.utils.tensorboard", "torch._dynamo", "torch.distributed.launcher.api",
+    "accelerate.commands.config",
 )  # fmt: skip
 
 
 def client(address: str, words: list[str]) -> None:
     """Have the words run, pass signals on, and end as they ended."""
-    if not (words[0].endswith(".py") or words[:2] == ["-m", "kava"]):
+    program = words[1:] if words[0] == "-u" else words
+    if not (program[0].endswith(".py") or (program[0] == "-m" and program[1] in RUN_HERE)):
         os.execv(sys.executable, [sys.executable, *words])
     import signal
 
@@ -41,7 +44,9 @@ def client(address: str, words: list[str]) -> None:
     files = [int(name) for name in os.listdir("/proc/self/fd")]
     files = [file for file in files if file != connection.fileno() and os.path.exists(f"/proc/self/fd/{file}")]
     ignored = [number for number in SIGNALS if signal.getsignal(number) == signal.SIG_IGN]
-    request = {"words": words, "directory": os.getcwd(), "environment": environment, "files": files, "ignored": ignored}
+    request = {
+        "words": words, "directory": os.getcwd(), "environment": environment, "files": files, "ignored": ignored, "nice": os.nice(0),
+    }  # fmt: skip
     text = json.dumps(request).encode() + b"\n"
     packed = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))
     sent = connection.sendmsg([text], [packed])
@@ -82,6 +87,7 @@ def become(request: dict, files: list[int], program: str) -> None:
     import threading
 
     os.setsid()
+    os.setpriority(os.PRIO_PROCESS, 0, request["nice"])
     kept = [fcntl.fcntl(file, fcntl.F_DUPFD, 1000) for file in files]
     os.closerange(0, 1000)
     for file, number in zip(kept, request["files"], strict=True):
@@ -96,18 +102,22 @@ def become(request: dict, files: list[int], program: str) -> None:
     os.chdir(request["directory"])
     encoding, _, errors = os.environ.get("PYTHONIOENCODING", "utf-8").partition(":")
     sys.stdin = open(0, encoding=encoding, closefd=False)  # noqa: SIM115
-    sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), encoding, errors or "strict", line_buffering=os.isatty(1))  # noqa: SIM115
+    words, at_once = request["words"], os.isatty(1) or bool(os.environ.get("PYTHONUNBUFFERED"))
+    if words[0] == "-u":
+        words, at_once = words[1:], True
+    sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), encoding, errors or "strict", line_buffering=at_once)  # noqa: SIM115
     sys.stderr = io.TextIOWrapper(open(2, "wb", closefd=False), encoding, "backslashreplace", line_buffering=True)  # noqa: SIM115
     sys.executable = program
+    sys.path[:0] = [path for path in os.environ.get("PYTHONPATH", "").split(":") if path and path not in sys.path]
     random.seed()
     code = 1
     try:
-        if request["words"][0] == "-m":
-            sys.argv = request["words"][1:]
+        if words[0] == "-m":
+            sys.argv = words[1:]
             sys.path.insert(0, request["directory"])
             runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
         else:
-            sys.argv = request["words"]
+            sys.argv = words
             sys.path.insert(0, os.path.dirname(os.path.abspath(sys.argv[0])))
             runpy.run_path(sys.argv[0], run_name="__main__")
         code = 0

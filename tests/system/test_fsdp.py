@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers.forked_python import python
 from kava.config import build_config, load_config
 from kava.errors import UserError
 from kava.evaluate.evaluate import Request, evaluate
@@ -28,7 +28,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "full": {},
 }
 # The launcher's own file, for two processes here.
-CONFIGURED = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/fsdp.yaml", "--num_processes", "2"]
+CONFIGURED = ["-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/fsdp.yaml", "--num_processes", "2"]
 
 
 def command(way: str, output_dir: Path) -> list[str]:
@@ -132,7 +132,7 @@ def test_a_split_model_answers_before_and_after_a_step(tmp_path: Path) -> None:
     worker = tmp_path / "worker.py"
     worker.write_text(WORKER)
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([*TORCHRUN, str(worker)], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run([python(), *TORCHRUN, str(worker)], env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
