@@ -36,11 +36,16 @@ def command(way: str, output_dir: Path) -> list[str]:
     return ["train.py", "--config", "configs/mini.yaml", "--training.batch_size", "8", *options, "--output_dir", str(output_dir)]
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first run puts the pretrained base of all."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(scope="module", params=list(WAYS))
-def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Path, Path]:
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> tuple[str, Path, Path, Path]:
     """The same run in one process and split over two."""
     place = tmp_path_factory.mktemp(f"split-{request.param}")
-    cache = place / "cache"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KAVA_CACHE", str(cache))
         train(load_config(ROOT / "configs/mini.yaml", SPLIT | WAYS[request.param] | {"training.batch_size": 16}), place / "one", quiet=True)
