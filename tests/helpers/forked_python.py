@@ -25,8 +25,8 @@ MODULES = (
     "kava.config.quick_test", "kava.tools.session", "kava.explain.explain", "kava.experiment.multi_seed", "kava.experiment.reproduce",
     "kava.report.page", "kava.tools.bench.workload", "kava.tools.bench.decoding", "tyro",
     "transformers.models.llama.modeling_llama", "torch.utils.tensorboard", "torch._dynamo", "torch.distributed.launcher.api",
-    "accelerate.commands.config", "transformers.trainer", "tyro._backends._tyro_backend",
-    "datasets", "kava.explain.pictures", "matplotlib.backends.backend_agg", "matplotlib.figure", "mpl_toolkits.mplot3d",
+    "accelerate.commands.config", "tyro._backends._tyro_backend",
+    "pandas", "pyarrow.parquet", "kava.explain.pictures", "matplotlib.backends.backend_agg", "matplotlib.figure", "mpl_toolkits.mplot3d",
 )  # fmt: skip
 
 
