@@ -21,20 +21,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from forked_python import MODULES  # beside this program
+
 # Event kind -> the functions whose calls are counted.
 EVENTS = {
     "disk": ["os:fsync", "os:rename", "os:replace", "os:unlink", "os:mkdir", "torch:save", "safetensors.torch:save_file"],
     "evaluation": ["kava.generate:choose_token"],
     "backward": ["torch.autograd:backward"],
 }
-MODULES = [
-    "kava.cli",
-    "kava.commands.train",
-    "kava.commands.evaluate",
-    "kava.train.train",
-    "kava.evaluate.evaluate",
-    "kava.config.quick_test",
-]
 
 
 class Fault:
@@ -106,7 +100,7 @@ def wait_for(process: int, request: dict[str, Any]) -> dict[str, Any]:
 
 def serve() -> None:
     """Answer requests until standard input ends."""
-    for name in [*MODULES, "transformers.models.llama.modeling_llama", "torch.utils.tensorboard", "torch._dynamo"]:
+    for name in MODULES:
         importlib.import_module(name)
     print("ready", flush=True)
     for line in sys.stdin:

@@ -1,4 +1,5 @@
-"""A `python` without five seconds of imports: the program `python()` runs a script or `-m kava` in a fork of one process.
+"""A `python` without five seconds of imports: the program `python()` runs a script, `-m kava`, a launcher or a process of
+multiprocessing in a fork of one process.
 
 What a test sees is what a process of its own would do: arguments, directory, environment, open files, signals, exit code. Only what a
 library reads while it is imported (HF_HOME, OMP_NUM_THREADS) is that of the test run. Other words than those go to Python itself.
@@ -16,18 +17,28 @@ import sys
 PARENT = "KAVA_PARENT"
 SIGNALS = (1, 2, 10, 15)
 LONGEST = 1 << 20
+RUN_HERE = ("kava", "torch.distributed.run", "accelerate.commands.launch")
+# What a process of multiprocessing is started with, before its numbers.
+SPAWNED = "from multiprocessing.spawn import spawn_main;"
 MODULES = (
     "kava.cli", "kava.commands.train", "kava.commands.evaluate", "kava.commands.inference", "kava.train.train", "kava.evaluate.evaluate",
     "kava.config.quick_test", "kava.tools.session", "kava.explain.explain", "kava.experiment.multi_seed", "kava.experiment.reproduce",
     "kava.report.page", "kava.tools.bench.workload", "kava.tools.bench.decoding", "tyro",
-    "transformers.models.llama.modeling_llama", "torch.utils.tensorboard", "torch._dynamo",
+    "transformers.models.llama.modeling_llama", "torch.utils.tensorboard", "torch._dynamo", "torch.distributed.launcher.api",
+    "accelerate.commands.config", "tyro._backends._tyro_backend",
+    "pandas", "pyarrow.parquet", "kava.explain.pictures", "matplotlib.backends.backend_agg", "matplotlib.figure", "mpl_toolkits.mplot3d",
 )  # fmt: skip
 
 
 def client(address: str, words: list[str]) -> None:
     """Have the words run, pass signals on, and end as they ended."""
-    if not (words[0].endswith(".py") or words[:2] == ["-m", "kava"]):
-        os.execv(sys.executable, [sys.executable, *words])
+    flags = []
+    while words[0] in ("-u", "-B"):
+        flags.append(words[0])
+        words = words[1:]
+    spawned = words[0] == "-c" and words[1].startswith(SPAWNED)
+    if not (spawned or words[0].endswith(".py") or (words[0] == "-m" and words[1] in RUN_HERE)):
+        os.execv(sys.executable, [sys.executable, *flags, *words])
     import signal
 
     connection = socket.socket(socket.AF_UNIX)
@@ -41,7 +52,10 @@ def client(address: str, words: list[str]) -> None:
     files = [int(name) for name in os.listdir("/proc/self/fd")]
     files = [file for file in files if file != connection.fileno() and os.path.exists(f"/proc/self/fd/{file}")]
     ignored = [number for number in SIGNALS if signal.getsignal(number) == signal.SIG_IGN]
-    request = {"words": words, "directory": os.getcwd(), "environment": environment, "files": files, "ignored": ignored}
+    request = {
+        "words": words, "directory": os.getcwd(), "environment": environment, "files": files, "ignored": ignored,
+        "nice": os.nice(0), "at_once": "-u" in flags or bool(environment.get("PYTHONUNBUFFERED")),
+    }  # fmt: skip
     text = json.dumps(request).encode() + b"\n"
     packed = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))
     sent = connection.sendmsg([text], [packed])
@@ -76,12 +90,14 @@ def become(request: dict, files: list[int], program: str) -> None:
     import atexit
     import fcntl
     import io
+    import multiprocessing.spawn
     import random
     import runpy
     import signal
     import threading
 
     os.setsid()
+    os.setpriority(os.PRIO_PROCESS, 0, request["nice"])
     kept = [fcntl.fcntl(file, fcntl.F_DUPFD, 1000) for file in files]
     os.closerange(0, 1000)
     for file, number in zip(kept, request["files"], strict=True):
@@ -96,18 +112,24 @@ def become(request: dict, files: list[int], program: str) -> None:
     os.chdir(request["directory"])
     encoding, _, errors = os.environ.get("PYTHONIOENCODING", "utf-8").partition(":")
     sys.stdin = open(0, encoding=encoding, closefd=False)  # noqa: SIM115
-    sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), encoding, errors or "strict", line_buffering=os.isatty(1))  # noqa: SIM115
+    words, at_once = request["words"], request["at_once"] or os.isatty(1)
+    sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), encoding, errors or "strict", line_buffering=at_once)  # noqa: SIM115
     sys.stderr = io.TextIOWrapper(open(2, "wb", closefd=False), encoding, "backslashreplace", line_buffering=True)  # noqa: SIM115
     sys.executable = program
+    multiprocessing.spawn.set_executable(program)
+    sys.path[:0] = [path for path in os.environ.get("PYTHONPATH", "").split(":") if path and path not in sys.path]
     random.seed()
     code = 1
     try:
-        if request["words"][0] == "-m":
-            sys.argv = request["words"][1:]
+        if words[0] == "-m":
+            sys.argv = words[1:]
             sys.path.insert(0, request["directory"])
             runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        elif words[0] == "-c":
+            sys.argv = ["-c", *words[2:]]
+            exec(words[1])
         else:
-            sys.argv = request["words"]
+            sys.argv = words
             sys.path.insert(0, os.path.dirname(os.path.abspath(sys.argv[0])))
             runpy.run_path(sys.argv[0], run_name="__main__")
         code = 0

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from helpers.forked_python import python
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 LINKED = [
     "hpc_run_all.sh",
@@ -21,11 +23,15 @@ LINKED = [
     "scripts",
     "src",
 ]
-# What the guide's cluster would have, on a machine that has no `module` command, with this test's own Python.
+# This test's own Python.
+ACTIVATE = f"KAVA_ACTIVATE='PATH={Path(sys.executable).parent}:$PATH'\n"
+# A `python3` in the checkout's bin/ comes before it: that of `Site.fork_jobs`.
+ACTIVATE_FORKS = ACTIVATE.replace("PATH=", "PATH=$PWD/bin:", 1)
+# What the guide's cluster would have, on a machine that has no `module` command.
 SITE_ENV = f"""
 unset -f module
 KAVA_MODULES="cuda/11.8.0 anaconda3"
-KAVA_ACTIVATE='PATH={Path(sys.executable).parent}:$PATH'
+{ACTIVATE_FORKS}
 export OMP_NUM_THREADS=1 KAVA_CACHE=$PWD/cache
 [[ -z ${{SLURM_JOB_ID:-}} ]] || echo "the submitter's variable is ${{SUBMITTERS_VARIABLE:-gone}}"
 """
@@ -44,6 +50,11 @@ class Site:
         (root / "configs" / "site.env").write_text((REPOSITORY / "configs" / "site.env.example").read_text() + site_env)
         for name, text in configs.items():
             (root / "configs" / f"{name}.yaml").write_text(text)
+
+    def fork_jobs(self) -> None:
+        """Jobs run in forks of one process that has imported everything, where the site's file activates that Python."""
+        (self.root / "bin").mkdir()
+        (self.root / "bin" / "python3").symlink_to(python())
 
     def run(self, *command: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a command in the checkout's root."""

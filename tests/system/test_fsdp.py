@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers.forked_python import python
 from kava.config import build_config, load_config
 from kava.errors import UserError
 from kava.evaluate.evaluate import Request, evaluate
@@ -28,7 +28,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "full": {},
 }
 # The launcher's own file, for two processes here.
-CONFIGURED = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/fsdp.yaml", "--num_processes", "2"]
+CONFIGURED = ["-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/fsdp.yaml", "--num_processes", "2"]
 
 
 def command(way: str, output_dir: Path) -> list[str]:
@@ -36,11 +36,16 @@ def command(way: str, output_dir: Path) -> list[str]:
     return ["train.py", "--config", "configs/mini.yaml", "--training.batch_size", "8", *options, "--output_dir", str(output_dir)]
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first run puts the pretrained base of all."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(scope="module", params=list(WAYS))
-def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Path, Path]:
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> tuple[str, Path, Path, Path]:
     """The same run in one process and split over two."""
     place = tmp_path_factory.mktemp(f"split-{request.param}")
-    cache = place / "cache"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KAVA_CACHE", str(cache))
         train(load_config(ROOT / "configs/mini.yaml", SPLIT | WAYS[request.param] | {"training.batch_size": 16}), place / "one", quiet=True)
@@ -132,7 +137,7 @@ def test_a_split_model_answers_before_and_after_a_step(tmp_path: Path) -> None:
     worker = tmp_path / "worker.py"
     worker.write_text(WORKER)
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([*TORCHRUN, str(worker)], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run([python(), *TORCHRUN, str(worker)], env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from helpers.forked_python import python
 from kava.config import load_config
 from kava.evaluate.evaluate import Request, evaluate
 from kava.results import read_result, read_rows, rows_path
@@ -16,8 +17,8 @@ from kava.runtime import processes
 from kava.train.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ACCELERATE = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
 # 70 examples in global batches of 16, two to a step: the epoch's last batch holds 6, so that one process has none of its own.
 TINY: dict[str, Any] = {
     "model.mini.pretrain_steps": 10, "dataset.mini.num_train": 70, "training.max_steps": 6, "training.gradient_accumulation_steps": 2,
@@ -29,14 +30,16 @@ QUESTIONS = 21
 pytestmark = pytest.mark.slow
 
 
-def launch(command: list[str], *arguments: str, cache: Path) -> str:
+def launch(command: list[str], *arguments: str, cache: Path, program: str | None = None) -> str:
+    """Standard output of a launcher and its processes, forks unless a program is named."""
     environment = os.environ | {
         "PYTHONPATH": str(ROOT / "src"),
         "KAVA_CACHE": str(cache),
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
-    done = subprocess.run([*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    words = [program or python(), *command, *arguments]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -86,9 +89,11 @@ def test_losses_are_those_of_one_process(runs: tuple[Path, Path, Path]) -> None:
 
 
 def test_a_shared_evaluation_counts_each_question_once(runs: tuple[Path, Path, Path]) -> None:
+    """By Python as every user starts it."""
     _, two, cache = runs
     arguments = ["--checkpoint", str(two / "best_checkpoint"), "--dataset", "test", "--max_samples", str(QUESTIONS)]
-    said = launch(ACCELERATE, "evaluate.py", *arguments, "--output", str(two / "shared.yaml"), cache=cache)
+    written = ["--output", str(two / "shared.yaml")]
+    said = launch(ACCELERATE, "evaluate.py", *arguments, *written, cache=cache, program=sys.executable)
     assert said.count("written: ") == 1
     alone = evaluate(Request(str(two / "best_checkpoint"), "test", max_samples=QUESTIONS), two / "alone.yaml")
     shared = read_result(two / "shared.yaml")

@@ -146,9 +146,9 @@ STEPS = 160
 LONG = ("--seeds", "5", "--training.max_steps", str(STEPS), "--training.eval_steps", str(STEPS))
 
 
-def until(workplace: Path, output_dir: str, step: int) -> "subprocess.Popen[str]":
-    """Start the long run, in processes of its own, and return when its training has come to a step."""
-    process = start(workplace, *LONG, "--output_dir", output_dir, program=sys.executable)
+def until(workplace: Path, output_dir: str, step: int, program: str | None = None) -> "subprocess.Popen[str]":
+    """Start the long run, and return when its training has come to a step."""
+    process = start(workplace, *LONG, "--output_dir", output_dir, program=program)
     log = workplace / output_dir / "seed_5" / "train.log"
     deadline = time.monotonic() + 300
     while not (log.exists() and f"step {step}/{STEPS}" in log.read_text()):
@@ -182,7 +182,8 @@ def test_a_signal_reaches_the_training_and_the_same_command_goes_on(cut):
 @pytest.mark.faults
 def test_killed_with_its_trainer_the_same_command_ends_in_the_same_weights(workplace, cut):
     """SIGKILL to all, as from a node that dies, at another step than the signal of the run that it is compared with."""
-    process = until(workplace, "killed", 40)
+    # Its trainer shall be a child: no fork of another process.
+    process = until(workplace, "killed", 40, program=sys.executable)
     family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
     assert len(family) >= 2
     for member in family:

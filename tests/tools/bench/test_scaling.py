@@ -1,13 +1,16 @@
 """What grows with the trace grows in proportion: counted numbers, never a clock. And what the growth benchmark concludes."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing import spawn
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from helpers.forked_python import python
 from kava.cache.attention import ImportanceRecorder, _record
 from kava.eviction import SCORERS, Options, Trace, compress
 from kava.tools.bench.data import measure_data
@@ -128,7 +131,17 @@ def test_what_grows_faster_than_its_formula_is_named() -> None:
     assert all(len(axes.lines) == 2 for axes in figure.axes)
 
 
+@pytest.fixture
+def processes_are_forks() -> Iterator[None]:
+    """The processes that measure have imported everything when they start."""
+    before = spawn.get_executable()
+    spawn.set_executable(python())
+    yield
+    spawn.set_executable(before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("processes_are_forks")
 def test_a_point_is_measured_in_a_process_of_its_own() -> None:
     base = replace(BASE, shape="tiny", question=9, cot=7, latents=4, lora_r=4)
     found = measure_scaling(base, doublings=1, repeats=1, axes=("L",))
@@ -140,6 +153,7 @@ def test_a_point_is_measured_in_a_process_of_its_own() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("processes_are_forks")
 def test_two_starts_on_generated_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     from helpers.tiny import mini_tokenizer, tiny_lm
 

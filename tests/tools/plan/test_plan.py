@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from kava.tools.plan.measure import compare
 from kava.tools.plan.planner import PlanFile, Planner, hours, training_examples
 from kava.tools.plan.report import advice, markdown
 from kava.tools.plan.shapes import DataShape, data_shape, known, model_shape, sizes_of
+from kava.train import footprint
 from kava.train.footprint import Profile
-from kava.train.step_trace import NF4_BYTES, Ledger, Lengths, longest_batch, trace_step
+from kava.train.step_trace import NF4_BYTES, Ledger, Lengths, Trace, longest_batch, trace_step
 
 ROOT = Path(__file__).resolve().parents[3]
 LENGTHS = Lengths(question=20, cot=16, last_step=4, answer=8)
@@ -38,6 +40,25 @@ TINY = {
 
 def tiny_config(**settings: Any) -> Config:
     return build_config({}, "a test", {"lora.r": 4, "latent.num_tokens": 6, "system.mixed_precision": "no", **settings})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def each_step_is_traced_once() -> Iterator[None]:
+    """A trace takes a second. It depends on none of the settings that are left out of its key."""
+    made: dict[str, Trace] = {}
+
+    def shared(shape: Any, config: Config, lengths: Lengths) -> Trace:
+        settings = config.to_dict()
+        for section, name in (("training", "batch_size"), ("training", "gradient_accumulation_steps"), ("system", "compile")):
+            del settings[section][name]
+        key = repr((shape.to_json_string(use_diff=False), settings, lengths))
+        if key not in made:
+            made[key] = trace_step(shape, config, lengths)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(footprint, "trace_step", shared)
+        yield
 
 
 @pytest.fixture(scope="module")
