@@ -95,8 +95,7 @@ class Backbone(nn.Module):
     def __init__(self, model: Any, special_ids: list[int]) -> None:
         super().__init__()
         self.model = model
-        # On the device of the model: a 4-bit base is loaded on the GPU, others are moved to it later.
-        device = self.causal_lm.get_input_embeddings().weight.device
+        device = self.causal_lm.get_input_embeddings().weight.device  # a GPU's already, for a 4-bit base
         self.register_buffer("special_ids", torch.tensor(special_ids, device=device), persistent=False)
         self.forward_passes = 0
         self.fused = False
