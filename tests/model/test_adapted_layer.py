@@ -145,3 +145,22 @@ def test_the_kernels_of_a_gpu_give_the_same_gradients(dtype: torch.dtype) -> Non
     assert_close(found, expected, 1e-5 if dtype == torch.float32 else 2e-2)
     difference = float((found_gradient - expected_gradient).norm() / expected_gradient.norm())
     assert difference < (1e-5 if dtype == torch.float32 else 5e-2)
+
+
+@pytest.mark.parametrize("method", ["codi", "coconut"])
+def test_latents_that_are_views_of_hidden_states(method: str) -> None:
+    """Without a projection a latent's input is a slice of the hidden states, whose rows do not follow each other in memory."""
+    results = []
+    for fused in (False, True):
+        model = tiny_model("llama", method=method, lora=True, projection=False)
+        _with_dropout(model, 0.25)
+        if fused:
+            assert fuse_adapted_layers(model.eval().backbone)
+        batch = make_batch(model.train(), make_examples(), stage=2)
+        torch.manual_seed(0)
+        loss = model(batch)["loss"]
+        results.append((loss.detach(), gradients(model, loss.sum())))
+    (expected, expected_gradients), (found, found_gradients) = results
+    assert_close(found, expected, 1e-6)
+    for name, gradient in expected_gradients.items():
+        assert_close(found_gradients[name], gradient, 2e-5, name)

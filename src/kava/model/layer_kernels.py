@@ -155,7 +155,7 @@ def pack(mask: Bool[Tensor, "N E"]) -> UInt8[Tensor, " bytes"]:
     """A mask in an eighth of its memory: element i, counted through all rows, is bit i % 8 of byte i // 8. E is a multiple of 8."""
     if mask.is_cuda:
         return triton_kernels.pack(mask)
-    return (mask.view(-1, 8) * (1 << torch.arange(8))).sum(-1).to(torch.uint8)
+    return (mask.reshape(-1, 8) * (1 << torch.arange(8))).sum(-1).to(torch.uint8)
 
 
 def _turned(x: Tensor) -> Tensor:

@@ -4,7 +4,9 @@
 `kava.model.layer_kernels` has the same functions in plain torch, says what each computes, and chooses. Arithmetic is float32.
 """
 
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import torch
 import triton
@@ -159,8 +161,20 @@ def _pack(eights, bits, count, block: tl.constexpr):
 
 
 _BLOCK = 1024
+_Wrapper = TypeVar("_Wrapper", bound=Callable[..., Any])
 
 
+def _contiguous(function: _Wrapper) -> _Wrapper:
+    """Give a function contiguous tensors: kernels count elements through all rows."""
+
+    @wraps(function)
+    def run(*arguments: Any) -> Any:
+        return function(*(part.contiguous() if isinstance(part, Tensor) else part for part in arguments))
+
+    return cast(_Wrapper, run)
+
+
+@_contiguous
 def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """`kava.model.layer_kernels.rotate`."""
     batch, tokens = shape
@@ -179,6 +193,7 @@ def rotate_back(query: Tensor, key: Tensor, value: Tensor, cos: Tensor, sin: Ten
     batch, query_heads, tokens, width = query.shape
     key_heads = key.shape[1]
     query, key, value = (part if part.stride(3) == 1 else part.contiguous() for part in (query, key, value))
+    cos, sin = cos.contiguous(), sin.contiguous()
     rows = [part.new_empty(batch * tokens, part.shape[1] * width) for part in (query, key, value)]
     distances = [distance for part in (query, key, value) for distance in part.stride()[:3]]
     _rotate_back[(batch * tokens,)](
@@ -188,6 +203,7 @@ def rotate_back(query: Tensor, key: Tensor, value: Tensor, cos: Tensor, sin: Ten
     return rows[0], rows[1], rows[2]
 
 
+@_contiguous
 def add_norm(x: Tensor, addend: Tensor, gain: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
     """`kava.model.layer_kernels.add_norm`."""
     total, normal, width = torch.empty_like(x), torch.empty_like(x), x.shape[1]
@@ -196,6 +212,7 @@ def add_norm(x: Tensor, addend: Tensor, gain: Tensor, epsilon: float) -> tuple[T
     return total, normal, scale
 
 
+@_contiguous
 def norm_backward(
     to_normal: Tensor, x: Tensor, scale: Tensor, gain: Tensor, residual: Tensor, to_dropped: Tensor | None, bits: Tensor | None, keep: float
 ) -> Tensor:
@@ -208,6 +225,7 @@ def norm_backward(
     return to_x
 
 
+@_contiguous
 def to_heads(through: Tensor, to_dropped: Tensor | None, bits: Tensor | None, keep: float, shape: tuple[int, int, int, int]) -> Tensor:
     """`kava.model.layer_kernels.to_heads`."""
     batch, tokens, heads, head_width = shape
@@ -220,6 +238,7 @@ def to_heads(through: Tensor, to_dropped: Tensor | None, bits: Tensor | None, ke
     return target.transpose(1, 2)
 
 
+@_contiguous
 def gated(gate: Tensor, up: Tensor) -> Tensor:
     """`kava.model.layer_kernels.gated`."""
     active = torch.empty_like(gate)
@@ -227,6 +246,7 @@ def gated(gate: Tensor, up: Tensor) -> Tensor:
     return active
 
 
+@_contiguous
 def gated_backward(to_active: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
     """`kava.model.layer_kernels.gated_backward`."""
     to_gate, to_up = torch.empty_like(gate), torch.empty_like(up)
@@ -234,6 +254,7 @@ def gated_backward(to_active: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor,
     return to_gate, to_up
 
 
+@_contiguous
 def pack(mask: Tensor) -> Tensor:
     """`kava.model.layer_kernels.pack`."""
     eights = mask.view(torch.uint8).view(torch.int64)

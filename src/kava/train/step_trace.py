@@ -155,7 +155,7 @@ def trace_step(shape: Any, config: Config, lengths: Lengths, rows: int = ROWS) -
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         with fake:
             model.backbone.share_adapter_inputs()
-            if config.system.fused_kernels and config.system.mixed_precision != "no":
+            if _fuses(config):
                 fuse_adapted_layers(model.backbone, check=False)
             for parameter in trained:
                 parameter.grad = torch.zeros_like(parameter)
@@ -167,6 +167,12 @@ def trace_step(shape: Any, config: Config, lengths: Lengths, rows: int = ROWS) -
     gradients = _bytes([parameter.grad for parameter in trained if parameter.grad is not None])
     trainable = sum(parameter.numel() for parameter in trained)
     return Trace((float(frozen), float(_bytes(trained)), float(gradients), float(trainable)), held, moments)
+
+
+def _fuses(config: Config) -> bool:
+    """Whether training on a GPU fuses layers, as `Loop` does; half precision means that a GPU's memory is estimated."""
+    system = config.system
+    return system.fused_kernels and not system.fsdp and not system.compile and system.mixed_precision != "no"
 
 
 def _run(model: KavaModel, batch: Batch, config: Config) -> tuple[tuple[float, float], tuple[tuple[float, float], ...]]:
