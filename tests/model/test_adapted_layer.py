@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from helpers.kernels import runs_triton
 from helpers.tiny import assert_close, gradients, make_batch, make_examples, tiny_model
 from kava.cache.recompute import recompute_layers
+from kava.model import layer_kernels as kernels
 from kava.model.adapted_layer import AdaptedLayer, fuse_adapted_layers
 from kava.model.kava import KavaModel
 
@@ -160,6 +162,28 @@ def test_latents_that_are_views_of_hidden_states(method: str) -> None:
         torch.manual_seed(0)
         loss = model(batch)["loss"]
         results.append((loss.detach(), gradients(model, loss.sum())))
+    (expected, expected_gradients), (found, found_gradients) = results
+    assert_close(found, expected, 1e-6)
+    for name, gradient in expected_gradients.items():
+        assert_close(found_gradients[name], gradient, 2e-5, name)
+
+
+@pytest.mark.skipif(not runs_triton(), reason="needs Triton, and a GPU or TRITON_INTERPRET=1")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU runs the kernels anyway")
+def test_layers_of_triton_kernels_in_its_interpreter() -> None:
+    from kava.model import triton_kernels
+
+    results = []
+    for name in ("plain", "kernels"):
+        model = tiny_model("llama", method="codi", lora=True, projection=False)
+        _with_dropout(model, 0.25)
+        functions = {one: getattr(triton_kernels, one) for one in kernels.outputs_only() if one != "norm"} if name == "kernels" else {}
+        with kernels.replaced(functions):
+            assert fuse_adapted_layers(model.eval().backbone)
+            batch = make_batch(model.train(), make_examples())
+            torch.manual_seed(0)
+            loss = model(batch)["loss"]
+            results.append((loss.detach(), gradients(model, loss.sum())))
     (expected, expected_gradients), (found, found_gradients) = results
     assert_close(found, expected, 1e-6)
     for name, gradient in expected_gradients.items():

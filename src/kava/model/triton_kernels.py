@@ -214,7 +214,14 @@ def add_norm(x: Tensor, addend: Tensor, gain: Tensor, epsilon: float) -> tuple[T
 
 @_contiguous
 def norm_backward(
-    to_normal: Tensor, x: Tensor, scale: Tensor, gain: Tensor, residual: Tensor, to_dropped: Tensor | None, bits: Tensor | None, keep: float
+    to_normal: Tensor,
+    x: Tensor,
+    scale: Tensor,
+    gain: Tensor,
+    residual: Tensor,
+    to_dropped: Tensor | None = None,
+    bits: Tensor | None = None,
+    keep: float = 1.0,
 ) -> Tensor:
     """`kava.model.layer_kernels.norm_backward`."""
     to_x, width = torch.empty_like(x), x.shape[1]
