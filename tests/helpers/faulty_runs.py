@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -52,7 +53,8 @@ class ForkServer:
         self.process.stdin.flush()
         answer: dict[str, Any] = json.loads(self._answer())
         text = log.read_text()
-        assert "Traceback" not in text, text
+        # A worker of a run that was killed while it fetched a batch finds nobody to hand it to, and torch prints that.
+        assert "Traceback" not in text or answer["code"] == -signal.SIGKILL, text
         assert code is None or answer["code"] == code, f"exit code {answer['code']} and not {code}: {text[-3000:]}"
         return answer
 
