@@ -9,7 +9,8 @@ from kava.commands.options import Overridable, Positional, output_directory
 class Reproduce(Overridable):
     """Run a suite (methods x data sets x seeds) and make its tables. Finished steps are skipped, unfinished ones continue.
 
-    The suite's last run, usually the method in question, starts first: where time may run out, write it last. Any configuration field can be overridden for all runs: --training.max_steps 100.
+    The suite's last run, usually the method in question, starts first: where time may run out, write it last.
+    Any configuration field can be overridden for all runs: --training.max_steps 100.
     """
 
     suite: Positional[str]
