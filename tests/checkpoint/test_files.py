@@ -135,6 +135,15 @@ def test_a_variant_of_lora_is_refused(whole: Path, tmp_path: Path, edit: dict[st
         load_checkpoint(copy)
 
 
+def test_target_modules_that_are_no_regular_expression_do_not_fit(whole: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy)
+    (copy / ADAPTER).write_text(json.dumps(json.loads((copy / ADAPTER).read_text()) | {"target_modules": "q_proj|("}))
+    seal(copy)
+    with pytest.raises(UserError, match="does not fit .*error: missing"):
+        load_checkpoint(copy)
+
+
 @pytest.mark.parametrize("manifest", ["[]", '{"files": []}', '{"files": {"a": 3}}', '{"files": {"a": {}}}', "{"])
 def test_a_strange_manifest_is_a_problem_and_no_crash(tmp_path: Path, manifest: str) -> None:
     (tmp_path / "a").write_text("x")

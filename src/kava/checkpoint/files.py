@@ -8,6 +8,7 @@ that it is either complete or absent. Weights are safetensors; nothing is unpick
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -123,7 +124,7 @@ def save_checkpoint(directory: str | Path, trained: Trained, weights: dict[str, 
 
 # PickleError: torch refuses to unpickle anything but tensors and plain values. ImportError: an adapter's settings can name a package.
 UNREADABLE = (
-    OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, ImportError, SafetensorError, PickleError
+    OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, ImportError, SafetensorError, PickleError, re.error
 )  # fmt: skip
 
 
