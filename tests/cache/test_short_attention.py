@@ -8,7 +8,8 @@ from torch import Tensor
 
 import kava.cache.short_attention as short
 from helpers.tiny import assert_close
-from kava.cache.short_attention import as_on_gpu, attend_short, is_short
+from kava.cache.short_attention import attend_short, is_short
+from kava.runtime.device import as_on_gpu
 
 BATCH, HEADS, GROUP, QUERIES, KEYS, WIDTH = 3, 2, 3, 4, 7, 5
 

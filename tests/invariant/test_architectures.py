@@ -39,7 +39,6 @@ from helpers.tiny import (
     tiny_model,
 )
 from kava.cache import attention
-from kava.cache.short_attention import as_on_gpu
 from kava.errors import UserError
 from kava.generate import Reasoner
 from kava.model import head
@@ -47,6 +46,7 @@ from kava.model.backbone import Backbone
 from kava.model.build import build_model, load_base
 from kava.model.suitability import check_architecture, check_behaviour
 from kava.model.tokenizer import load_tokenizer
+from kava.runtime.device import as_on_gpu
 from kava.train.prepare import longest_entries
 
 # The first three have finer cases of the same properties in the tests of single parts.

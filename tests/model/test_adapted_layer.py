@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from helpers.kernels import runs_triton
 from helpers.tiny import assert_close, gradients, make_batch, make_examples, tiny_model
@@ -21,6 +21,20 @@ def _with_dropout(model: KavaModel, probability: float) -> None:
             member.module.lora_dropout[member.adapter] = nn.Dropout(probability) if probability else nn.Identity()
 
 
+def _step(model: KavaModel, **batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """Losses and gradients of a training step with random numbers that are always the same."""
+    examples = make_batch(model.train(), make_examples(), **batch)
+    torch.manual_seed(0)
+    loss = model(examples)["loss"]
+    return loss.detach(), gradients(model, loss.sum())
+
+
+def _assert_same(found: tuple[Tensor, dict[str, Tensor]], expected: tuple[Tensor, dict[str, Tensor]]) -> None:
+    assert_close(found[0], expected[0], 1e-6)
+    for name, gradient in expected[1].items():
+        assert_close(found[1][name], gradient, 2e-5, name)
+
+
 @pytest.mark.parametrize(
     ("kind", "dropout", "method"),
     [("llama", 0.0, "kava"), ("llama", 0.25, "codi"), ("llama", 0.0, "simcot"), ("qwen2", 0.25, "kava"), ("qwen2", 0.0, "no_cot")],
@@ -32,14 +46,8 @@ def test_losses_and_gradients_are_those_of_the_models_own_layers(kind: str, drop
         _with_dropout(model, dropout)
         if fused:
             assert len(fuse_adapted_layers(model.eval().backbone)) == 3
-        batch = make_batch(model.train(), make_examples())
-        torch.manual_seed(0)
-        loss = model(batch)["loss"]
-        results.append((loss.detach(), gradients(model, loss.sum())))
-    (expected, expected_gradients), (found, found_gradients) = results
-    assert_close(found, expected, 1e-6)
-    for name, gradient in expected_gradients.items():
-        assert_close(found_gradients[name], gradient, 2e-5, name)
+        results.append(_step(model))
+    _assert_same(results[1], results[0])
 
 
 def test_answers_are_those_of_the_models_own_layers() -> None:
@@ -160,14 +168,8 @@ def test_latents_that_are_views_of_hidden_states(method: str) -> None:
         _with_dropout(model, 0.25)
         if fused:
             assert fuse_adapted_layers(model.eval().backbone)
-        batch = make_batch(model.train(), make_examples(), stage=2)
-        torch.manual_seed(0)
-        loss = model(batch)["loss"]
-        results.append((loss.detach(), gradients(model, loss.sum())))
-    (expected, expected_gradients), (found, found_gradients) = results
-    assert_close(found, expected, 1e-6)
-    for name, gradient in expected_gradients.items():
-        assert_close(found_gradients[name], gradient, 2e-5, name)
+        results.append(_step(model, stage=2))
+    _assert_same(results[1], results[0])
 
 
 @pytest.mark.skipif(not runs_triton(), reason="needs Triton, and a GPU or TRITON_INTERPRET=1")
@@ -182,11 +184,5 @@ def test_layers_of_triton_kernels_in_its_interpreter() -> None:
         functions = {one: getattr(triton_kernels, one) for one in kernels.outputs_only() if one != "norm"} if name == "kernels" else {}
         with kernels.replaced(functions):
             assert fuse_adapted_layers(model.eval().backbone)
-            batch = make_batch(model.train(), make_examples())
-            torch.manual_seed(0)
-            loss = model(batch)["loss"]
-            results.append((loss.detach(), gradients(model, loss.sum())))
-    (expected, expected_gradients), (found, found_gradients) = results
-    assert_close(found, expected, 1e-6)
-    for name, gradient in expected_gradients.items():
-        assert_close(found_gradients[name], gradient, 2e-5, name)
+            results.append(_step(model))
+    _assert_same(results[1], results[0])

@@ -4,9 +4,7 @@ torch's flash kernel for CPUs saves memory that short sequences do not need and 
 transformers copies grouped keys and values for it. Here the query heads of a group are rows of one multiplication with their KV head.
 """
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -15,29 +13,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kava.cache.masks import additive
+from kava.runtime.device import runs_as_on_gpu
 
 # Most scores per head (queries x keys); longer sequences use the flash kernel, whose memory does not grow with this number.
 MAX_SCORES = 128 * 128
 
 # Most scores per head for which the attention weights are kept for the backward pass.
 MAX_KEPT = 64 * 64
-
-_as_on_gpu: ContextVar[bool] = ContextVar("as_on_gpu", default=False)
-
-
-@contextmanager
-def as_on_gpu() -> Iterator[None]:
-    """Take a GPU's way on a CPU too, for code that counts what a GPU would run and store: SDPA, and logits in slices."""
-    token = _as_on_gpu.set(True)
-    try:
-        yield
-    finally:
-        _as_on_gpu.reset(token)
-
-
-def runs_as_on_gpu() -> bool:
-    """Whether the code runs inside `as_on_gpu`."""
-    return _as_on_gpu.get()
 
 
 def is_short(query: Tensor, key: Tensor, mask: Any, kwargs: dict[str, Any]) -> bool:

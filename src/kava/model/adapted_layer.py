@@ -1,6 +1,6 @@
 """A frozen Llama-style decoder layer with LoRA on its attention as two autograd functions, before and behind (after) the attention.
 
-    before:  q, k, v = kernels.rotate(adapt(rms_norm(x)))
+    before:  q, k, v = rotate(adapt(rms_norm(x)))
     behind:  h = x + adapt(mixed),   y = h + (silu(n W_gate^T) * n W_up^T) W_down^T   with n = rms_norm(h)
 
 Additions to the residual stream are part of a kernel or a matrix multiplication, and so are those of gradients around a norm. Frozen
@@ -162,7 +162,9 @@ def _agree(backbone: Backbone, fused: Sequence[AdaptedLayer]) -> bool:
         with torch.no_grad(), torch.random.fork_rng([ids.device] if ids.is_cuda else []):
             backbone.read(ids, torch.ones_like(ids, dtype=torch.bool))
     except Exception as error:  # Triton needs a C compiler, and a card that it knows
-        print(f"kava: layers are computed in more operations ({type(error).__name__}: {reason_of(error)})", file=sys.stderr, flush=True)
+        reason = f"{type(error).__name__}: {reason_of(error)}"
+        cure = "training is slower, its results are the same; mend that, or set system.fused_kernels to false"
+        print(f"kava: layers are not fused, because their kernels do not run here ({reason}): {cure}", file=sys.stderr, flush=True)
         return False
     finally:
         backbone.forward_passes = passes
@@ -200,7 +202,7 @@ class _Before(torch.autograd.Function):
         to_hidden, trained = lora.gradients(rows, dropped, hidden)
         to_x = None
         if ctx.needs_input_grad[0]:
-            to_normal, to_dropped = _to_input(rows, weights, to_hidden, lora, bits)
+            to_normal, to_dropped = lora.to_input(rows, weights, to_hidden, dropped=bits is not None)
             to_x = kernels.norm_backward(to_normal, x, scale, gain, residual.reshape(x.shape), to_dropped, bits, lora.keep).view(
                 residual.shape
             )
@@ -236,7 +238,7 @@ class _Behind(torch.autograd.Function):
         to_hidden, trained = lora.gradients([to_middle], dropped, hidden)
         to_mixed = None
         if ctx.needs_input_grad[1]:
-            through, to_dropped = _to_input([to_middle], [out], to_hidden, lora, bits)
+            through, to_dropped = lora.to_input([to_middle], [out], to_hidden, dropped=bits is not None)
             to_mixed = kernels.to_heads(through, to_dropped, bits, lora.keep, ctx.shape)
         return to_middle.view(gradient.shape), to_mixed, None, None, None, None, None, None, *trained
 
@@ -245,13 +247,3 @@ def _packed(kept: tuple[Tensor, Tensor | None, Tensor]) -> tuple[Tensor, Tensor 
     """What `Lora.outputs` keeps, with the dropout mask in bits."""
     dropped, mask, hidden = kept
     return dropped, None if mask is None else kernels.pack(mask), hidden
-
-
-def _to_input(
-    rows: Sequence[Tensor], weights: Sequence[Tensor], to_hidden: Tensor, lora: Lora, bits: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """The gradient of the input, and where there is dropout apart from it that of the input after dropout."""
-    through = frozen_gradient(rows, weights)
-    if bits is None:
-        return through.addmm_(to_hidden, lora.down), None
-    return through, matmul(to_hidden, lora.down)

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from kava.model.cpu_matmul import add_matmul_, matmul
 from kava.model.linear_groups import group_by_input
-from kava.model.lora import Lora, frozen_gradient
+from kava.model.lora import Lora
 
 
 @dataclass(frozen=True)
@@ -164,11 +163,9 @@ class _Adapt(torch.autograd.Function):
         to_hidden, trained = lora.gradients(rows, dropped, hidden)
         to_input = None
         if ctx.needs_input_grad[0]:
-            to_input = frozen_gradient(rows, weights)
-            if mask is None:
-                add_matmul_(to_input, to_hidden, lora.down)
-            else:
-                to_input += torch.ops.aten.native_dropout_backward(matmul(to_hidden, lora.down), mask, lora.keep)
+            to_input, to_dropped = lora.to_input(rows, weights, to_hidden, dropped=mask is not None)
+            if to_dropped is not None:
+                to_input += torch.ops.aten.native_dropout_backward(to_dropped, mask, lora.keep)
             to_input = to_input.view(*gradients[0].shape[:-1], -1)
         return to_input, None, *trained
 

@@ -7,10 +7,10 @@ from jaxtyping import Float, Int
 from peft.utils.other import TrainableTokensWrapper
 from torch import Tensor, nn
 
-from kava.cache.short_attention import runs_as_on_gpu
 from kava.losses.fused import fused_token_losses
 from kava.losses.sliced import sliced_token_losses
 from kava.losses.token import token_losses
+from kava.runtime.device import runs_as_on_gpu
 
 
 def next_token_logits(causal_lm: Any, special_ids: Int[Tensor, " 3"], hidden: Float[Tensor, "*N E"]) -> Float[Tensor, "*N V"]:

@@ -81,6 +81,15 @@ class Lora:
         to_downs = _weight_gradient(to_hidden, dropped, self.trained_dtype).split(self._ranks)
         return to_hidden, [part for pair in zip(to_downs, to_ups, strict=True) for part in (None, None, *pair)]
 
+    def to_input(
+        self, rows: Sequence[Tensor], weights: Sequence[Tensor], to_hidden: Tensor, *, dropped: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """The gradient of x, and where the input was `dropped`, apart from it that of the input after dropout."""
+        through = frozen_gradient(rows, weights)
+        if dropped:
+            return through, matmul(to_hidden, self.down)
+        return add_matmul_(through, to_hidden, self.down), None
+
 
 def frozen_gradient(rows: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
     """The gradient of x through the frozen weights: the sum of `rows[i]` W_i."""

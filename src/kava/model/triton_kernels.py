@@ -16,10 +16,13 @@ from torch import Tensor
 
 @triton.jit
 def _turn(
-    source, source_head, target, target_head, cos, sin, heads: tl.constexpr, half: tl.constexpr, padded: tl.constexpr, back: tl.constexpr
+    source, source_head, target, target_head, cos, sin, angles,
+    heads: tl.constexpr, half: tl.constexpr, padded: tl.constexpr, back: tl.constexpr,
 ):  # fmt: skip
-    """Rotate the heads of one token from `source` to `target`, or back."""
+    """Rotate the heads of one token from `source` to `target`, or back; its cosines and sines begin at `angles`."""
     head, place = tl.arange(0, padded)[:, None], tl.arange(0, half)[None, :]
+    cos += angles
+    sin += angles
     real = (head < heads) & (place < half)
     here = source + head * source_head + place
     first = tl.load(here, mask=real, other=0).to(tl.float32)
@@ -43,14 +46,13 @@ def _rotate(
     row = tl.program_id(0).to(tl.int64)
     batch, token = row // tokens, row % tokens
     width = 2 * half
-    cos += batch * cos_batch + token * width
-    sin += batch * cos_batch + token * width
+    angles = batch * cos_batch + token * width
     query += row * query_heads * width
     to_query += (batch * query_heads * tokens + token) * width
-    _turn(query, width, to_query, tokens * width, cos, sin, query_heads, half, padded_query, False)
+    _turn(query, width, to_query, tokens * width, cos, sin, angles, query_heads, half, padded_query, False)
     key += row * key_heads * width
     to_key += (batch * key_heads * tokens + token) * width
-    _turn(key, width, to_key, tokens * width, cos, sin, key_heads, half, padded_key, False)
+    _turn(key, width, to_key, tokens * width, cos, sin, angles, key_heads, half, padded_key, False)
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -62,14 +64,13 @@ def _rotate_back(
     row = tl.program_id(0).to(tl.int64)
     batch, token = row // tokens, row % tokens
     width = 2 * half
-    cos += batch * cos_batch + token * width
-    sin += batch * cos_batch + token * width
+    angles = batch * cos_batch + token * width
     query += batch * query_batch + token * query_token
     to_query += row * query_heads * width
-    _turn(query, query_head, to_query, width, cos, sin, query_heads, half, padded_query, True)
+    _turn(query, query_head, to_query, width, cos, sin, angles, query_heads, half, padded_query, True)
     key += batch * key_batch + token * key_token
     to_key += row * key_heads * width
-    _turn(key, key_head, to_key, width, cos, sin, key_heads, half, padded_key, True)
+    _turn(key, key_head, to_key, width, cos, sin, angles, key_heads, half, padded_key, True)
     head, place = tl.arange(0, padded_key)[:, None], tl.arange(0, 2 * half)[None, :]
     value += batch * value_batch + token * value_token
     moved = tl.load(value + head * value_head + place, mask=head < key_heads, other=0)
@@ -93,6 +94,16 @@ def _add_norm(x, addend, gain, total, normal, scale, epsilon, width, padded: tl.
 
 
 @triton.jit
+def _with_dropped(through, to_dropped, bits, keep, at, real, dropout: tl.constexpr):
+    """A gradient, and where there is `dropout` that of the input after it, at the elements `at`."""
+    gradient = tl.load(through + at, mask=real, other=0).to(tl.float32)
+    if dropout:
+        kept = ((tl.load(bits + at // 8, mask=real, other=0).to(tl.int32) >> (at % 8).to(tl.int32)) & 1) != 0
+        gradient += tl.where(kept, keep * tl.load(to_dropped + at, mask=real, other=0).to(tl.float32), 0.0)
+    return gradient
+
+
+@triton.jit
 def _norm_backward(
     to_normal, to_dropped, bits, keep, x, scale, gain, residual, to_x, width, dropout: tl.constexpr, padded: tl.constexpr
 ):  # fmt: skip
@@ -100,10 +111,7 @@ def _norm_backward(
     place = tl.arange(0, padded)
     real = place < width
     at = row * width + place
-    gradient = tl.load(to_normal + at, mask=real, other=0).to(tl.float32)
-    if dropout:
-        kept = ((tl.load(bits + at // 8, mask=real, other=0).to(tl.int32) >> (at % 8).to(tl.int32)) & 1) != 0
-        gradient += tl.where(kept, keep * tl.load(to_dropped + at, mask=real, other=0).to(tl.float32), 0.0)
+    gradient = _with_dropped(to_normal, to_dropped, bits, keep, at, real, dropout)
     inverse = tl.load(scale + row)
     normal = inverse * tl.load(x + at, mask=real, other=0).to(tl.float32)
     gradient *= tl.load(gain + place, mask=real, other=0).to(tl.float32)
@@ -122,10 +130,7 @@ def _to_heads(
     place = tl.arange(0, padded)
     real = place < width
     at = row * width + place
-    gradient = tl.load(through + at, mask=real, other=0).to(tl.float32)
-    if dropout:
-        kept = ((tl.load(bits + at // 8, mask=real, other=0).to(tl.int32) >> (at % 8).to(tl.int32)) & 1) != 0
-        gradient += tl.where(kept, keep * tl.load(to_dropped + at, mask=real, other=0).to(tl.float32), 0.0)
+    gradient = _with_dropped(through, to_dropped, bits, keep, at, real, dropout)
     there = batch * tokens * width + (place // head_width) * tokens * head_width + token * head_width + place % head_width
     tl.store(target + there, gradient, mask=real)
 

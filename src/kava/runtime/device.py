@@ -6,12 +6,33 @@ choose_device("cuda:1")   the requested device, or a UserError if there is none
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from kava.errors import UserError
 from kava.runtime import processes
 
 # Variables with GPU indices, where 0 is a GPU, and variables with GPU counts.
 _SLURM_NUMBERS, _SLURM_COUNTS = ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS"), ("SLURM_GPUS_ON_NODE", "SLURM_GPUS")
+
+
+_as_on_gpu: ContextVar[bool] = ContextVar("as_on_gpu", default=False)
+
+
+@contextmanager
+def as_on_gpu() -> Iterator[None]:
+    """Take a GPU's way on a CPU too, for code that counts what a GPU would run and store: SDPA, and logits in slices."""
+    token = _as_on_gpu.set(True)
+    try:
+        yield
+    finally:
+        _as_on_gpu.reset(token)
+
+
+def runs_as_on_gpu() -> bool:
+    """Whether the code runs inside `as_on_gpu`."""
+    return _as_on_gpu.get()
 
 
 def choose_device(asked: str | None = None, setting: str = "device") -> str:

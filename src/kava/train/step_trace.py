@@ -18,7 +18,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from kava.cache.short_attention import as_on_gpu
 from kava.config import Config
 from kava.data.collate import Batch, Collator
 from kava.data.sequences import EncodedExample
@@ -28,6 +27,7 @@ from kava.model import layer_kernels
 from kava.model.adapted_layer import fuse_adapted_layers
 from kava.model.build import random_model
 from kava.model.kava import KavaModel
+from kava.runtime.device import as_on_gpu
 from kava.train.batch_step import autocast
 
 PROMPT_TOKENS = 4

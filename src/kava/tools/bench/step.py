@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from kava.cache.short_attention import as_on_gpu
 from kava.data.collate import Batch
 from kava.losses.total import LossTerms, combine
 from kava.model import layer_kernels
 from kava.model.adapted_layer import fuse_adapted_layers
 from kava.model.kava import KavaModel
+from kava.runtime.device import as_on_gpu
 from kava.tools.bench.flops import shape_of, utilisation
 from kava.tools.bench.naive import naive_losses, pccot_losses
 from kava.tools.bench.record import Found
