@@ -1,5 +1,6 @@
 """Redundancy of the keys of a trace."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -48,6 +49,13 @@ def test_redundancy_follows_a_permutation_of_the_trace(count: int, seed: int) ->
 def test_redundancy_ignores_the_length_of_keys(count: int, scale: float) -> None:
     trace = make_trace([count], length=count)
     torch.testing.assert_close(redundancy(replace(trace, keys=trace.keys * scale)), redundancy(trace))
+
+
+def test_redundancy_is_the_same_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = make_trace([9, 1, 6], length=12)
+    together = redundancy(trace)
+    monkeypatch.setattr(sys.modules[redundancy.__module__], "MOST_COPIED", 1)
+    assert torch.equal(redundancy(trace), together)
 
 
 def test_redundancy_sums_to_one_and_is_zero_at_padding() -> None:
