@@ -1,4 +1,4 @@
-"""SIM-CoT's step decoder: steps do not see each other, and it is gone afterwards."""
+"""Branches of one pass do not see each other: teacher and latents, and the steps of SIM-CoT's decoder, which is gone afterwards."""
 
 from dataclasses import replace
 
@@ -10,7 +10,9 @@ from helpers.tiny import (
     ARCHITECTURES,
     BACKENDS,
     EAGER_ONLY,
+    KINDS,
     PROMPT_IDS,
+    assert_close,
     make_batch,
     make_examples,
     mini_builder,
@@ -21,7 +23,40 @@ from helpers.tiny import (
 from kava.data.collate import Collator
 from kava.data.sequences import EncodedExample
 from kava.generate import Reasoner
-from kava.model.passes import read_steps
+from kava.model.latents import parallel_tail
+from kava.model.passes import read_branches, read_steps, read_trace
+
+
+@pytest.mark.parametrize("importance", ["context", "trace", "window"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_branches_in_one_pass_are_two_passes(kind: str, importance: str) -> None:
+    """The teacher's pass and the one that starts the latents, to rounding; without hidden layers where none are asked for."""
+    model = tiny_model(kind, spread=0.3)
+    backbone, batch = model.backbone, make_batch(model, make_examples())
+    assert batch.teacher is not None
+    ids, mask, tail = batch.question_ids, batch.question_mask, parallel_tail(backbone, 4, 2, len(batch))
+    recorded = {"group_reduction": "max", "importance": importance}
+    run, reading, trace = read_branches(
+        backbone, ids, mask, tail, batch.teacher, batch.example_seed, keep_hidden=importance != "trace", **recorded
+    )
+    alone = backbone.read(ids, mask, tail)
+    question = alone.prefix.shortened(tail.shape[1], alone.hidden[:, ids.shape[1] - 1 : ids.shape[1]])
+    other, other_trace = read_trace(backbone, question, batch.teacher, batch.example_seed, keep_hidden=True, **recorded)
+    real = alone.prefix.mask
+    assert torch.equal(run.prefix.mask, real)
+    assert torch.equal(run.prefix.next_position, alone.prefix.next_position)
+    assert_close(run.hidden[real], alone.hidden[real])
+    for own, those in zip(run.prefix.layers, alone.prefix.layers, strict=True):
+        for part, that in zip(own, those, strict=True):
+            assert_close(part.transpose(1, 2)[real], that.transpose(1, 2)[real])
+    assert_close(reading.cross_entropy, other.cross_entropy)
+    assert (reading.distillation is None) == (importance == "trace")
+    if reading.distillation is not None and other.distillation is not None:
+        assert_close(reading.distillation, other.distillation)
+    assert_close(trace.importance, other_trace.importance)
+    there = trace.mask[None, :, None, :, None]
+    assert_close(trace.keys * there, other_trace.keys * there)
+    assert_close(trace.values * there, other_trace.values * there)
 
 
 @pytest.mark.parametrize("attn", BACKENDS)

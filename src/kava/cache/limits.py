@@ -10,6 +10,8 @@ from torch import nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from kava.errors import UserError
+
 # Some tables of learned positions start with an offset of one or two rows.
 _SPARE_ROWS = 8
 _ROTARY = "rotary positions, beyond which all positions of a pass change and cached keys do not"
@@ -29,6 +31,19 @@ def entry_limit(causal_lm: Any) -> tuple[int, str] | None:
     if positions and any(positions <= table.num_embeddings <= positions + _SPARE_ROWS for table in tables):
         limits.append((int(positions), "its table of learned positions"))
     return min([*limits, *_rotary_limits(causal_lm)], default=None)
+
+
+def check_length(limit: tuple[int, str] | None, entries: int) -> None:
+    """Check a sequence of this many cache entries against `entry_limit`.
+
+    Raises:
+        UserError: it is longer.
+    """
+    if limit is not None and entries > limit[0]:
+        raise UserError(
+            f"a sequence of {entries} entries (question, thought, answer) is longer than this model reaches: {limit[0]}, by {limit[1]}; "
+            "lower dataset.max_length, latent.num_tokens or evaluation.max_new_tokens, or choose another model"
+        )
 
 
 def _rotary_limits(causal_lm: Any) -> list[tuple[int, str]]:

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from kava.cache.attention import PREFIX, is_recording
 from kava.cache.layers import KVLayers, from_dynamic_cache, slice_layers, to_dynamic_cache
-from kava.cache.limits import entry_limit
+from kava.cache.limits import check_length, entry_limit
 from kava.cache.masks import additive
-from kava.errors import UserError
 from kava.model.adapters import Adapters, share_inputs
 from kava.model.graphs import InferenceGraphs, reads_values
 from kava.model.head import liger_losses, new_token_rows, next_token_logits, next_token_losses
@@ -124,6 +123,12 @@ class Backbone(nn.Module):
         return self.fused or reads_values(self.causal_lm) or str(self.causal_lm.config._attn_implementation).endswith("flash_attention_2")
 
     @property
+    def takes_any_mask(self) -> bool:
+        """Whether a pass depends on nothing but the values it gets: any mask [B, 1, n, S] and positions, none of them read by the host."""
+        plain = getattr(self.causal_lm, "_can_compile_fullgraph", False) and self.causal_lm.config._attn_implementation == PREFIX + "sdpa"
+        return plain and not reads_values(self.causal_lm)
+
+    @property
     def num_layers(self) -> int:
         """Number of layers, L."""
         return int(self.causal_lm.config.get_text_config().num_hidden_layers)
@@ -134,12 +139,7 @@ class Backbone(nn.Module):
         Raises:
             UserError: it is longer than the sliding window or the range of positions (`kava.cache.limits`).
         """
-        if self._limit is not None and entries > self._limit[0]:
-            limit, what = self._limit
-            raise UserError(
-                f"a sequence of {entries} entries (question, thought, answer) is longer than this model reaches: {limit}, by {what}; "
-                "lower dataset.max_length, latent.num_tokens or evaluation.max_new_tokens, or choose another model"
-            )
+        check_length(self._limit, entries)
 
     def share_adapter_inputs(self) -> None:
         """Compute LoRA in groups of layers that read the same tensor (`kava.model.adapters`). Call once, after LoRA is in place."""
@@ -192,8 +192,7 @@ class Backbone(nn.Module):
 
     def use_graphs(self, on: bool = True) -> None:
         """Run inference through buffers of fixed size, on a GPU as CUDA graphs, if the architecture allows it."""
-        plain = getattr(self.causal_lm, "_can_compile_fullgraph", False) and self.causal_lm.config._attn_implementation == PREFIX + "sdpa"
-        self.graphs = InferenceGraphs(self.special_ids.device) if on and plain and not reads_values(self.causal_lm) else None
+        self.graphs = InferenceGraphs(self.special_ids.device) if on and self.takes_any_mask else None
 
     @contextmanager
     def with_graphs(self, on: bool) -> Iterator[None]:
@@ -225,15 +224,17 @@ class Backbone(nn.Module):
         return self._run(None, embeds, mask, position_ids)
 
     def read_masked(
-        self, embeds: Float[Tensor, "B n E"], mask: Bool[Tensor, "B n n"], position_ids: Int[Tensor, "B n"]
-    ) -> Float[Tensor, "B n E"]:
-        """Run embeddings without a prefix, each attending to the entries in its row of `mask`; returns last-layer hidden states only."""
-        embeds = self._count(embeds, mask)
-        own = mask[:, None]
+        self, embeds: Tensor, mask: Bool[Tensor, "B n n"], position_ids: Tensor, entries: int, keep_hidden: bool = False
+    ) -> Any:
+        """Run embeddings [B, n, E] without a prefix, each attending to the entries in its row of `mask`; returns the decoder's output.
+
+        `entries` is the length of the longest sequence in it; there may be several side by side.
+        """
+        self.count_pass(entries)
+        embeds, own = embeds.to(self.causal_lm.dtype), mask[:, None]
         if self.causal_lm.config._attn_implementation.endswith("eager"):
             own = additive(own, embeds.dtype, torch.finfo(embeds.dtype).min)
-        hidden: Tensor = self.decode(to_dynamic_cache(()), embeds, own, position_ids).last_hidden_state
-        return hidden
+        return self.decode(to_dynamic_cache(()), embeds, own, position_ids, keep_hidden)
 
     def extend(
         self,
@@ -260,8 +261,7 @@ class Backbone(nn.Module):
         full_mask = mask if prefix is None else torch.cat([prefix.mask, mask], dim=1)
         start = 0 if prefix is None else prefix.next_position
         if self.compiles and prefix is not None and not keep_hidden and not is_recording():
-            embeds = self._count(embeds, full_mask)
-            hidden, layers = self._compiled(embeds, full_mask.long(), position_ids, prefix.layers)
+            hidden, layers = self._compiled(self._count(embeds, full_mask), full_mask.long(), position_ids, prefix.layers)
             return Extension(Prefix(layers, full_mask, start + mask.sum(1), hidden[:, -1:]), hidden)
         cache = to_dynamic_cache(() if prefix is None else prefix.layers)
         output = self.call(cache, embeds, full_mask, position_ids, keep_hidden)

@@ -3,8 +3,9 @@
     question ──┬── teacher:  c a                      -> CE_teacher, trace (keys, values, importance)
                └── student:  <bot> z_1 .. z_M <eot> a -> CE_student, latent keys and values
 
-The question is computed once and shared by both. Passes are merged where possible: the prefill of the latents runs with the question, the
-last iteration with the answer. T iterations and the teacher take T + 2 passes. L = CE_student + CE_teacher + alpha1 L_CODI + alpha2 L_KV.
+The question is computed once and shared by both. Passes are merged where possible: the teacher's branch and the prefill of the latents run
+with the question, the last iteration with the answer. With T iterations a step takes T + 1 passes, and
+L = CE_student + CE_teacher + alpha1 L_CODI + alpha2 L_KV.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,9 +25,9 @@ from kava.losses.kv import Parts, kv_loss
 from kava.losses.steps import step_loss
 from kava.losses.total import LossTerms, combine
 from kava.methods import Method
-from kava.model.backbone import Backbone, Prefix
+from kava.model.backbone import Backbone, Extension, Prefix
 from kava.model.latents import Thought, follow, iterate, parallel_tail, sequential_tail
-from kava.model.passes import Reading, read_steps, read_suffix, read_trace, read_whole
+from kava.model.passes import Reading, read_branches, read_steps, read_suffix, read_trace, read_whole
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,10 @@ class KavaModel(nn.Module):
         if not method.uses_latents:
             return {"student_ce": read_whole(self.backbone, batch.question_ids, batch.question_mask, batch.student).cross_entropy}
         every = method.kv and settings.kv_iterations == "all"
-        question, thought = self.think(
-            batch.question_ids, batch.question_mask, batch.num_latents,
+        tail = self._tail(len(batch), batch.num_latents, settings.num_iterations, every)
+        run, taught = self._first_pass(batch, tail)
+        question, thought = self._latents(
+            run, batch.question_ids.shape[1], batch.num_latents, settings.num_iterations,
             latent_mask=batch.latent_mask, keep_trajectory=every, defer_last=True,
         )  # fmt: skip
         eot = self.backbone.special_embeddings()[1:2].expand(len(batch), -1, -1)
@@ -99,7 +102,7 @@ class KavaModel(nn.Module):
         terms: LossTerms = {"student_ce": student.cross_entropy}
         if batch.teacher is None:
             return terms
-        teacher, trace = self.read_teacher(question, batch, keep_hidden=method.codi)
+        teacher, trace = taught or self.read_teacher(question, batch, keep_hidden=method.codi)
         terms["teacher_ce"] = teacher.cross_entropy
         if teacher.distillation is not None and student.distillation is not None:
             terms["codi"] = codi_loss(teacher.distillation, student.distillation, settings.codi_loss_type, settings.layerwise_std)
@@ -113,15 +116,26 @@ class KavaModel(nn.Module):
             terms["kv"] = torch.stack([self.match_cache(target, question, prefix) for prefix in passes]).mean(0)
         return terms
 
+    def _first_pass(self, batch: Batch, tail: Tensor) -> tuple[Extension, tuple[Reading, Trace] | None]:
+        """The pass of the question and the `tail` behind it, with the teacher's in it if the model takes a mask for that."""
+        ids, mask = batch.question_ids, batch.question_mask
+        if batch.teacher is None or not self.backbone.takes_any_mask:
+            return self.backbone.read(ids, mask, tail), None
+        run, reading, trace = read_branches(
+            self.backbone, ids, mask, tail, batch.teacher, batch.example_seed, keep_hidden=self.method.codi, **self._recorded
+        )
+        return run, (reading, trace)
+
     def read_teacher(self, question: Prefix, batch: Batch, *, keep_hidden: bool) -> tuple[Reading, Trace]:
         """The teacher's pass over the written traces, which the batch must contain."""
         assert batch.teacher is not None
-        settings = self.settings
-        return read_trace(
-            self.backbone, question, batch.teacher, batch.example_seed,
-            keep_hidden=keep_hidden, group_reduction=settings.group_reduction,
-            importance="window" if settings.eviction == "rkv_original" else settings.importance,
-        )  # fmt: skip
+        return read_trace(self.backbone, question, batch.teacher, batch.example_seed, keep_hidden=keep_hidden, **self._recorded)
+
+    @property
+    def _recorded(self) -> dict[str, str]:
+        """How the teacher's pass records importance."""
+        importance = "window" if self.settings.eviction == "rkv_original" else self.settings.importance
+        return {"group_reduction": self.settings.group_reduction, "importance": importance}
 
     def compressed(self, trace: Trace, num_latents: int) -> Compressed:
         """The target of the KV loss: M entries selected from the trace."""
@@ -148,18 +162,28 @@ class KavaModel(nn.Module):
             latent_mask: of sequential latents, see `kava.model.latents.follow`.
             keep_trajectory, defer_last: see `kava.model.latents.iterate`.
         """
-        backbone, sequential = self.backbone, self.method.latents == "sequential"
         iterations = self.settings.num_iterations if num_iterations is None else num_iterations
-        if sequential:
-            tail = sequential_tail(backbone, len(ids))
-        else:
-            tail = parallel_tail(backbone, num_latents, iterations, len(ids), keep_trajectory=keep_trajectory)
-        run = backbone.read(ids, mask, tail)
-        question = run.prefix.shortened(tail.shape[1], run.hidden[:, ids.shape[1] - 1 : ids.shape[1]])
-        if sequential:
-            return question, follow(backbone, run, self.projection, num_latents, mask=latent_mask, defer_last=defer_last)
+        run = self.backbone.read(ids, mask, self._tail(len(ids), num_latents, iterations, keep_trajectory))
+        return self._latents(
+            run, ids.shape[1], num_latents, iterations, latent_mask=latent_mask, keep_trajectory=keep_trajectory, defer_last=defer_last
+        )
+
+    def _tail(self, batch: int, num_latents: int, iterations: int, keep_trajectory: bool) -> Float[Tensor, "B n E"]:
+        """What is read behind the question in its pass: `<bot>`, and the prefill of parallel latents."""
+        if self.method.latents == "sequential":
+            return sequential_tail(self.backbone, batch)
+        return parallel_tail(self.backbone, num_latents, iterations, batch, keep_trajectory=keep_trajectory)
+
+    def _latents(
+        self, run: Extension, width: int, num_latents: int, iterations: int, *,
+        latent_mask: Bool[Tensor, "B M"] | None, keep_trajectory: bool, defer_last: bool,
+    ) -> tuple[Prefix, Thought]:  # fmt: skip
+        """The question, `width` entries, and the latents behind it, from the pass that ended with `_tail`."""
+        question = run.prefix.shortened(run.prefix.length - width, run.hidden[:, width - 1 : width])
+        if self.method.latents == "sequential":
+            return question, follow(self.backbone, run, self.projection, num_latents, mask=latent_mask, defer_last=defer_last)
         return question, iterate(
-            backbone, run, self.projection, num_latents, iterations, keep_trajectory=keep_trajectory, defer_last=defer_last
+            self.backbone, run, self.projection, num_latents, iterations, keep_trajectory=keep_trajectory, defer_last=defer_last
         )
 
     def match_cache(self, target: Compressed, question: Prefix, thought: Prefix) -> Float[Tensor, " B"]:

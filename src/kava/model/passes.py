@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from kava.cache.attention import ImportanceRecorder, recording
-from kava.cache.layers import stack_layers
+from kava.cache.layers import KVLayers, from_dynamic_cache, slice_layers, stack_layers
 from kava.data.collate import IGNORED, Suffix
 from kava.eviction.trace import Trace, candidates
 from kava.losses.token import mean_by_example
@@ -88,22 +88,71 @@ def read_trace(
     `importance` "context" or "trace": attention of the answer's tokens, normalised over the whole context or over the trace alone.
     "window": attention of the trace's last tokens, normalised over those before them, from a group's maximum logits (R-KV's own code).
     """
-    start, stop = question.length, question.length + suffix.cot_width
-    mask = torch.arange(suffix.cot_width, device=suffix.ids.device) < suffix.cot_length[:, None]
-    if importance == "window":
-        rows = suffix.cot_length[:, None] - 1 - torch.arange(WINDOW, device=mask.device)
-        seen = candidates(mask)
-        recorder = ImportanceRecorder(rows.clamp(min=0), rows >= 0, start, stop, "logits", seen)
-    else:
-        seen = mask
-        among = mask if importance == "trace" else None
-        recorder = ImportanceRecorder(suffix.answer_positions, suffix.answer_mask, start, stop, group_reduction, among)
+    recorder = _recorder(suffix, question.length, 0, group_reduction, importance)
     with recording(recorder):
         reading = read_suffix(backbone, question, suffix, keep_hidden=keep_hidden)
-    with torch.no_grad():
-        keys, values = stack_layers(reading.prefix.layers, start, stop)
-        weights = recorder.stacked() * seen[None, :, None]
-    return reading, Trace(keys.detach(), values.detach(), weights, mask, seed)
+    return reading, _trace(reading.prefix.layers, suffix, recorder, seed)
+
+
+def read_branches(
+    backbone: Backbone,
+    ids: Int[Tensor, "B Q"],
+    mask: Bool[Tensor, "B Q"],
+    tail: Float[Tensor, "B n E"],
+    suffix: Suffix,
+    seed: Tensor,
+    *,
+    keep_hidden: bool,
+    group_reduction: str,
+    importance: str = "context",
+) -> tuple[Extension, Reading, Trace]:
+    """Read the question, `tail` behind it and the teacher's `c a` behind it in one pass, in which these two do not see each other.
+
+    Returns:
+        What `backbone.read(ids, mask, tail)` and what `read_trace` return; the reading's prefix has the tail in it.
+    """
+    first, second = ids.shape[1], ids.shape[1] + tail.shape[1]
+    of_question, of_suffix = backbone.embed(ids), backbone.embed(suffix.ids)
+    embeds = torch.cat([of_question, tail.to(of_question.dtype), of_suffix], dim=1)
+    before, after = torch.cat([mask, mask.new_ones(tail.shape[:2])], dim=1), mask.sum(1)
+    place = torch.arange(embeds.shape[1], device=ids.device)
+    apart = (place[:, None] >= second) & (place >= first) & (place < second)
+    real = torch.cat([before, suffix.mask], dim=1)[:, None]
+    # An entry sees itself, so that padding sees something.
+    seen = (place <= place[:, None]) & ~apart & real | (place == place[:, None])
+    position_ids = torch.cat([(before.long().cumsum(1) - 1).clamp(min=0), after[:, None] + place[: suffix.ids.shape[1]]], dim=1)
+    recorder = _recorder(suffix, second, second, group_reduction, importance)
+    with recording(recorder):
+        run = backbone.read_masked(embeds, seen, position_ids, max(second, len(place) - tail.shape[1]), keep_hidden=keep_hidden)
+    layers, hidden = from_dynamic_cache(run.past_key_values), run.last_hidden_state
+    whole = Prefix(layers, real[:, 0], after + suffix.mask.sum(1), hidden[:, -1:])
+    of_tail = Prefix(slice_layers(layers, 0, second), before, after + tail.shape[1], hidden[:, second - 1 : second])
+    read = Extension(whole, hidden, tuple(run.hidden_states[1:]) if keep_hidden else None)
+    reading = _score(backbone, read, torch.cat([hidden[:, first - 1 : first], hidden[:, second:]], dim=1), suffix)
+    return Extension(of_tail, hidden[:, :second]), reading, _trace(layers, suffix, recorder, seed)
+
+
+def _recorder(suffix: Suffix, start: int, first_row: int, group_reduction: str, importance: str) -> ImportanceRecorder:
+    """The recorder of a pass whose trace is cached from entry `start` on, and whose row `first_row` is its first token."""
+    stop, mask = start + suffix.cot_width, _trace_mask(suffix)
+    if importance == "window":
+        rows = suffix.cot_length[:, None] - 1 - torch.arange(WINDOW, device=mask.device)
+        return ImportanceRecorder(first_row + rows.clamp(min=0), rows >= 0, start, stop, "logits", candidates(mask))
+    among = mask if importance == "trace" else None
+    return ImportanceRecorder(first_row + suffix.answer_positions, suffix.answer_mask, start, stop, group_reduction, among)
+
+
+@torch.no_grad()
+def _trace(layers: KVLayers, suffix: Suffix, recorder: ImportanceRecorder, seed: Tensor) -> Trace:
+    """The trace of a pass that was recorded."""
+    mask = _trace_mask(suffix)
+    seen = candidates(mask) if recorder.reduction == "logits" else mask
+    keys, values = stack_layers(layers, recorder.start, recorder.stop)
+    return Trace(keys.detach(), values.detach(), recorder.stacked() * seen[None, :, None], mask, seed)
+
+
+def _trace_mask(suffix: Suffix) -> Bool[Tensor, "B C"]:
+    return torch.arange(suffix.cot_width, device=suffix.ids.device) < suffix.cot_length[:, None]
 
 
 def read_steps(backbone: Backbone, latents: Float[Tensor, "B M E"], suffix: Suffix, steps: Int[Tensor, "B MC"]) -> Float[Tensor, "B C"]:
@@ -123,7 +172,7 @@ def read_steps(backbone: Backbone, latents: Float[Tensor, "B M E"], suffix: Suff
     place = torch.arange(entries, device=steps.device)
     before = (steps[:, :, None] == steps[:, None, :]) & (place < place[:, None])
     mask = before | (place == place[:, None])
-    hidden = backbone.read_masked(torch.cat([latents.to(embeds.dtype), embeds], dim=1), mask, before.sum(-1))
+    hidden = backbone.read_masked(torch.cat([latents.to(embeds.dtype), embeds], dim=1), mask, before.sum(-1), entries).last_hidden_state
     # A token is predicted from the entry before it in its step; the first one from the last latent.
     last = torch.where(before, place, 0).amax(-1)[:, entries - width :, None]
     states = hidden.gather(1, last.expand(-1, -1, hidden.shape[-1]))
