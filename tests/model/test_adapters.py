@@ -57,6 +57,36 @@ def test_the_casts_follow_every_kind_of_optimizer(kind: dict[str, bool]) -> None
     assert not torch.allclose(before, after)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_summed_in_place_are_autograds(dtype: torch.dtype) -> None:
+    """Added to what is there; where `.grad` was dropped or set to zero, they begin anew. Outside of the block autograd has them."""
+    model = tiny_model("llama", lora=True)
+    model.backbone.causal_lm.to(dtype)
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.float() if "lora_" in name else parameter.data
+    batch = make_batch(model, make_examples())
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+    def summed(passes: int) -> dict[str, torch.Tensor]:
+        for _ in range(passes):
+            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32), model.backbone.adapters.sum_gradients():
+                model(batch)["loss"].sum().backward()
+        return {name: parameter.grad.clone() for name, parameter in trained.items() if parameter.grad is not None}
+
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        expected = gradients(model, model(batch)["loss"].sum())
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    model.zero_grad()
+    for passes, set_to_none in ((2, False), (1, True), (1, False)):
+        found = summed(passes)
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            assert_close(found[name], passes * gradient, tolerance, name)
+        model.zero_grad(set_to_none=set_to_none)
+    for name, gradient in zip(trained, torch.autograd.grad(model(batch)["loss"].sum(), [*trained.values()]), strict=True):
+        assert gradient.abs().max() > 0, name
+
+
 def test_dropout_is_shared_by_a_group_and_scaled_as_it_should() -> None:
     model = tiny_model("llama", lora=True)
     group = model.backbone.adapters.groups[0]

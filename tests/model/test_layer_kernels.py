@@ -57,6 +57,20 @@ def test_the_gradient_of_a_norm_and_what_is_around_it_is_autograds(dropout: floa
     assert to_heads.transpose(1, 2).is_contiguous()
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gradient_of_a_weight_is_added_in_place(dtype: torch.dtype, device: str) -> None:
+    """Also into a part of a larger matrix, and from rows that are a part of longer ones."""
+    rows, inputs, whole = _draw(40, 32).to(device, dtype), _draw(40, 24, seed=1).to(device, dtype), _draw(64, 24, seed=2).to(device)
+    assert kernels.adds_weight_gradients(rows.device, dtype)
+    part = whole[16:32]
+    expected, before = part + 0.5 * rows[:, :16].float().T @ inputs.float(), whole.clone()
+    assert kernels.add_weight_gradient(part, rows[:, :16], inputs, 0.5) is part
+    assert_close(part, expected, 1e-6 if dtype == torch.float32 or device == "cuda" else 1e-2)
+    assert torch.equal(whole[:16], before[:16])
+    assert torch.equal(whole[32:], before[32:])
+
+
 def test_a_norm_of_a_sum_is_the_norm_of_what_is_stored() -> None:
     part = {name: value.bfloat16() for name, value in _parts(2, 5, 9, 3, 16).items()}
     total, normal, scale = kernels.add_norm(part["x"], part["addend"], part["gain"], 1e-5)

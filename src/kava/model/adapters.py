@@ -9,7 +9,8 @@ The modules remain peft's, and so do checkpoints. Without dropout the outputs eq
 of a group use the same dropout mask, while peft draws one per layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,8 +21,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from kava.model.layer_kernels import adds_weight_gradients
 from kava.model.linear_groups import group_by_input
-from kava.model.lora import Lora
+from kava.model.lora import GradientSums, Lora
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,9 @@ class AdapterGroup:
     def __init__(self, members: Sequence[AdaptedLinear]) -> None:
         self.members = tuple(members)
         self.casts: dict[tuple[torch.device, torch.dtype], _Casts] = {}
+        self.sums = GradientSums(*zip(*(member.trained for member in members), strict=True))
+        # Set within `Adapters.sum_gradients`.
+        self.sums_gradients = False
         self._input: Tensor | None = None
         self._outputs: list[Tensor | None] = []
 
@@ -110,7 +115,8 @@ class AdapterGroup:
                 self.casts[device, dtype] = _Casts(self.members, dtype)
         casts = self.casts[device, dtype]
         scales = tuple(member.scaling for member in self.members)
-        return Lora((casts.down, *casts.ups), scales, self.members[0].dropout, casts.sources[0].dtype)
+        sums = self.sums if self.sums_gradients and adds_weight_gradients(device, dtype) else None
+        return Lora((casts.down, *casts.ups), scales, self.members[0].dropout, casts.sources[0].dtype, sums)
 
 
 class _Casts:
@@ -208,6 +214,18 @@ class Adapters:
         """Call `refresh` if the weights have changed since the last cast. The check does not synchronize with the device."""
         if any(one.seen != one.stamp() for one in self._casts()):
             self.refresh()
+
+    @contextmanager
+    def sum_gradients(self) -> Iterator[None]:
+        """Let backward passes of what is computed inside the block add the gradients of A and B to `.grad` (see `GradientSums`)."""
+        for group in self.groups:
+            group.sums.allocate()
+            group.sums_gradients = True
+        try:
+            yield
+        finally:
+            for group in self.groups:
+                group.sums_gradients = False
 
     def forget_inputs(self) -> None:
         """Drop what a pass that failed half-way left: outputs that hold its whole graph."""

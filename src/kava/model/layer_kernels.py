@@ -1,16 +1,20 @@
 """What lies between the matrix multiplications of an adapted decoder layer: Triton kernels on a GPU, the same in plain torch elsewhere.
 
-Rows are tokens: N = B n. The plain forms are those that tests compare the kernels with.
+Rows are tokens: N = B n. The plain forms are those that tests compare the kernels with. One matrix multiplication is here too, because
+torch has it for a GPU alone.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
+
+from kava.model.cpu_matmul import transposed_matmul
 
 HAS_TRITON = find_spec("triton") is not None
 if HAS_TRITON:
@@ -50,6 +54,7 @@ def outputs_only() -> dict[str, Callable[..., Any]]:
         "gated": lambda gate, up: torch.empty_like(gate),
         "gated_backward": lambda to_active, gate, up: (torch.empty_like(gate), torch.empty_like(up)),
         "pack": lambda mask: mask.new_empty(mask.numel() // 8, dtype=torch.uint8),
+        "add_weight_gradient": lambda total, *_: total,
     }
 
 
@@ -156,6 +161,28 @@ def pack(mask: Bool[Tensor, "N E"]) -> UInt8[Tensor, " bytes"]:
     if mask.is_cuda:
         return triton_kernels.pack(mask)
     return (mask.reshape(-1, 8) * (1 << torch.arange(8))).sum(-1).to(torch.uint8)
+
+
+def add_weight_gradient(total: Float[Tensor, "R E"], rows: Float[Tensor, "N R"], inputs: Float[Tensor, "N E"], scale: float) -> Tensor:
+    """total += scale rows^T inputs, in place; on a GPU without rounding to half precision in between. Returns `total`."""
+    if rows.is_cuda:
+        if rows.dtype == total.dtype:
+            return total.addmm_(rows.T, inputs, alpha=scale)
+        added: Tensor = torch.ops.aten.addmm.dtype_out(total, rows.T, inputs, total.dtype, beta=1, alpha=scale, out=total)
+        return added
+    return total.add_(transposed_matmul(rows, inputs), alpha=scale)
+
+
+@cache
+def adds_weight_gradients(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `add_weight_gradient` of rows in this dtype works on this device; on a GPU tried on few numbers, which waits for it once."""
+    if device.type != "cuda":
+        return True
+    total, rows = torch.ones(16, 16, device=device), torch.ones(8, 16, device=device, dtype=dtype)
+    try:
+        return bool((add_weight_gradient(total, rows, rows, 0.5) == 5).all())
+    except (RuntimeError, NotImplementedError):
+        return False
 
 
 def _turned(x: Tensor) -> Tensor:

@@ -10,7 +10,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kava.model import layer_kernels as kernels
 from kava.model.cpu_matmul import add_matmul_, linear, matmul, transposed_matmul
+
+
+class GradientSums:
+    """`.grad` of the A and B of layers with one input, to which every backward pass adds in place.
+
+    Autograd would add the gradients of all passes of a step, one tensor after the other. It gets none instead, so neither do hooks
+    on the weights and `torch.autograd.grad`: this is for a training step alone.
+
+    Args:
+        downs, ups: the trained A and B of each layer.
+    """
+
+    def __init__(self, downs: Sequence[Tensor], ups: Sequence[Tensor]) -> None:
+        self.downs, self.ups = tuple(downs), tuple(ups)
+        self.down: Tensor | None = None
+        self._parts: tuple[Tensor, ...] = ()
+
+    def allocate(self) -> None:
+        """Create the `.grad` that there is not, as zeros, and put those of all A behind each other, for one multiplication."""
+        if len(self._parts) != len(self.downs) or any(one.grad is not part for one, part in zip(self.downs, self._parts, strict=True)):
+            self.down = torch.cat([torch.zeros_like(one) if one.grad is None else one.grad for one in self.downs])
+            self._parts = self.down.split([len(one) for one in self.downs])
+            for one, part in zip(self.downs, self._parts, strict=True):
+                one.grad = part
+        for one in self.ups:
+            if one.grad is None:
+                one.grad = torch.zeros_like(one)
 
 
 @dataclass(frozen=True)
@@ -22,12 +50,14 @@ class Lora:
         scales: s of each.
         dropout: probability for the input.
         trained_dtype: dtype of the trained weights and their gradients.
+        sums: where `gradients` adds those of A and B, instead of returning them.
     """
 
     tensors: tuple[Tensor, ...]
     scales: tuple[float, ...]
     dropout: float
     trained_dtype: torch.dtype
+    sums: GradientSums | None = None
 
     @property
     def down(self) -> Tensor:
@@ -73,13 +103,25 @@ class Lora:
 
     def gradients(self, rows: Sequence[Tensor], dropped: Tensor, hidden: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         """The gradient of h, and those of W (none), b (none), A and B of each layer, from the gradients of the outputs, [N, out]."""
-        to_hidden, to_ups = torch.empty_like(hidden), []
+        to_hidden = torch.empty_like(hidden)
         places, lows = to_hidden.split(self._ranks, 1), hidden.split(self._ranks, 1)
-        for row, up, scale, low, place in zip(rows, self.ups, self.scales, lows, places, strict=True):
+        for row, up, scale, place in zip(rows, self.ups, self.scales, places, strict=True):
             torch.addmm(place, row, up, beta=0, alpha=scale, out=place)
-            to_ups.append(_weight_gradient(row, low, self.trained_dtype, up, scale))
-        to_downs = _weight_gradient(to_hidden, dropped, self.trained_dtype).split(self._ranks)
+        if self.sums is not None:
+            self._add_gradients(self.sums, rows, dropped, lows, to_hidden)
+            return to_hidden, [None] * (4 * len(rows))
+        to_ups = [_weight_gradient(*parts, self.trained_dtype) for parts in zip(rows, lows, self.ups, self.scales, strict=True)]
+        to_downs = _weight_gradient(to_hidden, dropped, None, 1.0, self.trained_dtype).split(self._ranks)
         return to_hidden, [part for pair in zip(to_downs, to_ups, strict=True) for part in (None, None, *pair)]
+
+    def _add_gradients(
+        self, sums: GradientSums, rows: Sequence[Tensor], dropped: Tensor, lows: Sequence[Tensor], to_hidden: Tensor
+    ) -> None:
+        for row, low, up, scale in zip(rows, lows, sums.ups, self.scales, strict=True):
+            assert up.grad is not None
+            kernels.add_weight_gradient(up.grad, row, low, scale)
+        assert sums.down is not None
+        kernels.add_weight_gradient(sums.down, to_hidden, dropped, 1.0)
 
     def to_input(
         self, rows: Sequence[Tensor], weights: Sequence[Tensor], to_hidden: Tensor, *, dropped: bool
@@ -99,7 +141,7 @@ def frozen_gradient(rows: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor
     return total
 
 
-def _weight_gradient(rows: Tensor, inputs: Tensor, dtype: torch.dtype, weight: Tensor | None = None, scale: float = 1.0) -> Tensor:
+def _weight_gradient(rows: Tensor, inputs: Tensor, weight: Tensor | None, scale: float, dtype: torch.dtype) -> Tensor:
     """scale rows^T inputs in the dtype of the trained weights; on a GPU without rounding to half precision in between.
 
     `weight` is any tensor of the result's shape in the dtype of `rows`; it is needed where there is a scale.
