@@ -18,9 +18,6 @@ from kava.runtime.device import runs_as_on_gpu
 # Most scores per head (queries x keys); longer sequences use the flash kernel, whose memory does not grow with this number.
 MAX_SCORES = 128 * 128
 
-# Most scores per head for which the attention weights are kept for the backward pass.
-MAX_KEPT = 64 * 64
-
 
 def is_short(query: Tensor, key: Tensor, mask: Any, kwargs: dict[str, Any]) -> bool:
     """Whether `attend_short` can take this call: on a CPU, few scores, a mask as SDPA's or none needed, nothing extra.
@@ -66,26 +63,23 @@ def attend_short(
 
 
 class _Attend(torch.autograd.Function):
-    """Attention of [B H, G n, D] rows; large weight matrices are recomputed in the backward pass instead of kept."""
+    """Attention of [B H, G n, D] rows, whose weights are kept for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float, shape: tuple[int, ...]) -> Tensor:
-        ctx.scale, ctx.shape = scale, shape
+        ctx.scale = scale
         with _full_precision():
             wide_rows, wide_key, wide_value = _wide(rows, key, value)
             weights = _weights(wide_rows, wide_key, bias, scale, shape)
-            kept = weights if shape[2] * shape[3] <= MAX_KEPT else None
-            ctx.save_for_backward(rows, key, value, bias, kept)
+            ctx.save_for_backward(rows, key, value, weights)
             return torch.bmm(weights, wide_value).to(rows.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        *saved, bias, weights = ctx.saved_tensors
+        *saved, weights = ctx.saved_tensors
         with _full_precision():
             rows, key, value, gradient = _wide(*saved, gradient)
-            if weights is None:
-                weights = _weights(rows, key, bias, ctx.scale, ctx.shape)
             to_value = torch.bmm(weights.transpose(1, 2), gradient)
             to_weights = torch.bmm(gradient, value.transpose(1, 2))
             to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype)
