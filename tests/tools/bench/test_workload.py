@@ -71,10 +71,12 @@ def test_needed_flops_are_close_to_what_torch_counts(lora_r: int, monkeypatch: p
 
 
 def test_passes_hold_the_latents_that_are_neither_final_nor_lead_nowhere() -> None:
-    assert passes(SMALL) == [(11, 11), (2, 12), (2, 13), (9, 21), (13, 22)]
-    assert len(passes(replace(SMALL, iterations=99))) == 2 + SMALL.latents
-    assert passes(replace(SMALL, iterations=0)) == [(14, 14), (7, 21), (13, 22)]
-    assert passes(replace(SMALL, method="full_cot")) == [(22, 22)]
+    """Tokens, and tokens times what they see: 13 of the teacher see the 9 of the question and each other, in the first pass."""
+    teacher = 13 * 22
+    assert passes(SMALL) == [(11 + 13, 11 * 11 + teacher), (2, 2 * 12), (2, 2 * 13), (9, 9 * 21)]
+    assert len(passes(replace(SMALL, iterations=99))) == 1 + SMALL.latents
+    assert passes(replace(SMALL, iterations=0)) == [(14 + 13, 14 * 14 + teacher), (7, 7 * 21)]
+    assert passes(replace(SMALL, method="full_cot")) == [(22, 22 * 22)]
 
 
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.curriculum == "none"])
