@@ -71,8 +71,8 @@ class AdapterGroup:
     def __init__(self, members: Sequence[AdaptedLinear]) -> None:
         self.members = tuple(members)
         self.casts: dict[tuple[torch.device, torch.dtype], _Casts] = {}
-        self.sums = GradientSums(*zip(*(member.trained for member in members), strict=True))
-        # Set within `Adapters.sum_gradients`.
+        # Made for the first training step, and used within `Adapters.sum_gradients`.
+        self.sums: GradientSums | None = None
         self.sums_gradients = False
         self._input: Tensor | None = None
         self._outputs: list[Tensor | None] = []
@@ -219,6 +219,8 @@ class Adapters:
     def sum_gradients(self) -> Iterator[None]:
         """Let backward passes of what is computed inside the block add the gradients of A and B to `.grad` (see `GradientSums`)."""
         for group in self.groups:
+            if group.sums is None:
+                group.sums = GradientSums(*zip(*(member.trained for member in group.members), strict=True))
             group.sums.allocate()
             group.sums_gradients = True
         try:
