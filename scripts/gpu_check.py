@@ -75,10 +75,11 @@ def step_of(
 
     def run(batch: Batch, divisor: Tensor) -> dict[str, Tensor]:
         model.backbone.adapters.refresh()
-        with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
-            terms = losses(model, batch)
-            loss = combine(terms, model.settings.weights)
-        (loss.sum() / divisor).backward()
+        with model.backbone.adapters.sum_gradients():
+            with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
+                terms = losses(model, batch)
+                loss = combine(terms, model.settings.weights)
+            (loss.sum() / divisor).backward()
         return {name: value.detach() for name, value in {"loss": loss, **terms}.items()}
 
     return CapturedStep(run, trained, torch.device("cuda"), enabled=captured), torch.optim.AdamW(trained, lr=1e-5, fused=True)
@@ -149,9 +150,11 @@ def one_variant(workload: Workload, name: str, repeats: int) -> None:
         use_liger(model.backbone)
     step, optimizer = step_of(model, captured=name == "graph")
     run = partial(whole_step, step, optimizer, batch)
-    grouped = attention.is_grouped
+    grouped, takes_any_mask = attention.is_grouped, Backbone.takes_any_mask
     if place < VARIANTS.index("attention"):
         attention.is_grouped = lambda *_: False
+    if place < VARIANTS.index("branches"):
+        Backbone.takes_any_mask = False  # type: ignore[assignment, method-assign]
     try:
         run()
         _, second = seconds_on_host(run)
@@ -159,6 +162,7 @@ def one_variant(workload: Workload, name: str, repeats: int) -> None:
         host, _ = seconds_on_host(run)
     finally:
         attention.is_grouped = grouped
+        Backbone.takes_any_mask = takes_any_mask  # type: ignore[method-assign]
     say(
         "step", shape=workload.shape, layers=workload.layers or SHAPES[workload.shape].layers, variant=name, batch=workload.batch,
         dropout=workload.dropout, ms=1e3 * seconds, host_ms=1e3 * host,
@@ -335,13 +339,13 @@ def write_rows(path: Path, count: int) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-VARIANTS = ("before", "adapters", "attention", "losses", "kernels", "layers", "graph")
+VARIANTS = ("before", "adapters", "attention", "losses", "kernels", "layers", "branches", "graph")
 PARTS: dict[str, Callable[[Path], None]] = {
     "product": lambda _: product(),
     "waits": lambda _: waits(),
     "exact": lambda _: exact(),
     "llama": lambda _: steps(LLAMA, list(VARIANTS)),
-    "smollm2": lambda _: steps(SMOLLM2, ["before", "layers", "graph"]),
+    "smollm2": lambda _: steps(SMOLLM2, ["before", "layers", "branches", "graph"]),
     "against": lambda _: against(),
     "graph128": lambda _: steps(LLAMA, ["graph"]),
     "profile": profile,
