@@ -145,9 +145,7 @@ def check_batching(
     examples = make_examples(5, steps=steps)
     batch = make_batch(model, examples, num_latents, stage, drop_last_step=drop_last_step)
     together = observe(model, batch)
-    suffixes = [batch.student, *([] if batch.teacher is None else [batch.teacher])]
-    # The teacher's pass comes first where it is the question's.
-    masks = [suffix.mask for suffix in (reversed(suffixes) if model.backbone.takes_any_mask else suffixes)]
+    masks = [suffix.mask for suffix in (batch.student, batch.teacher) if suffix is not None]
     if batch.steps is not None:
         masks.append(batch.steps[:, batch.num_latents :] >= 0)
     for b, example in enumerate(examples):

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from helpers.checks import compare
-from helpers.tiny import BACKENDS, KINDS, make_batch, make_examples, tiny_model
+from helpers.tiny import BACKENDS, KINDS, assert_close, gradients, make_batch, make_examples, tiny_model
 from kava.losses.total import combine
 from kava.methods import METHODS
+from kava.runtime.device import as_on_gpu
 from kava.tools.bench.naive import naive_losses, pccot_losses
 
 STAGE = {"icot": 1, "coconut": 2}
@@ -18,6 +19,32 @@ STAGE = {"icot": 1, "coconut": 2}
 def test_shared_question_equals_separate_full_passes(kind: str, method: str, lora: bool) -> None:
     model = tiny_model(kind, method=method, lora=lora)
     compare(model, make_batch(model, make_examples(), stage=STAGE.get(method, 0)))
+
+
+@pytest.mark.parametrize("settings", [{}, {"importance": "trace"}, {"eviction": "rkv_original"}, {"kv_iterations": "all"}], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gpus_way_computes_the_same(kind: str, settings: dict[str, str]) -> None:
+    """The teacher's branch runs in the question's pass there."""
+    model = tiny_model(kind, lora=True, **settings)
+    batch = make_batch(model, make_examples(steps=(2, 3, 4)))
+    expected = model(batch)["terms"]
+    grads = gradients(model, model(batch)["loss"].mean())
+    with as_on_gpu():
+        terms = model(batch)["terms"]
+        found = gradients(model, model(batch)["loss"].mean())
+    for name, value in expected.items():
+        assert_close(terms[name], value, what=name)
+    scale = max(float(gradient.abs().max()) for gradient in grads.values())
+    for name, gradient in grads.items():
+        assert float((found[name] - gradient).abs().max()) <= 1e-5 * max(float(gradient.abs().max()), 1e-2 * scale), name
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.uses_latents])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gpus_way_equals_separate_full_passes(kind: str, method: str) -> None:
+    model = tiny_model(kind, method=method, lora=True)
+    with as_on_gpu():
+        compare(model, make_batch(model, make_examples(), stage=STAGE.get(method, 0)))
 
 
 @pytest.mark.parametrize("method", ["kava", "codi", "simcot", "coconut"])
@@ -110,10 +137,9 @@ def test_the_oracle_leaves_the_model_as_it_was() -> None:
 @pytest.mark.parametrize("attn", BACKENDS)
 @pytest.mark.parametrize("method", METHODS)
 def test_what_can_run_in_one_pass_does(method: str, attn: str) -> None:
-    """The first latents and the teacher with the question, the last latents with the answer, and everything at once without latents."""
+    """The first latents, on a GPU the teacher too, with the question, the last latents with the answer, all at once without latents."""
     model = tiny_model("llama", attn, method=method)
     batch = make_batch(model, make_examples())
-    model(batch)
     latent_passes = {
         "kava": 3,
         "pccot": 3,
@@ -121,6 +147,11 @@ def test_what_can_run_in_one_pass_does(method: str, attn: str) -> None:
         "simcot": batch.num_latents + 1,
         "coconut": max(batch.num_latents, 1),
     }.get(method, 0)
+    model(batch)
+    assert model.backbone.forward_passes == 1 + latent_passes + (batch.teacher is not None)
+    model.backbone.forward_passes = 0
+    with as_on_gpu():
+        model(batch)
     own_pass = batch.teacher is not None and attn == "eager"  # only SDPA is given the mask of both branches
     assert model.backbone.forward_passes == 1 + latent_passes + own_pass
 

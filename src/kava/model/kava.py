@@ -3,8 +3,8 @@
     question ──┬── teacher:  c a                      -> CE_teacher, trace (keys, values, importance)
                └── student:  <bot> z_1 .. z_M <eot> a -> CE_student, latent keys and values
 
-The question is computed once and shared by both. Passes are merged where possible: the teacher's branch and the prefill of the latents run
-with the question, the last iteration with the answer. With T iterations a step takes T + 1 passes, and
+The question is computed once and shared by both. Passes are merged where possible: the prefill of the latents runs with the question, on a
+GPU the teacher's branch too, the last iteration with the answer. With T iterations a step takes T + 1 passes on a GPU and T + 2 on a CPU.
 L = CE_student + CE_teacher + alpha1 L_CODI + alpha2 L_KV.
 """
 
@@ -28,6 +28,7 @@ from kava.methods import Method
 from kava.model.backbone import Backbone, Extension, Prefix
 from kava.model.latents import Thought, follow, iterate, parallel_tail, sequential_tail
 from kava.model.passes import Reading, read_branches, read_steps, read_suffix, read_trace, read_whole
+from kava.runtime.device import runs_as_on_gpu
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,10 @@ class KavaModel(nn.Module):
         return terms
 
     def _first_pass(self, batch: Batch, tail: Tensor) -> tuple[Extension, tuple[Reading, Trace] | None]:
-        """The pass of the question and the `tail` behind it, with the teacher's in it if the model takes a mask for that."""
+        """The pass of the question and the `tail` behind it, on a GPU with the teacher's in it, if the model takes a mask for that."""
         ids, mask = batch.question_ids, batch.question_mask
-        if batch.teacher is None or not self.backbone.takes_any_mask:
+        # On a CPU fewer passes save nothing.
+        if batch.teacher is None or not (ids.is_cuda or runs_as_on_gpu()) or not self.backbone.takes_any_mask:
             return self.backbone.read(ids, mask, tail), None
         run, reading, trace = read_branches(
             self.backbone, ids, mask, tail, batch.teacher, batch.example_seed, keep_hidden=self.method.codi, **self._recorded

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kava.errors import UserError, at_least
 from kava.methods import METHODS
-from kava.runtime.device import choose_device
+from kava.runtime.device import as_on_gpu, choose_device
 from kava.tools.bench.flops import passes, shape_of, step_flops
 from kava.tools.bench.step import VARIANTS, _losses, _step, _values
 from kava.tools.bench.workload import Workload, build_workload, random_batch, random_questions
@@ -85,7 +85,8 @@ def test_each_method_takes_the_passes_that_are_counted(method: str) -> None:
     trained = build_workload(workload)
     model = trained.model
     assert model.method.name == method
-    model(random_batch(workload, trained))
+    with as_on_gpu():
+        model(random_batch(workload, trained))
     assert model.backbone.forward_passes == len(passes(workload))
 
 
