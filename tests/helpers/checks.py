@@ -36,6 +36,7 @@ from kava.model.build import build_model
 from kava.model.kava import KavaModel
 from kava.model.passes import read_trace
 from kava.model.tokenizer import load_tokenizer
+from kava.runtime.device import runs_as_on_gpu
 from kava.tools.bench.naive import attention, naive_losses
 
 QUESTIONS = [example.question for example in mini_examples(3)]
@@ -146,6 +147,8 @@ def check_batching(
     batch = make_batch(model, examples, num_latents, stage, drop_last_step=drop_last_step)
     together = observe(model, batch)
     masks = [suffix.mask for suffix in (batch.student, batch.teacher) if suffix is not None]
+    if runs_as_on_gpu() and model.backbone.takes_any_mask:
+        masks.reverse()  # the teacher is read with the question
     if batch.steps is not None:
         masks.append(batch.steps[:, batch.num_latents :] >= 0)
     for b, example in enumerate(examples):
