@@ -175,13 +175,16 @@ def add_weight_gradient(total: Float[Tensor, "R E"], rows: Float[Tensor, "N R"],
 
 @cache
 def adds_weight_gradients(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether `add_weight_gradient` of rows in this dtype works on this device; on a GPU tried on few numbers, which waits for it once."""
+    """Whether `add_weight_gradient` of rows in this dtype works on this device; on a GPU tried on few numbers, which waits for it once.
+
+    Versions of torch differ in the dtypes that they multiply into float32.
+    """
     if device.type != "cuda":
         return True
     total, rows = torch.ones(16, 16, device=device), torch.ones(8, 16, device=device, dtype=dtype)
     try:
         return bool((add_weight_gradient(total, rows, rows, 0.5) == 5).all())
-    except (RuntimeError, NotImplementedError):
+    except (RuntimeError, AttributeError):
         return False
 
 

@@ -146,7 +146,7 @@ def _weight_gradient(rows: Tensor, inputs: Tensor, weight: Tensor | None, scale:
 
     `weight` is any tensor of the result's shape in the dtype of `rows`; it is needed where there is a scale.
     """
-    if rows.is_cuda and dtype == torch.float32 != rows.dtype:
+    if rows.is_cuda and dtype == torch.float32 != rows.dtype and kernels.adds_weight_gradients(rows.device, rows.dtype):
         place = rows.new_empty(rows.shape[1], inputs.shape[1], dtype=dtype)
         gradient: Tensor = torch.ops.aten.addmm.dtype(place, rows.T, inputs, dtype, beta=0, alpha=scale)
         return gradient
