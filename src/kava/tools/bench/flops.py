@@ -22,28 +22,23 @@ Product = tuple[int, int, int]
 
 
 def passes(workload: Workload) -> list[tuple[int, int]]:
-    """Return (new tokens, pairs of a new token and an entry that it can attend to) for each pass over one example, in order.
-
-    Causal masking is not deducted from the pairs.
-    """
+    """Return (new tokens, tokens they can attend to) for each pass over one example, in the order of `KavaModel.losses`."""
     method = METHODS[workload.method]
     question, latents = workload.question, workload.latents
     student = int(method.uses_latents) + workload.cot * writes_trace(workload.method) + workload.answer
     if not method.uses_latents:
-        return [(question + student, (question + student) ** 2)]
+        return [(question + student, question + student)]
     prefix = question + 1 + latents
     count = _iterations(workload)
     # Each pass runs the latents that are not final and still affect the last one; the first includes the question, the last the answer.
-    visible = [(prefix - count, prefix - count)]
-    visible += [(latents - count + 1, prefix - count + 1 + final) for final in range(count - 1)]
-    visible.append(((latents - count + 1 if count else 0) + student, prefix + student))
-    if method.step_decoder:
-        visible.append((latents + workload.cot, latents + workload.cot))
-    found = [(tokens, tokens * entries) for tokens, entries in visible]
+    found = [(prefix - count, prefix - count)]
+    found += [(latents - count + 1, prefix - count + 1 + final) for final in range(count - 1)]
+    found.append(((latents - count + 1 if count else 0) + student, prefix + student))
     if method.teacher:
-        # In the first pass, where teacher and latents do not see each other.
-        teacher, (tokens, pairs) = workload.cot + workload.answer, found[0]
-        found[0] = (tokens + teacher, pairs + teacher * (question + teacher))
+        teacher = workload.cot + workload.answer
+        found.append((teacher, question + teacher))
+    if method.step_decoder:
+        found.append((latents + workload.cot, latents + workload.cot))
     return found
 
 
@@ -78,7 +73,7 @@ def products(workload: Workload, shape: ModelShape, *, recompute: bool = False) 
 
 def attention_flops(workload: Workload, shape: ModelShape, *, recompute: bool = False) -> int:
     """Return the FLOPs of attention scores and weighted values, forward and twice that backward; causal masking is not deducted."""
-    pairs = sum(pairs for _, pairs in passes(workload))
+    pairs = sum(tokens * visible for tokens, visible in passes(workload))
     return (3 + int(recompute)) * 2 * 2 * workload.batch * shape.layers * shape.heads * shape.head_size * pairs
 
 
