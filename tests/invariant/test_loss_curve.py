@@ -101,7 +101,7 @@ def test_the_curve_is_the_recorded_one(name: str, tmp_path: Path) -> None:
 def test_the_same_seed_gives_the_same_run_and_another_another(tmp_path: Path) -> None:
     first, again, other = (run("kava", tmp_path, seed) for seed in (42, 42, 7))
     assert first == again
-    assert all(values["loss"] != pytest.approx(expected["loss"], rel=1e-5) for values, expected in zip(other, first, strict=True))
+    assert all(values["loss"] != pytest.approx(expected["loss"], rel=1e-3) for values, expected in zip(other, first, strict=True))
 
 
 def test_the_recorded_losses_fall() -> None:

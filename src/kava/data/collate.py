@@ -39,6 +39,11 @@ class Suffix:
         """Target tokens: the ids, with `IGNORED` at padding."""
         return self.ids.masked_fill(~self.mask, IGNORED)
 
+    @property
+    def cot_mask(self) -> Bool[Tensor, "B C"]:
+        """True at the real tokens of the CoT, which come first."""
+        return torch.arange(self.cot_width, device=self.ids.device) < self.cot_length[:, None]
+
 
 @dataclass(frozen=True)
 class Batch:

@@ -26,19 +26,27 @@ class GradientSums:
 
     def __init__(self, downs: Sequence[Tensor], ups: Sequence[Tensor]) -> None:
         self.downs, self.ups = tuple(downs), tuple(ups)
-        self.down: Tensor | None = None
+        # After `allocate`: the `.grad` of all A in one matrix, and that of each B.
+        self.totals: list[Tensor] = []
         self._parts: tuple[Tensor, ...] = ()
 
     def allocate(self) -> None:
         """Create the `.grad` that there is not, as zeros, and put those of all A behind each other, for one multiplication."""
-        if len(self._parts) != len(self.downs) or any(one.grad is not part for one, part in zip(self.downs, self._parts, strict=True)):
-            self.down = torch.cat([torch.zeros_like(one) if one.grad is None else one.grad for one in self.downs])
-            self._parts = self.down.split([len(one) for one in self.downs])
+        parts = [_gradient_of(one) for one in self.downs]
+        if list(map(id, parts)) != list(map(id, self._parts)):
+            whole = torch.cat(parts)
+            self._parts = whole.split([len(part) for part in parts])
             for one, part in zip(self.downs, self._parts, strict=True):
                 one.grad = part
-        for one in self.ups:
-            if one.grad is None:
-                one.grad = torch.zeros_like(one)
+            self.totals = [whole]
+        self.totals[1:] = map(_gradient_of, self.ups)
+
+
+def _gradient_of(weight: Tensor) -> Tensor:
+    """`.grad` of a weight, zeros if there is none."""
+    if weight.grad is None:
+        weight.grad = torch.zeros_like(weight)
+    return weight.grad
 
 
 @dataclass(frozen=True)
@@ -107,21 +115,15 @@ class Lora:
         places, lows = to_hidden.split(self._ranks, 1), hidden.split(self._ranks, 1)
         for row, up, scale, place in zip(rows, self.ups, self.scales, places, strict=True):
             torch.addmm(place, row, up, beta=0, alpha=scale, out=place)
+        products = [(to_hidden, dropped, 1.0), *zip(rows, lows, self.scales, strict=True)]
         if self.sums is not None:
-            self._add_gradients(self.sums, rows, dropped, lows, to_hidden)
+            for total, product in zip(self.sums.totals, products, strict=True):
+                kernels.add_weight_gradient(total, *product)
             return to_hidden, [None] * (4 * len(rows))
-        to_ups = [_weight_gradient(*parts, self.trained_dtype) for parts in zip(rows, lows, self.ups, self.scales, strict=True)]
-        to_downs = _weight_gradient(to_hidden, dropped, None, 1.0, self.trained_dtype).split(self._ranks)
-        return to_hidden, [part for pair in zip(to_downs, to_ups, strict=True) for part in (None, None, *pair)]
-
-    def _add_gradients(
-        self, sums: GradientSums, rows: Sequence[Tensor], dropped: Tensor, lows: Sequence[Tensor], to_hidden: Tensor
-    ) -> None:
-        for row, low, up, scale in zip(rows, lows, sums.ups, self.scales, strict=True):
-            assert up.grad is not None
-            kernels.add_weight_gradient(up.grad, row, low, scale)
-        assert sums.down is not None
-        kernels.add_weight_gradient(sums.down, to_hidden, dropped, 1.0)
+        of_downs, *of_ups = (
+            _weight_gradient(*product, self.trained_dtype, up) for product, up in zip(products, (None, *self.ups), strict=True)
+        )
+        return to_hidden, [part for pair in zip(of_downs.split(self._ranks), of_ups, strict=True) for part in (None, None, *pair)]
 
     def to_input(
         self, rows: Sequence[Tensor], weights: Sequence[Tensor], to_hidden: Tensor, *, dropped: bool
@@ -141,7 +143,7 @@ def frozen_gradient(rows: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor
     return total
 
 
-def _weight_gradient(rows: Tensor, inputs: Tensor, weight: Tensor | None, scale: float, dtype: torch.dtype) -> Tensor:
+def _weight_gradient(rows: Tensor, inputs: Tensor, scale: float, dtype: torch.dtype, weight: Tensor | None) -> Tensor:
     """scale rows^T inputs in the dtype of the trained weights; on a GPU without rounding to half precision in between.
 
     `weight` is any tensor of the result's shape in the dtype of `rows`; it is needed where there is a scale.

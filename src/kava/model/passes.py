@@ -134,7 +134,7 @@ def read_branches(
 
 def _recorder(suffix: Suffix, start: int, first_row: int, group_reduction: str, importance: str) -> ImportanceRecorder:
     """The recorder of a pass whose trace is cached from entry `start` on, and whose row `first_row` is its first token."""
-    stop, mask = start + suffix.cot_width, _trace_mask(suffix)
+    stop, mask = start + suffix.cot_width, suffix.cot_mask
     if importance == "window":
         rows = suffix.cot_length[:, None] - 1 - torch.arange(WINDOW, device=mask.device)
         return ImportanceRecorder(first_row + rows.clamp(min=0), rows >= 0, start, stop, "logits", candidates(mask))
@@ -145,14 +145,10 @@ def _recorder(suffix: Suffix, start: int, first_row: int, group_reduction: str, 
 @torch.no_grad()
 def _trace(layers: KVLayers, suffix: Suffix, recorder: ImportanceRecorder, seed: Tensor) -> Trace:
     """The trace of a pass that was recorded."""
-    mask = _trace_mask(suffix)
+    mask = suffix.cot_mask
     seen = candidates(mask) if recorder.reduction == "logits" else mask
     keys, values = stack_layers(layers, recorder.start, recorder.stop)
-    return Trace(keys.detach(), values.detach(), recorder.stacked() * seen[None, :, None], mask, seed)
-
-
-def _trace_mask(suffix: Suffix) -> Bool[Tensor, "B C"]:
-    return torch.arange(suffix.cot_width, device=suffix.ids.device) < suffix.cot_length[:, None]
+    return Trace(keys, values, recorder.stacked() * seen[None, :, None], mask, seed)
 
 
 def read_steps(backbone: Backbone, latents: Float[Tensor, "B M E"], suffix: Suffix, steps: Int[Tensor, "B MC"]) -> Float[Tensor, "B C"]:

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from kava.config import Config
 from kava.data.collate import Batch
 from kava.methods import Method
+from kava.model.adapters import Adapters
 from kava.model.kava import KavaModel
 from kava.model.quantization import COMPUTE_DTYPES
 from kava.runtime import processes
@@ -42,10 +43,11 @@ class BatchStep:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         device = trained[0].device
         self.captured: CapturedStep | None = None
-        # Gradients that several processes average pass through autograd.
-        self.adapters = model.backbone.adapters if isinstance(model, KavaModel) and not model.is_sharded else None
+        backbone = model.backbone if isinstance(model, KavaModel) and not model.is_sharded else None
+        # None of several processes: the gradients that they average pass through autograd.
+        self.adapters = backbone.adapters if backbone is not None else Adapters(())
         wanted = graphs and device.type == "cuda" and not scaler.is_enabled()
-        if wanted and isinstance(model, KavaModel) and not model.is_sharded and not model.backbone.syncs_with_device:
+        if wanted and backbone is not None and not backbone.syncs_with_device:
             self.captured = CapturedStep(self._run, trained, device)
 
     def __call__(self, batch: Batch, examples: float, last: bool = True) -> dict[str, Float[Tensor, " B"]]:
@@ -68,9 +70,9 @@ class BatchStep:
 
     def _run(self, batch: Batch, examples: float | Tensor) -> dict[str, Float[Tensor, " B"]]:
         """Forward and backward pass; in a CUDA graph, every replay casts the adapters' weights again."""
-        if self.captured is not None and self.adapters is not None:
+        if self.captured is not None:
             self.adapters.refresh()
-        with self.adapters.sum_gradients() if self.adapters is not None else nullcontext():
+        with self.adapters.sum_gradients():
             with autocast(self.precision, batch.question_ids.device.type):
                 output = self.model(batch)
             self.scaler.scale(output["loss"].sum() / examples).backward()

@@ -26,7 +26,7 @@ from kava.tools.plan.planner import PlanFile, Planner, hours, training_examples
 from kava.tools.plan.report import advice, markdown
 from kava.tools.plan.shapes import DataShape, data_shape, known, model_shape, sizes_of
 from kava.train import footprint
-from kava.train.footprint import Profile, of_depth
+from kava.train.footprint import Profile
 from kava.train.step_trace import NF4_BYTES, Ledger, Lengths, Trace, longest_batch, trace_step
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -183,13 +183,11 @@ def test_fused_layers_keep_less(planner: Planner) -> None:
     """`kava plan` counts what a GPU keeps: no normalised rows, no output of the activation, dropout masks in bits."""
     settings = {"model.dtype": "bfloat16", "lora.dropout": 0.1}
     plain, fused = (
-        trace_step(
-            of_depth(planner.shape, 1), build_config(planner.config.to_dict(), "a test", settings | {"system.fused_kernels": on}), LENGTHS
-        ).at(8)
+        Profile(planner.shape, build_config(planner.config.to_dict(), "a test", settings | {"system.fused_kernels": on}), LENGTHS).at(8)
         for on in (False, True)
     )
-    assert fused.held < 0.85 * plain.held
-    assert fused.peak < 0.95 * plain.peak
+    assert fused.held < 0.8 * plain.held
+    assert fused.peak < 0.9 * plain.peak
 
 
 @pytest.mark.parametrize(("kind", "method"), [*(("llama", method) for method in METHODS), ("gpt2", "kava")])

@@ -22,7 +22,7 @@ Product = tuple[int, int, int]
 
 
 def passes(workload: Workload) -> list[tuple[int, int]]:
-    """Return (new tokens, tokens they can attend to) for each pass over one example, in the order of `KavaModel.losses`."""
+    """Return (new tokens, tokens they can attend to) for each pass over one example; on a GPU the teacher's is part of the first."""
     method = METHODS[workload.method]
     question, latents = workload.question, workload.latents
     student = int(method.uses_latents) + workload.cot * writes_trace(workload.method) + workload.answer
