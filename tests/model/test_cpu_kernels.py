@@ -9,10 +9,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers.checks import gradients
 from helpers.tiny import ARCHITECTURES, EAGER_ONLY, assert_close, make_batch, make_examples, tiny_model
-from kava.model import cpu_matmul
 from kava.model.cpu_kernels import _always, fuse_on_cpu
 from kava.model.fused_layer import FusedLayer
 from kava.model.kava import KavaModel
+from kava.runtime import cpu_matmul
 
 LIKE_LLAMA = {"llama", "qwen2", "mistral"}
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from helpers.tiny import tiny_model
-from kava.model import cpu_matmul
 from kava.model.cpu_kernels import fuse_on_cpu
+from kava.runtime import cpu_matmul
 
 
 @pytest.fixture(autouse=True)

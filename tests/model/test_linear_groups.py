@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from kava.model import cpu_matmul
 from kava.model.linear_groups import LinearGroup
+from kava.runtime import cpu_matmul
 
 
 def test_all_maps_of_a_group_are_computed_together_or_none(monkeypatch: pytest.MonkeyPatch) -> None:

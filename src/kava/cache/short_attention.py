@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kava.cache.masks import additive
+from kava.runtime.cpu_matmul import batched_matmul
 from kava.runtime.device import runs_as_on_gpu
 
 # Most scores per head (queries x keys); longer sequences use the flash kernel, whose memory does not grow with this number.
@@ -72,7 +73,7 @@ class _Attend(torch.autograd.Function):
             wide_rows, wide_key, wide_value = _wide(rows, key, value)
             weights = _weights(wide_rows, wide_key, bias, scale, shape)
             ctx.save_for_backward(rows, key, value, weights)
-            return torch.bmm(weights, wide_value).to(rows.dtype)
+            return batched_matmul(weights, wide_value).to(rows.dtype)
 
     @staticmethod
     @once_differentiable
@@ -80,10 +81,10 @@ class _Attend(torch.autograd.Function):
         *saved, weights = ctx.saved_tensors
         with _full_precision():
             rows, key, value, gradient = _wide(*saved, gradient)
-            to_value = torch.bmm(weights.transpose(1, 2), gradient)
-            to_weights = torch.bmm(gradient, value.transpose(1, 2))
+            to_value = batched_matmul(weights.transpose(1, 2), gradient)
+            to_weights = batched_matmul(gradient, value.transpose(1, 2))
             to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype)
-            to_rows, to_key = _scaled(to_scores, key, ctx.scale), _scaled(to_scores.transpose(1, 2), rows, ctx.scale)
+            to_rows, to_key = batched_matmul(to_scores, key, ctx.scale), batched_matmul(to_scores.transpose(1, 2), rows, ctx.scale)
         narrow = (part.to(source.dtype) for part, source in zip((to_rows, to_key, to_value), saved, strict=True))
         return *narrow, None, None, None
 
@@ -98,12 +99,7 @@ def _wide(*parts: Tensor) -> tuple[Tensor, ...]:
 
 
 def _weights(rows: Tensor, key: Tensor, bias: Tensor | None, scale: float, shape: tuple[int, ...]) -> Tensor:
-    scores = _scaled(rows, key.transpose(1, 2), scale)
+    scores = batched_matmul(rows, key.transpose(1, 2), scale)
     if bias is not None:
         scores.view(shape).add_(bias)
     return scores.softmax(-1)
-
-
-def _scaled(left: Tensor, right: Tensor, scale: float) -> Tensor:
-    """Batched matrix multiplication times a scale, in one call."""
-    return torch.baddbmm(left.new_empty(()), left, right, beta=0, alpha=scale)

@@ -1,8 +1,8 @@
-"""Evaluate one checkpoint on one data set and write its result files."""
+"""Evaluate one checkpoint on one or more data sets and write the result files."""
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -81,18 +81,40 @@ def evaluate(request: Request, output: str | Path | None = None, opened: Trained
     `opened` is a loaded model to use in place of the request's checkpoint. In a distributed run (torchrun, accelerate launch) the
     processes share the questions, and the main process writes the files.
     """
-    at_least(1, batch_size=request.batch_size, max_samples=request.max_samples, max_new_tokens=request.max_new_tokens)
-    if output is not None:
-        check_result_path(output)  # before hours of evaluation, not after them
     if opened and request.overrides:
         raise UserError("overrides belong to a checkpoint that is loaded here: give its path, or load the model with them")
+    _check(request, output)
+    return _evaluate(request, output, opened or _open(request), None if opened else checkpoint_directory(request.checkpoint))
+
+
+def evaluate_all(requests: Sequence[tuple[Request, str | Path]]) -> Iterator[Result]:
+    """Evaluate one checkpoint, which is loaded once, on several data sets; each result is written to the path beside its request."""
+    for request, output in requests:
+        _check(request, output)
+    trained = _open(requests[0][0])
+    for request, output in requests:
+        yield _evaluate(request, output, trained, checkpoint_directory(request.checkpoint))
+
+
+def _check(request: Request, output: str | Path | None) -> None:
+    """Refuse what would fail after hours of evaluation."""
+    at_least(1, batch_size=request.batch_size, max_samples=request.max_samples, max_new_tokens=request.max_new_tokens)
+    if output is not None:
+        check_result_path(output)
+    _refuse_training_settings(dotted(request.overrides or {}))
+
+
+def _open(request: Request) -> Trained:
     overrides = dotted(request.overrides or {})
     device = choose_device(request.device or overrides.get("system.device"), "device" if request.device else "system.device")
     processes.join(on_cpu=device == "cpu")
+    return open_checkpoint(request.checkpoint, overrides, device)
+
+
+def _evaluate(request: Request, output: str | Path | None, opened: Trained, directory: Path | None) -> Result:
+    """Evaluate a loaded checkpoint; `directory` is None for a model that may have changed since it was loaded."""
     started = time.perf_counter()
-    _refuse_training_settings(overrides)
-    directory = None if opened else checkpoint_directory(request.checkpoint)
-    trained = replace(opened or open_checkpoint(request.checkpoint, overrides, device))
+    trained = replace(opened)
     # Part of the configuration, so that a result on twenty questions is never mistaken for one on all of them.
     config = trained.config = as_evaluated(trained.config, request)
     loaded = load_questions(config, request.dataset, request.data_dir)

@@ -26,7 +26,6 @@ from kava.experiment.child_processes import Children, StoppedError, environments
 from kava.results import (
     BEST_CHECKPOINT,
     TRAINING_DONE,
-    Result,
     Verified,
     checked_name,
     dataset_label,
@@ -211,8 +210,7 @@ class _Seed:
             self.directory.mkdir(parents=True, exist_ok=True)
             with locked(self.directory) as self.inherit:
                 self._train(outcome)
-                for dataset in self.plan.datasets:
-                    self._evaluate(outcome, dataset)
+                self._evaluate(outcome)
         except _StepError:
             self._say(f"{outcome.problem}")
         except StoppedError:
@@ -238,15 +236,19 @@ class _Seed:
         if self._training_fingerprint() is None:
             raise UserError(f"training ended without {self.directory / TRAINING_DONE}; see {self.directory / RUN_LOG}")
 
-    def _evaluate(self, outcome: SeedOutcome, dataset: str) -> None:
-        path = result_path(self.directory, dataset)
-        result = self._finished_result(dataset)
-        if result is None:
-            self._say(f"evaluating on {dataset}")
-            flags = ["--checkpoint_dir", str(self.directory / BEST_CHECKPOINT), "--eval_dataset", self.plan.datasets[dataset]]
-            self._step(outcome, "evaluate", [*flags, "--output", str(path), *self.plan.evaluate_flags])
-            result = read_result(path)
-        self._say(f"{dataset} {100 * result.metrics.accuracy:.1f} % of {result.metrics.total}")
+    def _evaluate(self, outcome: SeedOutcome) -> None:
+        """Evaluate on all data sets that have no result yet, in one process, which loads the model once."""
+        missing = [dataset for dataset in self.plan.datasets if not self._is_evaluated(dataset)]
+        paths = {dataset: result_path(self.directory, dataset) for dataset in self.plan.datasets}
+        if missing:
+            self._say(f"evaluating on {', '.join(missing)}")
+            flags = ["--checkpoint_dir", str(self.directory / BEST_CHECKPOINT)]
+            flags += ["--eval_dataset", *(self.plan.datasets[dataset] for dataset in missing)]
+            flags += ["--output", *(str(paths[dataset]) for dataset in missing)]
+            self._step(outcome, "evaluate", [*flags, *self.plan.evaluate_flags])
+        for dataset, path in paths.items():
+            metrics = read_result(path).metrics
+            self._say(f"{dataset} {100 * metrics.accuracy:.1f} % of {metrics.total}")
 
     def _say(self, line: str) -> None:
         """Print a line with the name of the run; a training prints the name of its configuration, which several runs may share."""
@@ -278,9 +280,10 @@ class _Seed:
             raise UserError(f"{self.directory} holds a finished run of another configuration; choose another --output_dir, or move it away")
         return fingerprint
 
-    def _finished_result(self, dataset: str) -> Result | None:
-        """Return the result on a data set; None unless it and its rows are complete and match this run's checkpoint and the plan's data."""
+    def _is_evaluated(self, dataset: str) -> bool:
+        """Whether the result on a data set and its rows are complete and match this run's checkpoint and the plan's data."""
         try:
-            return read_plan_result(self.plan, self.seed, dataset, self._training_fingerprint()).result
+            read_plan_result(self.plan, self.seed, dataset, self._training_fingerprint())
         except UserError:
-            return None
+            return False
+        return True

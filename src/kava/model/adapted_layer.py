@@ -23,9 +23,9 @@ from kava.errors import reason_of
 from kava.model import layer_kernels as kernels
 from kava.model.adapters import AdapterGroup
 from kava.model.backbone import Backbone
-from kava.model.cpu_matmul import linear, matmul
 from kava.model.fused_layer import is_llama_style
 from kava.model.lora import Lora, frozen_gradient
+from kava.runtime.cpu_matmul import linear, matmul
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 

@@ -17,7 +17,7 @@ from transformers.activations import SiLUActivation
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from kava.cache.attention import PREFIX
-from kava.model.cpu_matmul import linear, matmul, transposed_matmul
+from kava.runtime.cpu_matmul import linear, matmul, transposed_matmul
 
 _LAYER = {"input_layernorm", "self_attn", "post_attention_layernorm", "mlp"}
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}

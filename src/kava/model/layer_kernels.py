@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from kava.model.cpu_matmul import transposed_matmul
+from kava.runtime.cpu_matmul import transposed_matmul
 
 HAS_TRITON = find_spec("triton") is not None
 if HAS_TRITON:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from kava.model import cpu_matmul
-from kava.model.cpu_matmul import linear, matmul, transposed_matmul
+from kava.runtime import cpu_matmul
+from kava.runtime.cpu_matmul import linear, matmul, transposed_matmul
 
 Module = TypeVar("Module", bound=nn.Module)
 

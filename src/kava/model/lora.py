@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kava.model import layer_kernels as kernels
-from kava.model.cpu_matmul import add_matmul_, linear, matmul, transposed_matmul
+from kava.runtime.cpu_matmul import add_matmul_, linear, matmul, transposed_matmul
 
 
 class GradientSums:

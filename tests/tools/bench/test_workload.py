@@ -58,7 +58,7 @@ def test_variants_do_the_same_work() -> None:
 @pytest.mark.parametrize("lora_r", [4, 0], ids=["lora", "full"])
 def test_needed_flops_are_close_to_what_torch_counts(lora_r: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # torch's counter does not know oneDNN's products.
-    monkeypatch.setattr("kava.model.cpu_matmul.onednn_is_faster", lambda: False)
+    monkeypatch.setattr("kava.runtime.cpu_matmul.onednn_is_faster", lambda: False)
     workload = replace(SMALL, lora_r=lora_r)
     trained = build_workload(workload)
     model, batch = trained.model, random_batch(workload, trained)

@@ -16,8 +16,8 @@ from kava.commands.plan import Plan
 from kava.config import Config, build_config, load_config
 from kava.errors import UserError
 from kava.methods import METHODS
-from kava.model import cpu_matmul
 from kava.model.build import random_model
+from kava.runtime import cpu_matmul
 from kava.tools.bench.flops import step_flops
 from kava.tools.bench.workload import Workload
 from kava.tools.plan.cards import RESERVED_FRACTION, Card, Speed, card_named, measurements

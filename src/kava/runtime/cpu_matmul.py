@@ -2,7 +2,8 @@
 
 torch uses MKL, which runs its AVX-512 code on Intel processors only. oneDNN, which torch also includes, runs AVX-512 code on all: on a
 fifth-generation AMD EPYC it is twice as fast (docs/benchmarks.md). torch uses oneDNN for half precision, and for float32 only in an
-operation for its own compiler.
+operation for its own compiler, and in batched products where bfloat16 may be used inside; without the instructions for that (AMX) oneDNN
+calculates those in float32 as well.
 """
 
 from functools import cache
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 MIN_MULTIPLICATIONS = 2**20
 """Below this size, calling oneDNN takes longer than multiplying with MKL."""
+MIN_BATCHED_MULTIPLICATIONS = 2**23
+"""The same for batched products."""
 
 
 @cache
@@ -23,6 +26,12 @@ def onednn_is_faster() -> bool:
         return False
     about: dict[str, Any] = asked()
     return bool(about.get("avx512_f")) and str(about.get("cpu_name", "Intel")).startswith("AMD")
+
+
+@cache
+def has_no_amx() -> bool:
+    """Whether oneDNN calculates in float32 where it may use bfloat16."""
+    return not torch.cpu.get_capabilities().get("amx_bf16", True)
 
 
 def matmul(left: Tensor, right: Tensor) -> Tensor:
@@ -54,6 +63,20 @@ def add_matmul_(total: Tensor, left: Tensor, right: Tensor, factor: float = 1.0)
     return total.addmm_(left, right, alpha=factor)
 
 
+def batched_matmul(left: Tensor, right: Tensor, factor: float = 1.0) -> Tensor:
+    """factor * left @ right of matrices in batches, for use inside autograd functions: it has no gradient of its own."""
+    total = left.new_empty(())
+    if not _batched_by_onednn(left, right):
+        return torch.baddbmm(total, left, right, beta=0, alpha=factor)
+    onednn: Any = torch.backends.mkldnn
+    allowed = onednn.matmul
+    before, allowed.fp32_precision = allowed.fp32_precision, "bf16"
+    try:
+        return torch.baddbmm(total, left, right, beta=0, alpha=factor)
+    finally:
+        allowed.fp32_precision = before
+
+
 def _onednn(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     made: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
     return made
@@ -68,4 +91,13 @@ def _by_onednn(left: Tensor, right: Tensor) -> bool:
         and len(left) * right.numel() >= MIN_MULTIPLICATIONS
         and not torch.is_autocast_enabled("cpu")
         and onednn_is_faster()
+    )
+
+
+def _batched_by_onednn(left: Tensor, right: Tensor) -> bool:
+    return (
+        left.numel() * right.shape[-1] >= MIN_BATCHED_MULTIPLICATIONS
+        and left.dtype == right.dtype == torch.float32
+        and onednn_is_faster()
+        and has_no_amx()
     )

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from kava.model import cpu_matmul
-from kava.model.cpu_matmul import add_matmul_, linear, matmul, onednn_is_faster, transposed_matmul
+from kava.runtime import cpu_matmul
+from kava.runtime.cpu_matmul import add_matmul_, batched_matmul, has_no_amx, linear, matmul, onednn_is_faster, transposed_matmul
 
 ROWS, INNER, OUTER = 37, 19, 23
 has_onednn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -75,3 +75,32 @@ def test_what_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_which_library_multiplies(about: dict[str, Any], faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: about)
     assert onednn_is_faster.__wrapped__() is faster
+
+
+@pytest.mark.skipif(not has_onednn or not has_no_amx(), reason="a torch without oneDNN, or a processor that multiplies in bfloat16")
+@pytest.mark.parametrize(("rows", "inner", "columns"), [(72, 16, 150), (150, 72, 16), (72, 150, 16), (64, 64, 300), (300, 64, 64)])
+def test_batched_products_are_in_float32(rows: int, inner: int, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN may use bfloat16, and does not; the permission ends with the call."""
+    monkeypatch.setattr(cpu_matmul, "onednn_is_faster", lambda: True)
+    left, right = drawn(128, inner, rows).transpose(1, 2), drawn(128, columns, inner).transpose(1, 2)
+    assert cpu_matmul._batched_by_onednn(left, right)
+    before = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
+    found = batched_matmul(left, right, 0.25)
+    assert torch.backends.mkldnn.matmul.fp32_precision == before != "bf16"  # type: ignore[attr-defined]
+    assert close(found, 0.25 * left.double() @ right.double())
+    monkeypatch.setattr(cpu_matmul, "onednn_is_faster", lambda: False)
+    assert close(batched_matmul(left, right, 0.25), found.double())
+
+
+@pytest.mark.parametrize(("about", "plain"), [({"amx_bf16": False}, True), ({"amx_bf16": True}, False), ({}, False)])
+def test_a_processor_that_multiplies_in_bfloat16_is_not_allowed_to(
+    about: dict[str, Any], plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: about)
+    assert has_no_amx.__wrapped__() is plain
+    monkeypatch.setattr(cpu_matmul, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(cpu_matmul, "has_no_amx", lambda: plain)
+    large = torch.zeros(128, 64, 128)
+    assert cpu_matmul._batched_by_onednn(large, large.transpose(1, 2)) is plain
+    assert not cpu_matmul._batched_by_onednn(large[:8], large[:8].transpose(1, 2))
+    assert not cpu_matmul._batched_by_onednn(large.double(), large.transpose(1, 2).double())
