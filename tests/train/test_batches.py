@@ -1,7 +1,14 @@
 """The batches of a step: every example once per epoch, whatever the number of processes, from any step on."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -103,3 +110,38 @@ def test_a_batch_is_made_for_its_own_step(workers: int) -> None:
 
     source = StepBatches(EXAMPLES, collate, TRAINING.model_copy(update={"num_workers": workers}), torch.device("cpu"))
     assert [[micro.batch.num_latents for micro in source.of(step)] for step in range(6)] == [[step] * 2 for step in range(6)]
+
+
+# Says which processes prepare its batches, and goes on fetching until it is killed.
+TRAINER = """
+import sys
+import psutil
+from train.test_batches import batches
+source = batches(num_workers=2)
+for step in range(10**9):
+    for _ in source.of(step):
+        pass
+    if step == 1:
+        print(*[child.pid for child in psutil.Process().children()], flush=True)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells a process that its parent is gone")
+def test_workers_of_a_killed_run_die_without_a_word() -> None:
+    tests = Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": str(tests.parent / "src")}
+    words = [sys.executable, "-c", TRAINER]
+    run = subprocess.Popen(words, cwd=tests, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    assert run.stderr is not None
+    workers = [int(word) for word in run.stdout.readline().split()]
+    run.send_signal(signal.SIGKILL)
+    # Ends when the last process that may write to it is gone.
+    said = run.stderr.read()
+    assert run.wait(timeout=60) == -signal.SIGKILL
+    assert len(workers) == 2
+    assert said == ""
+    deadline = time.monotonic() + 10
+    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

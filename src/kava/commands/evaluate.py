@@ -49,7 +49,7 @@ class Evaluate(Overridable):
         changed += [f"--{key}" for key in self.overrides if not key.startswith(harmless)]
         outputs = self.output or [str(default_output(checkpoint, dataset, changed)) for dataset in datasets]
         if len({Path(output).absolute() for output in outputs}) != len(datasets):
-            raise UserError(f"{len(datasets)} data sets need as many different result files: give one --output per data set, or none")
+            raise UserError("each data set needs a result file of its own: give each once, with one --output per data set or none")
         request = Request(
             checkpoint,
             datasets[0],

@@ -142,8 +142,18 @@ def end_with_parent() -> None:
     parent = os.environ.pop(PARENT, "")
     if not parent.isdigit() or not sys.platform.startswith("linux"):
         return
-    import ctypes
-
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    _send_at_parents_death(signal.SIGTERM)
     if os.getppid() != int(parent):
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def die_with_parent() -> None:
+    """Have this process killed when its parent dies for any reason: a helper that noticed it would end in a traceback. Linux only."""
+    if sys.platform.startswith("linux"):
+        _send_at_parents_death(signal.SIGKILL)
+
+
+def _send_at_parents_death(number: signal.Signals) -> None:
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)

@@ -130,7 +130,7 @@ class StepBatches:
                 epoch,
                 batch_size=None,
                 sampler=range(self._rounds_of(step)[0], self.rounds),
-                worker_init_fn=_leave_signals_to_the_run,
+                worker_init_fn=_prepare_worker,
                 num_workers=self.training.num_workers or (GPU_WORKERS if self.device.type == "cuda" else 0),
                 pin_memory=self.device.type == "cuda",
             )
@@ -176,12 +176,13 @@ class _Epoch(Dataset[MicroBatch]):
         return MicroBatch(self.collate([self.examples[int(row)] for row in rows], step), len(own))
 
 
-def _leave_signals_to_the_run(_: int) -> None:
-    """Ignore stop signals in a DataLoader worker, which is needed until the current step is finished.
+def _prepare_worker(_: int) -> None:
+    """Ignore stop signals in a DataLoader worker, which is needed until the current step is finished, and not after the run's end.
 
     Such a signal often goes to the whole process group, so the worker also gets its own.
     SIGTERM is not ignored: the run's own process ends the workers with it.
     """
+    processes.die_with_parent()
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
     for name in ("SIGINT", "SIGHUP", "SIGUSR1"):
