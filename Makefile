@@ -45,6 +45,7 @@ format-check: setup-dev ## ruff's formatting
 
 types: setup-dev ## mypy
 	$(PYTHON) -m mypy
+	$(PYTHON) -m mypy scripts
 
 imports: setup-dev ## the import order, and no cycles
 	$(PYTHON) -c "from importlinter.cli import lint_imports_command as check; check()"

@@ -76,7 +76,10 @@ def picture(model: kava.Model, question: str) -> str:
         parts.append(box("result", LEFT + CELL * last, bottom - ROW))
         parts.append(f'<line class="step" x1="{x + 3}" x2="{x + wide - 3}" y1="{bottom + 8}" y2="{bottom + 8}"/>')
         parts.append(f'<text class="token ink" x="{x + wide / 2:g}" y="{bottom + 26}">{escape(step)}</text>')
-    gold = str(read_question(question, 5).values(5)[-1])
+    chain = read_question(question, 5)
+    if chain is None:
+        raise SystemExit("draw_latents: the question is none of the mini experiment's")
+    gold = str(chain.values(5)[-1])
     answers = [("in latents", in_latents), ("in words", in_words)]
     said = "    ".join(
         f"{how}: {answer.answer}, {'right' if answer.answer == gold else 'wrong'}, {answer.forward_passes} forward passes"
