@@ -101,14 +101,17 @@ def test_a_split_run_goes_on_where_it_stopped(runs: tuple[str, Path, Path, Path]
     check_weights(one / "checkpoint-6", two / "checkpoint-6")
 
 
-# Of two processes each: answers of the split model before its first step, then the losses and gradients of a step, then answers again.
+# Of two processes each: answers of the split model before its first step, the losses and gradients of a step, answers again, and the
+# optimizer's state.
 WORKER = """
 import torch
 from torch import distributed
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 
 from helpers.checks import QUESTIONS
 from kava.generate import Reasoner
-from kava.train.sharding import gather_full_tensor, run_on_all_ranks, shard
+from kava.train.sharding import gather_full_tensor, make_portable, run_on_all_ranks, shard
 from helpers.tiny import assert_close, gradients, make_batch, make_examples, mini_builder, mini_model
 
 distributed.init_process_group("gloo")
@@ -128,6 +131,21 @@ for name, parameter in split.named_parameters():
         assert_close(gather_full_tensor(parameter.grad), expected.pop(name), 1e-5, name)
 assert not any(gradient.any() for gradient in expected.values()), list(expected)
 assert run_on_all_ranks(split, lambda: reasoner.generate(QUESTIONS, max_new_tokens=4)) == answers
+
+# The optimizer's state: saved in full, and loaded as shards, so that no device holds it in full.
+trained = [parameter for parameter in split.parameters() if parameter.requires_grad]
+first, second = torch.optim.AdamW(trained), torch.optim.AdamW(trained)
+make_portable(first)
+make_portable(second)
+first.step()
+saved, moved, move = first.state_dict(), [], Optimizer._process_value_according_to_param_policy
+assert not any(isinstance(value, DTensor) for held in saved["state"].values() for value in held.values())
+Optimizer._process_value_according_to_param_policy = staticmethod(lambda to, value, *rest: moved.append(value) or move(to, value, *rest))
+second.load_state_dict(saved)
+sharded = [value for value in moved if value.dim()]
+assert len(sharded) == 2 * len(saved["state"]) and all(isinstance(value, DTensor) for value in sharded)
+loaded = second.state_dict()["state"]
+assert all(torch.equal(value, loaded[key][name]) for key, held in saved["state"].items() for name, value in held.items())
 distributed.destroy_process_group()
 """
 

@@ -99,7 +99,9 @@ class Checkpoints:
                 load_weights(checkpoint, self.trained)
             for name, part in parts.items():
                 if part.state_dict():
-                    part.load_state_dict(torch.load(checkpoint / f"{name}.pt", map_location="cpu", weights_only=True))
+                    # Of a sharded optimizer's state each process reads its part of the file alone.
+                    held = torch.load(checkpoint / f"{name}.pt", map_location="cpu", weights_only=True, mmap=self.sharded)
+                    part.load_state_dict(held)
             state = State.from_file(checkpoint / STATE)
         known = read_kava_config(checkpoint)
         self.trained.metadata |= {name: known[name] for name in _OF_THE_BEST if name in known}

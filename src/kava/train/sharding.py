@@ -78,21 +78,35 @@ def gather_full_weights(model: KavaModel) -> dict[str, Tensor]:
 
 def make_portable(optimizer: torch.optim.Optimizer) -> None:
     """Make an optimizer save and load its full state, whatever the number of processes."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
 
     def gather(_: Any, state: dict[str, Any]) -> dict[str, Any]:
         return state | {
             "state": {key: {name: gather_full_tensor(value) for name, value in own.items()} for key, own in state["state"].items()}
         }
 
-    def scatter(loaded: torch.optim.Optimizer) -> None:
-        for parameter, held in loaded.state.items():
-            for name, value in held.items():
-                if isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape:
-                    held[name] = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+    def scatter(loading: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+        # Before the optimizer moves them to its device, one tensor after the other, so that no GPU holds all of them in full.
+        own = [parameter for group in loading.param_groups for parameter in group["params"]]
+        keys = [key for group in state["param_groups"] for key in group["params"]]
+        parameters = dict(zip(keys, own, strict=False))
+        return state | {
+            "state": {
+                key: {name: _as_sharded(value, parameters.get(key)) for name, value in held.items()} for key, held in state["state"].items()
+            }
+        }
 
     optimizer.register_state_dict_post_hook(gather)
-    optimizer.register_load_state_dict_post_hook(scatter)
+    optimizer.register_load_state_dict_pre_hook(scatter)
+
+
+def _as_sharded(value: Any, parameter: Tensor | None) -> Any:
+    """This process's part of a full tensor, if the parameter of its shape is sharded; any other value as it is."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape:
+        # Every process has read the same file, so nothing is sent.
+        return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    return value
 
 
 def _layers(model: KavaModel) -> list[tuple[Any, int]]:
