@@ -153,7 +153,9 @@ class TrainingConfig(Section):
     seed: int = Field(42, ge=0, lt=2**32, description="of weights, order and sampling")
     epochs: float = Field(10, gt=0, le=1e6, description="passes over the training data")
     max_steps: int = Field(-1, ge=-1, description="optimizer steps; overrides epochs when positive")
-    batch_size: int = Field(128, ge=1, description="examples per device and step")
+    batch_size: int = Field(
+        128, ge=1, description="examples per device in one batch; an optimizer step has gradient_accumulation_steps of these"
+    )
     gradient_accumulation_steps: int = Field(1, ge=1, description="batches summed into one optimizer step")
     learning_rate: float = Field(8e-4, gt=0, lt=1e30, description="peak learning rate")
     weight_decay: float = Field(0.1, ge=0, lt=1e30, description="of AdamW")
@@ -171,27 +173,29 @@ class TrainingConfig(Section):
     sort_by_length: bool = Field(
         True, description="batch examples of similar length, padded to one of a few lengths: less padding, few shapes"
     )
-    num_workers: int = Field(0, ge=0, description="processes that prepare batches")
+    num_workers: int = Field(0, ge=0, description="processes that prepare batches; 0: none on a CPU, four on a GPU")
     max_bad_batches: int = Field(
         0,
         ge=0,
         description="steps with a NaN or infinite loss or gradient that are skipped before the run stops; each is saved for kava replay",
     )
-    epochs_per_stage: float = Field(1, gt=0, description="iCoT and Coconut: epochs before the curriculum moves on; as published: 0.125, 3")
-    tokens_per_stage: int = Field(8, ge=1, description="iCoT: CoT tokens removed per stage; as published: 1")
+    epochs_per_stage: float = Field(
+        1, gt=0, description="iCoT and Coconut: epochs before the curriculum moves on; not given, iCoT takes its published 0.125, Coconut 3"
+    )
+    tokens_per_stage: int = Field(8, ge=1, description="iCoT: CoT tokens removed per stage; not given, the published 1")
     remove_all_beyond: int | None = Field(
-        None, ge=1, description="iCoT: a stage that removes more tokens than this removes all; as published: 38"
+        None, ge=1, description="iCoT: a stage that removes more tokens than this removes all; not given, the published 38"
     )
     removal_smoothing: float | None = Field(
-        None, gt=0, description="iCoT: each example loses k more tokens, drawn with a probability as exp(-k x this); as published: 4"
+        None, gt=0, description="iCoT: each example loses k more tokens, drawn with a probability as exp(-k x this); not given, 4"
     )
     trailing_stage: bool = Field(
         False,
-        description="Coconut: before the last stage, add one with all latents that still writes the remaining steps; as published: true",
+        description="Coconut: before the last stage, add one with all latents that still writes the remaining steps; not given, it has it",
     )
     uniform_prob: float = Field(0, ge=0, le=1, description="Coconut: share of examples that are trained at a stage drawn for each anew")
     reset_optimizer: bool = Field(
-        False, description="iCoT and Coconut: the optimizer forgets its averages when a stage begins; as published: true"
+        False, description="iCoT and Coconut: the optimizer forgets its averages when a stage begins; not given, it does"
     )
 
 
@@ -228,7 +232,9 @@ class SystemConfig(Section):
     num_threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; default: torch's own choice")
     compile: bool = Field(False, description="torch.compile for the latent passes and decoding")
     fused_cross_entropy: bool = Field(False, description="cross-entropy without a matrix of logits (needs liger-kernel and a GPU)")
-    fused_kernels: bool = Field(True, description="on a GPU, norms, rotary positions and activations by liger-kernel where it is installed")
+    fused_kernels: bool = Field(
+        True, description="on a GPU, frozen layers with adapters as fused kernels; elsewhere, and for the loss, liger-kernel if installed"
+    )
     cuda_graphs: bool = Field(True, description="on a GPU, record a training step, or a pass of decoding, once per shape and replay it")
     fsdp: bool = Field(False, description="split the model over the processes of the run (FSDP2), where it does not fit one GPU")
 
