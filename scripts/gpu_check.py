@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -29,6 +29,7 @@ from kava.config import MiniDataConfig
 from kava.data.collate import Batch
 from kava.data.mini.problems import vocabulary
 from kava.losses.total import LossTerms, combine
+from kava.model.adapters import Adapters
 from kava.model.backbone import Backbone
 from kava.model.fused_kernels import fuse_kernels, use_liger
 from kava.model.kava import KavaModel
@@ -154,6 +155,8 @@ def one_variant(workload: Workload, name: str, repeats: int) -> None:
     with ExitStack() as without:
         if place < VARIANTS.index("attention"):
             without.enter_context(patch("kava.cache.attention.is_grouped", lambda *_: False))
+        if place < VARIANTS.index("sums"):
+            without.enter_context(patch.object(Adapters, "sum_gradients", lambda _: nullcontext()))
         if place < VARIANTS.index("branches"):
             without.enter_context(patch.object(Backbone, "takes_any_mask", False))
         run()
@@ -337,13 +340,13 @@ def write_rows(path: Path, count: int) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-VARIANTS = ("before", "adapters", "attention", "losses", "kernels", "layers", "branches", "graph")
+VARIANTS = ("before", "adapters", "attention", "losses", "kernels", "layers", "sums", "branches", "graph")
 PARTS: dict[str, Callable[[Path], None]] = {
     "product": lambda _: product(),
     "waits": lambda _: waits(),
     "exact": lambda _: exact(),
-    "llama": lambda _: steps(LLAMA, ["before", "adapters", "losses", "layers", "branches", "graph"]),
-    "smollm2": lambda _: steps(SMOLLM2, ["before", "layers", "branches", "graph"]),
+    "llama": lambda _: steps(LLAMA, ["before", "adapters", "losses", "layers", "sums", "branches", "graph"]),
+    "smollm2": lambda _: steps(SMOLLM2, ["before", "layers", "sums", "branches", "graph"]),
     "against": lambda _: against(),
     "graph128": lambda _: steps(LLAMA, ["graph"]),
     "profile": profile,

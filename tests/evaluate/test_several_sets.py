@@ -39,10 +39,17 @@ def test_each_result_is_that_of_its_set_alone(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("datasets", "outputs"), [(["test", "larger"], ["one"]), (["test", "larger"], ["one", "./one"]), (["test"], ["one", "two"])]
+    ("datasets", "outputs"),
+    [
+        (["test", "larger"], ["one.yaml"]),
+        (["test", "larger"], ["one.yaml", "./one.yaml"]),
+        (["test"], ["one.yaml", "two.yaml"]),
+        (["test", "larger"], ["one.yaml", "one.yaml", "two.yaml"]),
+        (["test", "larger"], ["one.yaml", "one.json"]),
+    ],
 )
 def test_a_result_file_per_set(datasets: list[str], outputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert evaluated("--eval_dataset", *datasets, "--output", *(f"{tmp_path}/{name}.yaml" for name in outputs)) == 2
+    assert evaluated("--eval_dataset", *datasets, "--output", *(f"{tmp_path}/{name}" for name in outputs)) == 2
     assert "with one --output per data set or none" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -53,9 +60,17 @@ def test_one_set_twice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "each data set needs a result file of its own" in capsys.readouterr().err
 
 
-def test_a_broken_set_loses_no_result_before_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
-    assert evaluated("--eval_dataset", "test", str(tmp_path / "missing.jsonl"), "--output", str(first), str(second)) == 2
+def test_a_set_that_cannot_be_read_is_named_before_any_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    assert evaluated("--eval_dataset", "test", str(tmp_path / "missing.jsonl"), "--output", *map(str, outputs)) == 2
     assert "missing.jsonl" in capsys.readouterr().err
-    assert read_result(first).metrics.total == 6
-    assert not second.exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_result_names_the_checkpoint_that_was_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever lies in its directory when the next set is done: a training may replace its best checkpoint meanwhile."""
+    asked = iter(["loaded", "replaced", "replaced"])
+    monkeypatch.setattr(module, "checkpoint_hash", lambda _: next(asked))
+    requests = [(module.Request("builtin:mini", name, max_samples=2), tmp_path / f"{name}.yaml") for name in ("test", "larger")]
+    results = list(module.evaluate_all(requests))
+    assert [result.checkpoint and result.checkpoint.manifest for result in results] == ["loaded", "loaded"]

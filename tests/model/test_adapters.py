@@ -57,23 +57,25 @@ def test_the_casts_follow_every_kind_of_optimizer(kind: dict[str, bool]) -> None
     assert not torch.allclose(before, after)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_gradients_summed_in_place_are_autograds(dtype: torch.dtype) -> None:
+def test_gradients_summed_in_place_are_autograds(dtype: torch.dtype, device: str) -> None:
     """Added to what is there; where `.grad` was dropped or set to zero, they begin anew. Outside of the block autograd has them."""
     model = tiny_model("llama", lora=True)
     model.backbone.causal_lm.to(dtype)
     for name, parameter in model.named_parameters():
         parameter.data = parameter.data.float() if "lora_" in name else parameter.data
-    batch = make_batch(model, make_examples())
+    model.to(device)
+    batch = make_batch(model, make_examples()).to(torch.device(device))
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
     def summed(passes: int) -> dict[str, torch.Tensor]:
         for _ in range(passes):
-            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32), model.backbone.adapters.sum_gradients():
+            with torch.autocast(device, dtype, enabled=dtype != torch.float32), model.backbone.adapters.sum_gradients():
                 model(batch)["loss"].sum().backward()
         return {name: parameter.grad.clone() for name, parameter in trained.items() if parameter.grad is not None}
 
-    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+    with torch.autocast(device, dtype, enabled=dtype != torch.float32):
         expected = gradients(model, model(batch)["loss"].sum())
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     model.zero_grad()

@@ -1,5 +1,7 @@
 """A training step as a CUDA graph: the same gradients; on a CPU it runs as it is."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -34,10 +36,12 @@ def test_a_captured_step_is_the_step() -> None:
         model = tiny_model("llama", lora=True).to(device).train()
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
-        def run(batch, divisor, model=model):
+        def run(batch, divisor, model=model, enabled=enabled):
             model.backbone.adapters.refresh()
-            output = model(batch)
-            (output["loss"].sum() / divisor).backward()
+            # As training does where it captures; against autograd's own sums.
+            with model.backbone.adapters.sum_gradients() if enabled else nullcontext():
+                output = model(batch)
+                (output["loss"].sum() / divisor).backward()
             return {"loss": output["loss"].detach()}
 
         step = CapturedStep(run, trained, device, enabled=enabled)

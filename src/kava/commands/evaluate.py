@@ -33,14 +33,13 @@ class Evaluate(Overridable):
     """Write the chain of thought instead of reasoning in latents."""
 
     def run(self) -> None:
-        from pathlib import Path
-
         from kava.errors import UserError
 
         checkpoint, datasets = self.checkpoint_dir or self.checkpoint, self.eval_dataset or self.dataset
         if checkpoint is None or not datasets:
             raise UserError("say what to evaluate: --checkpoint_dir RUN/best_checkpoint --eval_dataset gsm8k")
         from kava.evaluate.evaluate import Request, default_output, evaluate_all, print_result
+        from kava.results import rows_path
         from kava.runtime.processes import is_main, leave
 
         given = {"max_samples": self.max_samples, "quick_test": self.quick_test, "no_latent": self.no_latent}
@@ -48,7 +47,7 @@ class Evaluate(Overridable):
         harmless = ("system.", "model.", "evaluation.batch_size", "evaluation.datasets.")
         changed += [f"--{key}" for key in self.overrides if not key.startswith(harmless)]
         outputs = self.output or [str(default_output(checkpoint, dataset, changed)) for dataset in datasets]
-        if len({Path(output).absolute() for output in outputs}) != len(datasets):
+        if not len(outputs) == len({rows_path(output).absolute() for output in outputs}) == len(datasets):
             raise UserError("each data set needs a result file of its own: give each once, with one --output per data set or none")
         request = Request(
             checkpoint,
@@ -64,5 +63,5 @@ class Evaluate(Overridable):
         for (_, output), result in zip(requests, evaluate_all(requests), strict=True):
             if is_main():
                 print_result(result)
-                print(f"written: {output} and {Path(output).with_suffix('.jsonl')}", flush=True)
+                print(f"written: {output} and {rows_path(output)}", flush=True)
         leave()

@@ -30,7 +30,7 @@ class Explain(Overridable):
     def run(self) -> None:
         from kava.checkpoint import checkpoint_directory, open_checkpoint, results_directory
         from kava.errors import at_least
-        from kava.evaluate.evaluate import load_questions
+        from kava.evaluate.questions import load_questions
         from kava.explain.explain import Options, explain
         from kava.explain.questions import own_example
         from kava.explain.record import EXPLANATION, write_explanation

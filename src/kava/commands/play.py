@@ -20,7 +20,7 @@ class Play(Overridable):
     def run(self) -> None:
         from kava.checkpoint import open_checkpoint
         from kava.errors import at_least
-        from kava.evaluate.evaluate import load_questions
+        from kava.evaluate.questions import load_questions
         from kava.tools.playground.page import serve
         from kava.tools.playground.player import Player
 

@@ -14,14 +14,10 @@ from kava.checkpoint import KAVA_CONFIG, Trained, checkpoint_directory, open_che
 from kava.checkpoint.publish import refresh_card
 from kava.config import Config, build_config
 from kava.config.overrides import dotted
-from kava.data.example import CotType
-from kava.data.sources.benchmarks import BENCHMARKS
-from kava.data.sources.directory import NoSuchSplitError
-from kava.data.sources.load import load_benchmark
-from kava.data.sources.resolve import open_benchmark
 from kava.data.sources.stream import Loaded
 from kava.errors import UserError, at_least
 from kava.evaluate.accuracy import Evaluation, evaluate_accuracy
+from kava.evaluate.questions import load_questions
 from kava.results import (
     BEST_CHECKPOINT,
     CheckpointInfo,
@@ -83,47 +79,63 @@ def evaluate(request: Request, output: str | Path | None = None, opened: Trained
     """
     if opened and request.overrides:
         raise UserError("overrides belong to a checkpoint that is loaded here: give its path, or load the model with them")
+    if opened is None:
+        return next(evaluate_all([(request, output)]))
     _check(request, output)
-    return _evaluate(request, output, opened or _open(request), None if opened else checkpoint_directory(request.checkpoint))
+    return _evaluate(request, output, Opened(opened), *_asked(request, opened))
 
 
-def evaluate_all(requests: Sequence[tuple[Request, str | Path]]) -> Iterator[Result]:
+def evaluate_all(requests: Sequence[tuple[Request, str | Path | None]]) -> Iterator[Result]:
     """Evaluate one checkpoint, which is loaded once, on several data sets; each result is written to the path beside its request."""
     for request, output in requests:
         _check(request, output)
-    trained = _open(requests[0][0])
-    for request, output in requests:
-        yield _evaluate(request, output, trained, checkpoint_directory(request.checkpoint))
+    opened = _open(requests[0][0])
+    # All of them, so that a set which cannot be read is named before hours of answering and not after them.
+    asked = [_asked(request, opened.trained) for request, _ in requests]
+    for (request, output), (trained, questions) in zip(requests, asked, strict=True):
+        yield _evaluate(request, output, opened, trained, questions)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model, and the checkpoint that it was loaded from, as it was then; None for a model that may have changed since."""
+
+    trained: Trained
+    directory: Path | None = None
+    info: CheckpointInfo | None = None
 
 
 def _check(request: Request, output: str | Path | None) -> None:
-    """Refuse what would fail after hours of evaluation."""
     at_least(1, batch_size=request.batch_size, max_samples=request.max_samples, max_new_tokens=request.max_new_tokens)
     if output is not None:
         check_result_path(output)
     _refuse_training_settings(dotted(request.overrides or {}))
 
 
-def _open(request: Request) -> Trained:
+def _open(request: Request) -> Opened:
     overrides = dotted(request.overrides or {})
     device = choose_device(request.device or overrides.get("system.device"), "device" if request.device else "system.device")
     processes.join(on_cpu=device == "cpu")
-    return open_checkpoint(request.checkpoint, overrides, device)
+    directory = checkpoint_directory(request.checkpoint)
+    trained = open_checkpoint(request.checkpoint, overrides, device)
+    return Opened(trained, directory, CheckpointInfo(path=Path(request.checkpoint).as_posix(), manifest=checkpoint_hash(directory)))
 
 
-def _evaluate(request: Request, output: str | Path | None, opened: Trained, directory: Path | None) -> Result:
-    """Evaluate a loaded checkpoint; `directory` is None for a model that may have changed since it was loaded."""
-    started = time.perf_counter()
-    trained = replace(opened)
+def _asked(request: Request, trained: Trained) -> tuple[Trained, Loaded]:
+    """The model with the configuration of the request, and the questions."""
     # Part of the configuration, so that a result on twenty questions is never mistaken for one on all of them.
-    config = trained.config = as_evaluated(trained.config, request)
-    loaded = load_questions(config, request.dataset, request.data_dir)
-    if not loaded.examples:
-        raise UserError(f"data set '{request.dataset}' ({loaded.source}) holds no question")
-    reasoner = trained.reasoner()
+    trained = replace(trained, config=as_evaluated(trained.config, request))
+    questions = load_questions(trained.config, request.dataset, request.data_dir)
+    if not questions.examples:
+        raise UserError(f"data set '{request.dataset}' ({questions.source}) holds no question")
+    return trained, questions
+
+
+def _evaluate(request: Request, output: str | Path | None, opened: Opened, trained: Trained, questions: Loaded) -> Result:
+    started, config, directory = time.perf_counter(), trained.config, opened.directory
     evaluation = evaluate_accuracy(
-        reasoner,
-        loaded.examples,
+        trained.reasoner(),
+        questions.examples,
         batch_size=request.batch_size or config.evaluation.batch_size,
         max_new_tokens=config.evaluation.max_new_tokens,
         temperature=config.evaluation.temperature,
@@ -135,14 +147,14 @@ def _evaluate(request: Request, output: str | Path | None, opened: Trained, dire
         metrics=metrics_of(evaluation, config.evaluation.tolerance),
         run=run_info(trained),
         data=DataInfo(
-            source=loaded.source,
-            split=loaded.note or "test",
-            fingerprint=loaded.fingerprint,
-            rows=len(loaded.examples),
-            bad_rows=loaded.bad_rows,
+            source=questions.source,
+            split=questions.note or "test",
+            fingerprint=questions.fingerprint,
+            rows=len(questions.examples),
+            bad_rows=questions.bad_rows,
             asked=request.dataset,
         ),
-        checkpoint=CheckpointInfo(path=Path(request.checkpoint).as_posix(), manifest=checkpoint_hash(directory)) if directory else None,
+        checkpoint=opened.info,
         provenance=collect(wall_seconds=time.perf_counter() - started) | {"training": trained.metadata},
     )
     if output is not None and processes.is_main():
@@ -229,51 +241,6 @@ def run_info(trained: Trained) -> RunInfo:
         config_fingerprint=trained.config.fingerprint(),
         model=trained.config.model.name,
     )
-
-
-def load_questions(config: Config, dataset: str, data_dir: str | None, limit: int | None = None, cot_type: CotType | None = None) -> Loaded:
-    """Load the questions of a data set: from `data_dir`, else from the training data's directory if it has this set, else as configured.
-
-    With `cot_type`, gold steps of that type are loaded as well.
-
-    Raises:
-        UserError: the data cannot be found or read, `data_dir` is given although `dataset` is a path or built in, or the answers are of
-            another type than those the model was trained on.
-    """
-    configured, known = config.evaluation.datasets.get(dataset), BENCHMARKS.get(dataset)
-    source = configured or (known.hub if known else dataset)
-    found = source is not None and (Path(source).exists() or source.startswith("builtin:"))
-    if data_dir is not None:
-        if source is not None and (source.startswith("builtin:") or (found and source == dataset)):
-            raise UserError(
-                f"'{dataset}' says itself where its questions are: leave --data_dir {data_dir} out, or give a name such as gsm8k"
-            )
-        source = data_dir
-    elif known and configured == known.hub and not found and _holds(config.dataset.name, dataset):
-        source = config.dataset.name
-    if source is None:
-        raise UserError(
-            f"data set '{dataset}' is not on the hub: give its place, --data_dir DIRECTORY or --evaluation.datasets.{dataset} FILE"
-        )
-    mini, on_bad_row = config.dataset.mini, config.dataset.on_bad_row
-    limit = limit or config.evaluation.max_samples
-    answer_type = config.dataset.answer_type
-    loaded = load_benchmark(dataset, source, on_bad_row=on_bad_row, mini=mini, limit=limit, cot_type=cot_type, answer_type=answer_type)
-    asked = loaded.examples[0].answer_type if loaded.examples else answer_type
-    if asked != answer_type:
-        raise UserError(
-            f"the answers of '{dataset}' are of type {asked}, but the model was trained to give a {answer_type}; "
-            f"set --dataset.answer_type {asked} to read its answers as that type anyway"
-        )
-    return loaded
-
-
-def _holds(name: str, dataset: str) -> bool:
-    """Return whether the training data is a directory that also contains this evaluation set, in a file or folder of its name."""
-    try:
-        return Path(name).is_dir() and BENCHMARKS[dataset].is_named(dataset, open_benchmark(name, dataset).source)
-    except NoSuchSplitError:
-        return False
 
 
 def print_result(result: Result) -> None:

@@ -8,7 +8,7 @@ from kava.eviction.ordered_sum import ordered_sum
 from kava.eviction.trace import Options, Trace
 
 MOST_COPIED = 2**24
-"""Most numbers of keys that are copied to float32 at once: 64 MiB."""
+"""How many numbers of keys are copied to float32 at once, at most: 64 MiB, of which about six copies exist for a moment."""
 
 
 def redundancy(trace: Trace) -> Float[Tensor, "L B H C"]:

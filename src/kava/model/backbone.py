@@ -97,9 +97,8 @@ class Backbone(nn.Module):
         device = self.causal_lm.get_input_embeddings().weight.device  # a GPU's already, for a 4-bit base
         self.register_buffer("special_ids", torch.tensor(special_ids, device=device), persistent=False)
         self.forward_passes = 0
-        self.fused = False
-        self.liger_softmax = False
-        self.compiles = False
+        self.fused = self.liger_softmax = self.compiles = False
+        self._reads_values = reads_values(self.causal_lm)
         self._compiled: Callable[..., tuple[Tensor, KVLayers]] = self._pass
         self._limit = entry_limit(self.causal_lm)
         self.adapters = Adapters(())
@@ -120,13 +119,13 @@ class Backbone(nn.Module):
     @property
     def syncs_with_device(self) -> bool:
         """Whether a step waits for the device: liger's cross-entropy counts labels, FlashAttention 2 removes padding, or `reads_values`."""
-        return self.fused or reads_values(self.causal_lm) or str(self.causal_lm.config._attn_implementation).endswith("flash_attention_2")
+        return self.fused or self._reads_values or str(self.causal_lm.config._attn_implementation).endswith("flash_attention_2")
 
     @property
     def takes_any_mask(self) -> bool:
         """Whether a pass depends on nothing but the values it gets: any mask [B, 1, n, S] and positions, none of them read by the host."""
         plain = getattr(self.causal_lm, "_can_compile_fullgraph", False) and self.causal_lm.config._attn_implementation == PREFIX + "sdpa"
-        return plain and not reads_values(self.causal_lm)
+        return plain and not self._reads_values
 
     @property
     def num_layers(self) -> int:

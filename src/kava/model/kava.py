@@ -3,8 +3,9 @@
     question ──┬── teacher:  c a                      -> CE_teacher, trace (keys, values, importance)
                └── student:  <bot> z_1 .. z_M <eot> a -> CE_student, latent keys and values
 
-The question is computed once and shared by both. Passes are merged where possible: the prefill of the latents runs with the question, on a
-GPU the teacher's branch too, the last iteration with the answer. With T iterations a step takes T + 1 passes on a GPU and T + 2 on a CPU.
+The question is computed once and shared by both. Passes are merged where possible: the prefill of the latents runs with the question, and
+on a GPU the teacher's branch too, if the model takes any mask; the last iteration runs with the answer. So a step with T > 0 iterations
+takes T + 2 passes, and T + 1 on a GPU.
 L = CE_student + CE_teacher + alpha1 L_CODI + alpha2 L_KV.
 """
 

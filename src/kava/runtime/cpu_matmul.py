@@ -7,6 +7,7 @@ calculates those in float32 as well.
 """
 
 from functools import cache
+from threading import Lock
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ MIN_MULTIPLICATIONS = 2**20
 """Below this size, calling oneDNN takes longer than multiplying with MKL."""
 MIN_BATCHED_MULTIPLICATIONS = 2**23
 """The same for batched products."""
+# What oneDNN may do is a setting of the whole process.
+_permission = Lock()
 
 
 @cache
@@ -70,11 +73,12 @@ def batched_matmul(left: Tensor, right: Tensor, factor: float = 1.0) -> Tensor:
         return torch.baddbmm(total, left, right, beta=0, alpha=factor)
     onednn: Any = torch.backends.mkldnn
     allowed = onednn.matmul
-    before, allowed.fp32_precision = allowed.fp32_precision, "bf16"
-    try:
-        return torch.baddbmm(total, left, right, beta=0, alpha=factor)
-    finally:
-        allowed.fp32_precision = before
+    with _permission:
+        before, allowed.fp32_precision = allowed.fp32_precision, "bf16"
+        try:
+            return torch.baddbmm(total, left, right, beta=0, alpha=factor)
+        finally:
+            allowed.fp32_precision = before
 
 
 def _onednn(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -159,7 +159,8 @@ def trace_step(shape: Any, config: Config, lengths: Lengths, rows: int = ROWS) -
                 fuse_adapted_layers(model.backbone, check=False)
             for parameter in trained:
                 parameter.grad = torch.zeros_like(parameter)
-            held, moments = _run(model, batch, config)
+            with model.backbone.adapters.sum_gradients():
+                held, moments = _run(model, batch, config)
     frozen = _bytes([*model.parameters(), *model.buffers()]) - _bytes(trained)
     if config.model.quantization == "4bit":
         maps = [module.weight for module in model.backbone.decoder.modules() if isinstance(module, nn.Linear)]

@@ -17,7 +17,7 @@ from kava.data.sources.formats import FORMATS, recognise
 from kava.data.sources.load import load_benchmark
 from kava.data.sources.stream import Loaded
 from kava.errors import UserError
-from kava.evaluate.evaluate import load_questions
+from kava.evaluate.questions import load_questions
 
 AUG = [
     {"question": "Q one?", "steps": ["<<600*30/100=180>>", "<<180+1=181>>"], "answer": "181"},

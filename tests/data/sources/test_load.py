@@ -13,7 +13,7 @@ from helpers.loading import load_examples, train_validation
 from kava.config import Config, MiniDataConfig
 from kava.data.sources.load import load_benchmark
 from kava.errors import UserError
-from kava.evaluate.evaluate import load_questions
+from kava.evaluate.questions import load_questions
 
 MINI = MiniDataConfig(num_train=60, num_eval=20)
 

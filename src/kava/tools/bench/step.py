@@ -102,9 +102,10 @@ def _step(model: KavaModel, batch: Batch, losses: Losses) -> LossTerms:
     """Run forward and backward pass as in training: under autocast if the base model is stored in half precision."""
     dtype, device = model.backbone.causal_lm.dtype, model.backbone.causal_lm.device.type
     model.zero_grad(set_to_none=True)
-    with torch.autocast(device, dtype) if dtype != torch.float32 else nullcontext():
-        terms = losses(model, batch)
-    combine(terms, model.settings.weights).mean().backward()
+    with model.backbone.adapters.sum_gradients():
+        with torch.autocast(device, dtype) if dtype != torch.float32 else nullcontext():
+            terms = losses(model, batch)
+        combine(terms, model.settings.weights).mean().backward()
     return terms
 
 

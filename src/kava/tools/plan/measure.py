@@ -92,7 +92,8 @@ def _train(model: Any, batch: Any) -> None:
     optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad])
 
     def backward() -> None:
-        combine(model.losses(batch), model.settings.weights).mean().backward()
+        with model.backbone.adapters.sum_gradients():
+            combine(model.losses(batch), model.settings.weights).mean().backward()
 
     backward()
     optimizer.step()
