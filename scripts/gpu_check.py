@@ -24,11 +24,12 @@ from unittest.mock import patch
 import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor
+from torch.amp import GradScaler
 
 from kava.config import MiniDataConfig
 from kava.data.collate import Batch
 from kava.data.mini.problems import vocabulary
-from kava.losses.total import LossTerms, combine
+from kava.losses.total import LossTerms
 from kava.model.adapters import Adapters
 from kava.model.backbone import Backbone
 from kava.model.fused_kernels import fuse_kernels, use_liger
@@ -36,7 +37,7 @@ from kava.model.kava import KavaModel
 from kava.tools.bench.flops import shape_of, step_flops
 from kava.tools.bench.naive import naive_losses, pccot_losses
 from kava.tools.bench.workload import SHAPES, Workload, build_workload, random_batch, random_questions
-from kava.train.captured_step import CapturedStep
+from kava.train.batch_step import BatchStep
 
 GIB = 2**30
 LLAMA = Workload("llama-1b", 128, 64, 32, 8, 24, 3, 128, dtype="bfloat16", device="cuda", dropout=0.1)
@@ -69,22 +70,12 @@ def timed(run: Callable[[], Any], repeats: int) -> float:
     return statistics.median(start.elapsed_time(stop) / 1e3 for start, stop in pairwise(marks))
 
 
-def step_of(
-    model: KavaModel, captured: bool, losses: Callable[[KavaModel, Batch], LossTerms] = KavaModel.losses
-) -> tuple[CapturedStep, Any]:
-    """Forward and backward pass, and the optimizer."""
+def step_of(model: KavaModel, captured: bool, losses: Callable[[KavaModel, Batch], LossTerms] = KavaModel.losses) -> tuple[BatchStep, Any]:
+    """Forward and backward pass as in training, with these losses, and the optimizer."""
+    model.losses = partial(losses, model)  # type: ignore[method-assign]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-    def run(batch: Batch, divisor: Tensor) -> dict[str, Tensor]:
-        model.backbone.adapters.refresh()
-        with model.backbone.adapters.sum_gradients():
-            with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
-                terms = losses(model, batch)
-                loss = combine(terms, model.settings.weights)
-            (loss.sum() / divisor).backward()
-        return {name: value.detach() for name, value in {"loss": loss, **terms}.items()}
-
-    return CapturedStep(run, trained, torch.device("cuda"), enabled=captured), torch.optim.AdamW(trained, lr=1e-5, fused=True)
+    step = BatchStep(model, "bf16", GradScaler("cuda", enabled=False), graphs=captured)
+    return step, torch.optim.AdamW(trained, lr=1e-5, fused=True)
 
 
 def plain_adapters(model: KavaModel) -> None:
@@ -102,10 +93,10 @@ def plain_losses(backbone: Backbone) -> None:
     backbone.token_losses = lambda hidden, labels: token_losses(backbone.logits(hidden), labels)  # type: ignore[method-assign]
 
 
-def whole_step(step: CapturedStep, optimizer: Any, batch: Batch) -> None:
+def whole_step(step: BatchStep, optimizer: Any, batch: Batch) -> None:
     """A training step with everything that belongs to it."""
     step(batch, len(batch))
-    torch.nn.utils.clip_grad_norm_(step.parameters, 2.0, foreach=True)
+    torch.nn.utils.clip_grad_norm_(step.model.parameters(), 2.0, foreach=True)
     optimizer.step()
     optimizer.zero_grad(set_to_none=False)
 
@@ -202,7 +193,7 @@ def exact() -> None:
             batches = [random_batch(replace(workload, question=question), trained) for question in (40, 64)]
             torch.cuda.manual_seed(0)
             seen = [step(batch, 16.0)["loss"].clone() for batch in (*batches, *batches, *batches)]
-            gradients = [parameter.grad.flatten() for parameter in step.parameters if parameter.grad is not None]
+            gradients = [parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]
             results.append((torch.stack(seen), torch.cat(gradients)))
         (losses, plain), (captured_losses, captured_gradients) = results
         say(
