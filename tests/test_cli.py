@@ -64,7 +64,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_of_train_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(["train", "--help"], capsys)
     assert code == 0
-    assert "--training.batch_size  integer, at least 1 (default: 128)\n      examples per device and step" in out
+    assert "--training.batch_size  integer, at least 1 (default: 128)\n      examples per device in one batch" in out
     assert run(["evaluate", "--help"], capsys)[1].count("--training.") == 0
 
 
