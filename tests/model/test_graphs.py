@@ -8,7 +8,7 @@ import torch
 from helpers.tiny import KINDS, mini_builder, mini_examples, mini_model, tiny_model
 from kava.generate import Reasoner
 from kava.model.adapted_layer import fuse_adapted_layers
-from kava.model.backbone import Backbone
+from kava.model.graphs import reads_values
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -69,7 +69,7 @@ def test_a_model_that_reads_the_device_by_itself_is_not_recorded(kind: str, read
     backbone = tiny_model(kind, "eager").backbone
     assert backbone.syncs_with_device == reads
     backbone.causal_lm.base_model.rope_type = "dynamic"
-    assert Backbone(backbone.model, backbone.special_ids.tolist()).syncs_with_device
+    assert reads_values(backbone.causal_lm)
 
 
 def test_weights_that_change_are_seen() -> None:
