@@ -78,7 +78,7 @@ def picture(model: kava.Model, question: str) -> str:
         parts.append(f'<text class="token ink" x="{x + wide / 2:g}" y="{bottom + 26}">{escape(step)}</text>')
     chain = read_question(question, 5)
     if chain is None:
-        raise SystemExit("draw_latents: the question is none of the mini experiment's")
+        raise SystemExit("draw_latents: the question is none of the mini experiment's; take one of `kava demo`'s, or README's")
     gold = str(chain.values(5)[-1])
     answers = [("in latents", in_latents), ("in words", in_words)]
     said = "    ".join(

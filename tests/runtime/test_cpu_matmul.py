@@ -62,7 +62,12 @@ def test_what_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not cpu_matmul._by_onednn(mode.from_tensor(large), mode.from_tensor(small))
 
 
-@pytest.mark.skipif(not has_onednn or not hasattr(torch.cpu, "get_capabilities"), reason="a torch that does not name its processor")
+names_processor = pytest.mark.skipif(
+    not has_onednn or not hasattr(torch.cpu, "get_capabilities"), reason="a torch that does not name its processor"
+)
+
+
+@names_processor
 @pytest.mark.parametrize(
     ("about", "faster"),
     [
@@ -92,6 +97,7 @@ def test_batched_products_are_in_float32(rows: int, inner: int, columns: int, mo
     assert close(batched_matmul(left, right, 0.25), found.double())
 
 
+@names_processor
 @pytest.mark.parametrize(("about", "plain"), [({"amx_bf16": False}, True), ({"amx_bf16": True}, False), ({}, False)])
 def test_a_processor_that_multiplies_in_bfloat16_is_not_allowed_to(
     about: dict[str, Any], plain: bool, monkeypatch: pytest.MonkeyPatch

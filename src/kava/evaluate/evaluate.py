@@ -82,27 +82,26 @@ def evaluate(request: Request, output: str | Path | None = None, opened: Trained
     if opened is None:
         return next(evaluate_all([(request, output)]))
     _check(request, output)
-    return _evaluate(request, output, Opened(opened), *_asked(request, opened))
+    return _evaluate(request, output, *_asked(request, opened), source=None)
 
 
 def evaluate_all(requests: Sequence[tuple[Request, str | Path | None]]) -> Iterator[Result]:
     """Evaluate one checkpoint, which is loaded once, on several data sets; each result is written to the path beside its request."""
     for request, output in requests:
         _check(request, output)
-    opened = _open(requests[0][0])
+    opened, source = _open(requests[0][0])
     # All of them, so that a set which cannot be read is named before hours of answering and not after them.
-    asked = [_asked(request, opened.trained) for request, _ in requests]
+    asked = [_asked(request, opened) for request, _ in requests]
     for (request, output), (trained, questions) in zip(requests, asked, strict=True):
-        yield _evaluate(request, output, opened, trained, questions)
+        yield _evaluate(request, output, trained, questions, source)
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A model, and the checkpoint that it was loaded from, as it was then; None for a model that may have changed since."""
+class _Source:
+    """The checkpoint that a model was loaded from, as it was then."""
 
-    trained: Trained
-    directory: Path | None = None
-    info: CheckpointInfo | None = None
+    directory: Path
+    info: CheckpointInfo
 
 
 def _check(request: Request, output: str | Path | None) -> None:
@@ -112,13 +111,14 @@ def _check(request: Request, output: str | Path | None) -> None:
     _refuse_training_settings(dotted(request.overrides or {}))
 
 
-def _open(request: Request) -> Opened:
+def _open(request: Request) -> tuple[Trained, _Source]:
     overrides = dotted(request.overrides or {})
     device = choose_device(request.device or overrides.get("system.device"), "device" if request.device else "system.device")
     processes.join(on_cpu=device == "cpu")
     directory = checkpoint_directory(request.checkpoint)
     trained = open_checkpoint(request.checkpoint, overrides, device)
-    return Opened(trained, directory, CheckpointInfo(path=Path(request.checkpoint).as_posix(), manifest=checkpoint_hash(directory)))
+    info = CheckpointInfo(path=Path(request.checkpoint).as_posix(), manifest=checkpoint_hash(directory))
+    return trained, _Source(directory, info)
 
 
 def _asked(request: Request, trained: Trained) -> tuple[Trained, Loaded]:
@@ -131,8 +131,9 @@ def _asked(request: Request, trained: Trained) -> tuple[Trained, Loaded]:
     return trained, questions
 
 
-def _evaluate(request: Request, output: str | Path | None, opened: Opened, trained: Trained, questions: Loaded) -> Result:
-    started, config, directory = time.perf_counter(), trained.config, opened.directory
+def _evaluate(request: Request, output: str | Path | None, trained: Trained, questions: Loaded, source: _Source | None) -> Result:
+    """`source` is None for a model that may have changed since it was loaded."""
+    started, config = time.perf_counter(), trained.config
     evaluation = evaluate_accuracy(
         trained.reasoner(),
         questions.examples,
@@ -154,15 +155,15 @@ def _evaluate(request: Request, output: str | Path | None, opened: Opened, train
             bad_rows=questions.bad_rows,
             asked=request.dataset,
         ),
-        checkpoint=opened.info,
+        checkpoint=source.info if source else None,
         provenance=collect(wall_seconds=time.perf_counter() - started) | {"training": trained.metadata},
     )
     if output is not None and processes.is_main():
         answers = write_rows(rows_path(output), [Row(**item.row()) for item in evaluation.answered])
         result = result.model_copy(update={"answers": answers})
         write_result(output, result)
-        if directory and (directory / KAVA_CONFIG).exists() and Path(output).parent.resolve() == directory.parent.resolve():
-            refresh_card(directory)
+        if source and (source.directory / KAVA_CONFIG).exists() and Path(output).parent.resolve() == source.directory.parent.resolve():
+            refresh_card(source.directory)
     return result
 
 

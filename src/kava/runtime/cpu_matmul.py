@@ -6,6 +6,7 @@ operation for its own compiler, and in batched products where bfloat16 may be us
 calculates those in float32 as well.
 """
 
+from collections.abc import Mapping
 from functools import cache
 from threading import Lock
 from typing import Any
@@ -24,17 +25,23 @@ _permission = Lock()
 @cache
 def onednn_is_faster() -> bool:
     """Whether this machine has AVX-512 that MKL does not use."""
-    asked = getattr(torch.cpu, "get_capabilities", None)
-    if asked is None or not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
-    about: dict[str, Any] = asked()
+    about = _capabilities()
     return bool(about.get("avx512_f")) and str(about.get("cpu_name", "Intel")).startswith("AMD")
 
 
 @cache
 def has_no_amx() -> bool:
     """Whether oneDNN calculates in float32 where it may use bfloat16."""
-    return not torch.cpu.get_capabilities().get("amx_bf16", True)
+    return not _capabilities().get("amx_bf16", True)
+
+
+def _capabilities() -> Mapping[str, Any]:
+    """What the processor can do, as torch names it; empty where torch does not."""
+    asked = getattr(torch.cpu, "get_capabilities", dict)
+    about: Mapping[str, Any] = asked()
+    return about
 
 
 def matmul(left: Tensor, right: Tensor) -> Tensor:
