@@ -44,3 +44,13 @@ def test_a_trace_of_any_model_is_its_cache_and_the_attention_of_what_follows() -
             Trace.from_cache(pairs, output.attentions, start=start, stop=stop)
     with pytest.raises(UserError, match="do not fit a cache of"):
         Trace.from_cache(pairs, output.attentions[:1])
+    with pytest.raises(UserError, match=r"mask \(1, 10\) does not fit a trace of 1 examples and 4 entries"):
+        Trace.from_cache(pairs, output.attentions, start=3, stop=7, mask=torch.ones(1, 10))
+
+
+@torch.no_grad()
+def test_a_model_that_shows_no_attention_is_named_with_what_shows_it() -> None:
+    output = tiny_model("llama", "sdpa").backbone.causal_lm(input_ids=torch.arange(10, 20)[None], use_cache=True, output_attentions=True)
+    for attentions in (output.attentions, ()):
+        with pytest.raises(UserError, match="attn_implementation='eager'"):
+            Trace.from_cache(output.past_key_values, attentions)

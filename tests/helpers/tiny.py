@@ -58,6 +58,8 @@ _OWN: dict[str, dict[str, Any]] = {
     "gemma2": {"head_dim": 8, "query_pre_attn_scalar": 8, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0,
                "layer_types": _LAYER_TYPES},
     "gemma3_text": {"head_dim": 8, "query_pre_attn_scalar": 8, "layer_types": _LAYER_TYPES},
+    "bert": {"is_decoder": True, "pad_token_id": 0},
+    "hyperclovax": {"logits_scaling": 2.0},
     "opt": {"ffn_dim": 2 * HIDDEN, "word_embed_proj_dim": HIDDEN, "dropout": 0.0},
     "smollm3": {"no_rope_layers": [1, 0, 1]},
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},

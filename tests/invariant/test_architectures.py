@@ -193,6 +193,16 @@ def test_a_gate_in_the_attention_of_a_mixture() -> None:
     with torch.no_grad():
         check_importance("afmoe", "sdpa", "max")
         check_cached_decoding("afmoe", "sdpa", "kava")
+    # It views the output of grouped attention as rows, which must follow each other.
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(make_batch(model, make_examples()))["loss"].isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["bert", "hyperclovax"])
+def test_logits_that_are_not_those_of_the_output_head_are_refused(kind: str) -> None:
+    """BERT has a layer before its head; HyperCLOVAX multiplies by what Granite divides by."""
+    with pytest.raises(UserError, match="its logits differ by .* through its output head"):
+        check_behaviour("a model", Backbone(tiny_lm(kind), SPECIAL_IDS))
 
 
 def test_a_model_without_a_cache_is_refused_by_what_it_does(tmp_path: Path) -> None:

@@ -36,6 +36,15 @@ def test_losses_and_gradients_are_those_of_all_logits_at_once(slice_length: int,
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
 
+def test_a_new_token_far_above_the_others_leaves_no_trace_where_the_label_is_ignored() -> None:
+    hidden, weight, rows = torch.ones(2, 1).requires_grad_(), torch.zeros(4, 1), torch.full((1, 1), 100.0).requires_grad_()
+    losses = sliced_token_losses(hidden, weight, torch.tensor([3, -100]), rows, torch.tensor([3]))
+    to_hidden, to_rows = torch.autograd.grad(losses.sum(), [hidden, rows])
+    assert to_hidden.isfinite().all()
+    assert to_hidden[1] == 0
+    assert to_rows.isfinite().all()
+
+
 @pytest.mark.skipif(not RUNS_LIGER, reason="needs liger-kernel, and a GPU or TRITON_INTERPRET=1")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_softmax_of_liger_kernel_gives_the_same(dtype: torch.dtype) -> None:

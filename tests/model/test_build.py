@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from helpers.tiny import HAS_FLASH
+from helpers.tiny import HAS_FLASH, SPECIAL_IDS, lora_config, tiny_lm
 from kava.config import build_config
 from kava.errors import UserError
-from kava.model.build import load_base, stored_dtype
+from kava.model.build import add_lora, load_base, stored_dtype
 
 
 def test_a_frozen_base_is_stored_in_what_a_gpu_computes_in_unless_told_otherwise() -> None:
@@ -35,3 +35,10 @@ def test_flash_attention_without_its_package_is_refused() -> None:
         UserError, match="flash_attention_2 needs the package flash-attn.* pip install 'kava-latent\\[flash\\]', or set it to sdpa"
     ):
         load_base("nowhere", build_config({}, "a test", {"model.attn_implementation": "flash_attention_2"}))
+
+
+@pytest.mark.parametrize(("tied", "target", "what"), [(False, "lm_head", "output head"), (True, "embed_tokens", "embeddings")])
+def test_an_adapter_on_embeddings_or_the_head_is_refused(tied: bool, target: str, what: str) -> None:
+    config = lora_config(**{"lora.target_modules": ["q_proj", target]})
+    with pytest.raises(UserError, match=f"lora.target_modules names {target}, the {what} of this model"):
+        add_lora(tiny_lm(tied=tied), SPECIAL_IDS, config)

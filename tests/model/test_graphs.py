@@ -64,11 +64,13 @@ def test_what_asks_the_device_for_a_number_is_not_recorded() -> None:
     assert backbone.syncs_with_device
 
 
-@pytest.mark.parametrize(("kind", "reads"), [("llama", False), ("llama3_rope", False), ("mixtral", True), ("gpt_oss", True)])
+@pytest.mark.parametrize(
+    ("kind", "reads"), [("llama", False), ("llama3_rope", False), ("longrope", True), ("dynamic", True), ("mixtral", True), ("gpt_oss", True)]
+)
 def test_a_model_that_reads_the_device_by_itself_is_not_recorded(kind: str, reads: bool) -> None:
     backbone = tiny_model(kind, "eager").backbone
     assert backbone.syncs_with_device == reads
-    backbone.causal_lm.base_model.rope_type = "dynamic"
+    backbone.causal_lm.config.moe_num_experts = 4
     assert reads_values(backbone.causal_lm)
 
 

@@ -94,7 +94,8 @@ def _recording_backend(backend: str) -> Callable[..., Any]:
         if backend == "sdpa" and is_short(query, key, attention_mask, kwargs):
             return attend_short(query, key, value, attention_mask, kwargs.get("scaling")).contiguous(), None
         if backend == "sdpa" and is_grouped(query, key, attention_mask, kwargs):
-            return attend_grouped(query, key, value, attention_mask, kwargs.get("scaling"), kwargs.get("dropout", 0.0)), None
+            attended = attend_grouped(query, key, value, attention_mask, kwargs.get("scaling"), kwargs.get("dropout", 0.0))
+            return attended.contiguous(), None
         # Each architecture has its own eager attention function, in the file of its attention module.
         function = sys.modules[type(module).__module__].eager_attention_forward if backend == "eager" else ALL_ATTENTION_FUNCTIONS[backend]
         if backend == "sdpa" and attention_mask is not None and attention_mask.dtype == torch.bool:

@@ -48,7 +48,7 @@ class Trace:
 
         Args:
             cache: a `DynamicCache`, or (keys, values) per layer, each [B, H, S, D].
-            attentions: probabilities per layer, [B, Nh, S', S]; importance is taken from the rows after the trace (from all S' rows if
+            attentions: probabilities per layer, [B, Nh, S', S], of a model with ``attn_implementation="eager"``; importance is taken from the rows after the trace (from all S' rows if
                 they belong to another forward pass than the trace, or if nothing comes after it).
             start: first entry of the trace within the cache; default: the first entry of the cache.
             stop: end of the trace within the cache; default: the end of the cache.
@@ -56,8 +56,10 @@ class Trace:
             group_reduction: "max" or "mean" over the query heads that share a key/value head.
 
         Raises:
-            UserError: the shapes do not fit each other, or the trace is not within the cache.
+            UserError: there are no attention probabilities, the shapes do not fit each other, or the trace is not within the cache.
         """
+        if not attentions:
+            raise UserError("the pass returned no attention probabilities: load the model with attn_implementation='eager'")
         layers = [(layer.keys, layer.values) for layer in cache.layers] if hasattr(cache, "layers") else list(cache)
         keys, values = (torch.stack([pair[part] for pair in layers]).detach() for part in (0, 1))
         _, batch, heads, length, _ = keys.shape
@@ -72,6 +74,8 @@ class Trace:
         by_head = answer[..., start:stop].mean(3).unflatten(2, (heads, -1))
         importance = by_head.amax(3) if group_reduction == "max" else by_head.mean(3)
         mask = torch.ones(batch, stop - start, dtype=torch.bool, device=keys.device) if mask is None else mask.bool()
+        if mask.shape != (batch, stop - start):
+            raise UserError(f"mask {tuple(mask.shape)} does not fit a trace of {batch} examples and {stop - start} entries")
         importance = importance * mask[None, :, None]
         seeds = torch.zeros(batch, dtype=torch.long, device=keys.device)
         return cls(keys[..., start:stop, :], values[..., start:stop, :], importance, mask, seeds)

@@ -65,7 +65,9 @@ class _Sliced(torch.autograd.Function):
                 chosen = logits.gather(1, target).to(losses.dtype)
                 losses[part], slope = (fused_cross_entropy if liger else _cross_entropy)(logits, wanted)
                 log_partition = losses[part, None] + chosen
-                at_rows[part] = ((at_ids - log_partition).exp() - (target == row_ids).to(losses.dtype)) * counted
+                # Not a product: where the label is ignored, `log_partition` is some logit, and the exponential may overflow.
+                slope_at_rows = (at_ids - log_partition).exp() - (target == row_ids).to(losses.dtype)
+                at_rows[part] = torch.where(counted, slope_at_rows, 0)
                 # The replaced rows of the head do not contribute.
                 slope.index_fill_(1, row_ids, 0)
                 to_hidden[part] = torch.addmm(at_rows[part].to(dtype) @ stand_ins, slope, head) * counted

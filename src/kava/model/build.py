@@ -255,7 +255,12 @@ def add_lora(causal_lm: Any, special_ids: list[int], config: Config) -> Any:
         causal_lm = prepare_model_for_kbit_training(causal_lm, use_gradient_checkpointing=False)
     targets = attention_projections(causal_lm) if lora.target_modules == "auto" else lora.target_modules
     embedding = causal_lm.get_input_embeddings()
-    name = next(name for name, module in causal_lm.named_modules() if module is embedding)
+    names = {module: name for name, module in causal_lm.named_modules()}
+    name = names[embedding]
+    for module, what in ((embedding, "embeddings"), (causal_lm.get_output_embeddings(), "output head")):
+        # Rows of the new tokens are trained there, and the loss and the latents use the weights themselves.
+        if matched := [target for target in targets if f".{names[module]}".endswith(f".{target}")]:
+            raise UserError(f"lora.target_modules names {matched[0]}, the {what} of this model: name maps of its layers alone")
     try:
         return get_peft_model(
             causal_lm,

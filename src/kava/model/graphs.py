@@ -14,11 +14,12 @@ Made = TypeVar("Made")
 def reads_values(causal_lm: Any) -> bool:
     """Return whether a model's own code may read values of the device, which a graph cannot record.
 
-    Dynamic RoPE reads the longest position, and mixtures of experts may read how many tokens each expert has.
+    RoPE that depends on the length reads the longest position, and mixtures of experts may read how many tokens each expert has.
     """
     config = causal_lm.config.get_text_config()
-    experts = any(getattr(config, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts"))
-    return experts or any("dynamic" in str(getattr(module, "rope_type", "")) for module in causal_lm.modules())
+    experts = any(getattr(config, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"))
+    kinds = {str(getattr(module, "rope_type", "")) for module in causal_lm.modules()}
+    return experts or any(kind in found for kind in ("dynamic", "longrope") for found in kinds)
 
 
 class InferenceGraphs:

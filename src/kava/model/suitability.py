@@ -18,6 +18,8 @@ from kava.model.backbone import Backbone, Prefix, evaluating
 
 _PROBE_TOKENS = 4
 _SHIFT = 3
+# Relative, and more than rounding in half precision.
+_TOLERANCE = 0.1
 _CURE = "choose a decoder-only model with a plain KV cache, such as Llama, Qwen, Mistral, Gemma, Phi or GPT-2"
 
 
@@ -86,6 +88,8 @@ def _shown_obstacle(backbone: Backbone) -> str | None:
         start = backbone.read(ids[:, :-1], mask[:, :-1]).prefix
         behind = backbone.extend(start, backbone.embed(ids[:, -1:]), keep_hidden=True)
         last = behind.hidden
+        own_logits = backbone.causal_lm(input_ids=ids, attention_mask=mask.long(), use_cache=False).logits
+        logits = backbone.logits(whole.hidden)
     except Exception as error:  # the forward pass of an unknown architecture may raise anything
         return f"a pass that keeps a KV cache fails ({type(error).__name__}: {reason_of(error)})"
     assert behind.all_hidden is not None
@@ -107,10 +111,15 @@ def _shown_obstacle(backbone: Backbone) -> str | None:
     shown, kept = recorder.layers[0].shape[1], layers[0][0].shape[1]
     if shown != kept:
         return f"its attention uses {shown} heads of keys but its cache keeps {kept}, so importance cannot be assigned to cache entries"
-    difference = float((last - whole.hidden[:, -1:]).abs().max() / whole.hidden.abs().max().clamp(min=1e-6))
-    if not difference < 0.1:
+    if not (difference := _relative(last - whole.hidden[:, -1:], whole.hidden)) < _TOLERANCE:
         return f"continuing from its cache differs by {difference:.0%} from a full forward pass"
+    if not (difference := _relative(logits - own_logits, own_logits)) < _TOLERANCE:
+        return f"its logits differ by {difference:.0%} from its last hidden states through its output head: something lies between them"
     return None
+
+
+def _relative(difference: Tensor, reference: Tensor) -> float:
+    return float(difference.abs().max() / reference.abs().max().clamp(min=1e-6))
 
 
 @torch.no_grad()
