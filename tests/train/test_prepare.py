@@ -13,6 +13,7 @@ from kava.checkpoint import save_checkpoint
 from kava.config import Config, build_config
 from kava.errors import UserError
 from kava.evaluate.evaluate import Request, default_output, evaluate
+from kava.methods import METHODS
 from kava.report.aggregate import SeedResults, combine
 from kava.results import CheckpointInfo, checkpoint_hash, read_result, verified_rows, write_result
 from kava.train.prepare import eviction_note, prepare_data
@@ -72,6 +73,17 @@ def test_what_eviction_will_leave_out_is_counted_and_said(tmp_path: Path, monkey
 def test_nothing_left_is_an_error(rows: Path) -> None:
     with pytest.raises(UserError, match="longer than dataset.max_length 8 tokens; raise it"):
         prepare_data(config_over(rows, 8), mini_builder())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_rows_without_a_trace_are_refused_where_the_method_needs_one(rows: Path, method: str) -> None:
+    rows.write_text("".join(json.dumps({"question": f"{row} apples?", "answer": "2"}) + "\n" for row in range(20)))
+    config = build_config({}, "a test", {"dataset.name": str(rows), "method": method})
+    if method == "no_cot":
+        assert len(prepare_data(config, mini_builder()).train) == 18
+        return
+    with pytest.raises(UserError, match=f"no training row of '.*rows.jsonl' has a trace, which method {method} trains on"):
+        prepare_data(config, mini_builder())
 
 
 def test_a_training_set_that_is_all_validation_is_an_error(rows: Path) -> None:
