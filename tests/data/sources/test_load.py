@@ -51,7 +51,7 @@ def test_a_directory_gives_the_file_of_the_split(mixed: Path) -> None:
     for split in ("validation", "valid", "dev", "val"):
         assert load_examples(str(mixed), split, cot_type="equation").source == str(mixed / "gsm8k_aug_valid.txt")
     assert load_examples(str(mixed), "test", cot_type="natural_language").source == str(mixed / "gsm8k_test.jsonl")
-    with pytest.raises(UserError, match=r"several files for split 'test': gsm8k_aug_test, gsm8k_test; name the file itself"):
+    with pytest.raises(UserError, match=r"several files for split 'test': gsm8k_aug_test.txt, gsm8k_test.jsonl; .*name the file itself"):
         load_examples(str(mixed), "test", cot_type="equation")
     with pytest.raises(
         UserError, match=r"no file for split 'validation' with natural_language steps; it holds gsm8k_aug_test \(icot\)"
@@ -133,6 +133,17 @@ def test_a_downloaded_hub_directory_with_shards(tmp_path: Path) -> None:
         train_validation(str(tmp_path), cot_type="equation")
     assert train.examples[-1].id == "data/train/train/6"
     assert [example.question for example in validation.examples] == ["v 0?"]
+
+
+@pytest.mark.parametrize("other", ["test", "test-00000-of-00001"])
+def test_a_split_that_is_there_twice_is_refused(tmp_path: Path, other: str) -> None:
+    """In other numbers of files, so that each row would be read twice."""
+    rows = gsm8k_rows("test", 4)
+    for name, part in ((other, rows), ("test-00000-of-00002", rows[:2]), ("test-00001-of-00002", rows[2:])):
+        write_lines(tmp_path / f"{name}.jsonl", part)
+    for benchmark in ("gsm8k", "mine"):
+        with pytest.raises(UserError, match=f"several files for .*: {other}.jsonl, test-00000-of-00002.jsonl; keep one of them"):
+            load_benchmark(benchmark, str(tmp_path))
 
 
 def test_a_saved_dataset_dict(tmp_path: Path) -> None:
