@@ -266,7 +266,7 @@ def test_a_data_directory_is_used_or_refused(mixed: Path, tmp_path: Path) -> Non
 
 def test_a_directory_of_training_data_answers_for_the_sets_that_it_names_alone(mixed: Path, tmp_path: Path) -> None:
     """Somebody's own `test.jsonl` is not GSM8K's, and what the user configured is not passed over."""
-    own = tmp_path / "own"
+    own = tmp_path / "gsm8k-work" / "own"
     for split, count in (("train", 20), ("test", 3)):
         write_lines(own / f"{split}.jsonl", aug_rows(split, count))
         write_lines(tmp_path / "gsm8k-aug" / f"{split}.jsonl", aug_rows(split, count))
@@ -281,6 +281,21 @@ def test_a_directory_of_training_data_answers_for_the_sets_that_it_names_alone(m
     for datasets in (hub, {"gsm8k": "somebody/gsm8k-platinum"}, {"mine": "somebody/other"}):
         with pytest.raises(UserError, match=next(iter(datasets.values()))):
             source(own, datasets)
+
+
+def test_every_named_set_is_found_in_the_directory_of_training_data(mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also sets that the configuration does not list, a directory given by `~` or by `.`, and sets that have a directory of their own."""
+    write_lines(mixed / "multiarith_test.jsonl", [{"question": "q?", "final_ans": "3"}])
+    (mixed / "addsub").mkdir()
+    write_lines(mixed / "addsub" / "test.jsonl", [{"question": "q?", "answer": "3"}])
+    monkeypatch.setenv("HOME", str(mixed.parent))
+    monkeypatch.chdir(mixed / "addsub")
+    for name, dataset, file in (
+        (str(mixed), "multiarith", "multiarith_test.jsonl"),
+        (f"~/{mixed.name}", "gsm8k", "gsm8k_test.jsonl"),
+        (".", "addsub", "addsub/test.jsonl"),
+    ):
+        assert load_questions(Config(dataset={"name": name}), dataset, None).source == str(mixed / file)  # type: ignore[arg-type]
 
 
 def test_a_compressed_file_is_to_be_unpacked(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def choose_benchmark(directory: Path, dataset: str, configuration: str | None = 
         UserError: there are several.
     """
     benchmark, files = BENCHMARKS[dataset], data_files(directory, configuration)
-    named = [file for file in files if benchmark.is_named(dataset, f"{directory.name}/{file.stem}")]
+    named = [file for file in files if benchmark.is_named(dataset, f"{directory.absolute().name}/{file.stem}")]
     unnamed = [] if benchmark.by_name and not whole else files
     for fitting, form, split in product((named, unnamed), benchmark.formats, (*benchmark.splits, None)):
         found = _of_split([file for file in fitting if file.format is FORMATS[form]], split)
