@@ -16,6 +16,7 @@ from kava.cache.layers import cache_bytes
 from kava.data.answer_types import read_answer
 from kava.data.collate import left_padded
 from kava.data.sequences import SequenceBuilder
+from kava.errors import at_least
 from kava.model.backbone import Extension, Prefix, evaluating
 from kava.model.decoding import Choose, ReplayedStart, choose_token, start_decoding
 from kava.model.kava import KavaModel
@@ -94,8 +95,11 @@ class Reasoner:
             use_latent: False makes a method with latents write its CoT instead, as its teacher does.
 
         Raises:
-            UserError: a question and its answer may grow longer than the model's window or range of positions.
+            UserError: a question and its answer may grow longer than the model's window or range of positions; batch_size or
+                max_new_tokens is below 1, temperature below 0.
         """
+        at_least(1, batch_size=batch_size, max_new_tokens=max_new_tokens)
+        at_least(0, temperature=temperature)
         # Sharded weights that are gathered in inference mode could not be trained afterwards.
         with torch.no_grad() if self.model.is_sharded else torch.inference_mode(), evaluating(self.model):
             ids = self.builder.all_question_ids(questions)
