@@ -141,8 +141,9 @@ def test_an_evaluation_writes_how_many_rows_it_left_out(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="questions.jsonl line 4: answer None is not a number"):
         evaluate(request, tmp_path / "result.yaml")
     assert not (tmp_path / "result.yaml").exists()
-    evaluate(replace(request, overrides={"dataset.on_bad_row": "skip"}), tmp_path / "result.yaml")
+    evaluate(replace(request, batch_size=2, overrides={"dataset.on_bad_row": "skip"}), tmp_path / "result.yaml")
     result = read_result(tmp_path / "result.yaml")
+    assert result.provenance["batch_size"] == 2
     assert (result.data.rows, result.data.bad_rows) == (3, 2)
     assert result.data.asked == str(tmp_path / "questions.jsonl")
     assert result.checkpoint == CheckpointInfo(path=(tmp_path / "saved").as_posix(), manifest=checkpoint_hash(tmp_path / "saved"))
