@@ -64,10 +64,8 @@ class Reasoner:
     """
 
     def __init__(self, model: KavaModel, builder: SequenceBuilder, num_latents: int, num_iterations: int) -> None:
-        self.model = model
-        self.builder = builder
-        self.num_latents = num_latents
-        self.num_iterations = num_iterations
+        self.model, self.builder = model, builder
+        self.num_latents, self.num_iterations = num_latents, num_iterations
         self._prompts: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
 
     def with_iterations(self, num_iterations: int) -> "Reasoner":
@@ -95,8 +93,7 @@ class Reasoner:
             use_latent: False makes a method with latents write its CoT instead, as its teacher does.
 
         Raises:
-            UserError: a question and its answer may grow longer than the model's window or range of positions; batch_size or
-                max_new_tokens is below 1, temperature below 0.
+            UserError: an option is out of range; a question and its answer may grow longer than the model's window or range of positions.
         """
         at_least(1, batch_size=batch_size, max_new_tokens=max_new_tokens)
         at_least(0, temperature=temperature)
@@ -183,8 +180,7 @@ class Reasoner:
         """`_start` with one graph per shape."""
         graphs = self.model.backbone.graphs
         assert graphs is not None
-        longest = max(map(len, questions))
-        ids, mask = self.pad(questions, -longest % PADDED_QUESTION)
+        ids, mask = self.pad(questions, -max(map(len, questions)) % PADDED_QUESTION)
         self.model.backbone.adapters.refresh_if_changed()
         key = ("start", *ids.shape, use_latent, self.num_latents, self.num_iterations, self.model.method.name)
         start = graphs.get(key, lambda: ReplayedStart(lambda ids, mask: self._start(ids, mask, use_latent), ids, mask, graphs))
