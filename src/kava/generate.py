@@ -16,6 +16,7 @@ from kava.cache.layers import cache_bytes
 from kava.data.answer_types import read_answer
 from kava.data.collate import left_padded
 from kava.data.sequences import SequenceBuilder
+from kava.errors import at_least
 from kava.model.backbone import Extension, Prefix, evaluating
 from kava.model.decoding import Choose, ReplayedStart, choose_token, start_decoding
 from kava.model.kava import KavaModel
@@ -63,10 +64,8 @@ class Reasoner:
     """
 
     def __init__(self, model: KavaModel, builder: SequenceBuilder, num_latents: int, num_iterations: int) -> None:
-        self.model = model
-        self.builder = builder
-        self.num_latents = num_latents
-        self.num_iterations = num_iterations
+        self.model, self.builder = model, builder
+        self.num_latents, self.num_iterations = num_latents, num_iterations
         self._prompts: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
 
     def with_iterations(self, num_iterations: int) -> "Reasoner":
@@ -94,8 +93,10 @@ class Reasoner:
             use_latent: False makes a method with latents write its CoT instead, as its teacher does.
 
         Raises:
-            UserError: a question and its answer may grow longer than the model's window or range of positions.
+            UserError: an option is out of range; a question and its answer may grow longer than the model's window or range of positions.
         """
+        at_least(1, batch_size=batch_size, max_new_tokens=max_new_tokens)
+        at_least(0, temperature=temperature)
         # Sharded weights that are gathered in inference mode could not be trained afterwards.
         with torch.no_grad() if self.model.is_sharded else torch.inference_mode(), evaluating(self.model):
             ids = self.builder.all_question_ids(questions)
@@ -179,8 +180,7 @@ class Reasoner:
         """`_start` with one graph per shape."""
         graphs = self.model.backbone.graphs
         assert graphs is not None
-        longest = max(map(len, questions))
-        ids, mask = self.pad(questions, -longest % PADDED_QUESTION)
+        ids, mask = self.pad(questions, -max(map(len, questions)) % PADDED_QUESTION)
         self.model.backbone.adapters.refresh_if_changed()
         key = ("start", *ids.shape, use_latent, self.num_latents, self.num_iterations, self.model.method.name)
         start = graphs.get(key, lambda: ReplayedStart(lambda ids, mask: self._start(ids, mask, use_latent), ids, mask, graphs))

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,22 @@ def test_generate_samples_as_transformers_does(model: kava.Model) -> None:
 def test_what_generate_does_not_have_is_one_sentence(model: kava.Model, settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(kava.UserError, match=sentence):
         model.generate(QUESTIONS, **settings)
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        (lambda model: model.answer(QUESTIONS, batch_size=-3), "batch_size is -3; it must be at least 1"),
+        (lambda model: model.answer(QUESTIONS, max_new_tokens=0), "max_new_tokens is 0; it must be at least 1"),
+        (lambda model: model.answer(QUESTIONS, temperature=float("nan")), "temperature is nan; it must be at least 0"),
+        (lambda model: model.generate(QUESTIONS, max_new_tokens=0), "max_new_tokens is 0; it must be at least 1"),
+        (lambda model: model.stream(QUESTIONS[0], max_new_tokens=0), "max_new_tokens is 0; it must be at least 1"),
+        (lambda model: model.think(QUESTIONS, top_k=-1), "top_k is -1; it must be at least 1"),
+    ],
+)
+def test_options_out_of_range_are_named(model: kava.Model, asked: Callable[[kava.Model], Any], sentence: str) -> None:
+    with pytest.raises(kava.UserError, match=sentence):
+        asked(model)
 
 
 def test_a_cache_of_transformers_is_compressed() -> None:

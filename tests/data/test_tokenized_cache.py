@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+import shutil
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -86,6 +87,18 @@ def test_chosen_rows_are_a_sequence_too_and_travel_by_path(tmp_path: Path) -> No
         assert found.lengths.total.tolist() == [total_length(example) for example in expected]
     assert len(pickle.dumps(some)) < 2000
     assert list(some.only(some.lengths.total > 20)) == [example for example in expected if total_length(example) > 20]
+
+
+def test_what_is_open_outlives_its_file_and_an_opening_is_a_use(tmp_path: Path) -> None:
+    path = tmp_path / "rows.arrow"
+    examples = make_examples(4)
+    write_rows(path, examples)
+    found = EncodedRows(path)
+    os.utime(path, (0, 0))
+    pickle.loads(pickle.dumps(found))
+    assert path.stat().st_mtime > 0
+    path.unlink()
+    assert list(found.only(np.array([True, False, True, False]))) == [examples[0], examples[2]]
 
 
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
@@ -205,8 +218,8 @@ def test_the_entries_used_longest_ago_go_first(rows: Path, cache: Path, monkeypa
         made(rows, limit)
         paths.append(next(path for path in cache.glob("[!.]*") if path not in paths))
     for age, path in zip((30, 20, 10), paths, strict=True):
-        stamp = (path / "manifest.json").stat().st_mtime - age
-        os.utime(path / "manifest.json", (stamp, stamp))
+        stamp = (path / ROWS).stat().st_mtime - age
+        os.utime(path / ROWS, (stamp, stamp))
     made(rows, 10)  # used again: now the youngest of the three
     size = sum(path.stat().st_size for path in paths[0].iterdir())
     monkeypatch.setenv("KAVA_CACHE_GIB", str(2.5 * size / 2**30))
@@ -219,6 +232,22 @@ def test_the_entries_used_longest_ago_go_first(rows: Path, cache: Path, monkeypa
     made(rows, 15)
     assert len(list(cache.glob("[!.]*"))) == 1
     assert len(list(kept.rows)) == 10  # what is mapped stays readable
+
+
+def test_an_entry_that_another_process_removes_meanwhile_is_gone(rows: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(rows, 10)
+    other, look = next(cache.glob("[!.]*")), Path.glob
+
+    def remove_once_seen(path: Path, pattern: str) -> list[Path]:
+        found = list(look(path, pattern))
+        if any(other in entry.parents for entry in found):
+            shutil.rmtree(other, ignore_errors=True)
+        return found
+
+    monkeypatch.setattr(Path, "glob", remove_once_seen)
+    monkeypatch.setenv("KAVA_CACHE_GIB", "0")
+    assert len(made(rows, 11).rows) == 11
+    assert not other.exists()
 
 
 @pytest.mark.parametrize("text", ["much", "-1", "nan"])

@@ -166,7 +166,8 @@ def test_a_network_that_never_answers_is_asked_once_and_briefly_and_every_cure_w
 def test_only_another_configuration_in_the_cache_is_not_taken_for_main(online: dict[str, Any], tmp_path: Path) -> None:
     held = f"data('{DATA}:socratic')"
     message, answer = outcomes(online["room"] / "socratic", DEAD, "data()", held)
-    assert f"but for the configuration socratic (name it {DATA}:socratic)" in message
+    cure = f"name it {DATA}:socratic, for a named set with --evaluation.datasets.NAME {DATA}:socratic"
+    assert f"but for the configuration socratic ({cure})" in message
     assert answer == online[held] == f"{DATA}@{COMMIT} (test)"
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -82,12 +83,12 @@ def model(place: Path) -> Any:
     return model
 
 
-def accuracy(model: Any, task: str, folder: Path, metric: str, **metadata: Any) -> float:
+def accuracy(model: Any, task: str, folder: Path, metric: str, num_fewshot: int = 0, **metadata: Any) -> float:
     import lm_eval
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=str(folder), include_defaults=False, metadata=metadata)
-    results = lm_eval.simple_evaluate(model, tasks=[task], task_manager=manager, num_fewshot=0, bootstrap_iters=0)
+    results = lm_eval.simple_evaluate(model, tasks=[task], task_manager=manager, num_fewshot=num_fewshot, bootstrap_iters=0)
     found: float = results["results"][task][metric]
     return found
 
@@ -107,14 +108,14 @@ def test_each_request_has_its_own_limit(place: Path, model: Any) -> None:
     """The harness hands over the requests of all tasks together."""
     questions = [f"Question: {example.question}\nAnswer:" for example in mini_examples(2)]
     limits = (1, 3)
-    alone = [model.generate_until([_request(question, limit)])[0] for question in questions for limit in limits]
-    together = model.generate_until([_request(question, limit) for question in questions for limit in limits])
+    alone = [model.generate_until([_request(question, max_gen_toks=limit)])[0] for question in questions for limit in limits]
+    together = model.generate_until([_request(question, max_gen_toks=limit) for question in questions for limit in limits])
     assert together == alone
     assert len(set(together)) > 2
 
 
-def _request(context: str, limit: int) -> Any:
-    return SimpleNamespace(args=(context, {"max_gen_toks": limit}), task_name="", doc={})
+def _request(context: str, **options: Any) -> Any:
+    return SimpleNamespace(args=(context, options), task_name="", doc={})
 
 
 def test_the_command(place: Path) -> None:
@@ -138,7 +139,6 @@ def test_the_command(place: Path) -> None:
     # A user's folder of tasks does not hide ours.
     assert "|local_gsm8k|" in table
     assert "|kava_gsm8k" in table
-    assert "kava answers: 100%" in done.stderr
     assert "batch_size: auto" in done.stdout
 
 
@@ -175,3 +175,56 @@ def test_questions_are_taken_out_of_their_frame() -> None:
 def test_what_the_harness_may_not_ask(model: Any) -> None:
     with pytest.raises(UserError, match="compares likelihoods"):
         model.loglikelihood([])
+    for options in ({"do_sample": True}, {"temperature": 0.7}):
+        with pytest.raises(UserError, match="asks for sampling"):
+            model.generate_until([_request("Tom has 7 .", **options)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({}, "the checkpoint is missing: give --model_args pretrained=RUN"),
+        ({"pretrained": "x", "dtype": "bfloat16"}, "a kava model has no argument 'dtype'"),
+        ({"batch_size": "many"}, "batch_size is 'many'; give a number of questions, or auto"),
+        ({"batch_size": "0"}, "batch_size is 0; it must be at least 1"),
+    ],
+)
+def test_wrong_arguments_of_the_model_are_one_sentence(place: Path, arguments: dict[str, Any], sentence: str) -> None:
+    from kava.evaluate.lm_eval import KavaLM
+
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        KavaLM(**({"pretrained": str(place / "saved")} if "batch_size" in arguments else {}) | arguments)
+
+
+def test_the_options_of_a_request_are_read_as_the_harness_reads_them(model: Any) -> None:
+    question = mini_examples(1)[0].question
+    (short,), (whole,) = (model.generate_until([_request(question, max_gen_toks=limit)]) for limit in (2, 8))
+    assert short != whole
+    for name in ("max_new_tokens", "max_tokens", "max_completion_tokens"):
+        assert model.generate_until([_request(question, **{name: 2, "temperature": None, "until": None})]) == [short]
+    end = whole[3:5]
+    for until in (end, [end]):
+        cut = model._written("", whole, model._options({"until": until})["until"])
+        assert cut.startswith(whole.partition(end)[0])
+        assert end not in cut.partition("\n")[0]
+
+
+def test_examples_in_another_template_are_refused(place: Path, model: Any) -> None:
+    context = "Q: Tom has 7 .\nA: 7\n\nQ: Tom has 8 .\nA:"
+    with pytest.raises(UserError, match="task theirs puts examples before its questions.*give --num_fewshot 0"):
+        model.generate_until([SimpleNamespace(args=(context, {}), task_name="theirs", doc={"question": "Tom has 8 ."})])
+    own = "Tom has 7 .\n\nHow many ?"
+    assert model.generate_until([SimpleNamespace(args=(own, {}), task_name="ours", doc={"question": own})])
+
+
+def test_our_tasks_take_no_examples(place: Path, ours: float, model: Any) -> None:
+    """Whatever the option says: the examples would be test questions with their gold answers."""
+    from kava.evaluate.lm_eval import TASKS
+
+    assert accuracy(model, "kava_gsm8k", TASKS, "accuracy,none", 2, data_dir=str(place)) == pytest.approx(ours, abs=1e-12)
+
+
+def test_an_answer_is_read_as_the_model_s_type(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model.reasoner.builder, "answer_type", "choice")
+    assert model._written("", "B) 5 apples", []) == "B) 5 apples"
+    assert model._written("Question: ?\nAnswer:", "B) 5 apples", []) == "B) 5 apples\n#### B"

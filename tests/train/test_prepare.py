@@ -13,6 +13,7 @@ from kava.checkpoint import save_checkpoint
 from kava.config import Config, build_config
 from kava.errors import UserError
 from kava.evaluate.evaluate import Request, default_output, evaluate
+from kava.methods import METHODS
 from kava.report.aggregate import SeedResults, combine
 from kava.results import CheckpointInfo, checkpoint_hash, read_result, verified_rows, write_result
 from kava.train.prepare import eviction_note, prepare_data
@@ -74,6 +75,17 @@ def test_nothing_left_is_an_error(rows: Path) -> None:
         prepare_data(config_over(rows, 8), mini_builder())
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_rows_without_a_trace_are_refused_where_the_method_needs_one(rows: Path, method: str) -> None:
+    rows.write_text("".join(json.dumps({"question": f"{row} apples?", "answer": "2"}) + "\n" for row in range(20)))
+    config = build_config({}, "a test", {"dataset.name": str(rows), "method": method})
+    if method == "no_cot":
+        assert len(prepare_data(config, mini_builder()).train) == 18
+        return
+    with pytest.raises(UserError, match=f"no training row of '.*rows.jsonl' has a trace, which method {method} trains on"):
+        prepare_data(config, mini_builder())
+
+
 def test_a_training_set_that_is_all_validation_is_an_error(rows: Path) -> None:
     """What is held out for validation is left out of training, and here every row is the same problem."""
     rows.write_text((json.dumps({"question": "How many?", "steps": ["<<1+1=2>>"], "answer": "2"}) + "\n") * 20)
@@ -129,8 +141,9 @@ def test_an_evaluation_writes_how_many_rows_it_left_out(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="questions.jsonl line 4: answer None is not a number"):
         evaluate(request, tmp_path / "result.yaml")
     assert not (tmp_path / "result.yaml").exists()
-    evaluate(replace(request, overrides={"dataset.on_bad_row": "skip"}), tmp_path / "result.yaml")
+    evaluate(replace(request, batch_size=2, overrides={"dataset.on_bad_row": "skip"}), tmp_path / "result.yaml")
     result = read_result(tmp_path / "result.yaml")
+    assert result.provenance["batch_size"] == 2
     assert (result.data.rows, result.data.bad_rows) == (3, 2)
     assert result.data.asked == str(tmp_path / "questions.jsonl")
     assert result.checkpoint == CheckpointInfo(path=(tmp_path / "saved").as_posix(), manifest=checkpoint_hash(tmp_path / "saved"))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from kava.errors import UserError
+from kava.errors import UserError, at_least
 from kava.generate import Reasoner
 
 # Settings that are applied, and settings that are accepted but have no effect.
@@ -42,6 +42,7 @@ def generate(
     if streamer is not None and len(questions) != 1:
         raise UserError(f"generate: a streamer shows one answer, and {len(questions)} questions were given")
     limit = int(asked["max_new_tokens"])
+    at_least(1, max_new_tokens=limit)
     reasoner.require_room(questions, limit, use_latent)
     prefix, logits, _ = reasoner.start(questions, use_latent)
     written: list[list[int]] = [[] for _ in questions]

@@ -16,7 +16,7 @@ from kava.api.stable_text import StableText
 from kava.checkpoint import Trained, checkpoint_directory, open_checkpoint
 from kava.checkpoint.publish import push, results_beside, save_with_card
 from kava.config import Config
-from kava.errors import UserError
+from kava.errors import UserError, at_least
 from kava.explain.thoughts import Thoughts, think
 from kava.generate import Generation, Reasoner
 from kava.results import Result
@@ -90,7 +90,7 @@ class Model:
             One `Generation` for one question, a list for a list: `.answer` is the extracted answer, `.text` the generated text.
 
         Raises:
-            UserError: a question is empty, or too long for the model.
+            UserError: a question is empty, or too long for the model; an option is out of its range, such as a batch_size of 0.
         """
         asked = _questions(questions)
         evaluation = self.config.evaluation
@@ -102,8 +102,9 @@ class Model:
         """Answer one question greedily, piece by piece; the pieces together are the answer's text.
 
         Raises:
-            UserError: the question is empty, or too long for the model.
+            UserError: the question is empty, or too long for the model; max_new_tokens is below 1.
         """
+        at_least(1, max_new_tokens=max_new_tokens)
         asked = _questions(question)
         reasoner, limit = self.trained.reasoner(), max_new_tokens or self.config.evaluation.max_new_tokens
         reasoner.require_room([reasoner.builder.question_ids(asked[0])], limit, use_latent)
@@ -114,8 +115,9 @@ class Model:
         """Compute the latents without answering: hidden states, keys, values and decoded tokens of each latent after each iteration.
 
         Raises:
-            UserError: the method has no latents, or a question is empty.
+            UserError: the method has no latents, a question is empty, or top_k is below 1.
         """
+        at_least(1, top_k=top_k)
         return think(self.trained.reasoner(), _questions(questions), top_k)
 
     def generate(
@@ -142,7 +144,7 @@ class Model:
             Ids of the generated tokens, [B, N], padded on the right. The question is not included, and latents have no ids.
 
         Raises:
-            UserError: a setting that decoding after latents does not have, such as num_beams.
+            UserError: a setting that decoding after latents does not have, such as num_beams; max_new_tokens is below 1.
         """
         asked = inputs if isinstance(inputs, Tensor) else _questions(inputs)
         defaults = {"max_new_tokens": self.config.evaluation.max_new_tokens}

@@ -17,14 +17,15 @@ class LmEval:
         import sys
 
         from kava.errors import UserError
+        from kava.runtime.stage import set_progress_stream
 
         try:
+            import lm_eval.models  # noqa: F401  (the harness looks its own up only while none is known)
             from lm_eval.__main__ import cli_evaluate
-        except ImportError:
-            raise UserError("lm-evaluation-harness is not installed: pip install 'kava-latent[lm_eval]' (or pip install lm-eval)") from None
-        import lm_eval.models  # noqa: F401  (the harness looks its own up only while none is known)
 
-        from kava.evaluate.lm_eval import register_tasks, report_absent_data
+            from kava.evaluate.lm_eval import register_tasks, report_absent_data
+        except ImportError:
+            raise UserError("there is no lm-evaluation-harness from 0.4.10 on: pip install 'kava-latent[lm_eval]'") from None
 
         given = list(self.arguments)
         if any(word.startswith("--apply_chat_template") for word in given):
@@ -34,6 +35,7 @@ class LmEval:
             if not any(word == option or word.startswith(f"{option}=") for word in given):
                 given += [option, value]
         register_tasks()
+        set_progress_stream("stderr")
         sys.argv = ["lm_eval", *given]
         with report_absent_data():
             cli_evaluate()

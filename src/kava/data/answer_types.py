@@ -8,9 +8,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from typing import Any, Literal
 
-from kava.data.answers import NUMBERS, answers_equal, canonical_number, extract_answer
+from kava.data.answers import NUMBERS, answers_equal, canonical_number, extract_answer, find_answer
 
 AnswerType = Literal["number", "choice", "text"]
 
@@ -78,21 +79,6 @@ def _canonical_choice(value: Any) -> str:
     return found[1]
 
 
-def _reader(find: Callable[[str], list[str]]) -> Callable[[str, str, bool], str | None]:
-    """Return a reader that takes the first match of `find` after the last prompt, else the last match in the whole text."""
-
-    def read(text: str, answer_prompt: str, after_prompt: bool) -> str | None:
-        pieces = re.findall(r"\w+|[^\w\s]", answer_prompt)
-        prompts = list(re.finditer(r"\s*".join(map(re.escape, pieces)), text, re.IGNORECASE)) if pieces else []
-        behind = text if after_prompt else text[prompts[-1].end() :] if prompts else ""
-        found = find(behind)
-        if found or after_prompt:
-            return found[0] if found else None
-        return next(reversed(find(text)), None)
-
-    return read
-
-
 def _same_choice(a: str, b: str) -> bool:
     left, right = a.lower(), b.lower()
     return _TRUTH.get(left, left) == _TRUTH.get(right, right)
@@ -117,8 +103,11 @@ ANSWER_TYPES: dict[AnswerType, Kind] = {
     "number": Kind(
         _canonical_number, lambda text, prompt, behind: extract_answer(text, prompt, after_prompt=behind), answers_equal, NUMBERS
     ),
-    "choice": Kind(_canonical_choice, _reader(_CHOICE.findall), _same_choice, (*"ABCDE", "yes", "no", "True", "False")),
+    "choice": Kind(_canonical_choice, partial(find_answer, _CHOICE.findall), _same_choice, (*"ABCDE", "yes", "no", "True", "False")),
     "text": Kind(
-        _canonical_text, _reader(_lines), _same_text, ("Tom is a bear.", "Every cat", "yes", "no", "A", "the end", "42", "In May")
+        _canonical_text,
+        partial(find_answer, _lines),
+        _same_text,
+        ("Tom is a bear.", "Every cat", "yes", "no", "A", "the end", "42", "In May"),
     ),
 }

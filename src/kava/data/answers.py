@@ -14,6 +14,7 @@ Values are exact: nothing is rounded, so 0.1+0.2 as a float stays 0.300000000000
 
 import re
 import unicodedata
+from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 
@@ -56,15 +57,18 @@ def extract_answer(text: str, answer_prompt: str, *, after_prompt: bool = False)
         answer_prompt: text before the number.
         after_prompt: the prompt was part of the model's input and `text` follows it, so the answer is the first number.
     """
-    text = _plain(text)
-    if after_prompt:
-        return _first(text)
-    pieces = re.findall(r"\w+|[^\w\s]", _plain(answer_prompt))
+    return find_answer(_numbers, _plain(text), _plain(answer_prompt), after_prompt)
+
+
+def find_answer(find: Callable[[str], list[str]], text: str, answer_prompt: str, after_prompt: bool) -> str | None:
+    """Do what `extract_answer` does for answers of any type; `find` returns those in a text, in order."""
+    pieces = re.findall(r"\w+|[^\w\s]", answer_prompt)
     prompts = list(re.finditer(r"\s*".join(map(re.escape, pieces)), text, re.IGNORECASE)) if pieces else []
-    if prompts and (answer := _first(text[prompts[-1].end() :])):
-        return answer
-    numbers = list(_NUMBER.finditer(text))
-    return _signed(numbers[-1]) if numbers else None
+    behind = text if after_prompt else text[prompts[-1].end() :] if prompts else ""
+    found = find(behind)
+    if found or after_prompt:
+        return found[0] if found else None
+    return next(reversed(find(text)), None)
 
 
 def answers_equal(a: str | None, b: str) -> bool:
@@ -134,9 +138,8 @@ def _plain_character(char: str) -> str:
     return char
 
 
-def _first(text: str) -> str | None:
-    found = _NUMBER.search(text)
-    return None if found is None else _signed(found)
+def _numbers(text: str) -> list[str]:
+    return [_signed(found) for found in _NUMBER.finditer(text)]
 
 
 def _signed(found: re.Match[str]) -> str:

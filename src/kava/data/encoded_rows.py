@@ -5,6 +5,8 @@ rows = EncodedRows(path)
 rows[17], len(rows), rows.lengths.total.max()
 """
 
+import contextlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -69,17 +71,16 @@ class EncodedRows(Sequence[EncodedExample]):
     """Sequence of the encoded examples in a file written by `write_rows`.
 
     Args:
-        path: the file; it may be deleted while it is in use (not on Windows).
+        path: the file. Once open, it may be deleted (not on Windows), but an unpickled copy opens it again; so each opening sets its
+            time, by which the cache knows what is in use.
         kept: indices of the rows in the sequence; None: all rows.
+        table: its content, if it is open.
     """
 
-    def __init__(self, path: Path, kept: Int[np.ndarray, " N"] | None = None) -> None:
-        import pyarrow
-
+    def __init__(self, path: Path, kept: Int[np.ndarray, " N"] | None = None, table: Any = None) -> None:
         self._path = path
         self._kept = kept
-        with pyarrow.memory_map(str(path)) as file:
-            self._table = pyarrow.ipc.open_file(file).read_all()
+        self._table = _mapped(path) if table is None else table
         columns = [self._table.column(name).to_numpy() for name in _LENGTHS]
         self.lengths = Lengths(*(column if kept is None else column[kept] for column in columns))
 
@@ -93,7 +94,7 @@ class EncodedRows(Sequence[EncodedExample]):
     def only(self, wanted: np.ndarray) -> "EncodedRows":
         """Return the rows selected by a boolean array with one entry per row."""
         rows = np.flatnonzero(wanted)
-        return EncodedRows(self._path, rows if self._kept is None else self._kept[rows])
+        return EncodedRows(self._path, rows if self._kept is None else self._kept[rows], self._table)
 
     def ids(self, first: int) -> list[str]:
         """Return the ids of the first `first` rows."""
@@ -122,6 +123,15 @@ class EncodedRows(Sequence[EncodedExample]):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle only the path and the row indices: a worker process maps the file itself."""
         return EncodedRows, (self._path, self._kept)
+
+
+def _mapped(path: Path) -> Any:
+    import pyarrow
+
+    with contextlib.suppress(OSError):  # the cache may be read-only
+        os.utime(path)
+    with pyarrow.memory_map(str(path)) as file:
+        return pyarrow.ipc.open_file(file).read_all()
 
 
 def _last_step_lengths(rows: Any) -> Int[np.ndarray, " N"]:

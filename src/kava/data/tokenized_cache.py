@@ -7,7 +7,6 @@ written to a temporary directory and renamed when it is complete; other processe
 import contextlib
 import hashlib
 import json
-import os
 import tempfile
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -20,7 +19,7 @@ from kava.data.example import Example
 from kava.data.sequences import SequenceBuilder
 from kava.data.sources.splits import Splits
 from kava.errors import UserError
-from kava.runtime.atomic import MANIFEST, checksum, discard
+from kava.runtime.atomic import checksum, discard
 from kava.runtime.cache_directory import cache_dir, ensured
 from kava.runtime.lock import locked
 from kava.runtime.variables import number
@@ -56,8 +55,6 @@ def tokenise(splits: Splits, builder: SequenceBuilder) -> Tokenised:
     with ensured(directory, "tokenised data", lambda staging: _write(staging, splits, builder)) as made:
         if made:
             _prune(directory, limit)
-        with contextlib.suppress(OSError):  # the cache may be read-only
-            os.utime(directory / MANIFEST)  # record the time of the last use
         return _open(directory)
 
 
@@ -104,12 +101,14 @@ def _open(directory: Path) -> Tokenised:
 
 def _prune(newest: Path, limit: float) -> None:
     """Remove the least recently used entries until the rest fit; never remove the newest entry or one that is being opened."""
-    entries = [manifest.parent for manifest in newest.parent.glob(f"*/{MANIFEST}") if manifest.parent != newest]
-    entries = [entry for entry in entries if not entry.name.startswith(".")]
-    entries.sort(key=lambda entry: (entry / MANIFEST).stat().st_mtime, reverse=True)
+    entries = []
+    for rows in newest.parent.glob(f"[!.]*/{ROWS}"):
+        if rows.parent != newest:
+            with contextlib.suppress(OSError):  # another process has just removed it
+                entries.append((rows.stat().st_mtime, _size(rows.parent), rows.parent))
     room = limit * 2**30 - _size(newest)
-    for entry in entries:
-        room -= _size(entry)
+    for _, size, entry in sorted(entries, reverse=True):
+        room -= size
         if room < 0:
             try:
                 with locked(entry.with_name(f".{entry.name}")):

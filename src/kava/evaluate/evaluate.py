@@ -134,10 +134,12 @@ def _asked(request: Request, trained: Trained) -> tuple[Trained, Loaded]:
 def _evaluate(request: Request, output: str | Path | None, trained: Trained, questions: Loaded, source: _Source | None) -> Result:
     """`source` is None for a model that may have changed since it was loaded."""
     started, config = time.perf_counter(), trained.config
+    # Beside the configuration, whose fingerprint stays that of the run: a batch is answered as each of its questions is.
+    batch_size = request.batch_size or config.evaluation.batch_size
     evaluation = evaluate_accuracy(
         trained.reasoner(),
         questions.examples,
-        batch_size=request.batch_size or config.evaluation.batch_size,
+        batch_size=batch_size,
         max_new_tokens=config.evaluation.max_new_tokens,
         temperature=config.evaluation.temperature,
         seed=config.training.seed,
@@ -156,7 +158,7 @@ def _evaluate(request: Request, output: str | Path | None, trained: Trained, que
             asked=request.dataset,
         ),
         checkpoint=source.info if source else None,
-        provenance=collect(wall_seconds=time.perf_counter() - started) | {"training": trained.metadata},
+        provenance=collect(wall_seconds=time.perf_counter() - started) | {"batch_size": batch_size, "training": trained.metadata},
     )
     if output is not None and processes.is_main():
         answers = write_rows(rows_path(output), [Row(**item.row()) for item in evaluation.answered])

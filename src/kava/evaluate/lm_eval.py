@@ -8,7 +8,7 @@ harness's own `gsm8k` works too: its "Question: ... Answer:" template is removed
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import groupby
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,15 @@ import lm_eval.tasks
 import torch
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
-from tqdm import tqdm
+from lm_eval.models.utils import normalize_gen_kwargs
 
 from kava.checkpoint import open_checkpoint
-from kava.data.answers import extract_answer
-from kava.errors import UserError, reason_of
+from kava.data.answer_types import read_answer
+from kava.errors import UserError, at_least, reason_of
 
 TASKS = Path(__file__).parent / "tasks"
 _FRAME = ("Question:", "Answer:")
+_BETWEEN_EXAMPLES = "\n\n"
 
 
 @register_model("kava")
@@ -39,44 +40,50 @@ class KavaLM(LM):
 
     def __init__(
         self,
-        pretrained: str,
+        pretrained: str = "",
         batch_size: int | str | None = None,
         device: str | None = None,
         use_latent: bool = True,
         max_batch_size: int | None = None,
+        **others: Any,
     ) -> None:
         super().__init__()
+        if others:
+            raise UserError(
+                f"a kava model has no argument '{next(iter(others))}': leave it out of --model_args; it takes pretrained, use_latent"
+            )
+        if not pretrained:
+            raise UserError("the checkpoint is missing: give --model_args pretrained=RUN")
         trained = open_checkpoint(str(pretrained), device=device if torch.cuda.is_available() else None)
         evaluation = trained.config.evaluation
         self.reasoner = trained.reasoner()
-        self.batch = int(str(batch_size)) if str(batch_size).isdigit() else evaluation.batch_size
+        self.batch = _batch_size(batch_size) or evaluation.batch_size
         self.max_new_tokens = evaluation.max_new_tokens
         self.use_latent = use_latent
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Answer the harness's requests; each is (context, options), in the order asked."""
-        limits = [self._limit(request.args[1]) for request in requests]
-        questions = [question_of(request.args[0]) for request in requests]
-        # The requests of several tasks come together; those of one limit and of similar length share a batch.
-        order = sorted(range(len(questions)), key=lambda index: (limits[index], len(questions[index])))
-        texts: dict[int, str] = {}
-        with tqdm(total=len(questions), desc="kava answers", disable=disable_tqdm) as bar:
-            for limit, alike in groupby(order, key=lambda index: limits[index]):
-                indices = list(alike)
-                for start in range(0, len(indices), self.batch):
-                    batch = indices[start : start + self.batch]
-                    answers = self.reasoner.generate(
-                        [questions[index] for index in batch], batch_size=self.batch, max_new_tokens=limit, use_latent=self.use_latent
-                    )
-                    texts.update((index, answer.text) for index, answer in zip(batch, answers, strict=True))
-                    bar.update(len(batch))
-        return [self._written(request, texts[index]) for index, request in enumerate(requests)]
+        options = [self._options(request.args[1]) for request in requests]
+        questions = [_question(request) for request in requests]
+        texts = [""] * len(requests)
+        # The requests of several tasks come together.
+        for limit in {each["max_gen_toks"] for each in options}:
+            chosen = [index for index, each in enumerate(options) if each["max_gen_toks"] == limit]
+            answers = self.reasoner.generate(
+                [questions[index] for index in chosen], batch_size=self.batch, max_new_tokens=limit, use_latent=self.use_latent
+            )
+            for index, answer in zip(chosen, answers, strict=True):
+                texts[index] = self._written(requests[index].args[0], answer.text, options[index]["until"])
+        return texts
 
-    def _limit(self, options: dict[str, Any]) -> int:
-        """Return the number of tokens that a request may have."""
-        if float(options.get("temperature") or 0) > 0 and options.get("do_sample"):
-            raise UserError("the harness asks for sampling (do_sample); kava answers greedily, as its results do: leave it out")
-        return min(self.max_new_tokens, int(options.get("max_gen_toks") or self.max_new_tokens))
+    def _options(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the options of a request in the harness's one form, with a limit of tokens that the checkpoint's own limits."""
+        options = normalize_gen_kwargs({name: value for name, value in given.items() if value is not None}, self.max_new_tokens)
+        if options["do_sample"]:
+            raise UserError(
+                "the harness asks for sampling (do_sample or a temperature); kava answers greedily, as its results do: leave it out"
+            )
+        return {**options, "max_gen_toks": min(self.max_new_tokens, options["max_gen_toks"])}
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
         """Raise an error: a model that reasons first has no likelihood for a direct continuation of the question."""
@@ -99,17 +106,29 @@ class KavaLM(LM):
         """Return an empty template."""
         return ""
 
-    def _written(self, request: Any, text: str) -> str:
+    def _written(self, context: str, text: str, until: list[str]) -> str:
         """Return the answer up to the first stop string; for the harness's own template, with the number in GSM8K's notation."""
-        for stop in request.args[1].get("until") or []:
+        for stop in until:
             text = text.partition(stop)[0] if stop else text
-        prompt = self.reasoner.builder.answer_prompt
-        number = extract_answer(text, prompt, after_prompt=not self.reasoner.writes_trace(self.use_latent))
-        if number is None:
+        builder = self.reasoner.builder
+        read = partial(read_answer, answer_prompt=builder.answer_prompt, answer_type=builder.answer_type)
+        answer = read(text, after_prompt=not self.reasoner.writes_trace(self.use_latent))
+        if answer is None:
             return text
         # Graders look for a marker or for the last number in the text, and the model may have continued after its answer.
-        marker = "####" if request.args[0].rstrip().endswith(_FRAME[1]) else prompt
-        return text if extract_answer(text, prompt) == number and marker == prompt else f"{text}\n{marker} {number}"
+        marker = "####" if context.rstrip().endswith(_FRAME[1]) else builder.answer_prompt
+        return text if read(text) == answer and marker == builder.answer_prompt else f"{text}\n{marker} {answer}"
+
+
+def _batch_size(given: int | str | None) -> int | None:
+    if given is None or str(given).startswith("auto"):
+        return None
+    try:
+        size = int(given)
+    except ValueError:
+        raise UserError(f"batch_size is '{given}'; give a number of questions, or auto") from None
+    at_least(1, batch_size=size)
+    return size
 
 
 def register_tasks() -> None:
@@ -151,3 +170,18 @@ def question_of(context: str) -> str:
     if not context.rstrip().endswith(answer) or question not in context:
         return context.strip()
     return context.rpartition(question)[2].strip().removesuffix(answer).strip()
+
+
+def _question(request: Any) -> str:
+    """`question_of` a request.
+
+    Raises:
+        UserError: a blank line that no field of its row has shows that examples come before it, in another template.
+    """
+    asked = question_of(request.args[0])
+    if _BETWEEN_EXAMPLES in asked and not any(isinstance(field, str) and asked in field for field in request.doc.values()):
+        raise UserError(
+            f"task {request.task_name} puts examples before its questions, in a template that kava does not know; "
+            "questions are asked bare, as in training: give --num_fewshot 0"
+        )
+    return asked

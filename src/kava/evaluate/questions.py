@@ -1,13 +1,11 @@
 """Load the questions of a data set: by name, from a file, a directory or the hub, with answers of the model's type."""
 
-from pathlib import Path
-
 from kava.config import Config
 from kava.data.example import CotType
 from kava.data.sources.benchmarks import BENCHMARKS
 from kava.data.sources.directory import NoSuchSplitError
 from kava.data.sources.load import load_benchmark
-from kava.data.sources.resolve import open_benchmark
+from kava.data.sources.resolve import local_path, open_benchmark
 from kava.data.sources.stream import Loaded
 from kava.errors import UserError
 
@@ -23,14 +21,14 @@ def load_questions(config: Config, dataset: str, data_dir: str | None, limit: in
     """
     configured, known = config.evaluation.datasets.get(dataset), BENCHMARKS.get(dataset)
     source = configured or (known.hub if known else dataset)
-    found = source is not None and (Path(source).exists() or source.startswith("builtin:"))
+    found = source is not None and (local_path(source).exists() or source.startswith("builtin:"))
     if data_dir is not None:
         if source is not None and (source.startswith("builtin:") or (found and source == dataset)):
             raise UserError(
                 f"'{dataset}' says itself where its questions are: leave --data_dir {data_dir} out, or give a name such as gsm8k"
             )
         source = data_dir
-    elif known and configured == known.hub and not found and _holds(config.dataset.name, dataset):
+    elif known and configured in (None, known.hub) and not found and _holds(config.dataset.name, dataset):
         source = config.dataset.name
     if source is None:
         raise UserError(
@@ -50,8 +48,10 @@ def load_questions(config: Config, dataset: str, data_dir: str | None, limit: in
 
 
 def _holds(name: str, dataset: str) -> bool:
-    """Return whether the training data is a directory that also contains this evaluation set, in a file or folder of its name."""
+    """Return whether the training data is a directory that also contains this evaluation set: it or the set's file has its name."""
+    directory = local_path(name)
     try:
-        return Path(name).is_dir() and BENCHMARKS[dataset].is_named(dataset, open_benchmark(name, dataset).source)
+        opened = open_benchmark(name, dataset) if directory.is_dir() else None
     except NoSuchSplitError:
         return False
+    return opened is not None and BENCHMARKS[dataset].is_named(dataset, f"{directory.absolute().name}/{opened.stem}")

@@ -75,9 +75,9 @@ def prepare_data(config: Config, builder: SequenceBuilder) -> Prepared:
     """The encoded training data, from the cache if it is there; rows longer than `dataset.max_length` are left out and counted.
 
     Raises:
-        UserError: there is no such data, or nothing is left to train on.
+        UserError: there is no such data, nothing is left to train on, or the method needs traces and no row has one.
     """
-    dataset = config.dataset
+    dataset, method = config.dataset, METHODS[config.method]
     splits = open_training(dataset)
     found = tokenise(splits, builder)
     total, fits = len(found.rows), found.rows.lengths.total <= dataset.max_length
@@ -93,7 +93,12 @@ def prepare_data(config: Config, builder: SequenceBuilder) -> Prepared:
             f"kava: {too_long} of {total} training rows are longer than dataset.max_length {dataset.max_length} tokens; left out: {named}",
             file=sys.stderr,
         )
-    evicted = _evicted(rows.teacher_traces(dataset.drop_last_step), config.latent.num_tokens) if METHODS[config.method].kv else {}
+    if (method.teacher or method.writes_cot or method.curriculum != "none") and not rows.lengths.trace.any():
+        raise UserError(
+            f"no training row of '{dataset.name}' has a trace, which method {method.name} trains on; "
+            "set dataset.name to rows with steps, or method to no_cot"
+        )
+    evicted = _evicted(rows.teacher_traces(dataset.drop_last_step), config.latent.num_tokens) if method.kv else {}
     validation = found.validation[: config.evaluation.validation_samples]
     data = {"source": splits.source, "rows": len(rows), "validation_rows": len(validation), "too_long": too_long, **found.about, **evicted}
     return Prepared(rows, validation, data)

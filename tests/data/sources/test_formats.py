@@ -281,6 +281,7 @@ def test_svamp_as_1000_joins_train_and_test(tmp_path: Path) -> None:
         ("math-500", {"problem": "p", "solution": "s"}, "\\left( 3, \\frac{\\pi}{2} \\right)"),
         ("gsm-plus", {"question": "q", "solution": "s", "perturbation_type": "critical thinking"}, "None"),
         ("asdiv", {"body": "b", "question": "q"}, "3:5 (ratio)"),
+        ("asdiv", {"body": "b", "question": "q"}, "8 (ft); 128 (sq. ft)"),
     ],
 )
 def test_the_numeric_part_of_a_set_is_taken_and_said(tmp_path: Path, name: str, row: dict[str, Any], no_number: str) -> None:

@@ -51,7 +51,7 @@ def test_a_directory_gives_the_file_of_the_split(mixed: Path) -> None:
     for split in ("validation", "valid", "dev", "val"):
         assert load_examples(str(mixed), split, cot_type="equation").source == str(mixed / "gsm8k_aug_valid.txt")
     assert load_examples(str(mixed), "test", cot_type="natural_language").source == str(mixed / "gsm8k_test.jsonl")
-    with pytest.raises(UserError, match=r"several files for split 'test': gsm8k_aug_test, gsm8k_test; name the file itself"):
+    with pytest.raises(UserError, match=r"several files for split 'test': gsm8k_aug_test.txt, gsm8k_test.jsonl; .*name the file itself"):
         load_examples(str(mixed), "test", cot_type="equation")
     with pytest.raises(
         UserError, match=r"no file for split 'validation' with natural_language steps; it holds gsm8k_aug_test \(icot\)"
@@ -133,6 +133,17 @@ def test_a_downloaded_hub_directory_with_shards(tmp_path: Path) -> None:
         train_validation(str(tmp_path), cot_type="equation")
     assert train.examples[-1].id == "data/train/train/6"
     assert [example.question for example in validation.examples] == ["v 0?"]
+
+
+@pytest.mark.parametrize("other", ["test", "test-00000-of-00001"])
+def test_a_split_that_is_there_twice_is_refused(tmp_path: Path, other: str) -> None:
+    """In other numbers of files, so that each row would be read twice."""
+    rows = gsm8k_rows("test", 4)
+    for name, part in ((other, rows), ("test-00000-of-00002", rows[:2]), ("test-00001-of-00002", rows[2:])):
+        write_lines(tmp_path / f"{name}.jsonl", part)
+    for benchmark in ("gsm8k", "mine"):
+        with pytest.raises(UserError, match=f"several files for .*: {other}.jsonl, test-00000-of-00002.jsonl; keep one of them"):
+            load_benchmark(benchmark, str(tmp_path))
 
 
 def test_a_saved_dataset_dict(tmp_path: Path) -> None:
@@ -255,7 +266,7 @@ def test_a_data_directory_is_used_or_refused(mixed: Path, tmp_path: Path) -> Non
 
 def test_a_directory_of_training_data_answers_for_the_sets_that_it_names_alone(mixed: Path, tmp_path: Path) -> None:
     """Somebody's own `test.jsonl` is not GSM8K's, and what the user configured is not passed over."""
-    own = tmp_path / "own"
+    own = tmp_path / "gsm8k-work" / "own"
     for split, count in (("train", 20), ("test", 3)):
         write_lines(own / f"{split}.jsonl", aug_rows(split, count))
         write_lines(tmp_path / "gsm8k-aug" / f"{split}.jsonl", aug_rows(split, count))
@@ -270,6 +281,21 @@ def test_a_directory_of_training_data_answers_for_the_sets_that_it_names_alone(m
     for datasets in (hub, {"gsm8k": "somebody/gsm8k-platinum"}, {"mine": "somebody/other"}):
         with pytest.raises(UserError, match=next(iter(datasets.values()))):
             source(own, datasets)
+
+
+def test_every_named_set_is_found_in_the_directory_of_training_data(mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also sets that the configuration does not list, a directory given by `~` or by `.`, and sets that have a directory of their own."""
+    write_lines(mixed / "multiarith_test.jsonl", [{"question": "q?", "final_ans": "3"}])
+    (mixed / "addsub").mkdir()
+    write_lines(mixed / "addsub" / "test.jsonl", [{"question": "q?", "answer": "3"}])
+    monkeypatch.setenv("HOME", str(mixed.parent))
+    monkeypatch.chdir(mixed / "addsub")
+    for name, dataset, file in (
+        (str(mixed), "multiarith", "multiarith_test.jsonl"),
+        (f"~/{mixed.name}", "gsm8k", "gsm8k_test.jsonl"),
+        (".", "addsub", "addsub/test.jsonl"),
+    ):
+        assert load_questions(Config(dataset={"name": name}), dataset, None).source == str(mixed / file)  # type: ignore[arg-type]
 
 
 def test_a_compressed_file_is_to_be_unpacked(tmp_path: Path) -> None:

@@ -254,6 +254,13 @@ def test_a_rate_is_measured_where_there_is_a_measurement_and_else_computed(tmp_p
         card_named("H10")
 
 
+def test_rows_below_the_home_directory_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    rows = [{"question": f"Tom has {n} apples .", "steps": ["<<1+1=2>>"], "answer": "2"} for n in range(20)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert data_shape(tiny_config(**{"model.name": "builtin:mini", "dataset.name": "~/rows.jsonl"})).rows == 18
+
+
 def test_a_proposal_keeps_the_effective_batch_and_fits(planner: Planner) -> None:
     last = 0
     for gigabytes in (0.005, 0.01, 0.02, 0.05, 1.0):

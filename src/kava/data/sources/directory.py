@@ -71,15 +71,17 @@ def data_files(directory: Path, configuration: str | None = None) -> list[DataFi
         NoSuchConfigurationError: this configuration has no data file.
     """
 
-    def series(path: Path) -> tuple[str, str]:
-        return _SHARD.sub("", path.relative_to(directory).with_suffix("").as_posix()), path.suffix
+    def series(path: Path) -> tuple[str, str, str]:
+        name = path.relative_to(directory).with_suffix("").as_posix()
+        shard = _SHARD.search(name)
+        return _SHARD.sub("", name), shard[1] if shard else "", path.suffix
 
     patterns = ("/".join("*" * depth) for depth in range(1, _MAX_DEPTH + 1))
     paths = [path for pattern in patterns for path in directory.glob(pattern) if path.is_file()]
     visible = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(directory).parts)]
     wanted = chosen(directory, configuration)
     kept = [path for path in visible if wanted is None or wanted.holds(path.relative_to(directory).as_posix())]
-    found = (_recognise_file(tuple(sorted(shards)), stem) for (stem, _), shards in groupby(sorted(kept, key=series), key=series))
+    found = (_recognise_file(tuple(sorted(shards)), stem) for (stem, *_), shards in groupby(sorted(kept, key=series), key=series))
     data = [data_file for data_file in found if data_file is not None]
     if wanted is not None and not data:
         others = [
@@ -110,8 +112,7 @@ def choose_split(directory: Path, split: str, cot_type: CotType | None, configur
     with_trace = [file for file in fitting if file.forms]
     candidates = with_trace or fitting
     if len(candidates) > 1:
-        names = ", ".join(file.stem for file in candidates)
-        raise UserError(f"directory {directory} has several files for split '{split}': {names}; name the file itself")
+        raise _several(directory, f"split '{split}'", candidates)
     if not candidates:
         why = f" with {cot_type} steps" if named else ""
         raise NoSuchSplitError(f"directory {directory} has no file for split '{split}'{why}; it holds {listing(files)}")
@@ -129,17 +130,21 @@ def choose_benchmark(directory: Path, dataset: str, configuration: str | None = 
         UserError: there are several.
     """
     benchmark, files = BENCHMARKS[dataset], data_files(directory, configuration)
-    named = [file for file in files if benchmark.is_named(dataset, f"{directory.name}/{file.stem}")]
+    named = [file for file in files if benchmark.is_named(dataset, f"{directory.absolute().name}/{file.stem}")]
     unnamed = [] if benchmark.by_name and not whole else files
     for fitting, form, split in product((named, unnamed), benchmark.formats, (*benchmark.splits, None)):
         found = _of_split([file for file in fitting if file.format is FORMATS[form]], split)
         if len(found) > 1:
-            names = ", ".join(file.stem for file in found)
-            raise UserError(f"directory {directory} has several files for benchmark '{dataset}': {names}; name the file itself")
+            raise _several(directory, f"benchmark '{dataset}'", found)
         if found:
             return found[0]
     name = ", in a file that carries its name" if benchmark.by_name and not whole else ""
     raise NoSuchSplitError(f"directory {directory} has no file for benchmark '{dataset}'{name}; it holds {listing(files)}")
+
+
+def _several(directory: Path, what: str, files: list[DataFile]) -> UserError:
+    names = ", ".join(file.paths[0].relative_to(directory).as_posix() for file in files)
+    return UserError(f"directory {directory} has several files for {what}: {names}; keep one of them, or name the file itself")
 
 
 def _of_split(files: list[DataFile], split: str | None) -> list[DataFile]:

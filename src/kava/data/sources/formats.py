@@ -139,8 +139,11 @@ def _parse_mawps(row: Row, cot_type: CotType) -> Parsed:
 
 
 def _parse_asdiv(row: Row, cot_type: CotType) -> Parsed:
+    question, answer = f"{_text(row, 'body')} {_text(row, 'question')}", _text(row, "answer")
+    if ";" in answer:
+        raise AnswerError(f"answer '{answer}' has several parts")
     # The answer is followed by its unit: 9 (apples)
-    return f"{_text(row, 'body')} {_text(row, 'question')}", (), _text(row, "answer").partition("(")[0].strip()
+    return question, (), answer.partition("(")[0].strip()
 
 
 def _parse_choices(row: Row, cot_type: CotType) -> Parsed:

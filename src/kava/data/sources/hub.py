@@ -154,8 +154,9 @@ def download(wanted: HubName) -> HubDataset | Path:
     name = wanted.repository
     reason = unreachable()
     if reason is not None:
-        held = sorted(_prepared(name))
-        only = f" but for the configuration {held[0]} (name it {name}:{held[0]})" if held and wanted.configuration is None else ""
+        held = sorted(_prepared(name)) if wanted.configuration is None else []
+        cure = f"name it {name}:{held[0]}, for a named set with --evaluation.datasets.NAME {name}:{held[0]}" if held else ""
+        only = f" but for the configuration {held[0]} ({cure})" if held else ""
         raise UserError(f"data set '{name}' is not in the cache{only}, and {reason}: {cures('data set', name)}")
     try:
         # Query the hub first, because the errors of the `datasets` calls below do not give the reason.

@@ -47,7 +47,7 @@ def open_split(name: str, split: str, cot_type: CotType | None, *, separate_spli
         NoSuchSplitError: the source has no such split.
         UserError: there is no data with this name.
     """
-    path = _local(name)
+    path = local_path(name)
     if path.is_file():
         if separate_split:
             raise NoSuchSplitError(f"{path} is a single file without splits")
@@ -61,7 +61,7 @@ def open_split(name: str, split: str, cot_type: CotType | None, *, separate_spli
 
 def open_benchmark(name: str, dataset: str) -> Opened:
     """Open an evaluation set of `BENCHMARKS`; raises the same errors as `open_split`."""
-    path = _local(name)
+    path = local_path(name)
     splits = BENCHMARKS[dataset].splits
     if path.is_file():
         return _open_files((path,), path.stem)
@@ -175,7 +175,7 @@ def _of_snapshot(data_file: DataFile, snapshot: Path, wanted: hub.HubName) -> Op
 
 
 def _refuse_missing_path(name: str) -> None:
-    path = _local(name)
+    path = local_path(name)
     looks_local = path.is_absolute() or name.startswith(".") or name.count("/") > 1 or path.suffix in _DATA_SUFFIXES
     if not looks_local:
         return
@@ -184,7 +184,7 @@ def _refuse_missing_path(name: str) -> None:
     raise UserError(f"data path {name} does not exist; {parent} holds {names or 'nothing'}")
 
 
-def _local(name: str) -> Path:
+def local_path(name: str) -> Path:
     """Return a name as a path; `~` is expanded to the home directory."""
     try:
         return Path(name).expanduser()

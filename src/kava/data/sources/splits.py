@@ -38,10 +38,10 @@ def open_training(dataset: DatasetConfig) -> Splits:
     If the source has no validation split of the requested kind (a single file, `openai/gsm8k`, a directory whose validation file has
     equations when sentences are requested), the last 500 rows of train (at most a tenth) are held out. If it has one, training
     rows with one of its questions are left out and counted in `note`: all 500 GSM8k-AUG validation questions are GSM8K training
-    questions. `max_train_samples` applies to the training examples.
+    questions. `max_train_samples` applies to the training examples. Rows in a format without steps are accepted; they have no trace.
 
     Raises:
-        UserError: there is no such data, or it has no steps of kind `cot_type`.
+        UserError: there is no such data, or it has steps, but none of kind `cot_type`.
     """
     name = f"{dataset.name}@{dataset.revision}" if dataset.revision else dataset.name
     train_split, validation_split, cot_type, limit = (

@@ -15,6 +15,7 @@ import numpy as np
 from kava.config import Config
 from kava.config.strict_yaml import load_yaml
 from kava.data.sequences import builder_of
+from kava.data.sources.resolve import local_path
 from kava.errors import UserError, reason_of
 from kava.model.smollm2 import SMOLLM2_DIRECTORY, SMOLLM2_NAME
 from kava.model.tokenizer import load_tokenizer
@@ -144,7 +145,7 @@ def _known(config: Config) -> DataShape | None:
 
 def _counted(config: Config) -> DataShape:
     tokenizer = _tokenizer_here(config)
-    if not (Path(config.dataset.name).exists() or config.dataset.name == MINI_NAME) or tokenizer is None:
+    if not (local_path(config.dataset.name).exists() or config.dataset.name == MINI_NAME) or tokenizer is None:
         raise UserError(
             f"how long the rows of '{config.dataset.name}' are is not known here: download the data and the tokenizer, or give "
             "--rows N --mean_lengths Q C A --longest_lengths Q C A (tokens of question, trace and answer)"
