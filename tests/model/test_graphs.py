@@ -65,7 +65,8 @@ def test_what_asks_the_device_for_a_number_is_not_recorded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "reads"), [("llama", False), ("llama3_rope", False), ("longrope", True), ("dynamic", True), ("mixtral", True), ("gpt_oss", True)]
+    ("kind", "reads"),
+    [("llama", False), ("llama3_rope", False), ("longrope", True), ("dynamic", True), ("mixtral", True), ("gpt_oss", True)],
 )
 def test_a_model_that_reads_the_device_by_itself_is_not_recorded(kind: str, reads: bool) -> None:
     backbone = tiny_model(kind, "eager").backbone
