@@ -13,6 +13,7 @@ from helpers.checks import make_trained
 from helpers.loops import entries, make_loop, weights
 from helpers.tiny import make_batch, make_examples, mini_examples, tiny_model
 from kava.checkpoint import Trained, load_checkpoint
+from kava.errors import UserError
 from kava.evaluate.accuracy import Answered, Evaluation
 from kava.generate import Generation
 from kava.train.batch_step import BatchStep
@@ -76,6 +77,18 @@ def test_a_stage_s_first_step_finds_an_optimizer_that_knows_nothing(trained: Tra
         again.resets_optimizer = whole.resets_optimizer
         again.run(tmp_path / "whole" / start)
         assert all(torch.equal(value, moved[name]) for name, value in weights(resumed).items())
+
+
+def test_in_fp16_a_gradient_that_no_loss_scale_makes_finite_ends_the_run(trained: Trained, tmp_path: Path) -> None:
+    """The scaler halves its scale from 4 to below 1 in three steps; without a limit the run would end with the weights it began with."""
+    loop, _ = make_loop(trained, tmp_path / "run", "cpu", system={"mixed_precision": "fp16"}, training={"max_bad_batches": 1})
+    loop.updates.scaler = torch.amp.GradScaler("cpu", init_scale=4)
+    loop.batch_step.scaler = loop.updates.scaler
+    next(value for value in loop.model.parameters() if value.requires_grad).register_hook(lambda gradient: gradient * torch.nan)
+    with pytest.raises(UserError, match=r"^step 5: the gradient is NaN though all losses are finite .*--training.max_bad_batches 2"):
+        loop.run()
+    assert sorted(path.name for path in (tmp_path / "run").glob("bad_batch-*")) == ["bad_batch-4", "bad_batch-5"]
+    assert (loop.state.skipped_batches, loop.updates.schedule.last_epoch) == (1, 0)
 
 
 class Stop(StopOnSignal):

@@ -104,7 +104,7 @@ class Loop:
                 self.updates.forget_state()
             seen = self._losses_and_gradients(state.global_step, examples)
             norm, rate = self.updates.clip(), self.updates.learning_rate
-            sound = self.guard is None or not self.guard.check_and_skip(seen, norm, state, scaled=self.updates.scaler.is_enabled())
+            sound = self.guard is None or not self.guard.check_and_skip(seen, norm, state, scaled=self.updates.lowers_scale)
             if sound:
                 state.meter.add(seen, examples)
             self.updates.apply(sound)
