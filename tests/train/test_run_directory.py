@@ -92,7 +92,7 @@ def test_a_finished_run_is_not_trained_over(run: Path, place: Path) -> None:
 
 @pytest.mark.parametrize("earlier_version", [False, True])
 def test_a_finished_run_is_finished_with_whatever_a_resume_may_change(run: Path, place: Path, earlier_version: bool) -> None:
-    other = {"training.max_bad_batches": 3, "training.num_workers": 1, "training.save_total_limit": 1}
+    other = {"training.max_bad_batches": 3, "training.num_workers": 1, "training.save_total_limit": 1, "evaluation.batch_size": 8}
     marker = json.loads((run / "training_done.json").read_text())
     if earlier_version:
         of_then = settings(place, **{"training.save_total_limit": 7})
@@ -107,6 +107,11 @@ def test_a_finished_run_is_finished_with_whatever_a_resume_may_change(run: Path,
     (run / "config.yaml").unlink()
     with pytest.raises(UserError, match="holds a finished run of another configuration; choose another --output_dir"):
         train(changed, run, resume=True, quiet=True)
+
+
+def test_a_run_whose_validation_ran_out_of_memory_goes_on_with_fewer_questions_at_once(run: Path, place: Path) -> None:
+    (run / "training_done.json").unlink()
+    assert train(settings(place, **{"evaluation.batch_size": 8}), run, resume=True, quiet=True).steps == 4
 
 
 def test_an_unfinished_run_is_not_trained_over_either(run: Path, place: Path) -> None:

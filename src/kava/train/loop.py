@@ -191,7 +191,7 @@ class Loop:
         """
         if self.validate is None:
             return False
-        cure = "give --evaluation.batch_size 8, or less"
+        cure = "give --evaluation.batch_size 8, or less; --resume goes on with it"
         with report_out_of_memory("validation", cure):
             evaluation = self.stop.cut_off(self.validate) if self.stop else self.validate()
         if evaluation is not None:
