@@ -156,11 +156,10 @@ class StepBatches:
 
     def order(self, epoch: int) -> Int[np.ndarray, " N"]:
         """The order of the examples in an epoch."""
-        if self.sampler is None:
-            generator = torch.Generator().manual_seed(self.training.seed * 1_000_003 + epoch)
-            return torch.randperm(len(self.examples), generator=generator).numpy()
-        self.sampler.set_epoch(epoch)
-        return np.fromiter(self.sampler, dtype=np.int64, count=len(self.examples))
+        if self.sampler is not None:
+            return self.sampler.order(epoch)
+        generator = torch.Generator().manual_seed(self.training.seed * 1_000_003 + epoch)
+        return torch.randperm(len(self.examples), generator=generator).numpy()
 
     def _rounds_of(self, step: int) -> tuple[int, int]:
         first = step % self.steps_per_epoch * self.training.gradient_accumulation_steps
