@@ -1,7 +1,7 @@
 """Which settings differ, by dotted key."""
 
 from kava.config import build_config
-from kava.config.differences import ABSENT, differences, flatten
+from kava.config.differences import ABSENT, differences, flatten, named_differences
 
 
 def test_sections_become_dotted_keys_and_lists_stay_values() -> None:
@@ -19,3 +19,10 @@ def test_configurations_differ_in_what_was_set() -> None:
         build_config({}, "a test", overrides).to_dict() for overrides in ({}, {"training.learning_rate": 0.0002, "rkv.lambda": 0.5})
     ]
     assert differences(contents) == {"rkv.lambda": [0.1, 0.5], "training.learning_rate": [0.0008, 0.0002]}
+
+
+def test_a_sentence_names_three_of_them() -> None:
+    old, new = {"a": 1, "b": {"c": "x", "d": 3}, "e": 0, "f": 1}, {"a": 2, "b": {"c": "y", "d": 4}, "e": 0, "f": 2}
+    assert named_differences(old, new) == "a 1, not 2; b.c 'x', not 'y'; b.d 3, not 4 and 1 more"
+    assert named_differences(old, new, ["a", "b.c", "f"]) == "b.d 3, not 4"
+    assert named_differences(old, old) == ""

@@ -63,6 +63,13 @@ def test_what_an_earlier_version_wrote_down_of_other_settings_is_read_as_today_s
     assert renewed_fingerprint("30534015ae5701e5", content) == Config().fingerprint()
 
 
+@pytest.mark.parametrize("recorded", ["fc5a2286c9182f8e", "4db72eedbeda718a"])
+def test_versions_left_out_more_and_more(recorded: str) -> None:
+    """The first nothing, the second the settings of training alone."""
+    content = build_config({}, "a test", {"training.num_workers": 3, "evaluation.batch_size": 200}).to_dict()
+    assert renewed_fingerprint(recorded, content) == Config().fingerprint()
+
+
 @pytest.mark.parametrize(
     "content", [{}, {"training": None}, {"training": {"batch_size": "many"}}, {"loss": {"alpha3": 1}}, {"training": {"epochs": 77}}]
 )

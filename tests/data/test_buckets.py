@@ -33,7 +33,7 @@ def like_gsm8k(count: int) -> Lengths:
 def check_epoch(lengths: Lengths) -> None:
     """At most 200 shapes and 9 % padding in an epoch of the full size."""
     sampler = LengthSortedSampler(lengths, AUG_BATCH, seed=3)
-    order = np.array(list(sampler))
+    order = sampler.order(0)
     widths = widths_of(lengths)[order]
     batches = np.split(widths, range(AUG_BATCH, AUG_ROWS, AUG_BATCH))
     shapes = {(len(batch), *sampler.buckets.around(*batch.max(axis=0).tolist())) for batch in batches}
@@ -100,7 +100,7 @@ def test_batches_of_a_bucket_have_one_shape(method: str) -> None:
     config = lora_config(**{"method": method, "latent.num_tokens": LATENTS, "training.batch_size": 4})
     examples = make_examples(120)
     collator = Collator(METHODS[method], 0, len(PROMPT_IDS), num_latents=config.latent.num_tokens, tokens_per_stage=3)
-    order = list(bucketed(config, examples, collator))
+    order = bucketed(config, examples, collator).order(0)
     keys = {collator.collate([examples[i] for i in order[start : start + 4]]).shape_key() for start in range(0, 120, 4)}
     collator.buckets = None
     own = {collator.collate([examples[i] for i in order[start : start + 4]]).shape_key() for start in range(0, 120, 4)}

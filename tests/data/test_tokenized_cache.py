@@ -71,7 +71,7 @@ def test_from_disk_come_the_same_examples_in_the_same_order(tmp_path: Path) -> N
     for one, other in zip(found.lengths, lengths_of(examples), strict=True):
         assert one.tolist() == other.tolist()
     assert found.lengths.total.tolist() == [total_length(example) for example in examples]
-    order = [list(LengthSortedSampler(lengths, 16, 3)) for lengths in (found.lengths, lengths_of(examples))]
+    order = [LengthSortedSampler(lengths, 16, 3).order(0).tolist() for lengths in (found.lengths, lengths_of(examples))]
     assert order[0] == order[1]
 
 

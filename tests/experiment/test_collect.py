@@ -17,7 +17,7 @@ from kava.report.aggregate_file import read_aggregates
 from kava.report.runs import find_runs
 from kava.results import BEST_CHECKPOINT, RUN_CONFIG, TRAINING_DONE, result_path, rows_path, write_result, write_rows, write_text
 
-OTHER = {"training.max_bad_batches": 2, "training.num_workers": 3, "training.save_total_limit": 1}
+OTHER = {"training.max_bad_batches": 2, "training.num_workers": 3, "training.save_total_limit": 1, "evaluation.batch_size": 8}
 
 
 def plan_of(root: Path, **overrides: Any) -> Plan:

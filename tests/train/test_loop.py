@@ -2,6 +2,7 @@
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from helpers.checks import make_trained
 from helpers.loops import entries, make_loop, weights
 from helpers.tiny import make_batch, make_examples, mini_examples, tiny_model
 from kava.checkpoint import Trained, load_checkpoint
+from kava.errors import UserError
 from kava.evaluate.accuracy import Answered, Evaluation
 from kava.generate import Generation
 from kava.train.batch_step import BatchStep
 from kava.train.resume import checkpoints
 from kava.train.signals import StopOnSignal
+from kava.train.state import STATE, State
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +81,18 @@ def test_a_stage_s_first_step_finds_an_optimizer_that_knows_nothing(trained: Tra
         assert all(torch.equal(value, moved[name]) for name, value in weights(resumed).items())
 
 
+def test_in_fp16_a_gradient_that_no_loss_scale_makes_finite_ends_the_run(trained: Trained, tmp_path: Path) -> None:
+    """The scaler halves its scale from 4 to below 1 in three steps; without a limit the run would end with the weights it began with."""
+    loop, _ = make_loop(trained, tmp_path / "run", "cpu", system={"mixed_precision": "fp16"}, training={"max_bad_batches": 1})
+    loop.updates.scaler = torch.amp.GradScaler("cpu", init_scale=4)
+    loop.batch_step.scaler = loop.updates.scaler
+    next(value for value in loop.model.parameters() if value.requires_grad).register_hook(lambda gradient: gradient * torch.nan)
+    with pytest.raises(UserError, match=r"^step 5: the gradient is NaN though all losses are finite .*--training.max_bad_batches 2"):
+        loop.run()
+    assert sorted(path.name for path in (tmp_path / "run").glob("bad_batch-*")) == ["bad_batch-4", "bad_batch-5"]
+    assert (loop.state.skipped_batches, loop.updates.schedule.last_epoch) == (1, 0)
+
+
 class Stop(StopOnSignal):
     """A signal in the second step."""
 
@@ -107,6 +122,63 @@ def test_a_signal_saves_and_leaves_the_validation_out(trained: Trained, tmp_path
     assert [checkpoint.name for checkpoint in checkpoints(tmp_path / "run")] == ["checkpoint-2"]
 
 
+def graded(correct: int) -> Evaluation:
+    """Four questions, this many of them right."""
+    examples = list(mini_examples(4))
+    answers = [example.answer if place < correct else "-1" for place, example in enumerate(examples)]
+    return Evaluation(
+        [Answered(example, Generation(answer, [], 1, 1, 0, True, answer)) for example, answer in zip(examples, answers, strict=True)],
+        seconds=1.0,
+    )
+
+
+def test_a_signal_cuts_a_validation_off_and_the_resume_runs_it(trained: Trained, tmp_path: Path) -> None:
+    """Between two checkpoints; cut off once more on the resume, where no step may come before it."""
+    changes = {"training": {"eval_steps": 2, "save_steps": 9, "max_steps": 3}}
+    whole, model = make_loop(trained, tmp_path / "whole", "cpu", **changes)
+    whole.validate = lambda: graded(whole.state.global_step)
+    whole.run()
+    run, start = tmp_path / "run", None
+    for _ in range(2):
+        loop, _ = make_loop(trained, run, "cpu", **changes)
+        with StopOnSignal() as loop.stop:
+            loop.validate = lambda: os.kill(os.getpid(), signal.SIGUSR1) or pytest.fail("whoever sent the signal waits")
+            assert loop.run(start).global_step == 2
+        assert loop.stop.exit_code == 85
+        assert not loop.state.evaluated()
+        (start,) = checkpoints(run)
+        assert start.name == "checkpoint-2"
+        assert not (run / "best_checkpoint").exists()
+    again, resumed = make_loop(trained, run, "cpu", **changes)
+    again.validate = lambda: graded(again.state.global_step)
+    again.run(start)
+    assert entries(again) == entries(whole)
+    assert load_checkpoint(run / "best_checkpoint").metadata["step"] == 3
+    assert all(torch.equal(value, weights(model)[name]) for name, value in weights(resumed).items())
+    # What a kill before the next checkpoint leaves knows of the validation.
+    assert [entry["eval_accuracy"] for entry in State.from_file(start / STATE).log_history if "eval_accuracy" in entry] == [0.5]
+
+
+def test_several_processes_are_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each waits for the answers of the others."""
+    monkeypatch.setattr("kava.runtime.processes.world_size", lambda: 2)
+    with StopOnSignal() as stop:
+        assert stop.cut_off(lambda: os.kill(os.getpid(), signal.SIGUSR1) or "its end") == "its end"
+        assert stop.received is signal.SIGUSR1
+
+
+def test_a_signal_is_left_to_the_program_where_a_thread_trains() -> None:
+    """Python lets only the main thread handle signals."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run() -> int:
+        with StopOnSignal() as stop:
+            return stop.exit_code if signal.getsignal(signal.SIGTERM) is before else -1
+
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(run).result() == 0
+
+
 def test_the_best_checkpoint_is_the_first_with_the_highest_validation_accuracy(trained: Trained, tmp_path: Path) -> None:
     right = iter([1, 3, 3])
     seen: list[dict[str, Tensor]] = []
@@ -114,13 +186,7 @@ def test_the_best_checkpoint_is_the_first_with_the_highest_validation_accuracy(t
 
     def validate() -> Evaluation:
         seen.append({name: value.clone() for name, value in weights(own).items()})
-        examples = list(mini_examples(4))
-        correct = next(right)
-        answers = [example.answer if place < correct else "-1" for place, example in enumerate(examples)]
-        return Evaluation(
-            [Answered(example, Generation(answer, [], 1, 1, 0, True, answer)) for example, answer in zip(examples, answers, strict=True)],
-            seconds=1.0,
-        )
+        return graded(next(right))
 
     loop.validate = validate
     state = loop.run()

@@ -120,6 +120,39 @@ def test_where_nothing_smaller_is_left_one_sentence_has_the_cure(trained: Traine
     assert "--training.batch_size 64 --training.gradient_accumulation_steps 2" in str(refused.value)
 
 
+def test_a_device_that_has_no_room_for_the_batch_itself_ends_the_run(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is copied before it is cut, so that smaller parts do not help."""
+    loop, _ = a_loop(trained, tmp_path / "copy")
+    attempts = iter([torch.OutOfMemoryError(ERROR)] * 3)
+
+    def fail(*_: Any) -> Any:
+        raise next(attempts)
+
+    monkeypatch.setattr(Batch, "to", fail)
+    with pytest.raises(UserError, match=r"^the device ran out of memory with 5 examples at once, of \d+ positions; give "):
+        loop.run()
+
+
+@pytest.mark.parametrize("fetch", [0, 1, 2])
+def test_memory_that_runs_out_while_a_batch_is_built_is_not_the_device_s(trained: Trained, tmp_path: Path, fetch: int) -> None:
+    """In the first step, within it, and in the second; none is left out, and none repeated with other rows."""
+    loop, _ = a_loop(trained, tmp_path / "loader")
+    collate, built = loop.batches.collate, list[int]()
+
+    def fail(examples: Any, step: int) -> Batch:
+        built.append(step)
+        if len(built) == fetch + 1:
+            raise MemoryError
+        return collate(examples, step)
+
+    loop.batches.collate = fail
+    with pytest.raises(UserError, match=r"^building batches ran out of memory \(MemoryError\); end other programs .*num_workers 1$"):
+        loop.run()
+    assert (loop.state.global_step, loop.batches.micro.limit) == (fetch // 2, math.inf)
+
+
 def test_wherever_else_a_training_runs_out_the_cure_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> Any:
         raise torch.OutOfMemoryError(ERROR)
@@ -166,6 +199,10 @@ def test_full_batches_are_halved_until_they_fit() -> None:
     micro = MicroBatches(4)
     assert [micro.rows(batch), micro.halve(batch), micro.rows(batch)] == [4, 2, 2]
     assert micro.halve(batch.rows(0, 2)) == micro.rows(batch) == 1
+    # Once lowered, the limit is not raised by a larger batch.
+    with pytest.raises(UserError, match="out of memory with 4 examples at once"):
+        micro.halve(batch)
+    assert micro.rows(batch) == 1
 
 
 @pytest.mark.parametrize("method", ["kava", "codi", "simcot", "full_cot", "coconut", "no_cot"])

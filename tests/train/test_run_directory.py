@@ -23,7 +23,7 @@ from kava.results import result_path, write_result
 from kava.runtime.atomic import verify, write_atomic
 from kava.runtime.lock import locked
 from kava.train.resume import keep_newest
-from kava.train.run_directory import Begun, begin, check_output_dir, create_run_record, find_resume_checkpoint, lock_output_dir
+from kava.train.run_directory import Begun, begin, check_output_dir, create_run_record, find_resume_checkpoint, finished, lock_output_dir
 from kava.train.train import _refuse_foreign, train
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -92,7 +92,7 @@ def test_a_finished_run_is_not_trained_over(run: Path, place: Path) -> None:
 
 @pytest.mark.parametrize("earlier_version", [False, True])
 def test_a_finished_run_is_finished_with_whatever_a_resume_may_change(run: Path, place: Path, earlier_version: bool) -> None:
-    other = {"training.max_bad_batches": 3, "training.num_workers": 1, "training.save_total_limit": 1}
+    other = {"training.max_bad_batches": 3, "training.num_workers": 1, "training.save_total_limit": 1, "evaluation.batch_size": 8}
     marker = json.loads((run / "training_done.json").read_text())
     if earlier_version:
         of_then = settings(place, **{"training.save_total_limit": 7})
@@ -101,8 +101,17 @@ def test_a_finished_run_is_finished_with_whatever_a_resume_may_change(run: Path,
     before = contents(run)
     assert train(settings(place, **other), run, resume=True, quiet=True).steps == 4
     assert contents(run) == before
-    with pytest.raises(UserError, match="holds a finished run of another configuration"):
-        train(settings(place, **{"training.learning_rate": 1e-5}), run, resume=True, quiet=True)
+    changed = settings(place, **{"training.learning_rate": 1e-5, "training.seed": 3})
+    with pytest.raises(UserError, match=r"configuration \(training.seed 42, not 3; training.learning_rate 0.0008, not 1e-05\); choose"):
+        train(changed, run, resume=True, quiet=True)
+    (run / "config.yaml").unlink()
+    with pytest.raises(UserError, match="holds a finished run of another configuration; choose another --output_dir"):
+        train(changed, run, resume=True, quiet=True)
+
+
+def test_a_run_whose_validation_ran_out_of_memory_goes_on_with_fewer_questions_at_once(run: Path, place: Path) -> None:
+    (run / "training_done.json").unlink()
+    assert train(settings(place, **{"evaluation.batch_size": 8}), run, resume=True, quiet=True).steps == 4
 
 
 def test_an_unfinished_run_is_not_trained_over_either(run: Path, place: Path) -> None:
@@ -223,6 +232,54 @@ def test_a_best_checkpoint_that_cannot_be_made_again_is_said(run: Path, place: P
         find_resume_checkpoint(run)
 
 
+@pytest.mark.parametrize("length", [None, 50])
+def test_a_checkpoint_that_does_not_say_what_it_is_gives_way_to_an_older_one(
+    run: Path, place: Path, length: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "training_done.json").unlink()
+    damaged = run / "checkpoint-4" / "kava_config.json"
+    content = damaged.read_text()
+    damaged.unlink() if length is None else damaged.write_text(content[:length])
+    assert train(settings(place), run, resume=True, quiet=True).steps == 4
+    assert "checkpoint-4 is damaged (kava_config.json " in capsys.readouterr().err
+    assert verify(run / "checkpoint-4") is None
+
+
+@pytest.mark.parametrize("key", ["training.learning_rate", "training.seed"])
+def test_a_run_cut_off_before_its_first_checkpoint_keeps_its_best_from_other_settings(run: Path, place: Path, key: str) -> None:
+    for rest in (run / "training_done.json", *run.glob("checkpoint-*")):
+        shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
+    before = contents(run)
+    with pytest.raises(UserError, match=rf"the unfinished run in .* has {key} .*, not 9"):
+        train(settings(place, **{key: 9}), run, resume=True, quiet=True)
+    assert contents(run) == before
+
+
+def test_only_checkpoints_that_are_needed_are_read(run: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for step in (1, 3):
+        (run / f"checkpoint-{step}" / "optimizer.pt").unlink()
+    assert find_resume_checkpoint(run) == run / "checkpoint-4"
+    assert capsys.readouterr().err == ""
+    shutil.rmtree(run / "checkpoint-4")
+    shutil.rmtree(run / "best_checkpoint")
+    assert find_resume_checkpoint(run) == run / "checkpoint-2"
+    assert "checkpoint-3 is damaged" in capsys.readouterr().err
+    # Of a finished run nothing but the best checkpoint.
+    shutil.rmtree(run / "checkpoint-2")
+    assert train(settings(place), run, resume=True, quiet=True).steps == 4
+    assert capsys.readouterr().err == ""
+
+
+def test_processes_that_find_different_runs_do_not_train_together(run: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Directories of one name on the disks of two machines; what the second process finds is put in."""
+    others = ["no checkpoint", "no finished run"]
+    monkeypatch.setattr("kava.train.run_directory.processes.gather", lambda own: [*own, others.pop()])
+    with pytest.raises(UserError, match=r"process 0 finds a finished run in .*, process 1 no finished run: give an --output_dir on a disk"):
+        finished(run, settings(place))
+    with pytest.raises(UserError, match=r"process 0 finds checkpoint-4 in .*, process 1 no checkpoint: give an --output_dir on a disk"):
+        find_resume_checkpoint(run)
+
+
 def test_a_run_goes_on_though_its_base_was_moved(run: Path, place: Path) -> None:
     (run / "training_done.json").unlink()
     shutil.copytree(place / "base", place / "moved", dirs_exist_ok=True)
@@ -237,12 +294,15 @@ def test_a_run_goes_on_though_its_base_was_moved(run: Path, place: Path) -> None
 def test_a_run_goes_on_with_as_many_processes_and_the_same_rows_or_not_at_all(tmp_path: Path) -> None:
     """Schedule and order of the examples follow from both."""
     trained = make_trained(tmp_path)
-    trained.metadata["data"] = {"source": "here", "rows": 3, "fingerprint": "a"}
+    trained.metadata["data"] = {"source": "here", "rows": 3, "fingerprint": "a", "validation_fingerprint": "c"}
     newest = tmp_path / "run" / "checkpoint-2"
     save_checkpoint(newest, trained)
     _refuse_foreign(newest, trained)
     trained.metadata["data"] = {"fingerprint": "b"}
     with pytest.raises(UserError, match="checkpoint-2 was trained on other rows than there are now"):
+        _refuse_foreign(newest, trained)
+    trained.metadata["data"] = {"fingerprint": "a", "validation_fingerprint": "d"}
+    with pytest.raises(UserError, match="checkpoint-2 was validated on other questions than there are now: give the same data"):
         _refuse_foreign(newest, trained)
     for rank in range(2):
         (newest / f"rng_state_{rank}.pth").touch()

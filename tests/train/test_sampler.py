@@ -19,9 +19,7 @@ LENGTHS = lengths(5003)
 
 
 def order(seed: int = 0, epoch: int = 0, of: Lengths = LENGTHS) -> list[int]:
-    sampler = LengthSortedSampler(of, 16, seed)
-    sampler.set_epoch(epoch)
-    return list(sampler)
+    return LengthSortedSampler(of, 16, seed).order(epoch).tolist()
 
 
 def padding(indices: np.ndarray | list[int]) -> float:

@@ -3,7 +3,7 @@
 differences([a.to_dict(), b.to_dict()])  ->  {"training.learning_rate": [0.0008, 0.0002]}
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 ABSENT = "(absent)"
@@ -26,3 +26,10 @@ def differences(contents: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     keys = dict.fromkeys(key for flat in flats for key in flat)
     found = {key: [flat.get(key, ABSENT) for flat in flats] for key in keys}
     return {key: values for key, values in found.items() if any(value != values[0] for value in values[1:])}
+
+
+def named_differences(old: Mapping[str, Any], new: Mapping[str, Any], may_change: Collection[str] = ()) -> str:
+    """Return the differing settings as part of a sentence, the first three with both values; empty if none differs."""
+    found = {key: values for key, values in differences([old, new]).items() if key not in may_change}
+    named = "; ".join(f"{key} {before!r}, not {after!r}" for key, (before, after) in list(found.items())[:3])
+    return named + (f" and {len(found) - 3} more" if len(found) > 3 else "")

@@ -33,20 +33,24 @@ LATER_SETTINGS = (
     ("system", "cuda_graphs", True),
 )
 # Settings that a resumed run may change: no step that both runs take depends on them. Each with the value that the hash has in its place,
-# the default of the first runs, so that finished runs keep their fingerprints.
-MAY_CHANGE_ON_RESUME = {"training.max_bad_batches": 0, "training.num_workers": 0, "training.save_total_limit": None}
+# the default of the first runs, so that finished runs keep their fingerprints. A further one is added at the end.
+MAY_CHANGE_ON_RESUME = {
+    "training.max_bad_batches": 0, "training.num_workers": 0, "training.save_total_limit": None, "evaluation.batch_size": 32,
+}  # fmt: skip
+# How many of them earlier versions left out of the hash.
+FORMERLY_LEFT_OUT = (0, 3)
 
 
 def fingerprint(content: dict[str, Any]) -> str:
     """Return the hash of a configuration from `Config.to_dict`; equal for runs that may be aggregated. `content` is changed in place."""
-    for setting, value in MAY_CHANGE_ON_RESUME.items():
+    return former_fingerprint(content, len(MAY_CHANGE_ON_RESUME))
+
+
+def former_fingerprint(content: dict[str, Any], left_out: int = 0) -> str:
+    """As `fingerprint`, with only the first `left_out` of MAY_CHANGE_ON_RESUME left out of the hash: what earlier versions recorded."""
+    for setting, value in list(MAY_CHANGE_ON_RESUME.items())[:left_out]:
         section, key = setting.split(".")
         content[section][key] = value
-    return former_fingerprint(content)
-
-
-def former_fingerprint(content: dict[str, Any]) -> str:
-    """As `fingerprint`, with the settings in MAY_CHANGE_ON_RESUME in the hash: what earlier versions recorded."""
     del content["training"]["seed"]
     # What `auto` selects depends on the device, which is not part of a configuration. On a CPU it is float32, the earlier default.
     content["model"]["dtype"] = content["model"]["dtype"].replace("auto", "float32")

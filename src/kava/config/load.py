@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from kava.config.files import read_sections, refuse_unused_latents
-from kava.config.fingerprint import former_fingerprint, with_later_settings
+from kava.config.fingerprint import FORMERLY_LEFT_OUT, former_fingerprint, with_later_settings
 from kava.config.messages import explain
 from kava.config.overrides import apply_overrides
 from kava.config.schema import Config
@@ -60,7 +60,8 @@ def renewed_fingerprint(recorded: str, content: dict[Any, Any]) -> str:
         config = recorded_config(content, "a recorded configuration")
     except UserError:
         return recorded
-    return config.fingerprint() if former_fingerprint(config.to_dict()) == recorded else recorded
+    former = [former_fingerprint(config.to_dict(), count) for count in FORMERLY_LEFT_OUT]
+    return config.fingerprint() if recorded in former else recorded
 
 
 def build_config(content: dict[Any, Any], source: str, overrides: dict[str, Any] | None = None) -> Config:

@@ -16,7 +16,7 @@ from kava.results import Row, Verified
 # Settings that change logging, evaluation or speed, but not what the model learns.
 _BOOKKEEPING = (
     *MAY_CHANGE_ON_RESUME, "training.logging_steps", "training.eval_steps", "training.save_", "system.",
-    "evaluation.batch_size", "evaluation.datasets", "evaluation.max_samples", "evaluation.validation_samples", "evaluation.tolerance",
+    "evaluation.datasets", "evaluation.max_samples", "evaluation.validation_samples", "evaluation.tolerance",
 )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ class BadSteps:
             seen: the micro-batches of the step.
             norm: norm of the gradient.
             state: state of the run before the step; its count of skipped steps is updated.
-            scaled: whether there is a loss scaler (fp16), which causes infinite gradients by design and skips those steps itself.
+            scaled: whether infinite gradients may come from the loss scale (fp16); its scaler skips those steps itself.
 
         Raises:
             UserError: more bad steps than `training.max_bad_batches`.

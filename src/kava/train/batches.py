@@ -18,12 +18,15 @@ from torch.utils.data import DataLoader, Dataset
 from kava.config.schema import TrainingConfig
 from kava.data.collate import Batch
 from kava.data.sequences import EncodedExample
+from kava.errors import report_out_of_memory
 from kava.runtime import processes
 from kava.train.micro_batches import MicroBatches
 from kava.train.sampler import LengthSortedSampler
 
 GPU_WORKERS = 4
 """Worker processes that build batches for a GPU if `training.num_workers` is 0: a GPU runs a step faster than a batch is built."""
+
+_CURE = "end other programs on this machine, or give --training.num_workers 1"
 
 
 def steps_per_epoch(training: TrainingConfig, rows: int, num_processes: int) -> int:
@@ -94,16 +97,21 @@ class StepBatches:
         """Yield this process's micro-batches of step number `step`, counted from 0.
 
         Steps must be requested in order, from the start or from the step given to `open`. The latest step may be requested again.
+
+        Raises:
+            UserError: the machine's memory ran out while a batch was built; a smaller micro-batch is no cure for that.
         """
         if step != self._step:
             if self._loaded is None or step % self.steps_per_epoch == 0:
-                self.open(step)
+                with report_out_of_memory("building batches", _CURE):
+                    self.open(step)
             self._step, self._held = step, []
         assert self._loaded is not None
         first, end = self._rounds_of(step)
         for number in range(first, end):
             if number - first == len(self._held):
-                self._held.append(next(self._loaded))
+                with report_out_of_memory("building batches", _CURE):
+                    self._held.append(next(self._loaded))
             held = self._held[number - first]
             # Kept before it is copied: the device may run out of memory, and the step is then repeated.
             self.current = held.batch
@@ -148,11 +156,10 @@ class StepBatches:
 
     def order(self, epoch: int) -> Int[np.ndarray, " N"]:
         """The order of the examples in an epoch."""
-        if self.sampler is None:
-            generator = torch.Generator().manual_seed(self.training.seed * 1_000_003 + epoch)
-            return torch.randperm(len(self.examples), generator=generator).numpy()
-        self.sampler.set_epoch(epoch)
-        return np.fromiter(self.sampler, dtype=np.int64, count=len(self.examples))
+        if self.sampler is not None:
+            return self.sampler.order(epoch)
+        generator = torch.Generator().manual_seed(self.training.seed * 1_000_003 + epoch)
+        return torch.randperm(len(self.examples), generator=generator).numpy()
 
     def _rounds_of(self, step: int) -> tuple[int, int]:
         first = step % self.steps_per_epoch * self.training.gradient_accumulation_steps

@@ -30,26 +30,23 @@ class _Graph:
 
 
 class CapturedStep:
-    """Runs steps as CUDA graphs on a CUDA device; elsewhere, or if capture is off, runs them eagerly.
+    """Runs steps as CUDA graphs.
 
     Args:
         run: forward and backward pass. It must not wait for the device or derive a shape from tensor values.
         parameters: all trained parameters; their gradients are allocated once and added to in place.
-        device: device that the step runs on.
-        enabled: capture graphs if the device supports them.
+        device: CUDA device that the step runs on.
     """
 
-    def __init__(self, run: Run, parameters: Sequence[Tensor], device: torch.device, *, enabled: bool = True) -> None:
+    def __init__(self, run: Run, parameters: Sequence[Tensor], device: torch.device) -> None:
         self.run = run
         self.parameters = parameters
-        self.captures = enabled and device.type == "cuda"
         self.device = device
         self.graphs: dict[tuple[Any, ...], _Graph] = {}
         self._divisor = torch.ones((), device=device)
         self._warm = False
-        if self.captures:
-            self._stream = torch.cuda.Stream(device)
-            self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, batch: Batch, divisor: float) -> Values:
         """Add the gradients of the summed loss / `divisor`, and return the losses of the batch by name, [B] each."""
@@ -57,8 +54,6 @@ class CapturedStep:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         self._divisor.fill_(divisor)
-        if not self.captures:
-            return self.run(batch, self._divisor)
         key = batch.shape_key()
         if key not in self.graphs and (not self._warm or len(self.graphs) >= MAX_GRAPHS):
             return self._plain(batch)
@@ -73,8 +68,7 @@ class CapturedStep:
     def release(self) -> None:
         """Discard all graphs and release their memory; shapes that occur again are captured again."""
         self.graphs.clear()
-        if self.captures:
-            self._pool = torch.cuda.graph_pool_handle()
+        self._pool = torch.cuda.graph_pool_handle()
 
     def _plain(self, batch: Batch) -> Values:
         """Run eagerly on the stream used for capture: autograd keeps accumulating a gradient on the stream of its first use."""

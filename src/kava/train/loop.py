@@ -94,17 +94,20 @@ class Loop:
             self._restore(checkpoint)
         state, training = self.state, self.training
         self.report.begin(state)
+        stopping = False
         if state.global_step and self._due(training.eval_steps) and not state.evaluated():
-            # A signal in the last step of the interrupted run skipped this validation.
-            self._validate()
+            # A signal in the last step of the interrupted run, or in this validation, skipped it.
+            stopping = self._validate()
+            if state.evaluated():
+                self._save()
         self.model.train()
-        while state.global_step < state.max_steps:
+        while state.global_step < state.max_steps and not stopping:
             begun, examples = time.perf_counter(), self.batches.examples_in(state.global_step)
             if self.resets_optimizer and self.resets_optimizer(state.global_step):
                 self.updates.forget_state()
             seen = self._losses_and_gradients(state.global_step, examples)
             norm, rate = self.updates.clip(), self.updates.learning_rate
-            sound = self.guard is None or not self.guard.check_and_skip(seen, norm, state, scaled=self.updates.scaler.is_enabled())
+            sound = self.guard is None or not self.guard.check_and_skip(seen, norm, state, scaled=self.updates.lowers_scale)
             if sound:
                 state.meter.add(seen, examples)
             self.updates.apply(sound)
@@ -114,15 +117,13 @@ class Loop:
             self.report.step(state)
             if state.global_step % training.logging_steps == 0:
                 self._log(state.meter.take(norm, rate))
-            if self.stop and self.stop.requested(self.device):
-                # The sender of the signal waits only seconds, and a validation takes minutes: a due validation runs after the resume.
-                self._save()
-                break
-            if self.on_epoch_end and self._due(None):
+            # The sender of the signal waits only seconds, and a validation takes minutes: a due validation runs after the resume.
+            stopping = self._stopping()
+            if self.on_epoch_end and self._due(None) and not stopping:
                 self.on_epoch_end(state.global_step)
-            if self._due(training.eval_steps):
-                self._validate()
-            if self._due(training.save_steps):
+            if self._due(training.eval_steps) and not stopping:
+                stopping = self._validate()
+            if self._due(training.save_steps) or stopping:
                 self._save()
         self.report.end(state)
         return state
@@ -179,13 +180,26 @@ class Loop:
         if self.trackers:
             self.trackers.log(entry, step)
 
-    def _validate(self) -> None:
-        """Answer the validation questions, and save the weights if their accuracy is the best so far."""
+    def _stopping(self) -> bool:
+        """Whether a signal was received; all processes call this."""
+        return self.stop is not None and self.stop.requested(self.device)
+
+    def _validate(self) -> bool:
+        """Answer the validation questions, and save the weights if their accuracy is the best so far; returns whether to stop.
+
+        A signal cuts the questions off, and the validation counts for nothing then.
+        """
         if self.validate is None:
-            return
-        cure = "give --evaluation.batch_size 8, or less"
+            return False
+        cure = "give --evaluation.batch_size 8, or less; --resume goes on with it"
         with report_out_of_memory("validation", cure):
-            evaluation = self.validate()
+            evaluation = self.stop.cut_off(self.validate) if self.stop else self.validate()
+        if evaluation is not None:
+            self._keep(evaluation)
+        return self._stopping()
+
+    def _keep(self, evaluation: Evaluation) -> None:
+        """Log a validation, and save the weights if its accuracy is the best so far."""
         metrics = {
             "eval_accuracy": evaluation.accuracy,
             "eval_forward_passes": evaluation.mean("forward_passes"),

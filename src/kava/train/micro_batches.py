@@ -55,13 +55,16 @@ class MicroBatches:
         """Lower the limit after the device ran out of memory with this batch; returns how many of its examples are computed at once now.
 
         Raises:
-            UserError: the batch has only one example, or other processes wait for this one.
+            UserError: no fewer examples can be computed at once, or other processes wait for this one.
         """
         if processes.world_size() > 1:
             raise UserError(f"a GPU ran out of memory with {len(batch)} examples at once, and the other processes wait for it; {CURE}")
-        if len(batch) == 1:
-            raise UserError(f"the device ran out of memory with one example at once, of {self._positions(batch)} positions; {CURE}")
-        self.limit = math.ceil(len(batch) / 2) * (self.longest or self._positions(batch))
+        before = self.rows(batch)
+        self.limit = min(self.limit, math.ceil(len(batch) / 2) * (self.longest or self._positions(batch)))
+        if len(batch) == 1 or self.rows(batch) == before:
+            # A batch is copied to the device before it is cut.
+            count = "one example" if len(batch) == 1 else f"{len(batch)} examples"
+            raise UserError(f"the device ran out of memory with {count} at once, of {self._positions(batch)} positions; {CURE}")
         return self.rows(batch)
 
     def _positions(self, batch: Batch) -> int:

@@ -135,6 +135,11 @@ class Updates:
         """Learning rate of the next update."""
         return float(self.schedule.get_last_lr()[0])
 
+    @property
+    def lowers_scale(self) -> bool:
+        """Whether an infinite gradient may come from the loss scale (fp16); the scaler then skips the step and lowers it, down to 1."""
+        return self.scaler.is_enabled() and self.scaler.get_scale() >= 1
+
     def parts(self) -> dict[str, Any]:
         """What a checkpoint stores, by file name."""
         return {"optimizer": self.optimizer, "scheduler": self.schedule, "scaler": self.scaler}

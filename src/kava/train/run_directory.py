@@ -20,7 +20,7 @@ import yaml
 
 from kava.checkpoint import read_kava_config
 from kava.config import Config, load_config, recorded_config
-from kava.config.differences import differences
+from kava.config.differences import named_differences
 from kava.config.files import read_sections
 from kava.config.fingerprint import MAY_CHANGE_ON_RESUME
 from kava.errors import UserError, describe_os_error
@@ -139,81 +139,99 @@ def begin(directory: Path, config: Config, run: Begun, *, resume: bool) -> None:
 
 
 def finished(directory: Path, config: Config) -> Done | None:
-    """How the run in this directory ended; None if it has not ended.
+    """How the run in this directory ended; None if it has not ended, or its best checkpoint is lost. All processes call this.
 
     Raises:
-        UserError: it was a run of another configuration, or its marker file cannot be read.
+        UserError: it was a run of another configuration, its marker file cannot be read, or the processes find different runs.
     """
-    path, cure = directory / TRAINING_DONE, "remove it to go on from the newest checkpoint"
-    if not path.exists():
-        return None
-    done = parse_record(Done, read_mapping(path, "marker of a finished run", cure), str(path), cure)
-    if trained_fingerprint(directory, done.config_fingerprint) != config.fingerprint() or done.seed != config.training.seed:
-        raise UserError(f"{directory} holds a finished run of another configuration; choose another --output_dir")
+    path, cure, done = directory / TRAINING_DONE, "remove it to go on from the newest checkpoint", None
+    if path.exists():
+        done = parse_record(Done, read_mapping(path, "marker of a finished run", cure), str(path), cure)
+        if trained_fingerprint(directory, done.config_fingerprint) != config.fingerprint() or done.seed != config.training.seed:
+            found = ""
+            with contextlib.suppress(UserError):
+                found = named_differences(_begun_with(directory).to_dict(), config.to_dict(), MAY_CHANGE_ON_RESUME)
+            named = f" ({found})" if found else ""
+            raise UserError(f"{directory} holds a finished run of another configuration{named}; choose another --output_dir")
+        if verify(directory / BEST_CHECKPOINT) is not None:
+            done = None
+    _agree(directory, "a finished run" if done else "no finished run")
     return done
 
 
-def refuse_other_settings(directory: Path, config: Config) -> None:
-    """Refuse to resume a run that was begun with other settings.
+def refuse_other_settings(directory: Path, config: Config, newest: Path | None) -> None:
+    """Refuse to resume from a checkpoint (None: to start again over those that are there) with other settings than the run began with.
 
     Raises:
         UserError: the settings differ; the message names them.
     """
-    begun = directory / CONFIG
-    if checkpoints(directory) and begun.exists():
-        recorded = next((read_kava_config(path) for path in checkpoints(directory) if is_sealed(path)), {})
-        refuse_other(
-            f"the unfinished run in {directory}",
-            recorded_config(read_sections(begun), str(begun)),
-            config,
-            str(recorded.get("base_fingerprint", "")),
-        )
+    if (directory / CONFIG).exists() and any((*checkpoints(directory), *directory.glob(BEST_CHECKPOINT))):
+        base = str(read_kava_config(newest).get("base_fingerprint", "")) if newest else ""
+        refuse_other(f"the unfinished run in {directory}", _begun_with(directory), config, base)
 
 
 def refuse_other(what: str, old: Config, config: Config, base_fingerprint: str) -> None:
     """Refuse configurations that differ in a setting that affects steps. `model.name` may differ if the base's fingerprint is known."""
     may_change = {*MAY_CHANGE_ON_RESUME, *(["model.name"] if base_fingerprint else [])}
-    different = [
-        f"{key} {values[0]!r}, not {values[1]!r}"
-        for key, values in differences([old.to_dict(), config.to_dict()]).items()
-        if key not in may_change
-    ]
-    if different:
-        more = f" and {len(different) - 3} more" if len(different) > 3 else ""
-        raise UserError(f"{what} has {'; '.join(different[:3])}{more}: give the same settings again, or choose another --output_dir")
+    if found := named_differences(old.to_dict(), config.to_dict(), may_change):
+        raise UserError(f"{what} has {found}: give the same settings again, or choose another --output_dir")
+
+
+def _begun_with(directory: Path) -> Config:
+    path = directory / CONFIG
+    return recorded_config(read_sections(path), str(path))
 
 
 def find_resume_checkpoint(directory: Path) -> Path | None:
-    """The newest undamaged checkpoint, or None to start from the beginning.
+    """The newest undamaged checkpoint, or None to start from the beginning. All processes call this.
 
     A lost best checkpoint is copied from the checkpoint of the same step; without one, an older checkpoint is returned to train it again.
 
     Raises:
-        UserError: the best checkpoint is lost and cannot be restored in either way.
+        UserError: the best checkpoint is lost and cannot be restored in either way, or the processes find different checkpoints.
     """
-    whole = [path for path in checkpoints(directory) if _is_whole(path)]
-    if checkpoints(directory) and not whole:
+    # Checked one by one, because a checkpoint can take a minute to read.
+    whole = (path for path in checkpoints(directory) if _is_whole(path))
+    newest, best = next(whole, None), directory / BEST_CHECKPOINT
+    if newest is None and checkpoints(directory):
         _say(f"{directory} has no undamaged checkpoint; starting from the beginning")
-    best = directory / BEST_CHECKPOINT
-    step = read_kava_config(whole[0]).get("step") if whole else None
-    problem = verify(best) if whole or (directory / TRAINING_DONE).exists() else None
-    if problem is None or (whole and step is None):
-        return whole[0] if whole else None
-    same = [path for path in whole if step_of(path) == step and read_kava_config(path).get("step") == step]
-    earlier = [path for path in whole if step is not None and step_of(path) < step]
-    if same:
-        _say(f"{best} is lost ({problem}); made again from {same[0].name}, which has the same weights")
-        processes.wait()  # every process has seen that it is lost
-        if processes.is_main():
-            write_atomic(best, lambda staging: _copy_weights(same[0], staging))
-        processes.wait()
-        return whole[0]
-    if not earlier:
+    step = read_kava_config(newest).get("step") if newest else None
+    problem = verify(best) if newest or (directory / TRAINING_DONE).exists() else None
+    if newest and step is None:
+        problem = None  # no validation came before this checkpoint
+    # Everything is read before the main process makes the best checkpoint again.
+    _agree(directory, f"{newest.name if newest else 'no checkpoint'}{' and no whole best checkpoint' if problem else ''}")
+    if problem is None:
+        return newest
+    source = next((path for path in (newest, *whole) if path and _is_source(path, int(step or 0))), None)
+    if source is None:
         cure = "copy it back, or train again with --overwrite"
-        also = f"; {whole[0]} can be evaluated as it is" if whole else ""
+        also = f"; {newest} can be evaluated as it is" if newest else ""
         raise UserError(f"{best} is lost ({problem}), and no earlier checkpoint is left to restore it from: {cure}{also}")
-    _say(f"{best} is lost ({problem}); going back to {earlier[0].name}, from before it, to make it again")
-    return earlier[0]
+    if step_of(source) != step:
+        _say(f"{best} is lost ({problem}); going back to {source.name}, from before it, to make it again")
+        return source
+    _say(f"{best} is lost ({problem}); made again from {source.name}, which has the same weights")
+    if processes.is_main():
+        write_atomic(best, lambda staging: _copy_weights(source, staging))
+    processes.wait()
+    return newest
+
+
+def _is_source(checkpoint: Path, step: int) -> bool:
+    """Whether a lost best checkpoint of this step can be copied from a checkpoint, or made again by training on from it."""
+    return step_of(checkpoint) < step or (step_of(checkpoint) == step and read_kava_config(checkpoint).get("step") == step)
+
+
+def _agree(directory: Path, found: str) -> None:
+    """Refuse to go on where processes find different things in a directory."""
+    everyone = processes.gather([found])
+    other = next((rank for rank, its in enumerate(everyone) if its != everyone[0]), None)
+    if other is not None:
+        raise UserError(
+            f"process 0 finds {everyone[0]} in {directory}, process {other} {everyone[other]}: "
+            "give an --output_dir on a disk that all machines of the run share"
+        )
 
 
 def _is_whole(checkpoint: Path) -> bool:

@@ -1,11 +1,10 @@
 """Batches of examples from one length bucket: few shapes, little padding. They depend only on seed and epoch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Int
-from torch.utils.data import Sampler
 
 from kava.data.buckets import MAX_BUCKETS, Buckets, fit_buckets
 from kava.data.encoded_rows import Lengths
@@ -28,7 +27,7 @@ def padding_share(lengths: Lengths, order: Sequence[int] | Int[np.ndarray, " N"]
     return 1 - int(widths.sum()) / sum(len(batch) * sum(parts) for batch, parts in zip(batches, padded, strict=True))
 
 
-class LengthSortedSampler(Sampler[int]):
+class LengthSortedSampler:
     """Shuffles the examples of every bucket, cuts them into batches, and shuffles the batches.
 
     Examples that do not fill a batch go to the next larger bucket, so that all batches except the last are full.
@@ -49,23 +48,14 @@ class LengthSortedSampler(Sampler[int]):
         self.bucket = self.buckets.smallest(widths)
         self.batch_size = batch_size
         self.seed = seed
-        self.epoch = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch; called before each epoch, also by a resumed run."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.bucket)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(len(self), generator=generator).numpy()
-        batches, rest = self._batches(order[np.argsort(self.bucket[order], kind="stable")])
-        for index in torch.randperm(len(batches), generator=generator).tolist():
-            yield from batches[index].tolist()
+    def order(self, epoch: int) -> Int[np.ndarray, " N"]:
+        """The order of the examples in an epoch."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        shuffled = torch.randperm(len(self.bucket), generator=generator).numpy()
+        batches, rest = self._batches(shuffled[np.argsort(self.bucket[shuffled], kind="stable")])
         # Only the last batch may be smaller.
-        yield from rest.tolist()
+        return np.concatenate([*(batches[index] for index in torch.randperm(len(batches), generator=generator).tolist()), rest])
 
     def _batches(self, examples: Int[np.ndarray, " N"]) -> tuple[list[Int[np.ndarray, " B"]], Int[np.ndarray, " _"]]:
         """Full batches of examples that are sorted by bucket, and the examples left at the end."""

@@ -24,9 +24,8 @@ from kava.errors import UserError, report_out_of_memory
 from kava.evaluate.accuracy import Evaluation, evaluate_accuracy
 from kava.generate import Reasoner
 from kava.model.build import build_model
-from kava.results import BEST_CHECKPOINT, TRAINING_DONE, write_text
+from kava.results import TRAINING_DONE, write_text
 from kava.runtime import processes
-from kava.runtime.atomic import verify
 from kava.runtime.device import check_precision, choose_device, describe_device
 from kava.runtime.hub import commit_of
 from kava.runtime.provenance import collect
@@ -123,11 +122,10 @@ def train(
         check_output_dir(output_dir, resume=resume, overwrite=overwrite, quick_test=quick_test)
         newest = None
         if resume:
-            done = finished(output_dir, config)
-            refuse_other_settings(output_dir, config)
-            newest = find_resume_checkpoint(output_dir)
-            if done and verify(output_dir / BEST_CHECKPOINT) is None:
+            if done := finished(output_dir, config):
                 return Outcome(output_dir, 0, done.accuracy, done.steps)
+            newest = find_resume_checkpoint(output_dir)
+            refuse_other_settings(output_dir, config, newest)
         with report_out_of_memory("training", CURE):
             return _train(config, output_dir, newest, _How(device, resume, quick_test, name, trackers, quiet, pictures))
 
@@ -213,11 +211,10 @@ def _refuse_foreign(newest: Path, trained: Trained) -> None:
             f"checkpoint {newest} was written by {begun} processes, and there are {now} now, which would train on different batches: "
             f"start {begun} (torchrun --nproc-per-node {begun}), or choose another --output_dir"
         )
-    seen, found = ((about.get("data") or {}).get("fingerprint") for about in (recorded, trained.metadata))
-    if seen and found and seen != found:
-        raise UserError(
-            f"checkpoint {newest} was trained on other rows than there are now: give the same data, or choose another --output_dir"
-        )
+    for done, key in (("trained on other rows", "fingerprint"), ("validated on other questions", "validation_fingerprint")):
+        seen, found = ((about.get("data") or {}).get(key) for about in (recorded, trained.metadata))
+        if seen and found and seen != found:
+            raise UserError(f"checkpoint {newest} was {done} than there are now: give the same data, or choose another --output_dir")
     older = recorded_prompt_ids(newest, recorded, trained.tokenizer, trained.config)
     if older != trained.builder.prompt_ids:
         texts = [trained.tokenizer.decode(ids) for ids in (older, trained.builder.prompt_ids)]
