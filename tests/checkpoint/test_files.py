@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from helpers.checks import check_saving, make_trained, outputs
 from helpers.tiny import MINI, PROMPT, tiny_lm
-from kava.checkpoint import ADAPTER, KAVA_CONFIG, PROJECTION, Trained, load_checkpoint, save_checkpoint
+from kava.checkpoint import ADAPTER, KAVA_CONFIG, PROJECTION, Trained, fitting, load_checkpoint, save_checkpoint
 from kava.data.mini.tokenizer import build_mini_tokenizer
 from kava.errors import UserError
 from kava.runtime.atomic import MANIFEST, publish, recover, report_disk_errors, seal, verify
@@ -142,6 +142,11 @@ def test_target_modules_that_are_no_regular_expression_do_not_fit(whole: Path, t
     seal(copy)
     with pytest.raises(UserError, match="does not fit .*error: missing"):
         load_checkpoint(copy)
+
+
+def test_memory_that_runs_out_says_nothing_of_a_checkpoint() -> None:
+    with pytest.raises(torch.OutOfMemoryError), fitting("saved"):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 
 @pytest.mark.parametrize("manifest", ["[]", '{"files": []}', '{"files": {"a": 3}}', '{"files": {"a": {}}}', "{"])

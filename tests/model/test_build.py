@@ -1,12 +1,14 @@
 """A base model as a run loads it: what its weights are stored in, and what a missing package says."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from helpers.tiny import HAS_FLASH
-from kava.config import build_config
+from helpers.tiny import HAS_FLASH, tiny_lm
+from kava.config import Config, build_config
 from kava.errors import UserError
 from kava.model.build import load_base, stored_dtype
 
@@ -35,3 +37,17 @@ def test_flash_attention_without_its_package_is_refused() -> None:
         UserError, match="flash_attention_2 needs the package flash-attn.* pip install 'kava-latent\\[flash\\]', or set it to sdpa"
     ):
         load_base("nowhere", build_config({}, "a test", {"model.attn_implementation": "flash_attention_2"}))
+
+
+@pytest.mark.parametrize(
+    ("change", "name"), [({"num_hidden_layers": 4}, "layers.3.self_attn.q_proj"), ({"hidden_size": 64}, "embed_tokens")]
+)
+def test_weights_that_the_files_lack_are_not_drawn_at_random(tmp_path: Path, change: dict[str, int], name: str) -> None:
+    tiny_lm().save_pretrained(tmp_path)
+    load_base(str(tmp_path), Config())
+    shape = tmp_path / "config.json"
+    shape.write_text(json.dumps(json.loads(shape.read_text()) | change))
+    with pytest.raises(
+        UserError, match=rf"cannot be loaded \(its files have no model.{name}.weight of the shape .*: copy the directory again"
+    ):
+        load_base(str(tmp_path), Config())

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from kava.checkpoint import Trained, save_checkpoint
-from kava.checkpoint.files import UNREADABLE
+from kava.checkpoint.files import UNREADABLE, set_adapter
 from kava.config import Config, build_config
 from kava.data.sequences import SPECIAL_TOKENS
 from kava.errors import UserError, reason_of
@@ -86,7 +86,7 @@ def import_checkpoint(
 
 
 def _read_pccot(source: Path, base: str | None) -> _Read:
-    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+    from peft import LoraConfig, get_peft_model
 
     arguments = _json(source / PCCOT_ARGS, "num_latent_tokens", *(f"{name}_token_id" for name in _NEW_TOKENS))
     adapter = _json(source / "adapter_config.json", *([] if base else ["base_model_name_or_path"]))
@@ -105,10 +105,7 @@ def _read_pccot(source: Path, base: str | None) -> _Read:
     if causal_lm.config.tie_word_embeddings:
         # peft writes the trained rows of a tied embedding twice.
         plain = {key: tensor for key, tensor in plain.items() if "lm_head.token_adapter" not in key}
-    outcome = set_peft_model_state_dict(peft, plain)
-    ours = [key for key, parameter in peft.named_parameters() if parameter.requires_grad]
-    absent = [key for key in ours if key in outcome.missing_keys]
-    _all_fits(source, outcome.unexpected_keys, absent)
+    _all_fits(source, *set_adapter(peft, plain))
     settings = {
         "method": "pccot",
         "model.name": str(base),

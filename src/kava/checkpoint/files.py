@@ -18,10 +18,10 @@ from pickle import PickleError
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel, PeftModelForCausalLM, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from kava.checkpoint.card import is_local, render_card
 from kava.checkpoint.kava_config import KAVA_CONFIG, metadata_of, read_kava_config
@@ -30,7 +30,7 @@ from kava.config import Config, recorded_config
 from kava.config.differences import flatten
 from kava.config.overrides import dotted
 from kava.data.sequences import SPECIAL_TOKENS, SequenceBuilder, builder_of
-from kava.errors import UserError, reason_of
+from kava.errors import UserError, ran_out_of_memory, reason_of
 from kava.generate import Reasoner
 from kava.model.build import assemble, fingerprint_of, load_base, make_room, projection_of
 from kava.model.fused_kernels import fuse_kernels
@@ -138,6 +138,8 @@ def fitting(directory: str | Path | None) -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
+        if ran_out_of_memory(error):
+            raise
         reason = reason_of(error)
         raise UserError(
             f"checkpoint {directory} does not fit ({type(error).__name__}: {reason}): it is of another configuration, base model or program"
@@ -218,13 +220,15 @@ def _load_model(directory: Path, content: dict[str, Any], config: Config, base: 
         make_room(causal_lm, special_ids)
         if not (directory / ADAPTER_WEIGHTS).is_file():
             raise UserError(f"checkpoint {directory} has no {ADAPTER_WEIGHTS}; other forms of weights are not loaded")
-        model = PeftModel.from_pretrained(causal_lm, str(directory), is_trainable=True)
+        adapter = PeftConfig.from_pretrained(str(directory))
+        adapter.inference_mode = False
+        model = PeftModelForCausalLM(causal_lm, adapter)
         if any(getattr(module, "lora_variant", None) for module in model.modules()):
             raise UserError(f"checkpoint {directory}: {ADAPTER} asks for a variant of LoRA (DoRA, aLoRA); adapters are plain LoRA here")
     else:
         model = load_base(str(directory), config, device)
     projection = projection_of(model, config)
-    projection.load_state_dict(load_file(directory / PROJECTION))
+    load_trained(directory, model, projection)
     kava = assemble(model, special_ids, projection, config)
     rows = kava.backbone.causal_lm.get_input_embeddings().weight.shape[0]
     if beyond := [id_ for id_ in (*tokenizer.all_special_ids, tokenizer.pad_token_id) if id_ >= rows]:
@@ -236,6 +240,26 @@ def _load_model(directory: Path, content: dict[str, Any], config: Config, base: 
         compile_passes(kava.backbone)
     kava.base_fingerprint = recorded
     return kava, tokenizer
+
+
+def load_trained(directory: Path, language_model: Any, projection: nn.Module) -> None:
+    """Load a checkpoint's projection, and its adapter where the model has one: full weights are loaded as a model, by `load_base`.
+
+    Raises:
+        ValueError: the adapter's file lacks a trained weight, or has one that the model does not.
+    """
+    projection.load_state_dict(load_file(directory / PROJECTION))
+    if isinstance(language_model, PeftModel):
+        beyond, absent = set_adapter(language_model, load_file(directory / ADAPTER_WEIGHTS))
+        if beyond or absent:
+            raise ValueError(f"{ADAPTER_WEIGHTS} lacks {absent[0]}" if absent else f"the model has no {beyond[0]}")
+
+
+def set_adapter(model: PeftModel, weights: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+    """Copy an adapter's weights into a model; returns the names that it does not have, and those of its trained weights not among them."""
+    outcome = set_peft_model_state_dict(model, weights)
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return outcome.unexpected_keys, [name for name in trained if name in outcome.missing_keys]
 
 
 def recorded_prompt_ids(directory: Path, content: dict[str, Any], tokenizer: Any, config: Config) -> list[int]:

@@ -83,6 +83,8 @@ def load_base(base: str, config: Config, device: str | torch.device = "cpu") -> 
             raise UserError(_OTHER_BACKEND.format(base=base, backend=backend))
         return AutoModelForCausalLM.from_pretrained(
             base,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
             dtype=stored_dtype(config, torch.device(device).type == "cuda"),
             attn_implementation=PREFIX + backend,
             # Other weight formats are pickle files.
@@ -93,7 +95,11 @@ def load_base(base: str, config: Config, device: str | torch.device = "cpu") -> 
 
     try:
         with stage(f"loading {base}"):
-            causal_lm = from_hub(base, not remote and model_is_cached(base, revision), load)
+            causal_lm, found = from_hub(base, not remote and model_is_cached(base, revision), load)
+        # transformers draws at random what the files lack, or have in another shape.
+        random = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+        if name := next((name for name, _ in causal_lm.named_parameters() if name in random), None):
+            raise ValueError(f"its files have no {name} of the shape that its config.json says")
         keep_gradients(causal_lm)
         return causal_lm
     except (OSError, ValueError, KeyError, SafetensorError) as error:
