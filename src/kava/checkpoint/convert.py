@@ -29,6 +29,7 @@ from kava.model.build import assemble, load_base, make_room
 from kava.model.projection import Projection, build_projection
 from kava.model.tokenizer import load_tokenizer
 from kava.runtime.atomic import refuse_foreign
+from kava.runtime.hub import absolute
 
 PCCOT_ARGS = "pccot_args.json"
 _NEW_TOKENS = ("bot", "eot", "latent")
@@ -81,7 +82,7 @@ def import_checkpoint(
         _fill_projection(projection, read.prj, layout, source)
     model = assemble(read.causal_lm, special_ids, projection, config).eval()
     metadata = {"name": source.name, "imported_from": layout}
-    save_checkpoint(directory, Trained(model, read.tokenizer, config, str(config.model.name), metadata))
+    save_checkpoint(directory, Trained(model, read.tokenizer, config, absolute(config.model.name), metadata))
     return layout
 
 

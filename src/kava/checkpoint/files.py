@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from kava.checkpoint.card import is_local, render_card
+from kava.checkpoint.card import render_card
 from kava.checkpoint.kava_config import KAVA_CONFIG, metadata_of, read_kava_config
 from kava.checkpoint.shipped import located
 from kava.config import Config, recorded_config
@@ -39,6 +39,7 @@ from kava.model.quantization import compile_passes
 from kava.model.smollm2 import SMOLLM2_NAME, smollm2_directory
 from kava.model.tokenizer import load_tokenizer
 from kava.runtime.atomic import FORMAT, recover, verify, write_atomic
+from kava.runtime.hub import absolute, is_local
 
 PROJECTION = "projection.safetensors"
 CARD = "README.md"
@@ -200,7 +201,7 @@ def _base_of(directory: Path, content: dict[str, Any], config: Config, overrides
     """
     if not (directory / ADAPTER).exists():
         return str(content["base"])
-    base = str(overrides.pop("model.name", content["base"]))
+    base = absolute(str(overrides.pop("model.name", content["base"])))
     if not is_local(base) or Path(base).exists():
         return base
     if config.model.name == SMOLLM2_NAME:

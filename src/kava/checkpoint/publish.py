@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kava.checkpoint.card import is_local, render_card
+from kava.checkpoint.card import render_card
 from kava.checkpoint.files import CARD, Trained, load_checkpoint, save_checkpoint
 from kava.checkpoint.kava_config import KAVA_CONFIG, metadata_of, read_kava_config
 from kava.checkpoint.open import checkpoint_directory
@@ -18,6 +18,7 @@ from kava.config.differences import flatten
 from kava.errors import UserError, reason_of
 from kava.results import Result, verified_results, write_text
 from kava.runtime.atomic import refuse_foreign, seal
+from kava.runtime.hub import is_local
 
 _WRITING = ("method", "evaluation.use_latent", "evaluation.temperature")
 
