@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kava.checkpoint.card import render_card
-from kava.checkpoint.kava_config import KAVA_CONFIG, metadata_of, read_kava_config
+from kava.checkpoint.kava_config import KAVA_CONFIG, metadata_of, read_kava_config, recorded_prompt_ids
 from kava.checkpoint.shipped import located
 from kava.config import Config, recorded_config
 from kava.config.differences import flatten
@@ -38,7 +38,8 @@ from kava.model.kava import KavaModel
 from kava.model.quantization import compile_passes
 from kava.model.smollm2 import SMOLLM2_NAME, smollm2_directory
 from kava.model.tokenizer import load_tokenizer
-from kava.runtime.atomic import FORMAT, recover, verify, write_atomic
+from kava.results import checkpoint_hash
+from kava.runtime.atomic import FORMAT, recover_unused, verify, write_atomic
 from kava.runtime.hub import absolute, is_local
 
 PROJECTION = "projection.safetensors"
@@ -60,6 +61,7 @@ class Trained:
         base: hub name or directory of the base model, as it was resolved.
         metadata: metrics, step and provenance, free-form.
         prompt_ids: ids of the answer's fixed text that it was trained with; None: determined from tokenizer and configuration.
+        manifest: `checkpoint_hash` of the checkpoint that it was loaded from.
     """
 
     model: KavaModel
@@ -68,6 +70,7 @@ class Trained:
     base: str
     metadata: dict[str, Any] = field(default_factory=dict)
     prompt_ids: list[int] | None = None
+    manifest: str | None = None
 
     @property
     def builder(self) -> SequenceBuilder:
@@ -160,7 +163,8 @@ def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = No
         UserError: the checkpoint is missing or damaged, does not fit, or its base model cannot be found.
     """
     directory, overrides = located(directory), dotted(overrides or {})
-    recover(directory)
+    recover_unused(directory)
+    manifest = checkpoint_hash(directory)
     content = read_kava_config(directory)
     problem = verify(directory)
     if problem:
@@ -177,6 +181,8 @@ def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = No
     config.model.trust_remote_code, stored = overrides.get("model.trust_remote_code") is True, config.model.trust_remote_code
     with fitting(directory):
         kava, tokenizer = _load_model(directory, content, config, base, device or "cpu")
+    if checkpoint_hash(directory) != manifest:
+        raise UserError(f"checkpoint {directory} was replaced while it was loaded; load it again")
     config.model.trust_remote_code = stored
     if device:
         kava.to(device)
@@ -190,7 +196,7 @@ def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = No
     metadata = metadata_of(content)
     reworded = not {"dataset.answer_prompt", "dataset.answer_separator", "dataset.answer_type"}.isdisjoint(overrides)
     prompt_ids = None if reworded else recorded_prompt_ids(directory, content, tokenizer, config)
-    return Trained(kava.eval(), tokenizer, config, base, metadata, prompt_ids)
+    return Trained(kava.eval(), tokenizer, config, base, metadata, prompt_ids, manifest)
 
 
 def _base_of(directory: Path, content: dict[str, Any], config: Config, overrides: dict[str, Any]) -> str:
@@ -261,23 +267,6 @@ def set_adapter(model: PeftModel, weights: dict[str, Tensor]) -> tuple[list[str]
     outcome = set_peft_model_state_dict(model, weights)
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     return outcome.unexpected_keys, [name for name in trained if name in outcome.missing_keys]
-
-
-def recorded_prompt_ids(directory: Path, content: dict[str, Any], tokenizer: Any, config: Config) -> list[int]:
-    """Return the ids of the answer's fixed text that a checkpoint was trained with.
-
-    Older checkpoints do not record them: their fixed text ended with the answer prompt, even if a space token follows before any number.
-
-    Raises:
-        UserError: the recorded ids are not tokens of the tokenizer.
-    """
-    recorded = content.get("prompt_ids")
-    if recorded is None:
-        ids: list[int] = tokenizer(config.dataset.answer_prompt, add_special_tokens=False).input_ids
-        return ids
-    if not isinstance(recorded, list) or not recorded or not all(type(id_) is int and 0 <= id_ < len(tokenizer) for id_ in recorded):
-        raise UserError(f"{directory / KAVA_CONFIG}: prompt_ids are no tokens of its tokenizer; copy the checkpoint again")
-    return recorded
 
 
 def _refuse_other_weights(directory: Path, config: Config, overrides: dict[str, Any]) -> None:
