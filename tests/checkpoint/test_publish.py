@@ -58,3 +58,11 @@ def test_pushing_uploads_that_directory(tmp_path: Path, monkeypatch: pytest.Monk
     assert model.push_to_hub("me/kava", base="org/base", private=True) == "https://huggingface.co/me/kava"
     assert sent["repo"] == ("me/kava", {"private": True, "exist_ok": True})
     assert sent["files"] >= {ADAPTER, PROJECTION, KAVA_CONFIG, "README.md", "tokenizer.json"}
+
+
+def test_a_name_that_is_none_and_a_hub_that_does_not_respond_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model(make_trained(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    for name in ("bad name!!", "me/kava"):
+        with pytest.raises(UserError, match=f"'{name}' could not be pushed to the hub .* check the name .owner/model. and the connection"):
+            model.push_to_hub(name, base="org/base", token="hf_x")

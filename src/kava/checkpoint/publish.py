@@ -57,7 +57,6 @@ def push(
         UserError: the base model exists on this machine only, or the hub refuses the upload.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     needed = base or trained.base
     if trained.config.lora.enabled and is_local(needed):
@@ -68,9 +67,9 @@ def push(
         try:
             api.create_repo(name, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=name, folder_path=str(Path(work) / "model"), **commit))
-        except (HfHubHTTPError, OSError) as error:
-            reason = reason_of(error)
-            raise UserError(f"'{name}' could not be pushed to the hub ({reason}); log in (hf auth login)") from None
+        except Exception as error:  # the hub's, its client's and the operating system's
+            cure = "log in (hf auth login), and check the name (owner/model) and the connection"
+            raise UserError(f"'{name}' could not be pushed to the hub ({reason_of(error)}); {cure}") from None
 
 
 def merge(source: str | Path, directory: str | Path) -> Trained:
