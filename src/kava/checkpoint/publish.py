@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from kava.checkpoint.card import render_card
-from kava.checkpoint.files import CARD, Trained, load_checkpoint, save_checkpoint
+from kava.checkpoint.files import CARD, Trained, load_checkpoint, write_weights
 from kava.checkpoint.kava_config import KAVA_CONFIG, metadata_of, read_kava_config
 from kava.checkpoint.open import checkpoint_directory
 from kava.config import Config, recorded_config
 from kava.config.differences import flatten
 from kava.errors import UserError, reason_of
 from kava.results import Result, verified_results, write_text
-from kava.runtime.atomic import refuse_foreign, seal
+from kava.runtime.atomic import refuse_foreign, write_atomic
 from kava.runtime.hub import is_local
 
 _WRITING = ("method", "evaluation.use_latent", "evaluation.temperature")
@@ -33,12 +33,15 @@ def save_with_card(
     """
     refuse_foreign(directory, "choose another directory")
     trained = replace(trained, base=base or trained.base)
-    save_checkpoint(directory, trained)
-    if base is not None:
-        _rename_base(directory, base)
-    card = render_card(trained.config, trained.base, trained.metadata, results, name)
-    (directory / CARD).write_text(card, encoding="utf-8")
-    seal(directory)
+
+    def write(staging: Path) -> None:
+        write_weights(staging, trained)
+        if base is not None:
+            _rename_base(staging, base)
+        card = render_card(trained.config, trained.base, trained.metadata, results, name)
+        (staging / CARD).write_text(card, encoding="utf-8")
+
+    write_atomic(directory, write, cure="choose another directory")
 
 
 def push(
