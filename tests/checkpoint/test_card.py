@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ import torch
 import yaml
 
 from helpers.checks import make_trained
-from helpers.tiny import assert_close, mini_examples
+from helpers.tiny import assert_close, lora_config, mini_examples
 from kava.api import Model
 from kava.checkpoint import ADAPTER, KAVA_CONFIG, save_checkpoint
+from kava.checkpoint.card import render_card
 from kava.checkpoint.publish import refresh_card
+from kava.errors import UserError
 from kava.results import CheckpointInfo, DataInfo, Metrics, Result, RunInfo, checkpoint_hash, write_result
 from kava.runtime.atomic import discard, verify
 
@@ -137,6 +141,35 @@ def test_the_base_s_licence_is_the_card_s(tmp_path: Path) -> None:
     Path(trained.base, "README.md").write_text("---\nlicense: llama3.2\ntags: [x]\n---\n# Base\n")
     save_checkpoint(tmp_path / "saved", trained)
     assert "\nlicense: llama3.2\n" in (tmp_path / "saved" / "README.md").read_text()
+
+
+def test_a_directory_that_is_the_base_is_no_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`models/llama` could be either, so a checkpoint that is loaded with it names the directory in full."""
+    save_checkpoint(tmp_path / "saved", make_trained(tmp_path))
+    for relative in ("models/llama", "data/models/llama"):
+        shutil.copytree(tmp_path / "base", tmp_path / relative)
+        monkeypatch.chdir(tmp_path)
+        model = Model.from_pretrained(tmp_path / "saved", overrides={"model.name": relative})
+        assert model.trained.base == str(tmp_path / relative)
+        with pytest.raises(UserError, match="llama' is on this machine alone"):
+            model.push_to_hub("me/kava")
+        shutil.rmtree(tmp_path / relative)
+        model.save_pretrained(tmp_path / "again")
+        assert "huggingface.co/" not in (tmp_path / "again" / "README.md").read_text().partition("# kava on llama")[0]
+    # As earlier versions recorded it, seen from another directory.
+    save_checkpoint(tmp_path / "saved", replace(model.trained, base="data/models/llama"))
+    refresh_card(tmp_path / "saved")
+    with pytest.raises(UserError, match="is no longer in data/models/llama: say where it is with --model.name"):
+        Model.from_pretrained(tmp_path / "saved")
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "linked"), [("rows/train.jsonl", "/data/rows/train.jsonl", False), ("a/b", "a/b@0 (train)", True)]
+)
+def test_a_file_of_rows_is_no_data_set_on_the_hub(name: str, source: str, linked: bool) -> None:
+    config = lora_config(**{"dataset.name": name})
+    card = render_card(config, "a/base", {"data": {"source": source, "rows": 1, "fingerprint": "f"}})
+    assert (f"\ndatasets:\n- {name}\n" in card) is linked
 
 
 @pytest.mark.parametrize("card", [b"---\ntags: [a, b\n---\n", b"---\nmodel: a: b\n---\n", b"---\n- a\n---\n", b"---\nlicense: \xe9\n---\n"])

@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from helpers.families import plain_tokenizer
 from helpers.tiny import HIDDEN, PROMPT, assert_close, mini_examples, tiny_lm
@@ -235,10 +236,25 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "ours").exists()
 
 
+@pytest.mark.parametrize("layout", [pccot, codi])
+def test_a_base_of_another_size_is_one_line(tmp_path: Path, layout: Any) -> None:
+    published = layout(tmp_path)
+    shape = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(published.tokenizer), **shape)).save_pretrained(tmp_path / "other")
+    load_tokenizer(str(published.base)).save_pretrained(tmp_path / "other")
+    with pytest.raises(
+        UserError, match=r"published does not fit its base model .*size mismatch.*; give the one it was trained from with --base"
+    ):
+        import_checkpoint(published.directory, tmp_path / "ours", base=str(tmp_path / "other"))
+
+
 def test_a_setting_that_is_missing_is_named(tmp_path: Path) -> None:
     arguments = tmp_path / "pccot_args.json"
     arguments.write_text('{"num_latent_tokens": 3, "bot_token_id": 5}')
     with pytest.raises(UserError, match="pccot_args.json lacks eot_token_id, latent_token_id; download it again"):
+        import_checkpoint(tmp_path, tmp_path / "ours")
+    arguments.write_text('{"num_latent_tokens": 3, "bot_token_id": null, "eot_token_id": 6, "latent_token_id": 7}')
+    with pytest.raises(UserError, match="pccot_args.json lacks bot_token_id; download it again"):
         import_checkpoint(tmp_path, tmp_path / "ours")
     arguments.write_text("[]")
     with pytest.raises(UserError, match="pccot_args.json lacks num_latent_tokens"):

@@ -17,10 +17,13 @@ from safetensors.torch import save_file
 
 from helpers.checks import check_saving, make_trained, outputs
 from helpers.tiny import MINI, PROMPT, tiny_lm
-from kava.checkpoint import ADAPTER, KAVA_CONFIG, PROJECTION, Trained, load_checkpoint, save_checkpoint
+from kava.checkpoint import ADAPTER, KAVA_CONFIG, PROJECTION, Trained, fitting, load_checkpoint, save_checkpoint
 from kava.data.mini.tokenizer import build_mini_tokenizer
 from kava.errors import UserError
+from kava.model.build import projection_of
+from kava.results import checkpoint_hash
 from kava.runtime.atomic import MANIFEST, publish, recover, report_disk_errors, seal, verify
+from kava.runtime.lock import locked
 from kava.tools.session import check_config
 
 
@@ -142,6 +145,11 @@ def test_target_modules_that_are_no_regular_expression_do_not_fit(whole: Path, t
     seal(copy)
     with pytest.raises(UserError, match="does not fit .*error: missing"):
         load_checkpoint(copy)
+
+
+def test_memory_that_runs_out_says_nothing_of_a_checkpoint() -> None:
+    with pytest.raises(torch.OutOfMemoryError), fitting("saved"):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 
 @pytest.mark.parametrize("manifest", ["[]", '{"files": []}', '{"files": {"a": 3}}', '{"files": {"a": {}}}', "{"])
@@ -322,6 +330,29 @@ def test_an_interrupted_publish_recovers(old_and_new: tuple[Path, Trained], mome
     save_checkpoint(directory, trained)
     assert accuracy_of(load_and_verify(directory)) == 0.75
     assert sorted(path.name for path in directory.parent.iterdir()) == ["base", "saved"]
+
+
+def test_a_reader_rolls_nothing_back_while_a_run_writes(old_and_new: tuple[Path, Trained]) -> None:
+    """Between the two renames it put the older checkpoint back into the way of the newer one, which ended the run."""
+    directory, _ = old_and_new
+    directory.rename(directory.with_name(".saved.old"))
+    with locked(directory.parent), pytest.raises(UserError, match="is not a checkpoint"):
+        load_checkpoint(directory)
+    assert not directory.exists()
+    assert accuracy_of(load_and_verify(directory)) == 0.25
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_loaded_is_not_mixed(old_and_new: tuple[Path, Trained], monkeypatch: MonkeyPatch) -> None:
+    directory, trained = old_and_new
+
+    def project(*arguments: Any) -> Any:
+        save_checkpoint(directory, trained)
+        return projection_of(*arguments)
+
+    monkeypatch.setattr("kava.checkpoint.files.projection_of", project)
+    with pytest.raises(UserError, match="saved was replaced while it was loaded; load it again"):
+        load_checkpoint(directory)
+    assert load_checkpoint(directory).manifest == checkpoint_hash(directory)
 
 
 def test_recover_never_replaces_what_is_there(tmp_path: Path) -> None:

@@ -37,6 +37,20 @@ def test_a_merged_model_is_a_plain_one_and_a_checkpoint(tmp_path: Path, kind: st
         merge(tmp_path / "merged", tmp_path / "twice")
 
 
+def test_a_kill_while_the_card_is_written_leaves_the_older_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model(make_trained(tmp_path))
+    model.save_pretrained(tmp_path / "saved", base="org/base")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()}
+
+    def kill(*arguments: Any) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kava.checkpoint.publish.render_card", kill)
+    with pytest.raises(KeyboardInterrupt):
+        model.save_pretrained(tmp_path / "saved", base="org/other")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()} == before
+
+
 def test_pushing_uploads_that_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hub itself is out of reach of a test: what would be sent is looked at in its place."""
     save_checkpoint(tmp_path / "saved", make_trained(tmp_path))
@@ -58,3 +72,11 @@ def test_pushing_uploads_that_directory(tmp_path: Path, monkeypatch: pytest.Monk
     assert model.push_to_hub("me/kava", base="org/base", private=True) == "https://huggingface.co/me/kava"
     assert sent["repo"] == ("me/kava", {"private": True, "exist_ok": True})
     assert sent["files"] >= {ADAPTER, PROJECTION, KAVA_CONFIG, "README.md", "tokenizer.json"}
+
+
+def test_a_name_that_is_none_and_a_hub_that_does_not_respond_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model(make_trained(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    for name in ("bad name!!", "me/kava"):
+        with pytest.raises(UserError, match=f"'{name}' could not be pushed to the hub .* check the name .owner/model. and the connection"):
+            model.push_to_hub(name, base="org/base", token="hf_x")

@@ -1,13 +1,16 @@
 """`kava evaluate` on several test sets at once: the model is loaded once, and each result is the one it gives alone."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from helpers.checks import make_trained
 from kava import cli
+from kava.checkpoint import save_checkpoint
 from kava.evaluate import evaluate as module
-from kava.results import read_result, read_rows, rows_path
+from kava.results import checkpoint_hash, read_result, read_rows, rows_path
 
 
 def evaluated(*options: str) -> int:
@@ -67,10 +70,15 @@ def test_a_set_that_cannot_be_read_is_named_before_any_answer(tmp_path: Path, ca
     assert not list(tmp_path.iterdir())
 
 
-def test_a_result_names_the_checkpoint_that_was_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_names_the_checkpoint_that_was_loaded(tmp_path: Path) -> None:
     """Whatever lies in its directory when the next set is done: a training may replace its best checkpoint meanwhile."""
-    asked = iter(["loaded", "replaced", "replaced"])
-    monkeypatch.setattr(module, "checkpoint_hash", lambda _: next(asked))
-    requests = [(module.Request("builtin:mini", name, max_samples=2), tmp_path / f"{name}.yaml") for name in ("test", "larger")]
-    results = list(module.evaluate_all(requests))
-    assert [result.checkpoint and result.checkpoint.manifest for result in results] == ["loaded", "loaded"]
+    trained = make_trained(tmp_path)
+    trained.config.evaluation.max_new_tokens = 2
+    save_checkpoint(tmp_path / "saved", trained)
+    loaded = checkpoint_hash(tmp_path / "saved")
+    names = "builtin:mini/test", "builtin:mini/larger"
+    results = module.evaluate_all([(module.Request(str(tmp_path / "saved"), name, max_samples=2), None) for name in names])
+    first = next(results)
+    save_checkpoint(tmp_path / "saved", replace(trained, metadata={"step": 9}))
+    assert checkpoint_hash(tmp_path / "saved") != loaded
+    assert [result.checkpoint and result.checkpoint.manifest for result in (first, *results)] == [loaded, loaded]

@@ -1,12 +1,14 @@
 """A base model as a run loads it: what its weights are stored in, and what a missing package says."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from helpers.tiny import HAS_FLASH, SPECIAL_IDS, lora_config, tiny_lm
-from kava.config import build_config
+from kava.config import Config, build_config
 from kava.errors import UserError
 from kava.model.build import add_lora, load_base, stored_dtype
 
@@ -42,3 +44,17 @@ def test_an_adapter_on_embeddings_or_the_head_is_refused(tied: bool, target: str
     config = lora_config(**{"lora.target_modules": ["q_proj", target]})
     with pytest.raises(UserError, match=f"lora.target_modules names {target}, the {what} of this model"):
         add_lora(tiny_lm(tied=tied), SPECIAL_IDS, config)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"), [({"num_hidden_layers": 4}, "layers.3.self_attn.q_proj"), ({"hidden_size": 64}, "embed_tokens")]
+)
+def test_weights_that_the_files_lack_are_not_drawn_at_random(tmp_path: Path, change: dict[str, int], name: str) -> None:
+    tiny_lm().save_pretrained(tmp_path)
+    load_base(str(tmp_path), Config())
+    shape = tmp_path / "config.json"
+    shape.write_text(json.dumps(json.loads(shape.read_text()) | change))
+    with pytest.raises(
+        UserError, match=rf"cannot be loaded \(its files have no model.{name}.weight of the shape .*: copy the directory again"
+    ):
+        load_base(str(tmp_path), Config())

@@ -7,14 +7,17 @@ import pytest
 from kava import cli
 from kava.errors import UserError
 from kava.runtime import installed
-from kava.runtime.installed import foreign_packages, refuse_unusable_packages
+from kava.runtime.installed import declared, foreign_packages, refuse_unusable_packages
 
 
 def install(place: Path, name: str, version: str, *requires: str) -> None:
     """Metadata alone, as pip leaves it."""
     folder = place / f"{name}-{version}.dist-info"
     folder.mkdir(parents=True)
-    lines = [f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}", *(f"Requires-Dist: {line}" for line in requires)]
+    lines = [
+        f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nRequires-Python: >=3.10",
+        *(f"Requires-Dist: {line}" for line in requires),
+    ]
     (folder / "METADATA").write_text("\n".join(lines) + "\n")
 
 
@@ -48,3 +51,12 @@ def test_an_older_peft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(UserError, match=r"peft 0.7.0 is installed, but kava needs peft(<0.22,>=0.21|>=0.21,<0.22): pip install 'peft"):
         refuse_unusable_packages()
+
+
+@pytest.mark.parametrize("project", ['[project]\nname = "host"\nrequires-python = ">=3.99"\ndependencies = ["torch==1.0"]\n', "[tool.x]\n"])
+def test_the_file_of_a_project_around_it_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, project: str) -> None:
+    (tmp_path / "pyproject.toml").write_text(project)
+    monkeypatch.setattr(installed, "__file__", str(tmp_path / "vendored" / "kava" / "runtime" / "installed.py"))
+    install(tmp_path / "vendored", "kava_latent", "9.0", "torch>=2")
+    monkeypatch.syspath_prepend(str(tmp_path / "vendored"))
+    assert declared()[1] == ["torch>=2"]

@@ -7,6 +7,7 @@ import time
 from importlib import metadata
 from pathlib import Path
 
+import pytest
 import yaml
 
 from kava.runtime import provenance
@@ -28,6 +29,14 @@ def test_home_is_a_tilde_and_a_root_home_changes_nothing(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
     assert provenance.collect(["train.py", "--output_dir", "/home/ada/runs"])["command_line"] == "train.py --output_dir '~/runs'"
     monkeypatch.setenv("HOME", "/")
+    assert provenance.collect(["train.py", "--output_dir", "/data/runs"])["command_line"] == "train.py --output_dir /data/runs"
+
+
+def test_a_user_without_a_home_directory_is_no_obstacle(monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # a user that the system does not know
+    with pytest.raises(RuntimeError):
+        Path.home()
     assert provenance.collect(["train.py", "--output_dir", "/data/runs"])["command_line"] == "train.py --output_dir /data/runs"
 
 

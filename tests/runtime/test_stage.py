@@ -1,6 +1,8 @@
 """Long work says how far it is; short work, and a program that only imports the package, says nothing."""
 
+import contextlib
 import io
+import os
 import threading
 import time
 from typing import Literal
@@ -40,6 +42,22 @@ def test_long_work_says_how_far_it_is(name: Literal["stdout", "stderr"], monkeyp
     written = stream.getvalue()
     time.sleep(0.05)
     assert stream.getvalue() == written  # nothing comes afterwards
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_reader_who_has_left_ends_the_lines_and_not_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", buffering=1) as stream:
+        monkeypatch.setattr("sys.stdout", stream)
+        set_progress_stream("stdout")
+        with stage("answering"):
+            speaker = next(thread for thread in threading.enumerate() if "speak" in thread.name)
+            speaker.join(20)
+            assert not speaker.is_alive()
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            stream.close()
 
 
 def test_the_total_may_be_unknown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from kava.evaluate.evaluate import Request, default_output, evaluate
 from kava.methods import METHODS
 from kava.report.aggregate import SeedResults, combine
 from kava.results import CheckpointInfo, checkpoint_hash, read_result, verified_rows, write_result
-from kava.train.prepare import eviction_note, prepare_data
+from kava.train.prepare import eviction_note, prepare_data, resolve_base
 from kava.train.train import train
 
 # Alternately short and too long; the last tenth is held out for validation.
@@ -68,6 +68,15 @@ def test_what_eviction_will_leave_out_is_counted_and_said(tmp_path: Path, monkey
     untaught = prepare_data(build_config({}, "x", {"dataset.name": str(path), "method": "pccot"}), mini_builder()).data
     assert "entries_evicted" not in untaught
     assert eviction_note(untaught, 24) is None
+
+
+def test_a_base_s_directory_is_recorded_in_full_and_the_configuration_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "llama").mkdir(parents=True)
+    config = build_config({}, "a test", {"model.name": "models/llama"})
+    assert resolve_base(config) == str(tmp_path / "models" / "llama")
+    assert config.model.name == "models/llama"
+    assert resolve_base(build_config({}, "a test", {"model.name": "meta-llama/x"})) == "meta-llama/x"
 
 
 def test_nothing_left_is_an_error(rows: Path) -> None:

@@ -7,12 +7,11 @@ from kava.checkpoint.files import (
     Trained,
     fitting,
     load_checkpoint,
-    recorded_prompt_ids,
     refuse_other_base,
     save_checkpoint,
     write_weights,
 )
-from kava.checkpoint.kava_config import KAVA_CONFIG, read_kava_config
+from kava.checkpoint.kava_config import KAVA_CONFIG, read_kava_config, recorded_prompt_ids
 from kava.checkpoint.open import checkpoint_directory, open_checkpoint, results_directory
 
 __all__ = [

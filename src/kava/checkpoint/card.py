@@ -14,6 +14,7 @@ from kava.config.differences import flatten
 from kava.data.mini.problems import EXAMPLE
 from kava.methods import METHODS
 from kava.results import Result
+from kava.runtime.hub import in_cache, is_local
 
 _SHOWN = (
     "method", "latent.num_tokens", "latent.num_iterations", "dataset.name", "loss.alpha1_codi", "loss.alpha2_kv",
@@ -44,7 +45,7 @@ def render_card(config: Config, base: str, metadata: dict[str, Any], results: Se
     unused = (() if config.lora.enabled else ("lora.",)) + (() if method.step_decoder else ("loss.alpha_step",))
     provenance = metadata.get("provenance") or {}
     return environment.from_string(template).render(
-        header=_header(config, base, results, name).strip(),
+        header=_header(config, base, metadata, results, name).strip(),
         title=f"{config.method} on {_short(base)}",
         config=content,
         base=_short(base),
@@ -63,12 +64,7 @@ def render_card(config: Config, base: str, metadata: dict[str, Any], results: Se
     )
 
 
-def is_local(base: str) -> bool:
-    """Return whether a base model is local to this machine (a directory or built in), so that others cannot load it by name."""
-    return Path(base).is_dir() or base.startswith(("/", ".", "~", "builtin:"))
-
-
-def _header(config: Config, base: str, results: Sequence[Result], name: str | None) -> str:
+def _header(config: Config, base: str, metadata: dict[str, Any], results: Sequence[Result], name: str | None) -> str:
     """Return the hub's metadata as YAML: each tag once, and nothing that is valid on this machine only."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -83,13 +79,14 @@ def _header(config: Config, base: str, results: Sequence[Result], name: str | No
         )
         for result in results
     ]
-    trained_on = config.dataset.name
+    trained_on, read_from = config.dataset.name, (metadata.get("data") or {}).get("source", "")
+    on_hub = "/" in trained_on and not is_local(trained_on) and not Path(read_from).is_absolute()
     fields: dict[str, Any] = {
         "library_name": "peft" if config.lora.enabled else "transformers",
         "pipeline_tag": "text-generation",
         "base_model": None if is_local(base) else base,
         "tags": list(dict.fromkeys(["kava", "latent-reasoning", config.method])),
-        "datasets": [trained_on] if "/" in trained_on and not is_local(trained_on) else None,
+        "datasets": [trained_on] if on_hub else None,
         "model_name": (name or f"{config.method}-{_short(base)}") if results else None,
         "eval_results": evaluations or None,
     }
@@ -98,13 +95,13 @@ def _header(config: Config, base: str, results: Sequence[Result], name: str | No
 
 def _licence(base: str) -> dict[str, Any]:
     """Return the base model's licence, which derived weights inherit, from its model card if that is available locally."""
-    from huggingface_hub import metadata_load, try_to_load_from_cache
+    from huggingface_hub import metadata_load
     from yaml import YAMLError
 
     if base.startswith("builtin:"):
         return {"license": "apache-2.0"}
-    found = Path(base, "README.md") if is_local(base) else try_to_load_from_cache(base, "README.md")
-    if isinstance(found, str | Path) and Path(found).is_file():
+    found = Path(base, "README.md") if is_local(base) else in_cache(base, "README.md")
+    if found and found.is_file():
         stated: dict[str, Any] = {}
         # The base model's card may be broken, which must not prevent saving a checkpoint.
         with suppress(OSError, ValueError, YAMLError):

@@ -21,17 +21,19 @@ import torch
 from torch import Tensor
 
 from kava.checkpoint import Trained, save_checkpoint
-from kava.checkpoint.files import UNREADABLE
+from kava.checkpoint.files import UNREADABLE, set_adapter
 from kava.config import Config, build_config
 from kava.data.sequences import SPECIAL_TOKENS
-from kava.errors import UserError, reason_of
+from kava.errors import UserError, ran_out_of_memory, reason_of
 from kava.model.build import assemble, load_base, make_room
 from kava.model.projection import Projection, build_projection
 from kava.model.tokenizer import load_tokenizer
 from kava.runtime.atomic import refuse_foreign
+from kava.runtime.hub import absolute
 
 PCCOT_ARGS = "pccot_args.json"
 _NEW_TOKENS = ("bot", "eot", "latent")
+_CURE = "give the one it was trained from with --base"
 # Names of the two linear layers and the norm in the `prj` modules of PCCoT and CODI (CODI's starts with a dropout layer).
 _PROJECTION = {"pccot": ("0", "2", "3"), "codi": ("1", "3", "ln")}
 
@@ -71,7 +73,12 @@ def import_checkpoint(
     refuse_foreign(Path(directory), "choose another directory")
     source = Path(source)
     layout = layout or ("pccot" if (source / PCCOT_ARGS).exists() else "codi")
-    read = _read_pccot(source, base) if layout == "pccot" else _read_codi(source, base, num_latents, lora_alpha)
+    try:
+        read = _read_pccot(source, base) if layout == "pccot" else _read_codi(source, base, num_latents, lora_alpha)
+    except UNREADABLE as error:
+        if ran_out_of_memory(error):
+            raise
+        raise UserError(f"{source} does not fit its base model ({reason_of(error)}); {_CURE}") from None
     config = build_config({}, str(source), {"lora.enabled": False, "loss.use_projection": bool(read.prj), **read.settings})
     special_ids: list[int] = read.tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS)
     _place_rows(read.causal_lm, read.rows, special_ids)
@@ -81,12 +88,12 @@ def import_checkpoint(
         _fill_projection(projection, read.prj, layout, source)
     model = assemble(read.causal_lm, special_ids, projection, config).eval()
     metadata = {"name": source.name, "imported_from": layout}
-    save_checkpoint(directory, Trained(model, read.tokenizer, config, str(config.model.name), metadata))
+    save_checkpoint(directory, Trained(model, read.tokenizer, config, absolute(config.model.name), metadata))
     return layout
 
 
 def _read_pccot(source: Path, base: str | None) -> _Read:
-    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+    from peft import LoraConfig, get_peft_model
 
     arguments = _json(source / PCCOT_ARGS, "num_latent_tokens", *(f"{name}_token_id" for name in _NEW_TOKENS))
     adapter = _json(source / "adapter_config.json", *([] if base else ["base_model_name_or_path"]))
@@ -105,10 +112,7 @@ def _read_pccot(source: Path, base: str | None) -> _Read:
     if causal_lm.config.tie_word_embeddings:
         # peft writes the trained rows of a tied embedding twice.
         plain = {key: tensor for key, tensor in plain.items() if "lm_head.token_adapter" not in key}
-    outcome = set_peft_model_state_dict(peft, plain)
-    ours = [key for key, parameter in peft.named_parameters() if parameter.requires_grad]
-    absent = [key for key in ours if key in outcome.missing_keys]
-    _all_fits(source, outcome.unexpected_keys, absent)
+    _all_fits(source, *set_adapter(peft, plain))
     settings = {
         "method": "pccot",
         "model.name": str(base),
@@ -205,7 +209,7 @@ def _load_torch(path: Path) -> dict[str, Tensor]:
 def _all_fits(source: Path, unexpected: list[str], missing: list[str]) -> None:
     if unexpected or missing:
         what = f"has {unexpected[0]}, for which there is no place" if unexpected else f"lacks {missing[0]}"
-        raise UserError(f"{source} {what} in this base model; give the one it was trained from with --base")
+        raise UserError(f"{source} {what} in this base model; {_CURE}")
 
 
 def _json(path: Path, *needed: str) -> dict[str, Any]:
@@ -215,7 +219,7 @@ def _json(path: Path, *needed: str) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); download it again") from None
     mapping: dict[str, Any] = content if isinstance(content, dict) else {}
-    absent = [key for key in needed if key not in mapping]
+    absent = [key for key in needed if mapping.get(key) is None]
     if absent or mapping is not content:
         raise UserError(f"{path} lacks {', '.join(absent) or 'its mapping'}; download it again")
     return mapping

@@ -18,19 +18,19 @@ from pickle import PickleError
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel, PeftModelForCausalLM, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from kava.checkpoint.card import is_local, render_card
-from kava.checkpoint.kava_config import KAVA_CONFIG, metadata_of, read_kava_config
+from kava.checkpoint.card import render_card
+from kava.checkpoint.kava_config import KAVA_CONFIG, metadata_of, read_kava_config, recorded_prompt_ids
 from kava.checkpoint.shipped import located
 from kava.config import Config, recorded_config
 from kava.config.differences import flatten
 from kava.config.overrides import dotted
 from kava.data.sequences import SPECIAL_TOKENS, SequenceBuilder, builder_of
-from kava.errors import UserError, reason_of
+from kava.errors import UserError, ran_out_of_memory, reason_of
 from kava.generate import Reasoner
 from kava.model.build import assemble, fingerprint_of, load_base, make_room, projection_of
 from kava.model.fused_kernels import fuse_kernels
@@ -38,7 +38,9 @@ from kava.model.kava import KavaModel
 from kava.model.quantization import compile_passes
 from kava.model.smollm2 import SMOLLM2_NAME, smollm2_directory
 from kava.model.tokenizer import load_tokenizer
-from kava.runtime.atomic import FORMAT, recover, verify, write_atomic
+from kava.results import checkpoint_hash
+from kava.runtime.atomic import FORMAT, recover_unused, verify, write_atomic
+from kava.runtime.hub import absolute, is_local
 
 PROJECTION = "projection.safetensors"
 CARD = "README.md"
@@ -59,6 +61,7 @@ class Trained:
         base: hub name or directory of the base model, as it was resolved.
         metadata: metrics, step and provenance, free-form.
         prompt_ids: ids of the answer's fixed text that it was trained with; None: determined from tokenizer and configuration.
+        manifest: `checkpoint_hash` of the checkpoint that it was loaded from.
     """
 
     model: KavaModel
@@ -67,6 +70,7 @@ class Trained:
     base: str
     metadata: dict[str, Any] = field(default_factory=dict)
     prompt_ids: list[int] | None = None
+    manifest: str | None = None
 
     @property
     def builder(self) -> SequenceBuilder:
@@ -138,6 +142,8 @@ def fitting(directory: str | Path | None) -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
+        if ran_out_of_memory(error):
+            raise
         reason = reason_of(error)
         raise UserError(
             f"checkpoint {directory} does not fit ({type(error).__name__}: {reason}): it is of another configuration, base model or program"
@@ -157,7 +163,8 @@ def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = No
         UserError: the checkpoint is missing or damaged, does not fit, or its base model cannot be found.
     """
     directory, overrides = located(directory), dotted(overrides or {})
-    recover(directory)
+    recover_unused(directory)
+    manifest = checkpoint_hash(directory)
     content = read_kava_config(directory)
     problem = verify(directory)
     if problem:
@@ -174,6 +181,8 @@ def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = No
     config.model.trust_remote_code, stored = overrides.get("model.trust_remote_code") is True, config.model.trust_remote_code
     with fitting(directory):
         kava, tokenizer = _load_model(directory, content, config, base, device or "cpu")
+    if checkpoint_hash(directory) != manifest:
+        raise UserError(f"checkpoint {directory} was replaced while it was loaded; load it again")
     config.model.trust_remote_code = stored
     if device:
         kava.to(device)
@@ -187,7 +196,7 @@ def load_checkpoint(directory: str | Path, overrides: dict[str, Any] | None = No
     metadata = metadata_of(content)
     reworded = not {"dataset.answer_prompt", "dataset.answer_separator", "dataset.answer_type"}.isdisjoint(overrides)
     prompt_ids = None if reworded else recorded_prompt_ids(directory, content, tokenizer, config)
-    return Trained(kava.eval(), tokenizer, config, base, metadata, prompt_ids)
+    return Trained(kava.eval(), tokenizer, config, base, metadata, prompt_ids, manifest)
 
 
 def _base_of(directory: Path, content: dict[str, Any], config: Config, overrides: dict[str, Any]) -> str:
@@ -198,7 +207,7 @@ def _base_of(directory: Path, content: dict[str, Any], config: Config, overrides
     """
     if not (directory / ADAPTER).exists():
         return str(content["base"])
-    base = str(overrides.pop("model.name", content["base"]))
+    base = absolute(str(overrides.pop("model.name", content["base"])))
     if not is_local(base) or Path(base).exists():
         return base
     if config.model.name == SMOLLM2_NAME:
@@ -218,13 +227,15 @@ def _load_model(directory: Path, content: dict[str, Any], config: Config, base: 
         make_room(causal_lm, special_ids)
         if not (directory / ADAPTER_WEIGHTS).is_file():
             raise UserError(f"checkpoint {directory} has no {ADAPTER_WEIGHTS}; other forms of weights are not loaded")
-        model = PeftModel.from_pretrained(causal_lm, str(directory), is_trainable=True)
+        adapter = PeftConfig.from_pretrained(str(directory))
+        adapter.inference_mode = False
+        model = PeftModelForCausalLM(causal_lm, adapter)
         if any(getattr(module, "lora_variant", None) for module in model.modules()):
             raise UserError(f"checkpoint {directory}: {ADAPTER} asks for a variant of LoRA (DoRA, aLoRA); adapters are plain LoRA here")
     else:
         model = load_base(str(directory), config, device)
     projection = projection_of(model, config)
-    projection.load_state_dict(load_file(directory / PROJECTION))
+    load_trained(directory, model, projection)
     kava = assemble(model, special_ids, projection, config)
     rows = kava.backbone.causal_lm.get_input_embeddings().weight.shape[0]
     if beyond := [id_ for id_ in (*tokenizer.all_special_ids, tokenizer.pad_token_id) if id_ >= rows]:
@@ -238,21 +249,24 @@ def _load_model(directory: Path, content: dict[str, Any], config: Config, base: 
     return kava, tokenizer
 
 
-def recorded_prompt_ids(directory: Path, content: dict[str, Any], tokenizer: Any, config: Config) -> list[int]:
-    """Return the ids of the answer's fixed text that a checkpoint was trained with.
-
-    Older checkpoints do not record them: their fixed text ended with the answer prompt, even if a space token follows before any number.
+def load_trained(directory: Path, language_model: Any, projection: nn.Module) -> None:
+    """Load a checkpoint's projection, and its adapter where the model has one: full weights are loaded as a model, by `load_base`.
 
     Raises:
-        UserError: the recorded ids are not tokens of the tokenizer.
+        ValueError: the adapter's file lacks a trained weight, or has one that the model does not.
     """
-    recorded = content.get("prompt_ids")
-    if recorded is None:
-        ids: list[int] = tokenizer(config.dataset.answer_prompt, add_special_tokens=False).input_ids
-        return ids
-    if not isinstance(recorded, list) or not recorded or not all(type(id_) is int and 0 <= id_ < len(tokenizer) for id_ in recorded):
-        raise UserError(f"{directory / KAVA_CONFIG}: prompt_ids are no tokens of its tokenizer; copy the checkpoint again")
-    return recorded
+    projection.load_state_dict(load_file(directory / PROJECTION))
+    if isinstance(language_model, PeftModel):
+        beyond, absent = set_adapter(language_model, load_file(directory / ADAPTER_WEIGHTS))
+        if beyond or absent:
+            raise ValueError(f"{ADAPTER_WEIGHTS} lacks {absent[0]}" if absent else f"the model has no {beyond[0]}")
+
+
+def set_adapter(model: PeftModel, weights: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+    """Copy an adapter's weights into a model; returns the names that it does not have, and those of its trained weights not among them."""
+    outcome = set_peft_model_state_dict(model, weights)
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return outcome.unexpected_keys, [name for name in trained if name in outcome.missing_keys]
 
 
 def _refuse_other_weights(directory: Path, config: Config, overrides: dict[str, Any]) -> None:

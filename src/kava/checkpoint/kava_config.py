@@ -65,3 +65,20 @@ def read_kava_config(directory: str | Path) -> dict[str, Any]:
 def metadata_of(content: dict[str, Any]) -> dict[str, Any]:
     """Return the training metadata of a `kava_config.json`: all keys that do not define the model."""
     return {key: value for key, value in content.items() if key not in MODEL_KEYS}
+
+
+def recorded_prompt_ids(directory: Path, content: dict[str, Any], tokenizer: Any, config: Config) -> list[int]:
+    """Return the ids of the answer's fixed text that a checkpoint was trained with.
+
+    Older checkpoints do not record them: their fixed text ended with the answer prompt, even if a space token follows before any number.
+
+    Raises:
+        UserError: the recorded ids are not tokens of the tokenizer.
+    """
+    recorded = content.get("prompt_ids")
+    if recorded is None:
+        ids: list[int] = tokenizer(config.dataset.answer_prompt, add_special_tokens=False).input_ids
+        return ids
+    if not isinstance(recorded, list) or not recorded or not all(type(id_) is int and 0 <= id_ < len(tokenizer) for id_ in recorded):
+        raise UserError(f"{directory / KAVA_CONFIG}: prompt_ids are no tokens of its tokenizer; copy the checkpoint again")
+    return recorded

@@ -9,15 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kava.checkpoint.card import is_local, render_card
-from kava.checkpoint.files import CARD, Trained, load_checkpoint, save_checkpoint
+from kava.checkpoint.card import render_card
+from kava.checkpoint.files import CARD, Trained, load_checkpoint, write_weights
 from kava.checkpoint.kava_config import KAVA_CONFIG, metadata_of, read_kava_config
 from kava.checkpoint.open import checkpoint_directory
 from kava.config import Config, recorded_config
 from kava.config.differences import flatten
 from kava.errors import UserError, reason_of
 from kava.results import Result, verified_results, write_text
-from kava.runtime.atomic import refuse_foreign, seal
+from kava.runtime.atomic import refuse_foreign, write_atomic
+from kava.runtime.hub import is_local
 
 _WRITING = ("method", "evaluation.use_latent", "evaluation.temperature")
 
@@ -32,12 +33,15 @@ def save_with_card(
     """
     refuse_foreign(directory, "choose another directory")
     trained = replace(trained, base=base or trained.base)
-    save_checkpoint(directory, trained)
-    if base is not None:
-        _rename_base(directory, base)
-    card = render_card(trained.config, trained.base, trained.metadata, results, name)
-    (directory / CARD).write_text(card, encoding="utf-8")
-    seal(directory)
+
+    def write(staging: Path) -> None:
+        write_weights(staging, trained)
+        if base is not None:
+            _rename_base(staging, base)
+        card = render_card(trained.config, trained.base, trained.metadata, results, name)
+        (staging / CARD).write_text(card, encoding="utf-8")
+
+    write_atomic(directory, write, cure="choose another directory")
 
 
 def push(
@@ -56,7 +60,6 @@ def push(
         UserError: the base model exists on this machine only, or the hub refuses the upload.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     needed = base or trained.base
     if trained.config.lora.enabled and is_local(needed):
@@ -67,9 +70,9 @@ def push(
         try:
             api.create_repo(name, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=name, folder_path=str(Path(work) / "model"), **commit))
-        except (HfHubHTTPError, OSError) as error:
-            reason = reason_of(error)
-            raise UserError(f"'{name}' could not be pushed to the hub ({reason}); log in (hf auth login)") from None
+        except Exception as error:  # the hub's, its client's and the operating system's
+            cure = "log in (hf auth login), and check the name (owner/model) and the connection"
+            raise UserError(f"'{name}' could not be pushed to the hub ({reason_of(error)}); {cure}") from None
 
 
 def merge(source: str | Path, directory: str | Path) -> Trained:

@@ -27,7 +27,6 @@ from kava.results import (
     Row,
     RunInfo,
     check_result_path,
-    checkpoint_hash,
     dataset_label,
     read_result,
     result_path,
@@ -117,7 +116,7 @@ def _open(request: Request) -> tuple[Trained, _Source]:
     processes.join(on_cpu=device == "cpu")
     directory = checkpoint_directory(request.checkpoint)
     trained = open_checkpoint(request.checkpoint, overrides, device)
-    info = CheckpointInfo(path=Path(request.checkpoint).as_posix(), manifest=checkpoint_hash(directory))
+    info = CheckpointInfo(path=Path(request.checkpoint).as_posix(), manifest=trained.manifest)
     return trained, _Source(directory, info)
 
 

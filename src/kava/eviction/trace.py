@@ -48,8 +48,9 @@ class Trace:
 
         Args:
             cache: a `DynamicCache`, or (keys, values) per layer, each [B, H, S, D].
-            attentions: probabilities per layer, [B, Nh, S', S], of a model with ``attn_implementation="eager"``; importance is taken from the rows after the trace (from all S' rows if
-                they belong to another forward pass than the trace, or if nothing comes after it).
+            attentions: probabilities per layer, [B, Nh, S', S], of a model with ``attn_implementation="eager"``; importance is taken
+                from the rows after the trace (from all S' rows if they belong to another forward pass than the trace, or if nothing comes
+                after it).
             start: first entry of the trace within the cache; default: the first entry of the cache.
             stop: end of the trace within the cache; default: the end of the cache.
             mask: true at real entries of the trace, which come first, [B, C]; default: all are.

@@ -23,7 +23,7 @@ from kava.model.kava import KavaModel, Settings
 from kava.model.projection import build_projection
 from kava.model.quantization import compile_passes, four_bit, keep_gradients
 from kava.model.suitability import check_architecture, check_behaviour
-from kava.runtime.hub import cache_first, first_line, in_cache, looks_local, model_is_cached, refusal
+from kava.runtime.hub import cache_first, first_line, in_cache, is_local, model_is_cached, refusal
 from kava.runtime.optional_packages import require
 from kava.runtime.stage import stage
 
@@ -83,6 +83,8 @@ def load_base(base: str, config: Config, device: str | torch.device = "cpu") -> 
             raise UserError(_OTHER_BACKEND.format(base=base, backend=backend))
         return AutoModelForCausalLM.from_pretrained(
             base,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
             dtype=stored_dtype(config, torch.device(device).type == "cuda"),
             attn_implementation=PREFIX + backend,
             # Other weight formats are pickle files.
@@ -93,7 +95,11 @@ def load_base(base: str, config: Config, device: str | torch.device = "cpu") -> 
 
     try:
         with stage(f"loading {base}"):
-            causal_lm = from_hub(base, not remote and model_is_cached(base, revision), load)
+            causal_lm, found = from_hub(base, not remote and model_is_cached(base, revision), load)
+        # transformers draws at random what the files lack, or have in another shape.
+        random = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+        if name := next((name for name, _ in causal_lm.named_parameters() if name in random), None):
+            raise ValueError(f"its files have no {name} of the shape that its config.json says")
         keep_gradients(causal_lm)
         return causal_lm
     except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -107,18 +113,18 @@ def load_base(base: str, config: Config, device: str | torch.device = "cpu") -> 
 
 
 def from_hub(base: str, complete: bool, load: Callable[[], T]) -> T:
-    # A name that can only be a path is never looked up on the hub, whether it exists or not.
-    return load() if looks_local(base) or Path(base).is_dir() else cache_first("model", base, complete, load)
+    # A path is never looked up on the hub, whether it exists or not.
+    return load() if is_local(base) else cache_first("model", base, complete, load)
 
 
 def not_loaded(what: str, base: str, error: Exception) -> UserError:
     """The error for a base model that could not be loaded: a bad directory, damaged files in the cache, or a problem with the hub name."""
-    if looks_local(base) and not Path(base).is_dir():
+    if Path(base).is_dir():
+        return UserError(f"{what} cannot be loaded ({first_line(error)}): copy the directory again, or set model.name to another")
+    if is_local(base):
         return UserError(
             f"{what} cannot be loaded: directory {base} does not exist; set model.name to one that does, or a hub name such as owner/model"
         )
-    if Path(base).is_dir():
-        return UserError(f"{what} cannot be loaded ({first_line(error)}): copy the directory again, or set model.name to another")
     if in_cache(base, "config.json") and isinstance(error, SafetensorError):
         return UserError(f"{what} cannot be loaded ({first_line(error)}): its files are damaged; hf download --force-download {base}")
     return refusal("model", base, error)

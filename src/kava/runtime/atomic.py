@@ -12,11 +12,12 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from kava.errors import UserError
+from kava.runtime.lock import LOCK_FILE, locked
 
 FORMAT = "kava.checkpoint/1"
 MANIFEST = "manifest.json"
@@ -182,10 +183,20 @@ def tidy(run: Path) -> None:
 
 
 def recover(directory: Path) -> None:
-    """Roll back a `publish` that was interrupted between its two renames."""
+    """Roll back a `publish` that was interrupted between its two renames. No other process may be writing the directory."""
     old = directory.with_name(f".{directory.name}.old")
     if old.exists() and not directory.exists():
         old.rename(directory)
+
+
+def recover_unused(directory: Path) -> None:
+    """As `recover`, before reading: does nothing while a run holds the lock of the directory above, or where nothing may be written."""
+    if directory.exists():
+        return
+    above = directory.absolute().parent
+    alone: AbstractContextManager[object] = locked(above) if (above / LOCK_FILE).exists() else contextlib.nullcontext()
+    with contextlib.suppress(UserError, OSError), alone:
+        recover(directory)
 
 
 def verify(directory: str | Path) -> str | None:

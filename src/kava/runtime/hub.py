@@ -144,9 +144,14 @@ def cures(kind: Kind, name: str) -> str:
     )
 
 
-def looks_local(name: str) -> bool:
-    """Return whether a name can only be a path: hub names are ``owner/name``."""
-    return Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+def is_local(name: str) -> bool:
+    """Return whether a name is a directory here, or can be nothing on the hub, where names are ``owner/name``: a path, or built in."""
+    return Path(name).is_dir() or Path(name).is_absolute() or name.startswith((".", "~", "builtin:")) or name.count("/") > 1
+
+
+def absolute(name: str) -> str:
+    """Return a directory's absolute path, for a record that is read from elsewhere; any other name as it is."""
+    return str(Path(name).absolute()) if Path(name).is_dir() else name
 
 
 def first_line(error: BaseException) -> str:

@@ -24,8 +24,10 @@ def declared() -> tuple[str, list[str]]:
     if sys.version_info >= (3, 11) and pyproject.is_file():
         import tomllib
 
-        project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
-        return project["requires-python"], project["dependencies"]
+        project = tomllib.loads(pyproject.read_text(encoding="utf-8")).get("project", {})
+        # A copy inside another project (pip install --target) has that project's file above it.
+        if project.get("name") == DISTRIBUTION:
+            return project["requires-python"], project["dependencies"]
     return metadata.metadata(DISTRIBUTION)["Requires-Python"], metadata.requires(DISTRIBUTION) or []
 
 

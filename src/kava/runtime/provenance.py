@@ -49,7 +49,8 @@ def collect(command_line: Sequence[str] | None = None, wall_seconds: float | Non
 def _command(words: Sequence[str]) -> str:
     if not words:
         return ""
-    home = str(Path.home())
+    # "~" for a user without one.
+    home = os.path.expanduser("~")
     shown = [Path(words[0]).name, *words[1:]]
     # A home of "/" (containers) would turn every slash into a tilde.
     return shlex.join(word.replace(home, "~") if len(home) > 1 else word for word in shown)

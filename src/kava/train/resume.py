@@ -3,10 +3,11 @@
 import re
 from pathlib import Path
 
-from safetensors.torch import load_file
+from peft import PeftModel
 
-from kava.checkpoint import PROJECTION, Trained
-from kava.checkpoint.files import ADAPTER_WEIGHTS
+from kava.checkpoint import Trained
+from kava.checkpoint.files import load_trained
+from kava.model.build import load_base
 from kava.runtime.atomic import discard
 
 _CHECKPOINT = re.compile(r"checkpoint-[0-9]+")
@@ -35,15 +36,6 @@ def keep_newest(run: Path, limit: int | None, step: int) -> None:
 def load_weights(directory: Path, trained: Trained) -> None:
     """Load the weights of a checkpoint into a model that was built in the same way."""
     model = trained.model.backbone.model
-    trained.model.projection.load_state_dict(load_file(directory / PROJECTION))
-    adapter = directory / ADAPTER_WEIGHTS
-    if adapter.exists():
-        from peft import set_peft_model_state_dict
-
-        set_peft_model_state_dict(model, load_file(adapter))
-        return
-    for weights in sorted(directory.glob("model*.safetensors")):
-        missing = model.load_state_dict(load_file(weights), strict=False)
-        if missing.unexpected_keys:
-            raise ValueError(f"{weights} does not fit the model: {missing.unexpected_keys}")
-    model.tie_weights()
+    if not isinstance(model, PeftModel):
+        model.load_state_dict(load_base(str(directory), trained.config).state_dict())
+    load_trained(directory, model, trained.model.projection)
