@@ -25,7 +25,7 @@ part() { # LIMIT NAME
 }
 
 declare -A limits=(
-    [product]=30 [waits]=30 [exact]=60 [against]=60 [llama]=110 [smollm2]=60 [decoding]=60 [train-llama]=120 [train-smollm2]=90 [profile]=60
+    [product]=30 [waits]=30 [exact]=60 [against]=60 [llama]=80 [smollm2]=60 [decoding]=60 [train-llama]=160 [train-smollm2]=120 [profile]=60
 )
 if [ $# -gt 0 ]; then
     for name in "$@"; do part "${limits[$name]:-60}" "$name"; done
