@@ -122,3 +122,8 @@ ANSWER_TYPES: dict[AnswerType, Kind] = {
         _canonical_text, _reader(_lines), _same_text, ("Tom is a bear.", "Every cat", "yes", "no", "A", "the end", "42", "In May")
     ),
 }
+
+
+def same_prediction(a: str | None, b: str | None, answer_type: AnswerType) -> bool:
+    """Return whether two answers of a model agree (see `same_answer`); so do two times none."""
+    return a == b or (b is not None and same_answer(a, b, answer_type))
