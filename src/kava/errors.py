@@ -48,6 +48,18 @@ def at_least(least: int | float, **values: int | float | None) -> None:
             raise UserError(f"{name} is {value}; it must be at least {least}")
 
 
+def only_options(function: str, given: Iterable[str], valid: Iterable[str]) -> None:
+    """Check the names of options that a function passes on.
+
+    Raises:
+        UserError: a name is not valid; the message names the function and the nearest valid name.
+    """
+    names = set(valid)
+    unknown = next((name for name in given if name not in names), None)
+    if unknown is not None:
+        raise UserError(f"{function} has no option '{unknown}'{nearest(unknown, names)}")
+
+
 def one_line(text: object, limit: int = LONGEST_LINE) -> str:
     """Return a message as one line that any terminal can show: no line breaks, no control characters, limited in length."""
     line = " ".join(str(text).splitlines())

@@ -151,8 +151,8 @@ class Reasoner:
     def _start(self, ids: Tensor, mask: Tensor, use_latent: bool) -> tuple[Prefix, Tensor, int]:
         backbone, method = self.model.backbone, self.model.method
         if not (method.uses_latents and use_latent):
-            prompt = self._prompt.expand(len(ids), -1)
-            run = backbone.read(ids, mask, None if self.writes_trace(use_latent) else backbone.embed(prompt))
+            prompt = None if self.writes_trace(use_latent) else backbone.embed(self._prompt.expand(len(ids), -1))
+            run = backbone.read(ids, mask, prompt)
             return run.prefix, self._next_logits(run), 1
         thought, passes = self.think(ids, mask)
         return *self.conclude(thought.prefix), passes + 1
@@ -160,9 +160,8 @@ class Reasoner:
     def conclude(self, thought: Prefix) -> tuple[Prefix, Tensor]:
         """Read `<eot>` and the answer's fixed text after the latents: (prefix, logits of the first free token [B, V])."""
         backbone, batch = self.model.backbone, len(thought.mask)
-        prompt = self._prompt.expand(batch, -1)
         eot = backbone.special_embeddings()[1:2].expand(batch, -1, -1)
-        run = backbone.extend(thought, torch.cat([eot, backbone.embed(prompt)], dim=1))
+        run = backbone.extend(thought, torch.cat([eot, backbone.embed(self._prompt.expand(batch, -1))], dim=1))
         return run.prefix, self._next_logits(run)
 
     def think(self, ids: Tensor, mask: Tensor, keep_trajectory: bool = False) -> tuple[Thought, int]:
@@ -197,7 +196,7 @@ class Reasoner:
         generator: torch.Generator | None = None,
         *,
         prompted: bool = True,
-        watch: Callable[[list[list[int]]], bool] | None = None,
+        watch: Callable[[list[list[int]], Callable[[int], Generation]], bool] | None = None,
     ) -> list[Generation]:
         """Generate from a prefix until every row has ended.
 
@@ -205,24 +204,25 @@ class Reasoner:
             prefix, logits, passes: what `start` returns.
             max_new_tokens, temperature, generator: when to stop, how to sample.
             prompted: the prefix ends in the answer's fixed text.
-            watch: called with every row's tokens so far after each new token; False stops, as if `max_new_tokens` had been reached.
+            watch: called after each new token with every row's tokens so far and a function row -> answer; False stops, as the limit does.
         """
         written: list[list[int]] = [[] for _ in logits]
         chances: list[list[float]] = [[] for _ in logits]
         entry_bytes = cache_bytes(prefix.layers) // max(prefix.mask.numel(), 1)
         start_entries = prefix.mask.sum(1).tolist()
         choose = partial(choose_token, temperature=temperature, generator=generator)
+
+        def finish(row: int) -> Generation:
+            return self._finish(written[row], chances[row], passes, start_entries[row], entry_bytes, prompted)
+
         for rows, tokens, scores in self.tokens(prefix, logits, max_new_tokens, choose):
             chance = scores.float().log_softmax(-1).gather(-1, tokens[:, None])[:, 0].tolist()
             for row, token, probability in zip(rows, tokens.tolist(), chance, strict=True):
                 written[row].append(token)
                 chances[row].append(probability)
-            if watch and not watch(written):
+            if watch and not watch(written, finish):
                 break
-        return [
-            self._finish(ids, chance, passes, entries, entry_bytes, prompted)
-            for ids, chance, entries in zip(written, chances, start_entries, strict=True)
-        ]
+        return [finish(row) for row in range(len(written))]
 
     @torch.no_grad()
     def stream(self, question: str, max_new_tokens: int, use_latent: bool = True) -> Iterator[tuple[list[int], int]]:

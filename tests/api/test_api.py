@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from html import unescape
+from inspect import unwrap
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,8 @@ def test_generate_samples_as_transformers_does(model: kava.Model) -> None:
         ({"num_beams": 4}, "generate: num_beams does not apply"),
         ({"do_sample": True, "top_p": 1.5}, "top_p"),
         ({"streamer": 1}, "one answer"),
+        ({"return_dict_in_generate": True}, "return_dict_in_generate does not apply"),
+        ({"do_sample": True, "max_new_tokens": 0}, "max_new_tokens is 0; it must be at least 1"),
     ],
 )
 def test_what_generate_does_not_have_is_one_sentence(model: kava.Model, settings: dict[str, Any], sentence: str) -> None:
@@ -127,6 +130,24 @@ def test_what_generate_does_not_have_is_one_sentence(model: kava.Model, settings
 def test_options_out_of_range_are_named(model: kava.Model, asked: Callable[[kava.Model], Any], sentence: str) -> None:
     with pytest.raises(kava.UserError, match=sentence):
         asked(model)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "settings", "sentence"),
+    [
+        ([], {}, "there is no question"),
+        (torch.tensor([5, 6, 7]), {}, r"the shape of the token ids is \(3,\); give \[B, S\]"),
+        (torch.tensor([[5, 6]]), {"attention_mask": torch.ones(1, 3)}, r"\(1, 2\) with attention_mask \(1, 3\)"),
+        (torch.tensor([[5, 10**6]]), {}, "give ids from 0 to"),
+    ],
+)
+def test_inputs_that_are_no_questions_are_one_sentence(model: kava.Model, inputs: Any, settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(kava.UserError, match=sentence):
+        model.generate(inputs, **settings)
+
+
+def test_a_setting_of_none_is_its_default(model: kava.Model) -> None:
+    assert torch.equal(model.generate(QUESTIONS[0], max_new_tokens=None, num_beams=None), model.generate(QUESTIONS[0]))
 
 
 def test_a_cache_of_transformers_is_compressed() -> None:
@@ -151,6 +172,21 @@ def test_wrong_words_are_one_sentence(model: kava.Model, monkeypatch: pytest.Mon
     )
     with pytest.raises(kava.UserError, match="there is no scorer 'rvk'; did you mean 'rkv'"):
         kava.compress(trace, "rvk")
+    for lam in (1.5, -0.1, float("nan")):
+        with pytest.raises(kava.UserError, match=f"lam is {lam}; it must be 0 to 1"):
+            kava.compress(trace, lam=lam)
+    with pytest.raises(kava.UserError, match="train has no option 'resme'; did you mean 'resume'"):
+        kava.train("mini", "outputs/nowhere", resme=True)
+    with pytest.raises(kava.UserError, match="answer has no option 'max_new_token'; did you mean 'max_new_tokens'"):
+        model.answer(QUESTIONS[0], max_new_token=3)
+    for several in (QUESTIONS, []):
+        with pytest.raises(kava.UserError, match=f"stream answers one question, and {len(several)} were given"):
+            unwrap(kava.Model.stream)(model, several)  # without the tests' check of types
+    with pytest.raises(kava.UserError, match="max_new_tokens is 0; it must be at least 1"):
+        model.stream(QUESTIONS[0], max_new_tokens=0)
+    for top_k in (0, -1):
+        with pytest.raises(kava.UserError, match=f"top_k is {top_k}; it must be at least 1"):
+            model.think(QUESTIONS[0], top_k=top_k)
     with pytest.raises(kava.UserError, match="device is cuda, but torch sees no GPU here"):
         kava.load("anything", device="cuda")
     with pytest.raises(kava.UserError, match="evaluate has no option 'max_sample'; did you mean 'max_samples'"):

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from helpers.tiny import PROMPT, mini_model, mini_tokenizer
-from kava.data.answer_types import ANSWER_TYPES, AnswerType, canonical_answer, read_answer, same_answer
+from kava.data.answer_types import ANSWER_TYPES, AnswerType, canonical_answer, read_answer, same_answer, same_prediction
 from kava.data.example import Example
 from kava.data.sequences import SequenceBuilder
 from kava.evaluate.accuracy import evaluate_accuracy
@@ -82,6 +82,13 @@ def test_reading(text: str, answer_type: AnswerType, behind: bool, expected: str
 )
 def test_comparison(a: str | None, b: str, answer_type: AnswerType, same: bool) -> None:
     assert same_answer(a, b, answer_type) is same
+    assert same_prediction(a, b, answer_type) is same
+    assert same_prediction(b, a, answer_type) is same
+
+
+@pytest.mark.parametrize("answer_type", ANSWER_TYPES)
+def test_two_predictions_without_an_answer_agree(answer_type: AnswerType) -> None:
+    assert same_prediction(None, None, answer_type)
 
 
 class Words:

@@ -5,7 +5,8 @@ import torch
 
 from helpers.explaining import EXAMPLES, LATENTS, QUESTIONS, make
 from kava.data.answers import extract_answer
-from kava.explain.convergence import convergence, fixed_point_distances
+from kava.data.example import Example
+from kava.explain.convergence import _iterations, convergence, fixed_point_distances
 from kava.generate import Reasoner
 
 
@@ -35,3 +36,9 @@ def test_convergence_counts_the_answers_of_each_t() -> None:
         assert item.agreement == pytest.approx(sum(a == b for a, b in zip(own, exact, strict=True)) / len(own))
         assert item.accuracy == pytest.approx(sum(a == e.answer for a, e in zip(own, EXAMPLES, strict=True)) / len(own))
     assert found.answers[-1].difference_to_fixed_point == 0.0
+
+
+def test_answers_agree_by_value() -> None:
+    question = Example("How many ?", (), "18", "a")
+    assert _iterations(1, ["18.0", None, "3"], ["18", None, "4"], [question] * 3, "number").agreement == pytest.approx(2 / 3)
+    assert _iterations(1, ["True"], ["yes"], [question], "choice").agreement == 1

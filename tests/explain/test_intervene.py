@@ -7,7 +7,7 @@ from torch import Tensor
 from helpers.explaining import EXAMPLES, LATENTS, QUESTIONS, make
 from kava.cache.layers import slice_layers
 from kava.data.answers import extract_answer
-from kava.explain.intervene import interventions
+from kava.explain.intervene import _effect, interventions
 from kava.generate import Reasoner
 from kava.model.backbone import Prefix
 
@@ -47,3 +47,8 @@ def test_zeroing_a_latent_is_what_a_loop_over_questions_gives() -> None:
 def test_swap_and_mean_of_one_and_the_same_question_change_nothing(kind: str) -> None:
     found = interventions(make(kind), [EXAMPLES[0]] * 3, max_new_tokens=4)
     assert all(effect.changed == 0 and effect.difference == 0 for effect in found.effects if effect.kind != "zero")
+
+
+def test_an_answer_in_other_words_is_not_changed() -> None:
+    found = _effect(None, "swap", ["yes", "no"], ["True", "True"], None, None, "choice")
+    assert (found.changed, found.took_donor) == (0.5, 0.5)

@@ -71,6 +71,10 @@ def _doubles_its_mlp(model: KavaModel) -> None:
     model.backbone.decoder.layers[1].mlp.register_forward_hook(lambda module, inputs, output: 2 * output)
 
 
+def _has_a_gradient_of_nan(model: KavaModel) -> None:
+    model.backbone.decoder.layers[1].mlp.register_full_backward_hook(lambda module, to_inputs, to_outputs: (torch.nan * to_inputs[0],))
+
+
 def _trains_a_norm(model: KavaModel) -> None:
     model.backbone.decoder.layers[2].input_layernorm.weight.requires_grad_()
 
@@ -79,7 +83,7 @@ def _recomputes(model: KavaModel) -> None:
     recompute_layers(model.backbone.decoder)
 
 
-@pytest.mark.parametrize("change", [_doubles_its_mlp, _trains_a_norm, _recomputes])
+@pytest.mark.parametrize("change", [_doubles_its_mlp, _has_a_gradient_of_nan, _trains_a_norm, _recomputes])
 def test_one_layer_that_does_not_fit_leaves_all_as_they_are(change: Callable[[KavaModel], None]) -> None:
     model = tiny_model("llama", lora=True)
     change(model)

@@ -228,6 +228,14 @@ def test_a_measurement_counts_answers(player: Player) -> None:
     assert player.measure(6, 1) is found
 
 
+def test_answers_are_the_same_by_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Player(make_trained(), EXAMPLES[:2])
+    written = {(1, 1): ["18.0", None], own.trained_setting: ["18", "3"], None: ["18", None]}
+    monkeypatch.setattr(own, "_answers", lambda setting: (1.0, written[setting]))
+    found = own.measure(1, 1)
+    assert (found.same_as_trained, found.same_as_written) == (0.5, 1.0)
+
+
 @pytest.mark.parametrize(("setting", "words"), [((9999, 2), "M = 9999"), ((0, 2), "M = 0"), ((LATENTS, -1), "T = -1")])
 def test_a_setting_out_of_reach_is_one_sentence(player: Player, setting: tuple[int, int], words: str) -> None:
     """The page's sliders end there; whoever calls its interface may send anything."""

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ import torch
 import kava.eviction
 from kava.eviction.crop import crop
 from kava.model.backbone import Backbone
+from kava.model.kava import KavaModel
 from kava.tools.smoke import method, training
+from kava.tools.smoke.device import attention_backends
 from kava.tools.smoke.lab import CheckFailedError, Lab
 from kava.tools.smoke.smoke_test import CHECKS, Check, run_check
 
@@ -101,6 +105,41 @@ def test_a_wrong_loss_is_found(name: str, lab: Lab, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(method, name, lambda *arguments: right(*arguments) * 1.001)
     with pytest.raises(CheckFailedError, match=r"against the formulas: off by 1.0e-03, allowed 1e-05"):
         method.losses(lab)
+
+
+@pytest.mark.parametrize("name", ["token_cross_entropy", "codi_loss", "kv_loss"])
+def test_a_loss_of_nan_is_found(name: str, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = getattr(method, name)
+    monkeypatch.setattr(method, name, lambda *arguments: right(*arguments) * torch.nan)
+    with pytest.raises(CheckFailedError, match="against the formulas: off by nan"):
+        method.losses(lab)
+
+
+@pytest.mark.parametrize("check", [method.padding, method.training_losses, attention_backends])
+def test_a_term_of_nan_is_found(check: Callable[[Lab], str], lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    right, passes = KavaModel.losses, count()
+
+    def second_is_nan(self: KavaModel, batch: Any) -> Any:
+        terms = right(self, batch)
+        return terms if next(passes) == first else {**terms, "kv": torch.nan * terms["kv"]}
+
+    # The only pass of one check, the second one of the others.
+    first = -1 if check is method.training_losses else 0
+    monkeypatch.setattr(KavaModel, "losses", second_is_nan)
+    with pytest.raises(CheckFailedError, match="off by nan"):
+        check(lab)
+
+
+def test_passes_that_mix_up_latents_are_found(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.batch  # noqa: B018 (the model is built and checked before its passes are wrong)
+    right = Backbone.extend
+
+    def mixed(self: Backbone, prefix: Any, embeds: Any, *others: Any, **options: Any) -> Any:
+        return right(self, prefix, embeds.roll(1, 1), *others, **options)
+
+    monkeypatch.setattr(Backbone, "extend", mixed)
+    with pytest.raises(CheckFailedError, match="T = M = 4 against sequential latents: off by"):
+        method.jacobi(lab)
 
 
 def test_padding_that_leaks_is_found(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,10 @@
 
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -16,15 +16,15 @@ pytest.importorskip("uvicorn")
 
 import httpx
 import openai
-import uvicorn
 
+from helpers.forked_python import python
 from kava.checkpoint import Trained, open_checkpoint
 from kava.data.mini.problems import EXAMPLE, generate
 from kava.errors import UserError
 from kava.generate import Generation
 from kava.tools.serve.app import build_app
 from kava.tools.serve.batching import Batcher, ClosedError, PendingRequest, QueueFullError, Settings
-from kava.tools.serve.server import listen
+from kava.tools.serve.server import Server, listen
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 MODEL, WAITING = "mini", 3
@@ -46,7 +46,8 @@ class Site:
     def __init__(self, trained: Trained, batch_size: int, waiting: int) -> None:
         self.batcher = Batcher(trained.reasoner(), batch_size, waiting)
         listener = listen("127.0.0.1", 0)
-        self.server = uvicorn.Server(uvicorn.Config(build_app(trained, MODEL, self.batcher), log_level="warning"))
+        listener.listen()
+        self.server = Server(build_app(trained, MODEL, self.batcher), self.batcher, 60)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listener]})
         self.thread.start()
         self.client = openai.OpenAI(api_key="none", base_url=f"http://127.0.0.1:{listener.getsockname()[1]}/v1", max_retries=0, timeout=60)
@@ -293,16 +294,50 @@ def test_closing_finishes_what_is_being_answered_and_refuses_the_rest(trained: T
     held, late = Held(batcher, EXAMPLE), SimpleQueue[Generation | Exception]()
     ids = trained.builder.question_ids(EXAMPLE)
     batcher.ask(PendingRequest(ids, Settings(4), None, late.put))
-    closing = threading.Thread(target=batcher.close)
-    closing.start()
+    batcher.close()
     assert isinstance(late.get(timeout=60), ClosedError)
     held.go.set()
     found = held.found.get(timeout=60)
     assert isinstance(found, Generation)
     assert found.complete
-    closing.join(60)
+    batcher.join()
     with pytest.raises(ClosedError):
         batcher.ask(PendingRequest(ids, Settings(4), None, late.put))
+
+
+def test_stopping_refuses_what_is_being_answered(trained: Trained) -> None:
+    batcher = Batcher(trained.reasoner(), 1, 2)
+    held = Held(batcher, EXAMPLE)
+    batcher.close()
+    batcher.stop()
+    assert isinstance(held.found.get(timeout=60), ClosedError)
+    held.go.set()
+    batcher.join()
+    assert len(held.texts) == 1
+    assert held.found.empty()
+
+
+def test_a_short_answer_does_not_wait_for_a_long_one(trained: Trained, questions: list[str]) -> None:
+    reasoner, settings = trained.reasoner(), Settings(60, use_latent=False)
+    answers = reasoner.generate(questions, max_new_tokens=60, use_latent=False)
+    order = sorted(range(len(questions)), key=lambda index: answers[index].generated_tokens)
+    batcher, done = Batcher(reasoner, 2, 2), SimpleQueue[tuple[int, Generation | Exception]]()
+    texts: dict[int, list[str]] = {order[0]: [], order[-1]: []}
+    held = Held(batcher, EXAMPLE)
+
+    def asked(index: int) -> PendingRequest:
+        ids = trained.builder.question_ids(questions[index])
+        return PendingRequest(ids, settings, texts[index].append, lambda found: done.put((len(texts[order[-1]]), found)))
+
+    batcher.ask(asked(order[-1]))
+    batcher.ask(asked(order[0]))
+    held.go.set()
+    short, long = answers[order[0]], answers[order[-1]]
+    assert short.generated_tokens < long.generated_tokens
+    # Each with the number of texts of the long one by then; an answer's last token ends it and is no text.
+    assert [done.get(timeout=60) for _ in range(2)] == [(short.generated_tokens, short), (long.generated_tokens - 1, long)]
+    assert len(texts[order[0]]) == short.generated_tokens - 1
+    batcher.close()
 
 
 def test_only_questions_with_the_same_settings_share_a_batch(trained: Trained) -> None:
@@ -338,7 +373,7 @@ def test_a_port_that_is_taken_is_one_sentence() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_after_the_stream(number: signal.Signals, trained: Trained) -> None:
-    command = [sys.executable, "-m", "kava", "serve", "builtin:mini", "--port", "0", "--name", MODEL]
+    command = [python(), "-m", "kava", "serve", "builtin:mini", "--port", "0", "--name", MODEL]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert server.stdout
@@ -355,6 +390,59 @@ def test_a_signal_ends_it_after_the_stream(number: signal.Signals, trained: Trai
         text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
         assert text == trained.reasoner().generate([EXAMPLE], use_latent=False)[0].text
         out, errors = server.communicate(timeout=60)
+    finally:
+        server.kill()
+        server.wait()
+    assert (server.returncode, out, errors) == (0, "", "")
+
+
+_SLOW = """
+import sys
+import time
+
+import kava.generate
+from kava.cli import main
+
+tokens = kava.generate.Reasoner.tokens
+
+def slow(*given, **named):
+    for token in tokens(*given, **named):
+        time.sleep(0.4)
+        yield token
+
+kava.generate.Reasoner.tokens = slow
+main("serve", sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("seconds", ["1", "60"])
+def test_a_signal_ends_answers_that_take_too_long(seconds: str, tmp_path: Path) -> None:
+    """After one second; or, of a minute, at a second Ctrl-C. The queued question is refused at once."""
+    (tmp_path / "slow.py").write_text(_SLOW)
+    command = [python(), str(tmp_path / "slow.py"), "builtin:mini", "--port", "0", "--name", MODEL, "--waiting", "1"]
+    command += ["--batch_size", "1", "--shutdown_seconds", seconds]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout
+        client = openai.OpenAI(api_key="none", base_url=server.stdout.readline().split()[1], max_retries=0, timeout=60)
+        words: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": EXAMPLE}], "extra_body": {"use_latent": False}}
+        stream = iter(client.chat.completions.create(**words, stream=True))
+        chunks = [next(stream), next(stream)]
+        with ThreadPoolExecutor(2) as pool:
+            both = [pool.submit(client.chat.completions.create, **words) for _ in range(2)]
+            # The one that finds the queue full shows that the other is in it.
+            ((full,), (queued,)) = wait(both, return_when=FIRST_COMPLETED)
+            assert "the queue is full" in str(full.exception())
+            server.send_signal(signal.SIGINT)
+            with pytest.raises(openai.InternalServerError, match="shutting down; try again") as refused:
+                queued.result()
+        assert refused.value.status_code == 503
+        chunks.append(next(stream))  # still being written
+        if seconds == "60":
+            server.send_signal(signal.SIGINT)
+        with pytest.raises(openai.APIError, match="shutting down; try again"):
+            list(stream)
+        out, errors = server.communicate(timeout=20)
     finally:
         server.kill()
         server.wait()

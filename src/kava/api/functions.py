@@ -1,6 +1,7 @@
 """Functions of the public API: load, compress, train and evaluate, one call each."""
 
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from kava import eviction
 from kava.api.model import Model
 from kava.checkpoint import Trained
 from kava.config import Config, build_config, config_path, load_config
-from kava.errors import UserError, at_least, nearest
+from kava.errors import UserError, at_least, nearest, only_options
 from kava.evaluate.evaluate import Request
 from kava.evaluate.evaluate import evaluate as evaluate_checkpoint
 from kava.eviction import SCORERS, Compressed, Trace
@@ -47,7 +48,9 @@ def compress(trace: Trace, scorer: str = "rkv", slots: int = 24, *, lam: float =
     """
     if scorer not in SCORERS:
         raise UserError(f"there is no scorer '{scorer}'{nearest(scorer, SCORERS)}")
-    at_least(0, slots=slots, lam=lam)
+    at_least(0, slots=slots)
+    if not 0 <= lam <= 1:
+        raise UserError(f"lam is {lam}; it must be 0 to 1")
     return eviction.compress(trace, scorer, slots, lam, seed)
 
 
@@ -63,8 +66,9 @@ def train(
         options: options of `kava.train.train.train`: resume, overwrite, report_to, quiet, name.
 
     Raises:
-        UserError: anything that the user can fix: a wrong setting, a missing model or data set, an output directory in use.
+        UserError: anything that the user can fix: a wrong setting or option, a missing model or data set, an output directory in use.
     """
+    only_options("train", options, (name for name, option in signature(train_run).parameters.items() if option.kind is option.KEYWORD_ONLY))
     if isinstance(config, str | Path):
         path = config_path(str(config))
         built, name = load_config(path, overrides), path.stem
@@ -98,10 +102,7 @@ def evaluate(
     Raises:
         UserError: there is no such model or data set, or a value is out of range.
     """
-    options = set(Request.__dataclass_fields__) - {"checkpoint", "dataset", "device"}
-    unknown = next((name for name in limits if name not in options), None)
-    if unknown:
-        raise UserError(f"evaluate has no option '{unknown}'{nearest(unknown, options)}")
+    only_options("evaluate", limits, set(Request.__dataclass_fields__) - {"checkpoint", "dataset", "device"})
     if isinstance(model, str | Path):
         return evaluate_checkpoint(Request(str(model), dataset, device=device, **limits), output)
     return evaluate_checkpoint(Request("", dataset, **limits), output, model.trained if isinstance(model, Model) else model)

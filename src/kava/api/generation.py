@@ -17,7 +17,6 @@ IGNORED = (
     "bos_token_id",
     "transformers_version",
     "use_cache",
-    "return_dict_in_generate",
     "_from_model_config",
 )
 
@@ -34,11 +33,14 @@ def generate(
     use_latent: bool,
 ) -> Tensor:
     """See `kava.Model.generate`."""
-    asked = defaults | _stated(generation_config) | settings
+    stated = {} if generation_config is None else generation_config.to_diff_dict()
+    asked = defaults | {name: value for name, value in [*stated.items(), *settings.items()] if value is not None}
     unknown = [name for name in asked if name not in CHOOSING + IGNORED]
     if unknown:
         raise UserError(f"generate: {unknown[0]} does not apply to decoding after latents; leave it out ({', '.join(CHOOSING)} do)")
-    questions = _rows(inputs, attention_mask) if isinstance(inputs, Tensor) else reasoner.builder.all_question_ids(inputs)
+    questions = _rows(inputs, attention_mask, reasoner) if isinstance(inputs, Tensor) else reasoner.builder.all_question_ids(inputs)
+    if not questions:
+        raise UserError("generate: there is no question; give at least one")
     if streamer is not None and len(questions) != 1:
         raise UserError(f"generate: a streamer shows one answer, and {len(questions)} questions were given")
     limit = int(asked["max_new_tokens"])
@@ -59,14 +61,13 @@ def generate(
     return pad_sequence([torch.tensor(ids, dtype=torch.long) for ids in written], batch_first=True, padding_value=pad).to(logits.device)
 
 
-def _stated(generation_config: Any) -> dict[str, Any]:
-    """Return the settings of a GenerationConfig that differ from its defaults."""
-    if generation_config is None:
-        return {}
-    return {name: value for name, value in generation_config.to_diff_dict().items() if value is not None}
-
-
-def _rows(ids: Tensor, mask: Tensor | None) -> list[list[int]]:
+def _rows(ids: Tensor, mask: Tensor | None, reasoner: Reasoner) -> list[list[int]]:
+    if ids.ndim != 2 or (mask is not None and mask.shape != ids.shape):
+        given = f"{tuple(ids.shape)}" if mask is None else f"{tuple(ids.shape)} with attention_mask {tuple(mask.shape)}"
+        raise UserError(f"generate: the shape of the token ids is {given}; give [B, S] for both, such as ids[None] for one question")
+    vocabulary = len(reasoner.builder.tokenizer)
+    if not ((ids >= 0) & (ids < vocabulary)).all():
+        raise UserError(f"generate: a token id is not one of the tokenizer's; give ids from 0 to {vocabulary - 1}")
     real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
     return [row[kept].tolist() for row, kept in zip(ids, real, strict=True)]
 

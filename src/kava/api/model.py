@@ -5,6 +5,7 @@ model.answer("...")
 """
 
 from collections.abc import Iterator, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, overload
 
@@ -16,7 +17,7 @@ from kava.api.stable_text import StableText
 from kava.checkpoint import Trained, checkpoint_directory, open_checkpoint
 from kava.checkpoint.publish import push, results_beside, save_with_card
 from kava.config import Config
-from kava.errors import UserError, at_least
+from kava.errors import UserError, at_least, only_options
 from kava.explain.thoughts import Thoughts, think
 from kava.generate import Generation, Reasoner
 from kava.results import Result
@@ -90,8 +91,9 @@ class Model:
             One `Generation` for one question, a list for a list: `.answer` is the extracted answer, `.text` the generated text.
 
         Raises:
-            UserError: a question is empty, or too long for the model; an option is out of its range, such as a batch_size of 0.
+            UserError: a question is empty, or too long for the model; there is no such option, or it is out of its range.
         """
+        only_options("answer", options, set(signature(Reasoner.generate).parameters) - {"self", "questions"})
         asked = _questions(questions)
         evaluation = self.config.evaluation
         defaults = {"max_new_tokens": evaluation.max_new_tokens, "batch_size": evaluation.batch_size}
@@ -102,10 +104,12 @@ class Model:
         """Answer one question greedily, piece by piece; the pieces together are the answer's text.
 
         Raises:
-            UserError: the question is empty, or too long for the model; max_new_tokens is below 1.
+            UserError: the question is empty, or too long for the model, or not one; max_new_tokens is below 1.
         """
-        at_least(1, max_new_tokens=max_new_tokens)
         asked = _questions(question)
+        if len(asked) != 1:
+            raise UserError(f"stream answers one question, and {len(asked)} were given; several are for answer")
+        at_least(1, max_new_tokens=max_new_tokens)
         reasoner, limit = self.trained.reasoner(), max_new_tokens or self.config.evaluation.max_new_tokens
         reasoner.require_room([reasoner.builder.question_ids(asked[0])], limit, use_latent)
         self.trained.model.eval()
@@ -138,13 +142,14 @@ class Model:
             attention_mask: true at real tokens of `inputs`.
             streamer: such as `TextStreamer(model.tokenizer)`, for one question.
             use_latent: False writes the chain of thought.
-            settings: fields of a `GenerationConfig`, as keywords.
+            settings: fields of a `GenerationConfig`, as keywords; None is its default.
 
         Returns:
             Ids of the generated tokens, [B, N], padded on the right. The question is not included, and latents have no ids.
 
         Raises:
-            UserError: a setting that decoding after latents does not have, such as num_beams; max_new_tokens is below 1.
+            UserError: a setting that decoding after latents does not have, such as num_beams; max_new_tokens is below 1; inputs of other
+                shapes or none.
         """
         asked = inputs if isinstance(inputs, Tensor) else _questions(inputs)
         defaults = {"max_new_tokens": self.config.evaluation.max_new_tokens}

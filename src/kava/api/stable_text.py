@@ -1,11 +1,14 @@
 """Split a text that is being generated into pieces that will not change any more."""
 
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+"""What a character of several tokens is decoded to until its last token."""
+
 
 class StableText:
-    """StableText of a growing text; together they are the whole text.
+    """Pieces of a growing text; together they are the whole text.
 
-    The end of a text that grows token by token may still change: a character of several tokens is U+FFFD until its last token, and some
-    tokenizers remove spaces. The common prefix of two consecutive texts is considered final.
+    The end of a text that grows token by token may still change: a character may be unfinished, and some tokenizers remove spaces.
+    The common prefix of two consecutive texts is considered final, up to unfinished characters at its end.
     """
 
     def __init__(self) -> None:
@@ -19,7 +22,7 @@ class StableText:
                 break
             agreed += 1
         self._before = text
-        piece = text[len(self._shown) : agreed]
+        piece = text[len(self._shown) : agreed].rstrip(UNFINISHED)
         self._shown += piece
         return piece
 

@@ -26,7 +26,7 @@ class Serve(Overridable):
     waiting: int = 256
     """Maximum number of waiting questions; further requests get an error and should be retried later."""
     shutdown_seconds: int = 10
-    """Seconds that answers in progress may still take when the server shuts down."""
+    """Seconds that answers in progress may still take when the server shuts down; waiting questions are refused at once."""
 
     def run(self) -> None:
         from kava.checkpoint import open_checkpoint
@@ -48,4 +48,4 @@ class Serve(Overridable):
         set_progress_stream(None)
         batcher = Batcher(trained.reasoner(), self.batch_size, self.waiting)
         name = self.name or self.checkpoint
-        serve(build_app(trained, name, batcher, self.max_new_tokens), name, listener, self.shutdown_seconds)
+        serve(build_app(trained, name, batcher, self.max_new_tokens), batcher, name, listener, self.shutdown_seconds)

@@ -111,3 +111,8 @@ ANSWER_TYPES: dict[AnswerType, Kind] = {
         ("Tom is a bear.", "Every cat", "yes", "no", "A", "the end", "42", "In May"),
     ),
 }
+
+
+def same_prediction(a: str | None, b: str | None, answer_type: AnswerType) -> bool:
+    """Return whether two answers of a model agree (see `same_answer`); so do two times none."""
+    return a == b or (b is not None and same_answer(a, b, answer_type))

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kava.data.answer_types import same_answer
+from kava.data.answer_types import AnswerType, same_answer, same_prediction
 from kava.data.example import Example
 from kava.explain.record import Convergence, Iterations
 from kava.generate import Reasoner
@@ -59,12 +59,14 @@ def convergence(reasoner: Reasoner, examples: Sequence[Example], batch_size: int
         trained_iterations=trained,
         distance=settled.distance.tolist(),
         top_token_agreement=settled.top_token_agreement.tolist(),
-        answers=[_iterations(t, predictions[t], predictions[exact], examples) for t in chosen],
+        answers=[_iterations(t, predictions[t], predictions[exact], examples, reasoner.builder.answer_type) for t in chosen],
     )
 
 
-def _iterations(t: int, found: list[str | None], exact: list[str | None], examples: Sequence[Example]) -> Iterations:
-    same = sum(a == b for a, b in zip(found, exact, strict=True))
+def _iterations(
+    t: int, found: list[str | None], exact: list[str | None], examples: Sequence[Example], answer_type: AnswerType
+) -> Iterations:
+    same = sum(same_prediction(a, b, answer_type) for a, b in zip(found, exact, strict=True))
     marks = correctness_of(found, examples)
     reference = correctness_of(exact, examples)
     test = None if marks is None or reference is None else paired_difference([(marks, reference)])

@@ -8,6 +8,7 @@ one latent in all layers. For mean and swap, keys are moved (RoPE) to the positi
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from kava.cache.layers import slice_layers, stack_layers
 from kava.cache.rope import rerotate
-from kava.data.answers import answers_equal
+from kava.data.answer_types import AnswerType, same_prediction
 from kava.data.example import Example
 from kava.explain.convergence import correctness_of
 from kava.explain.record import Effect, Interventions
@@ -60,7 +61,8 @@ def interventions(reasoner: Reasoner, examples: Sequence[Example], batch_size: i
     for kind in KINDS:
         for latent in [*range(reasoner.num_latents), None]:
             disturbed = lab.answers(latent, kind)
-            effects.append(_effect(latent, kind, plain, disturbed, marks, correctness_of(disturbed, examples)))
+            new_marks = correctness_of(disturbed, examples)
+            effects.append(_effect(latent, kind, plain, disturbed, marks, new_marks, reasoner.builder.answer_type))
     return Interventions(questions=len(examples), accuracy=None if marks is None else sum(marks) / len(marks), effects=effects)
 
 
@@ -135,14 +137,16 @@ def _effect(
     disturbed: list[str | None],
     marks: list[bool] | None,
     new_marks: list[bool] | None,
+    answer_type: AnswerType,
 ) -> Effect:
-    changed = sum(not _same(a, b) for a, b in zip(plain, disturbed, strict=True))
+    same = partial(same_prediction, answer_type=answer_type)
+    changed = sum(not same(a, b) for a, b in zip(plain, disturbed, strict=True))
     test = None if marks is None or new_marks is None else paired_difference([(new_marks, marks)])
     took = None
     if kind == "swap":
         donors = [*plain[1:], plain[0]]
-        differing = [(new, donor) for old, new, donor in zip(plain, disturbed, donors, strict=True) if not _same(old, donor)]
-        took = sum(_same(new, donor) for new, donor in differing) / len(differing) if differing else None
+        differing = [(new, donor) for old, new, donor in zip(plain, disturbed, donors, strict=True) if not same(old, donor)]
+        took = sum(same(new, donor) for new, donor in differing) / len(differing) if differing else None
     return Effect(
         latent=latent,
         kind=kind,
@@ -154,7 +158,3 @@ def _effect(
         p_value=None if test is None else test.p_value,
         took_donor=took,
     )
-
-
-def _same(a: str | None, b: str | None) -> bool:
-    return a == b or (a is not None and b is not None and answers_equal(a, b))

@@ -120,7 +120,8 @@ class AdaptedLayer:
                 (gradient,) = torch.autograd.grad(output.float().square().sum(), inputs)
             found.append((output.detach() - x, gradient))
         (expected, to_x), (added, gradient) = found
-        return max(float((one - other).abs().max() / other.abs().max()) for one, other in ((added, expected), (gradient, to_x)))
+        pairs = ((added, expected), (gradient, to_x))
+        return float(torch.stack([(one - other).abs().max() / other.abs().max() for one, other in pairs]).max())
 
     def _compute(self, x: Tensor, cache: Any, positions: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
         attention, mlp = self.layer.self_attn, self.layer.mlp

@@ -262,23 +262,16 @@ def add_lora(causal_lm: Any, special_ids: list[int], config: Config) -> Any:
     targets = attention_projections(causal_lm) if lora.target_modules == "auto" else lora.target_modules
     embedding = causal_lm.get_input_embeddings()
     names = {module: name for name, module in causal_lm.named_modules()}
-    name = names[embedding]
     for module, what in ((embedding, "embeddings"), (causal_lm.get_output_embeddings(), "output head")):
         # Rows of the new tokens are trained there, and the loss and the latents use the weights themselves.
         if matched := [target for target in targets if f".{names[module]}".endswith(f".{target}")]:
             raise UserError(f"lora.target_modules names {matched[0]}, the {what} of this model: name maps of its layers alone")
+    adapters = LoraConfig(
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM",
+        trainable_token_indices={names[embedding].rpartition(".")[2]: special_ids},
+    )  # fmt: skip
     try:
-        return get_peft_model(
-            causal_lm,
-            LoraConfig(
-                r=lora.r,
-                lora_alpha=lora.alpha,
-                lora_dropout=lora.dropout,
-                target_modules=targets,
-                trainable_token_indices={name.rpartition(".")[2]: special_ids},
-                task_type="CAUSAL_LM",
-            ),
-        )
+        return get_peft_model(causal_lm, adapters)
     except ValueError as error:
         raise UserError(f"lora.target_modules {targets}: {first_line(error)}") from None
 

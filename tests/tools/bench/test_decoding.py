@@ -77,6 +77,9 @@ def test_unequal_work_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     (problem,) = measure_step(workload, 1).problems
     assert problem == "NOT the same work: a loss of naive is off by 2.0e-03, allowed 1e-03"
     assert measure_step(replace(workload, dtype="bfloat16"), 1).problems == []
+    monkeypatch.setattr(step, "naive_losses", lambda *given: (terms := right(*given)) | {"kv": torch.nan * terms["kv"]})
+    (problem,) = measure_step(workload, 1).problems
+    assert problem == "NOT the same work: a loss of naive is off by nan, allowed 1e-03"
     monkeypatch.setitem(decoding.WAYS, "recomputed", lambda *given: [[*text[:-1], -1] for text in decode_recomputed(*given)])
     found = compare_decoding(TINY, batch=2, new_tokens=5, repeats=1)
     assert found.problems == ["NOT the same work: decoding differs from token 5 on"]

@@ -11,12 +11,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
 
 from kava.checkpoint import Trained
-from kava.data.answer_types import read_answer, same_answer
+from kava.data.answer_types import read_answer, same_answer, same_prediction
 from kava.data.example import Example
 from kava.data.mini.problems import EXAMPLE
 from kava.errors import UserError
@@ -237,15 +238,15 @@ class Player:
         correct = sum(
             same_answer(answer, example.answer, example.answer_type) for answer, example in zip(found, self.examples, strict=True)
         )
-        total = len(self.examples)
+        total, same = len(self.examples), partial(same_prediction, answer_type=self.builder.answer_type)
         return Measured(
             num_latents,
             num_iterations,
             total,
             correct / total,
             wilson_interval(correct, total),
-            sum(a == b for a, b in zip(found, trained, strict=True)) / total,
-            sum(a == b for a, b in zip(found, written, strict=True)) / total,
+            sum(map(same, found, trained)) / total,
+            sum(map(same, found, written)) / total,
             passes,
         )
 

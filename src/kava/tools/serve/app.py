@@ -11,7 +11,6 @@ import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 from fastapi import FastAPI, Request
@@ -40,16 +39,11 @@ def build_app(trained: Trained, name: str, batcher: Batcher, max_new_tokens: int
     Args:
         trained: the model.
         name: the model name that requests must give.
-        batcher: answers the questions; closed when the application shuts down.
+        batcher: answers the questions.
         max_new_tokens: upper limit for the tokens of any answer; default: evaluation.max_new_tokens.
     """
 
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        await asyncio.to_thread(batcher.close)
-
-    app = FastAPI(title=f"kava: {name}", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title=f"kava: {name}", docs_url=None, redoc_url=None)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(UserError, lambda _, error: _error(400, str(error)))
     app.add_exception_handler(QueueFullError, lambda _, __: _error(503, "the queue is full; try again in a moment", retry=True))

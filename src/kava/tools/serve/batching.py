@@ -41,7 +41,7 @@ class PendingRequest:
         question: token ids of the question.
         settings: how to answer it.
         write: called in the worker thread after every token with the text so far, whose last character may be incomplete.
-        finish: called once, with the answer or an exception: in the worker thread, or by `Batcher.close` for a question still queued.
+        finish: called once, with the answer or an exception: in the worker thread, or by `Batcher.close` and `Batcher.stop`.
         left: set when the client has disconnected or no longer waits; a batch stops once this is set for all of its questions.
     """
 
@@ -66,6 +66,8 @@ class Batcher:
         self.batch_size = batch_size
         self.waiting = waiting
         self._queue: deque[PendingRequest] = deque()
+        # Those of the current batch that have no answer yet.
+        self._open: set[PendingRequest] = set()
         self._changed = threading.Condition()
         self._closed = False
         self._worker = threading.Thread(target=self._work, name="kava serve", daemon=True)
@@ -95,14 +97,29 @@ class Batcher:
         self._queue = deque(asked for asked in self._queue if not asked.left.is_set())
 
     def close(self) -> None:
-        """Refuse the queued questions, finish the current batch and join the worker thread."""
+        """Refuse the queued questions and all to come; the current batch goes on."""
         with self._changed:
             self._closed = True
             refused, self._queue = list(self._queue), deque()
             self._changed.notify()
         for asked in refused:
             asked.finish(ClosedError())
+
+    def stop(self) -> None:
+        """After `close`: refuse what is left of the current batch too; the worker thread ends after the pass that it is in."""
+        for asked in list(self._open):
+            self._finish(asked, ClosedError())
+
+    def join(self) -> None:
+        """After `close`: wait for the end of the worker thread."""
         self._worker.join()
+
+    def _finish(self, asked: PendingRequest, answer: Generation | Exception) -> None:
+        with self._changed:
+            if asked not in self._open:
+                return
+            self._open.remove(asked)
+        asked.finish(answer)
 
     def _work(self) -> None:
         while batch := self._next_batch():
@@ -111,7 +128,7 @@ class Batcher:
             except Exception as error:  # the server keeps running; the clients of this batch get the error
                 answers = [error] * len(batch)
             for asked, answer in zip(batch, answers, strict=True):
-                asked.finish(answer)
+                self._finish(asked, answer)
 
     def _next_batch(self) -> list[PendingRequest]:
         """Wait for questions and return the oldest one with those of equal settings; an empty list when the batcher is closed."""
@@ -126,17 +143,22 @@ class Batcher:
             most = 1 if first.temperature else self.batch_size
             same = [asked for asked in self._queue if asked.settings == first][:most]
             self._queue = deque(asked for asked in self._queue if asked not in same)
+            self._open = set(same)
             return same
 
     def _answer(self, batch: list[PendingRequest]) -> list[Generation]:
         settings, reasoner = batch[0].settings, self.reasoner
         generator = torch.Generator(reasoner.device).manual_seed(settings.seed)
 
-        def watch(written: list[list[int]]) -> bool:
-            for asked, ids in zip(batch, written, strict=True):
-                if asked.write and not asked.left.is_set():
-                    asked.write(reasoner.builder.text(ids))
-            return not all(asked.left.is_set() for asked in batch)
+        def watch(written: list[list[int]], answer: Callable[[int], Generation]) -> bool:
+            for row, asked in enumerate(batch):
+                if asked not in self._open:
+                    continue
+                if written[row][-1] == reasoner.builder.tokenizer.eos_token_id:
+                    self._finish(asked, answer(row))
+                elif asked.write and not asked.left.is_set():
+                    asked.write(reasoner.builder.text(written[row]))
+            return not all(asked.left.is_set() for asked in list(self._open))
 
         with torch.inference_mode(), evaluating(reasoner.model):
             begun = reasoner.start([asked.question for asked in batch], settings.use_latent)

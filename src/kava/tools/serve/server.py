@@ -1,5 +1,6 @@
 """Start and shutdown of the server: the socket, uvicorn and signals."""
 
+import asyncio
 import signal
 import socket
 import sys
@@ -9,6 +10,10 @@ from typing import Any
 import uvicorn
 
 from kava.errors import UserError
+from kava.tools.serve.batching import Batcher
+
+SPARE_SECONDS = 1
+"""Seconds to send the last responses."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -28,9 +33,34 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(app: Any, name: str, listener: socket.socket, shutdown_seconds: int) -> None:
-    """Serve requests until SIGINT or SIGTERM; answers in progress get up to `shutdown_seconds` to finish."""
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=shutdown_seconds))
+class Server(uvicorn.Server):
+    """A server that tells its clients when it shuts down.
+
+    Queued questions are refused at once. Answers in progress get up to `shutdown_seconds` to finish and are then refused too, before
+    uvicorn's own limit, which cancels requests without a response. A second Ctrl-C does not wait for them.
+    """
+
+    def __init__(self, app: Any, batcher: Batcher, shutdown_seconds: int) -> None:
+        limit = shutdown_seconds + SPARE_SECONDS
+        super().__init__(uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=limit))
+        self.batcher = batcher
+        self.shutdown_seconds = shutdown_seconds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called by uvicorn after the signal."""
+        self.batcher.close()
+        asyncio.get_running_loop().call_later(self.shutdown_seconds, self.batcher.stop)
+        await super().shutdown(sockets)
+        self.batcher.stop()
+        await asyncio.to_thread(self.batcher.join)
+        # After a second Ctrl-C, responses may not have been sent yet.
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=SPARE_SECONDS)
+
+
+def serve(app: Any, batcher: Batcher, name: str, listener: socket.socket, shutdown_seconds: int) -> None:
+    """Serve requests until SIGINT or SIGTERM; see `Server`."""
+    server = Server(app, batcher, shutdown_seconds)
     # Listen before printing the address: a client that reads it may connect at once, and waits until the server has started.
     listener.listen()
     host, port = listener.getsockname()[:2]

@@ -116,5 +116,7 @@ def relative(actual: "Tensor", expected: "Tensor") -> float:
 
 
 def terms_apart(actual: "LossTerms", expected: "LossTerms") -> float:
-    """Return the largest relative difference of any loss term; each term holds one value per example."""
-    return max(relative(value, expected[name]) for name, value in actual.items())
+    """Return the largest relative difference of any loss term, NaN if one is NaN; each term holds one value per example."""
+    import numpy as np
+
+    return float(np.max([relative(value, expected[name]) for name, value in actual.items()]))
