@@ -81,3 +81,20 @@ def test_a_question_without_any_trace_says_so() -> None:
     found = explain(make(), config(), [own_example(QUESTIONS[0], 1)], Options("somewhere", max_new_tokens=1, say=lambda text: None))
     assert found.questions[0].kept is None
     assert "no kept tokens for 1 of the 1 questions shown: there is no trace with a step to compress" in found.notes
+
+
+def test_long_rows_of_a_data_set_are_left_out_and_counted() -> None:
+    options = Options("somewhere", details=1, max_new_tokens=4, say=lambda text: None)
+    lengths = [len(make().builder.question_ids(question)) for question in QUESTIONS]
+    short = config(**{"dataset.max_length": max(lengths) - 1})
+    kept = sum(length < max(lengths) for length in lengths)
+    found = explain(make(), short, EXAMPLES, options)
+    assert (
+        found.notes[0] == f"{len(lengths) - kept} of {len(lengths)} questions left out: longer than dataset.max_length {max(lengths) - 1}"
+    )
+    assert found.interventions is not None
+    assert found.interventions.questions == kept
+    with pytest.raises(UserError, match="none of the 6 questions can be read; of the first: the question has"):
+        explain(make(), config(**{"dataset.max_length": 8}), EXAMPLES, options)
+    with pytest.raises(UserError, match=r"^the question has \d+ tokens"):
+        explain(make(), short, [*EXAMPLES, own_example(QUESTIONS[lengths.index(max(lengths))], 1)], options)

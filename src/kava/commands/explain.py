@@ -34,10 +34,13 @@ class Explain(Overridable):
         from kava.explain.explain import Options, explain
         from kava.explain.questions import own_example
         from kava.explain.record import EXPLANATION, write_explanation
+        from kava.results import check_output_paths
 
         at_least(1, max_samples=self.max_samples, top_k=self.top_k)
         at_least(0, details=self.details)
         directory = checkpoint_directory(self.checkpoint)
+        target = Path(self.output_dir) if self.output_dir else results_directory(self.checkpoint) / "explain"
+        check_output_paths(target / EXPLANATION)
         trained = open_checkpoint(directory, self.overrides)
         config = trained.config
         examples = [own_example(question, number) for number, question in enumerate(self.question, 1)]
@@ -53,9 +56,10 @@ class Explain(Overridable):
         )
         explanation = explain(reasoner, config, examples, options)
         explanation.provenance["training"] = trained.metadata
-        target = Path(self.output_dir) if self.output_dir else results_directory(self.checkpoint) / "explain"
         write_explanation(target / EXPLANATION, explanation)
         print(f"written: {target / EXPLANATION}")
+        for note in explanation.notes:
+            print(f"kava: {note}")
         for found in explanation.intermediate:
             print(f"kava: {found.in_words()}")
         if self.figures != "none":

@@ -1,6 +1,7 @@
 """`kava plan`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from kava.commands.options import Overridable, Positional
@@ -47,12 +48,14 @@ class Plan(Overridable):
 
     def run(self) -> None:
         from kava.errors import UserError, at_least
-        from kava.results import write_text
+        from kava.results import check_output_paths, write_text
         from kava.runtime.stage import set_progress_stream
         from kava.tools.plan.measure import check
         from kava.tools.plan.planner import PlanFile
         from kava.tools.plan.report import advice, markdown
 
+        if self.output:
+            check_output_paths(Path(self.output))
         if self.check:
             at_least(1, check=min(self.check))
             check(self.check, self.output)

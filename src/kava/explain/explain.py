@@ -21,7 +21,7 @@ from kava.explain.caches import CacheView, compare_caches, mean_cosines
 from kava.explain.convergence import convergence
 from kava.explain.intermediate import intermediate_results
 from kava.explain.intervene import interventions
-from kava.explain.questions import checked_question, with_trace
+from kava.explain.questions import readable, with_trace
 from kava.explain.readout import read_latents
 from kava.explain.record import Attention, Explanation, Kept, QuestionView, Similarity
 from kava.generate import Reasoner
@@ -56,16 +56,16 @@ def explain(reasoner: Reasoner, config: Config, examples: Sequence[Example], opt
     """Run every analysis that the method and the examples allow; see `Explanation`.
 
     Raises:
-        UserError: the method has no latents, or a question is empty or too long.
+        UserError: the method has no latents, a user's own question is empty or too long, or all questions of a data set are.
     """
     started, method = time.perf_counter(), reasoner.model.method
     if not method.uses_latents:
         raise UserError(f"method {method.name} has no latents to explain; give a checkpoint of {WITH_LATENTS}")
-    for example in examples:
-        checked_question(reasoner, example.question, config)
     reasoner.model.eval()
     batch_size = config.evaluation.batch_size
-    notes = []
+    given, examples, notes = len(examples), readable(reasoner, examples, config), []
+    if len(examples) < given:
+        notes.append(f"{given - len(examples)} of {given} questions left out: longer than dataset.max_length {config.dataset.max_length}")
     options.say(f"looking at {min(len(examples), options.details)} questions one by one")
     shown = worth_showing(examples, config.dataset.drop_last_step)[: options.details]
     views = [_view(reasoner, config, example, options) for example in shown]
