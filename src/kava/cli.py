@@ -61,7 +61,7 @@ GROUPS = {
     "replay": "troubleshooting",
 }
 
-LESS_MEMORY = "ask for less at once, such as --evaluation.batch_size 8 (evaluate: --batch_size 8), or choose a smaller model or another device"
+LESS_MEMORY = "ask for less at once, such as --evaluation.batch_size 8 (evaluate: --batch_size 8), or a smaller model or device"
 
 
 def main(command: str | None = None, arguments: list[str] | None = None) -> NoReturn:
