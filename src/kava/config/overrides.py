@@ -25,14 +25,17 @@ def is_safe_name(name: str) -> bool:
     return bool(_NAME.fullmatch(name)) and bool(name.strip("."))
 
 
-def parse_overrides(arguments: list[str], check: Callable[[Iterable[str]], None] | None = None) -> dict[str, Any]:
+def parse_overrides(
+    arguments: list[str], check: Callable[[Iterable[str]], None] | None = None, is_text: Callable[[str], bool] | None = None
+) -> dict[str, Any]:
     """Turn ``--training.batch_size 64 --lora.target_modules q_proj v_proj`` into dotted keys and YAML values.
 
-    Several words after a flag become a list. If a flag is given twice, the last one counts.
+    Several words after a flag become a list, a mapping a key for each setting. If a flag is given twice, the last one counts.
 
     Args:
         arguments: the words of the command line.
         check: called with all keys first, so that an unknown key is reported as unknown and not as a key without a value.
+        is_text: returns whether the setting of a key is a text, so that a word that looks like a number or a boolean stays as it is.
 
     Raises:
         UserError: a word does not belong to a flag, or a flag has no value.
@@ -55,8 +58,9 @@ def parse_overrides(arguments: list[str], check: Callable[[Iterable[str]], None]
         if not values:
             raise UserError(f"--{key} needs a value")
         parsed = [_yaml_value(value) for value in values]
-        overrides[key] = parsed if len(parsed) > 1 else parsed[0]
-    return overrides
+        value = parsed if len(parsed) > 1 else parsed[0]
+        overrides[key] = values[0] if isinstance(value, bool | int | float) and is_text and is_text(key) else value
+    return dotted(overrides)
 
 
 def apply_overrides(content: dict[Any, Any], overrides: dict[str, Any], defaults: dict[str, Any]) -> dict[Any, Any]:
