@@ -25,7 +25,7 @@ class Explain(Overridable):
     output_dir: str | None = None
     """Where explanation.json and the figures go (default: explain/ in the directory of the run)."""
     figures: Literal["png", "svg", "pdf", "none"] = "png"
-    """Format of the figures."""
+    """Format of the figures. Letters that no installed font has are boxes in them; the page of kava report has all letters."""
 
     def run(self) -> None:
         from kava.checkpoint import checkpoint_directory, open_checkpoint, results_directory
@@ -63,8 +63,9 @@ class Explain(Overridable):
         for found in explanation.intermediate:
             print(f"kava: {found.in_words()}")
         if self.figures != "none":
-            from kava.explain.figures import figures
+            from kava.explain.figures import any_letter, figures
 
-            for stem, figure in figures(explanation):
-                figure.savefig(target / f"{stem}.{self.figures}", dpi=150)
-                print(f"written: {target / stem}.{self.figures}")
+            with any_letter():
+                for stem, figure in figures(explanation):
+                    figure.savefig(target / f"{stem}.{self.figures}", dpi=150)
+                    print(f"written: {target / stem}.{self.figures}")
