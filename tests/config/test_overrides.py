@@ -62,6 +62,8 @@ def test_a_mapping_is_taken_apart() -> None:
         "training.max_steps": 5,
         "training.seed": 2,
     }
+    with pytest.raises(UserError, match="override 'training' holds itself"):
+        parse_overrides(["--training", "{a: &x {b: *x}}"])
 
 
 @pytest.mark.parametrize(("key", "word", "expected"), [

@@ -38,7 +38,7 @@ def parse_overrides(
         is_text: returns whether the setting of a key is a text, so that a word that looks like a number or a boolean stays as it is.
 
     Raises:
-        UserError: a word does not belong to a flag, or a flag has no value.
+        UserError: a word does not belong to a flag, a flag has no value, or a mapping holds itself.
     """
     words: dict[str, list[str]] = {}
     key: str | None = None
@@ -90,11 +90,17 @@ def dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return overrides with a section given as a mapping taken apart, so that its other settings stay: {"loss": {"alpha2_kv": 0}}.
 
     `evaluation.datasets` is a setting, not a section: a mapping replaces it.
+
+    Raises:
+        UserError: a mapping holds itself, by an anchor of YAML.
     """
     found: dict[str, Any] = {}
     for key, value in overrides.items():
         if isinstance(value, Mapping) and f"{key}." != FREE_NAMES and not key.startswith(FREE_NAMES):
-            found |= dotted({f"{key}.{name}": setting for name, setting in value.items()})
+            try:
+                found |= dotted({f"{key}.{name}": setting for name, setting in value.items()})
+            except RecursionError:
+                raise UserError(f"override '{key.partition('.')[0]}' holds itself; write its settings out") from None
         else:
             found[key] = value
     return found
