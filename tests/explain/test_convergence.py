@@ -6,6 +6,7 @@ import torch
 from helpers.explaining import EXAMPLES, LATENTS, QUESTIONS, make
 from kava.data.answers import extract_answer
 from kava.explain.convergence import convergence, fixed_point_distances
+from kava.explain.figures import convergence_figure
 from kava.generate import Reasoner
 
 
@@ -35,3 +36,5 @@ def test_convergence_counts_the_answers_of_each_t() -> None:
         assert item.agreement == pytest.approx(sum(a == b for a, b in zip(own, exact, strict=True)) / len(own))
         assert item.accuracy == pytest.approx(sum(a == e.answer for a, e in zip(own, EXAMPLES, strict=True)) / len(own))
     assert found.answers[-1].difference_to_fixed_point == 0.0
+    (legend,) = convergence_figure(found).legends
+    assert "configured T = 2" in [text.get_text() for text in legend.get_texts()]

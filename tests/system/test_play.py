@@ -223,8 +223,8 @@ def test_a_measurement_counts_answers(player: Player) -> None:
     right = sum(answers_equal(a, e.answer) for a, e in zip(own, EXAMPLES, strict=True))
     same = sum(a == b for a, b in zip(own, predictions(LATENTS, ITERATIONS), strict=True))
     written = sum(a == b for a, b in zip(own, predictions(LATENTS, ITERATIONS, use_latent=False), strict=True))
-    assert (found.accuracy, found.same_as_trained, found.same_as_written) == (right / 8, same / 8, written / 8)
-    assert player.measure(LATENTS, ITERATIONS).same_as_trained == 1.0
+    assert (found.accuracy, found.same_as_configured, found.same_as_written) == (right / 8, same / 8, written / 8)
+    assert player.measure(LATENTS, ITERATIONS).same_as_configured == 1.0
     assert player.measure(6, 1) is found
 
 

@@ -233,7 +233,7 @@ def convergence_figure(convergence: Convergence) -> Figure:
     for latent in zip(*convergence.distance, strict=True):
         left.plot(steps, latent, color=COLOURS[7], linewidth=0.6, alpha=0.6)
     left.plot(steps, [sum(row) / len(row) for row in convergence.distance], color=COLOURS[0], marker="o", label="mean over latents")
-    left.axvline(convergence.trained_iterations, color=COLOURS[4], linestyle="--", label=f"trained T = {convergence.trained_iterations}")
+    left.axvline(convergence.trained_iterations, color=COLOURS[4], linestyle="--", label=f"configured T = {convergence.trained_iterations}")
     left.set(xlabel="iteration", ylabel="|h_t - h_M| / |h_M|", title="distance to the fixed point", ylim=(0, None))
     answers = convergence.answers
     over = [item.iterations for item in answers]

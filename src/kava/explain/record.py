@@ -84,7 +84,7 @@ class Convergence(Record):
     """Convergence of the latents, over `questions` questions.
 
     `distance[t][i]` is the mean of |h_t - h_M| / |h_M| of latent i, `top_token_agreement[t]` the share of latents whose top token is
-    already that of the fixed point T = M.
+    already that of the fixed point T = M. `trained_iterations` is the configured T: as trained, unless it was overridden.
     """
 
     questions: int
