@@ -58,8 +58,9 @@ def parse_overrides(
         if not values:
             raise UserError(f"--{key} needs a value")
         parsed = [_yaml_value(value) for value in values]
-        value = parsed if len(parsed) > 1 else parsed[0]
-        overrides[key] = values[0] if isinstance(value, bool | int | float) and is_text and is_text(key) else value
+        overrides[key] = parsed if len(parsed) > 1 else parsed[0]
+        if is_text and is_text(key) and isinstance(overrides[key], bool | int | float):
+            overrides[key] = values[0]
     return dotted(overrides)
 
 
