@@ -38,6 +38,10 @@ TINY = {
 }  # fmt: skip
 
 
+# The same in every plan of `mini`, so that its steps are traced once.
+GIVEN: dict[str, Any] = {"configs": ("mini",), "rows": 1000, "mean_lengths": (20, 16, 8), "longest_lengths": (40, 32, 8)}
+
+
 def tiny_config(**settings: Any) -> Config:
     return build_config({}, "a test", {"lora.r": 4, "latent.num_tokens": 6, "system.mixed_precision": "no", **settings})
 
@@ -321,8 +325,7 @@ def test_what_cannot_be_divided_or_known_is_named(planner: Planner) -> None:
 
 def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    lengths = {"rows": 1000, "mean_lengths": (20, 16, 8), "longest_lengths": (40, 32, 8)}
-    Plan(configs=("mini",), gpu_memory=(24.0,), json=True, output=str(tmp_path / "plan.json"), **lengths).run()  # type: ignore[arg-type]
+    Plan(**GIVEN, gpu_memory=(24.0,), json=True, output=str(tmp_path / "plan.json")).run()
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tmp_path / "plan.json").read_text())
     plan = printed["plans"][0]
@@ -330,19 +333,19 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeyp
     (chosen,) = [way for way in plan["ways"] if way["proposed"]]
     assert chosen["batch_size"] * chosen["gradient_accumulation_steps"] == plan["effective_batch"]
     with pytest.raises(UserError, match=r"mini does not fit 0.001 GB"):
-        Plan(configs=("mini",), gpu_memory=(0.001,), **lengths).run()  # type: ignore[arg-type]
+        Plan(**GIVEN, gpu_memory=(0.001,)).run()
     assert "does not fit" in capsys.readouterr().out
 
 
 def test_a_given_rate_takes_the_place_of_a_measured_one(capsys: pytest.CaptureFixture[str]) -> None:
-    Plan(configs=("mini",), card="H100", utilisation=0.1, json=True).run()
+    Plan(**GIVEN, card="H100", utilisation=0.1, json=True).run()
     (plan,) = json.loads(capsys.readouterr().out)["plans"]
     assert (plan["gpu_memory"], plan["tflops"], plan["speed"]) == (80, 98.9, "computed")
 
 
 def test_a_configuration_that_shards_the_model_is_planned_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Plan, "overrides", {"system.fsdp": True})
-    Plan(configs=("mini",), gpu_memory=(24.0,), gpus=2, json=True).run()
+    Plan(**GIVEN, gpu_memory=(24.0,), gpus=2, json=True).run()
     (plan,) = json.loads(capsys.readouterr().out)["plans"]
     assert plan["fsdp"]
     with pytest.raises(UserError, match="system.fsdp splits a model over several GPUs"):
