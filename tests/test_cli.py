@@ -124,14 +124,18 @@ def test_threads_that_wait_give_their_core_away_unless_told_otherwise(own: dict[
         (["reproduce", "demo", "--parallel", "-1"], "parallel is -1; it must be at least 0"),
         (["bench", "--figure", "a.xyz"], "--figure a.xyz is none of .svg, .png, .pdf"),
         (["bench", "--output", "."], "cannot write .: it is a directory"),
+        (["benchmark-decoding", "--output", "."], "cannot write .: it is a directory"),
+        (["plan", "mini", "--output", "."], "cannot write .: it is a directory"),
+        (["plan", "--check", "1", "--output", "."], "cannot write .: it is a directory"),
+        (["explain", "builtin:mini", "--output_dir", f"{__file__}/below"], "test_cli.py is a file; choose another output path"),
         (["play", "builtin:mini", "--dataset", "test", "--max_samples", "1", "--port", "70000"], "choose another --port"),
     ],
 )
 def test_what_cannot_be_is_said_before_any_work(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     if arguments[0] == "play":
         pytest.importorskip("gradio")
-    code, _, err = run(arguments, capsys)
-    assert code == 2
+    code, out, err = run(arguments, capsys)
+    assert (code, out) == (2, "")
     assert message in err.splitlines()[-1]
 
 

@@ -61,7 +61,7 @@ GROUPS = {
     "replay": "troubleshooting",
 }
 
-LESS_MEMORY = "ask for less at once, such as a batch size of 8 (evaluate: --batch_size 8), or choose a smaller model or another device"
+LESS_MEMORY = "ask for less at once, such as --evaluation.batch_size 8 (evaluate: --batch_size 8), or a smaller model or device"
 
 
 def main(command: str | None = None, arguments: list[str] | None = None) -> NoReturn:
@@ -196,9 +196,9 @@ def _run(name: str, arguments: list[str]) -> int:
             print(as_help())
         raise
     from kava.config import Config
-    from kava.config.messages import refuse_unknown_options
+    from kava.config.messages import is_text, refuse_unknown_options
     from kava.config.overrides import parse_overrides
 
     own = [field.name for field in dataclasses.fields(command)]
-    command.overrides = parse_overrides(rest, lambda keys: refuse_unknown_options(keys, own, Config))
+    command.overrides = parse_overrides(rest, lambda keys: refuse_unknown_options(keys, own, Config), lambda key: is_text(key, Config))
     return int(command.run() or 0)

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.config_messages import message
 from kava.config import Config, build_config
+from kava.config.messages import is_text
 from kava.config.overrides import apply_overrides, as_flags, parse_overrides
 from kava.errors import UserError
 
@@ -53,6 +55,24 @@ SCALARS |= st.sampled_from(
 )
 def test_flags_read_back_to_the_same_values(overrides: dict[str, Any]) -> None:
     assert parse_overrides(as_flags(overrides)) == overrides
+
+
+def test_a_mapping_is_taken_apart() -> None:
+    assert parse_overrides(["--training", "{max_steps: 5, seed: 1}", "--training.seed", "2"]) == {
+        "training.max_steps": 5,
+        "training.seed": 2,
+    }
+    with pytest.raises(UserError, match="override 'training' holds itself"):
+        parse_overrides(["--training", "{a: &x {b: *x}}"])
+
+
+@pytest.mark.parametrize(("key", "word", "expected"), [
+    ("model.revision", "1.0", "1.0"), ("dataset.revision", "7e10234", "7e10234"), ("dataset.revision", "null", None),
+    ("dataset.train_split", "on", "on"), ("dataset.name", '"2024"', "2024"), ("evaluation.datasets.own", "2024", "2024"),
+    ("training.seed", "2024", 2024), ("lora.enabled", "on", True),
+])  # fmt: skip
+def test_a_word_for_a_text_stays_as_it_is(key: str, word: str, expected: Any) -> None:
+    assert parse_overrides([f"--{key}", word], is_text=lambda name: is_text(name, Config)) == {key: expected}
 
 
 def test_a_flag_needs_a_value_and_a_value_a_flag() -> None:
@@ -105,6 +125,14 @@ def test_wrong_overrides(overrides: dict[str, Any], part: str) -> None:
     with pytest.raises(UserError) as caught:
         build_config({}, "here.yaml", overrides)
     assert part in str(caught.value)
+
+
+def test_the_message_says_which_values_are_overrides() -> None:
+    text = message({"training": {"epochs": 0, "seed": 1}}, {"training": {"batch_size": 0}, "evaluation.datasets.own": 3})
+    file, _, overrides = text.partition("; overrides of here.yaml: ")
+    assert file == "here.yaml: training.epochs: Input should be greater than 0 (got 0)"
+    assert "training.batch_size" in overrides
+    assert "evaluation.datasets.own: Input should be a valid string (got 3); put it in quotes" in overrides
 
 
 def test_a_broken_section_is_not_hidden_by_an_override() -> None:

@@ -14,6 +14,12 @@ def test_the_limits_are_small_and_what_was_asked_for_stays() -> None:
     assert not {"method", "model.name", "latent.num_tokens"} & differences([config.to_dict(), small.to_dict()]).keys()
 
 
+def test_what_was_asked_for_in_a_mapping_stays_too() -> None:
+    asked = {"training": {"max_steps": 500}}
+    small = quick_test(build_config({}, "a test", asked), asked)
+    assert (small.training.max_steps, small.training.batch_size) == (500, 4)
+
+
 def test_a_quick_test_is_recognised_by_its_limits() -> None:
     assert is_quick_test(quick_test(Config(), {}).to_dict())
     assert not is_quick_test(Config().to_dict())

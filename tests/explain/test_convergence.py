@@ -7,6 +7,7 @@ from helpers.explaining import EXAMPLES, LATENTS, QUESTIONS, make
 from kava.data.answers import extract_answer
 from kava.data.example import Example
 from kava.explain.convergence import _iterations, convergence, fixed_point_distances
+from kava.explain.figures import convergence_figure
 from kava.generate import Reasoner
 
 
@@ -36,6 +37,8 @@ def test_convergence_counts_the_answers_of_each_t() -> None:
         assert item.agreement == pytest.approx(sum(a == b for a, b in zip(own, exact, strict=True)) / len(own))
         assert item.accuracy == pytest.approx(sum(a == e.answer for a, e in zip(own, EXAMPLES, strict=True)) / len(own))
     assert found.answers[-1].difference_to_fixed_point == 0.0
+    (legend,) = convergence_figure(found).legends
+    assert "configured T = 2" in [text.get_text() for text in legend.get_texts()]
 
 
 def test_answers_agree_by_value() -> None:

@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 
 from helpers.explaining import EXAMPLES, LATENTS, QUESTIONS, config, make
+from kava.checkpoint import open_checkpoint
+from kava.data.mini.problems import EXAMPLE
 from kava.errors import UserError
 from kava.explain.explain import Options, explain
 from kava.explain.figures import figures
-from kava.explain.questions import checked_question
+from kava.explain.questions import checked_question, own_example
 from kava.explain.record import Explanation, read_explanation, write_explanation
 
 
@@ -61,3 +63,38 @@ def test_what_cannot_be_explained_is_said_in_a_sentence() -> None:
         checked_question(make(), "  ", config())
     with pytest.raises(UserError, match=r"question has \d+ tokens, but .* at most 8"):
         checked_question(make(), QUESTIONS[0], config(**{"dataset.max_length": 8}))
+
+
+def test_of_a_trace_that_the_model_writes_nothing_is_left_out() -> None:
+    """A model that was trained on traces without their last step writes such traces; the mini tokenizer has no line breaks in them."""
+    trained = open_checkpoint("builtin:mini", device="cpu")
+    asked = [own_example(EXAMPLE, 1)]
+    found = explain(trained.reasoner(), trained.config, asked, Options("somewhere", say=lambda text: None))
+    kept = found.questions[0].kept
+    assert kept is not None
+    assert ("".join(kept.tokens), kept.left_out, kept.written_by) == ("<<4+1=0>><<0-4=1>>", [], "model")
+    assert found.questions[0].similarity is not None
+    assert found.notes[1].startswith("no mean similarity: no question of a data set has a trace")
+
+
+def test_a_question_without_any_trace_says_so() -> None:
+    found = explain(make(), config(), [own_example(QUESTIONS[0], 1)], Options("somewhere", max_new_tokens=1, say=lambda text: None))
+    assert found.questions[0].kept is None
+    assert "no kept tokens for 1 of the 1 questions shown: there is no trace with a step to compress" in found.notes
+
+
+def test_long_rows_of_a_data_set_are_left_out_and_counted() -> None:
+    options = Options("somewhere", details=1, max_new_tokens=4, say=lambda text: None)
+    lengths = [len(make().builder.question_ids(question)) for question in QUESTIONS]
+    short = config(**{"dataset.max_length": max(lengths) - 1})
+    kept = sum(length < max(lengths) for length in lengths)
+    found = explain(make(), short, EXAMPLES, options)
+    assert (
+        found.notes[0] == f"{len(lengths) - kept} of {len(lengths)} questions left out: longer than dataset.max_length {max(lengths) - 1}"
+    )
+    assert found.interventions is not None
+    assert found.interventions.questions == kept
+    with pytest.raises(UserError, match="none of the 6 questions can be read; of the first: the question has"):
+        explain(make(), config(**{"dataset.max_length": 8}), EXAMPLES, options)
+    with pytest.raises(UserError, match=r"^the question has \d+ tokens"):
+        explain(make(), short, [*EXAMPLES, own_example(QUESTIONS[lengths.index(max(lengths))], 1)], options)

@@ -48,7 +48,7 @@ def by_session(reasoner: Reasoner, use_latent: bool) -> str | None:
 
 
 def by_file(reasoner: Reasoner, use_latent: bool, path: Path) -> str | None:
-    answer_file(reasoner, [QUESTION], str(path), max_new_tokens=30, temperature=0.0, use_latent=use_latent)
+    answer_file(reasoner, [QUESTION], str(path), batch_size=1, max_new_tokens=30, temperature=0.0, use_latent=use_latent)
     answer: str | None = json.loads(path.read_text())["answer"]
     return answer
 

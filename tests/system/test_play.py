@@ -223,17 +223,17 @@ def test_a_measurement_counts_answers(player: Player) -> None:
     right = sum(answers_equal(a, e.answer) for a, e in zip(own, EXAMPLES, strict=True))
     same = sum(a == b for a, b in zip(own, predictions(LATENTS, ITERATIONS), strict=True))
     written = sum(a == b for a, b in zip(own, predictions(LATENTS, ITERATIONS, use_latent=False), strict=True))
-    assert (found.accuracy, found.same_as_trained, found.same_as_written) == (right / 8, same / 8, written / 8)
-    assert player.measure(LATENTS, ITERATIONS).same_as_trained == 1.0
+    assert (found.accuracy, found.same_as_configured, found.same_as_written) == (right / 8, same / 8, written / 8)
+    assert player.measure(LATENTS, ITERATIONS).same_as_configured == 1.0
     assert player.measure(6, 1) is found
 
 
 def test_answers_are_the_same_by_value(monkeypatch: pytest.MonkeyPatch) -> None:
     own = Player(make_trained(), EXAMPLES[:2])
-    written = {(1, 1): ["18.0", None], own.trained_setting: ["18", "3"], None: ["18", None]}
+    written = {(1, 1): ["18.0", None], own.configured_setting: ["18", "3"], None: ["18", None]}
     monkeypatch.setattr(own, "_answers", lambda setting: (1.0, written[setting]))
     found = own.measure(1, 1)
-    assert (found.same_as_trained, found.same_as_written) == (0.5, 1.0)
+    assert (found.same_as_configured, found.same_as_written) == (0.5, 1.0)
 
 
 @pytest.mark.parametrize(("setting", "words"), [((9999, 2), "M = 9999"), ((0, 2), "M = 0"), ((LATENTS, -1), "T = -1")])

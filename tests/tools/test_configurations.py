@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from kava.commands.configs import Configs
 from kava.config import config_path, load_config
 from kava.errors import UserError
 from kava.runtime.shipped import shipped
@@ -67,6 +68,36 @@ def test_a_copy_brings_what_it_extends_and_keeps_what_is_there(tmp_path: Path, c
     assert base.read_text() == "mine: true\n"
     with pytest.raises(UserError, match="say which configurations"):
         copy([])
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"a: [1", "is not valid YAML"), (b"- a\n", "must hold sections .* not a list"), (b"# caf\xe9\n", "is not UTF-8"),
+    (b"extends: 1\n", "extends must be the path"), (b"extends: mine.yaml\n", "leads back to a file that extends it"),
+    (b"extends: other.yaml\n", "other.yaml does not exist"),
+    (b"extends: ../base.yaml\n", "extends '../base.yaml', which its copy .* would not find"),
+])  # fmt: skip
+def test_what_cannot_be_copied_is_refused_and_nothing_is_written(tmp_path: Path, content: bytes, message: str) -> None:
+    mine = tmp_path / "own" / "sub" / "mine.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(content)
+    (tmp_path / "own" / "base.yaml").write_text("training: {learning_rate: 0.5}\n")
+    with pytest.raises(UserError, match=message):
+        copy([path_of("mini"), mine])
+    assert not (tmp_path / "configs").exists()
+
+
+def test_a_file_of_ones_own_is_copied_with_its_neighbour(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "base.yaml").write_text("training: {learning_rate: 0.5}\n")
+    (tmp_path / "own" / "mine.yaml").write_text("extends: base.yaml\n")
+    copy([tmp_path / "own" / "mine.yaml"])
+    assert load_config(tmp_path / "configs" / "mine.yaml").training.learning_rate == 0.5
+
+
+def test_a_file_that_is_not_utf8_is_named_when_it_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes(b"# caf\xe9\n")
+    with pytest.raises(UserError, match=r"latin.yaml cannot be read \(byte 5 is not UTF-8\)"):
+        Configs(names=("latin.yaml",)).run()
 
 
 def test_a_file_of_the_working_directory_is_listed_in_place_of_the_shipped_one(

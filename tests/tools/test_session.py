@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from helpers.tiny import mini_builder, mini_examples, mini_model
+from kava.commands.inference import Inference
 from kava.errors import UserError
 from kava.generate import Reasoner
 from kava.tools.session import answer_file, read_questions
@@ -53,10 +55,23 @@ def test_rows_out_are_rows_in(tmp_path: Path) -> None:
     reasoner = Reasoner(mini_model("llama", "kava"), mini_builder("<never>"), 2, 1)
     output = tmp_path / "answers.jsonl"
     asked = [QUESTIONS[0], "", QUESTIONS[1], "  "]
-    answer_file(reasoner, asked, str(output), max_new_tokens=3, temperature=0.0, use_latent=True)
+    answer_file(reasoner, asked, str(output), batch_size=2, max_new_tokens=3, temperature=0.0, use_latent=True)
     rows = [json.loads(line) for line in output.read_text(encoding="utf-8").split("\n")[:-1]]
     assert [row["question"] for row in rows] == asked
     assert [row["forward_passes"] > 0 for row in rows] == [True, False, True, False]
     assert rows[1]["answer"] is None
     with pytest.raises(UserError, match="there is no question"):
-        answer_file(reasoner, ["", " "], None, max_new_tokens=3, temperature=0.0, use_latent=True)
+        answer_file(reasoner, ["", " "], None, batch_size=2, max_new_tokens=3, temperature=0.0, use_latent=True)
+
+
+def test_settings_of_the_evaluation_count_where_no_option_is_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {}
+    generate = Reasoner.generate
+    monkeypatch.setattr(Reasoner, "generate", lambda *given, **options: asked.update(options) or generate(*given, **options))
+    settings = {"batch_size": 1, "temperature": 0.5, "max_new_tokens": 2, "use_latent": False}
+    monkeypatch.setattr(Inference, "overrides", {f"evaluation.{name}": value for name, value in settings.items()})
+    given = {"checkpoint": "builtin:mini", "mode": "batch", "questions": (QUESTIONS[0],), "output_file": str(tmp_path / "answers.jsonl")}
+    Inference(**given).run()  # type: ignore[arg-type]
+    assert asked == settings
+    Inference(**given, temperature=0.0, max_new_tokens=3).run()  # type: ignore[arg-type]
+    assert asked == settings | {"temperature": 0.0, "max_new_tokens": 3}

@@ -78,7 +78,7 @@ class Trained:
         return builder_of(self.tokenizer, self.config.dataset, self.prompt_ids)
 
     def reasoner(self, num_latents: int | None = None, num_iterations: int | None = None) -> Reasoner:
-        """Return a `Reasoner` that answers questions with this model; M and T default to the trained values."""
+        """Return a `Reasoner` that answers questions with this model; M and T default to the configured values."""
         latent = self.config.latent
         m, t = (
             latent.num_tokens if num_latents is None else num_latents,

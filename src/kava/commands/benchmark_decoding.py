@@ -1,6 +1,7 @@
 """`kava benchmark-decoding`, `python benchmark_incremental_decoding.py`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 DEFAULT_MODEL = "default"
@@ -32,12 +33,15 @@ class BenchmarkDecoding:
         from rich.console import Console
 
         from kava.errors import at_least
+        from kava.results import check_output_paths
         from kava.runtime.device import choose_device
         from kava.tools.bench.decoding import NamedModel, Source, compare_decoding
         from kava.tools.bench.record import show, write_bench
         from kava.tools.bench.workload import Workload
 
         at_least(1, max_new_tokens=self.max_new_tokens, batch_size=self.batch_size, repeats=self.repeats)
+        if self.output:
+            check_output_paths(Path(self.output))
         device = choose_device(self.device)
         source: Source = Workload(shape=DEFAULT_SHAPE, lora_r=0, dtype=self.dtype, device=device)
         if self.model != DEFAULT_MODEL:

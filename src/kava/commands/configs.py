@@ -15,13 +15,13 @@ class Configs:
     """Copy them, and the files they extend, to configs/ or suites/ in the working directory; existing files are kept."""
 
     def run(self) -> None:
-        from kava.tools.configurations import copy, list_all, path_of
+        from kava.tools.configurations import copy, list_all, path_of, text_of
 
         paths = [path_of(name) for name in self.names]
         if self.copy:
             copy(paths)
         elif paths:
             for path in paths:
-                print(f"# {path}\n{path.read_text(encoding='utf-8')}", end="")
+                print(f"# {path}\n{text_of(path)}", end="")
         else:
             list_all()

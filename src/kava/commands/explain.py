@@ -25,7 +25,7 @@ class Explain(Overridable):
     output_dir: str | None = None
     """Where explanation.json and the figures go (default: explain/ in the directory of the run)."""
     figures: Literal["png", "svg", "pdf", "none"] = "png"
-    """Format of the figures."""
+    """Format of the figures. Letters that no installed font has are boxes in them; the page of kava report has all letters."""
 
     def run(self) -> None:
         from kava.checkpoint import checkpoint_directory, open_checkpoint, results_directory
@@ -34,10 +34,13 @@ class Explain(Overridable):
         from kava.explain.explain import Options, explain
         from kava.explain.questions import own_example
         from kava.explain.record import EXPLANATION, write_explanation
+        from kava.results import check_output_paths
 
         at_least(1, max_samples=self.max_samples, top_k=self.top_k)
         at_least(0, details=self.details)
         directory = checkpoint_directory(self.checkpoint)
+        target = Path(self.output_dir) if self.output_dir else results_directory(self.checkpoint) / "explain"
+        check_output_paths(target / EXPLANATION)
         trained = open_checkpoint(directory, self.overrides)
         config = trained.config
         examples = [own_example(question, number) for number, question in enumerate(self.question, 1)]
@@ -53,14 +56,16 @@ class Explain(Overridable):
         )
         explanation = explain(reasoner, config, examples, options)
         explanation.provenance["training"] = trained.metadata
-        target = Path(self.output_dir) if self.output_dir else results_directory(self.checkpoint) / "explain"
         write_explanation(target / EXPLANATION, explanation)
         print(f"written: {target / EXPLANATION}")
+        for note in explanation.notes:
+            print(f"kava: {note}")
         for found in explanation.intermediate:
             print(f"kava: {found.in_words()}")
         if self.figures != "none":
-            from kava.explain.figures import figures
+            from kava.explain.figures import any_letter, figures
 
-            for stem, figure in figures(explanation):
-                figure.savefig(target / f"{stem}.{self.figures}", dpi=150)
-                print(f"written: {target / stem}.{self.figures}")
+            with any_letter():
+                for stem, figure in figures(explanation):
+                    figure.savefig(target / f"{stem}.{self.figures}", dpi=150)
+                    print(f"written: {target / stem}.{self.figures}")

@@ -25,11 +25,11 @@ class Inference(Overridable):
     output_file: str | None = None
     """JSON lines file that --mode batch writes (default: standard output)."""
     use_latent: bool = True
-    """Reason in latents."""
+    """Reason in latents, unless evaluation.use_latent is false."""
     no_latent: bool = False
     """Write the chain of thought instead."""
-    temperature: float = 0.0
-    """Sampling temperature; 0 is greedy decoding."""
+    temperature: float | None = None
+    """Sampling temperature; 0 is greedy decoding (default: evaluation.temperature)."""
     max_new_tokens: int | None = None
     """Maximum number of tokens per answer (default: evaluation.max_new_tokens)."""
 
@@ -52,20 +52,23 @@ class Inference(Overridable):
             changed = {key: value for key, value in self.overrides.items() if key != "model.name"}
             check_config(trained, load_config(config_path(self.config), changed))
         reasoner = trained.reasoner()
-        max_new_tokens = self.max_new_tokens or trained.config.evaluation.max_new_tokens
-        use_latent = self.use_latent and not self.no_latent
+        evaluation = trained.config.evaluation
+        max_new_tokens = self.max_new_tokens or evaluation.max_new_tokens
+        temperature = evaluation.temperature if self.temperature is None else self.temperature
+        use_latent = self.use_latent and not self.no_latent and evaluation.use_latent
         if self.output_file is None:
             set_progress_stream("stderr")
         if self.mode == "interactive":
-            Session(reasoner, max_new_tokens, self.temperature, use_latent, trained.config).run()
+            Session(reasoner, max_new_tokens, temperature, use_latent, trained.config).run()
             return
         questions = [*self.questions, *(read_questions(self.input_file) if self.input_file else [])]
         answer_file(
             reasoner,
             questions,
             self.output_file,
+            batch_size=evaluation.batch_size,
             max_new_tokens=max_new_tokens,
-            temperature=self.temperature,
+            temperature=temperature,
             use_latent=use_latent,
             config=trained.config,
         )

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from kava.config.files import read_sections, refuse_unused_latents
 from kava.config.fingerprint import FORMERLY_LEFT_OUT, former_fingerprint, with_later_settings
 from kava.config.messages import explain
-from kava.config.overrides import apply_overrides
+from kava.config.overrides import apply_overrides, dotted
 from kava.config.schema import Config
 from kava.errors import UserError, nearest
 from kava.runtime import shipped
@@ -40,7 +40,7 @@ def load_config(path: str | Path | None = None, overrides: dict[str, Any] | None
         UserError: the configuration is not valid; the message names the file, the key and the fix.
     """
     config = build_config({} if path is None else read_sections(path), "the defaults" if path is None else str(path), overrides)
-    refuse_unused_latents("the command line", config.method, (overrides or {}).get("latent.num_tokens"))
+    refuse_unused_latents("the command line", config.method, dotted(overrides or {}).get("latent.num_tokens"))
     return config
 
 
@@ -65,10 +65,15 @@ def renewed_fingerprint(recorded: str, content: dict[Any, Any]) -> str:
 
 
 def build_config(content: dict[Any, Any], source: str, overrides: dict[str, Any] | None = None) -> Config:
-    """Validate a dictionary of sections; `source` is its name in error messages."""
+    """Validate a dictionary of sections; `source` is its name in error messages, which say what overrides are at fault."""
     if overrides:
         content = apply_overrides(content, overrides, Config().to_dict())
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{source}: " + "; ".join(dict.fromkeys(explain(problem, Config) for problem in error.errors()))) from None
+        said: dict[str, dict[str, None]] = {}
+        for problem in error.errors():
+            key = ".".join(map(str, problem["loc"]))
+            given = any(key == name or key.startswith(f"{name}.") for name in dotted(overrides or {}))
+            said.setdefault(f"overrides of {source}" if given else source, {})[explain(problem, Config)] = None
+        raise UserError("; ".join(f"{place}: {'; '.join(problems)}" for place, problems in said.items())) from None

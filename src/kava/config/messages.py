@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from kava.config.overrides import FREE_NAMES
 from kava.errors import UserError, nearest
@@ -19,7 +20,8 @@ def explain(problem: Any, config: type[BaseModel]) -> str:
     # Parts such as list[str] name a branch of a union, not a key.
     key = ".".join(part for part in location if not re.fullmatch(r"\w+\[.*\]", part))
     message = str(problem["msg"]).removeprefix("Value error, ")
-    return message if not key else f"{key}: {message} (got {_shown(problem['input'])})"
+    cure = "; put it in quotes" if problem["type"] == "string_type" and isinstance(problem["input"], bool | int | float) else ""
+    return message if not key else f"{key}: {message} (got {_shown(problem['input'])}){cure}"
 
 
 def refuse_unknown_options(keys: Iterable[str], options: Iterable[str], config: type[BaseModel]) -> None:
@@ -38,6 +40,13 @@ def refuse_unknown_options(keys: Iterable[str], options: Iterable[str], config: 
         raise UserError(f"unknown option '--{key}'{hint}")
 
 
+def is_text(key: str, config: type[BaseModel]) -> bool:
+    """Return whether a dotted key is that of a setting that is a text."""
+    return key.startswith(FREE_NAMES) or any(
+        key == name and field.annotation in (str, str | None) for name, field in _dotted_fields(config)
+    )
+
+
 def _right_name(location: list[str], config: type[BaseModel]) -> str:
     """Return a hint for an unknown key: the same name in another section, else the nearest name in this section."""
     *section, name = location
@@ -50,12 +59,16 @@ def _right_name(location: list[str], config: type[BaseModel]) -> str:
     )
 
 
-def _dotted_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+def _dotted_names(model: type[BaseModel]) -> Iterator[str]:
+    return (key for key, _ in _dotted_fields(model))
+
+
+def _dotted_fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     for name, field in model.model_fields.items():
         key = prefix + (field.alias or name)
-        yield key
+        yield key, field
         if hasattr(field.annotation, "model_fields"):
-            yield from _dotted_names(cast(type[BaseModel], field.annotation), f"{key}.")
+            yield from _dotted_fields(cast(type[BaseModel], field.annotation), f"{key}.")
 
 
 def _shown(value: Any) -> str:

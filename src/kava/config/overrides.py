@@ -25,17 +25,20 @@ def is_safe_name(name: str) -> bool:
     return bool(_NAME.fullmatch(name)) and bool(name.strip("."))
 
 
-def parse_overrides(arguments: list[str], check: Callable[[Iterable[str]], None] | None = None) -> dict[str, Any]:
+def parse_overrides(
+    arguments: list[str], check: Callable[[Iterable[str]], None] | None = None, is_text: Callable[[str], bool] | None = None
+) -> dict[str, Any]:
     """Turn ``--training.batch_size 64 --lora.target_modules q_proj v_proj`` into dotted keys and YAML values.
 
-    Several words after a flag become a list. If a flag is given twice, the last one counts.
+    Several words after a flag become a list, a mapping a key for each setting. If a flag is given twice, the last one counts.
 
     Args:
         arguments: the words of the command line.
         check: called with all keys first, so that an unknown key is reported as unknown and not as a key without a value.
+        is_text: returns whether the setting of a key is a text, so that a word that looks like a number or a boolean stays as it is.
 
     Raises:
-        UserError: a word does not belong to a flag, or a flag has no value.
+        UserError: a word does not belong to a flag, a flag has no value, or a mapping holds itself.
     """
     words: dict[str, list[str]] = {}
     key: str | None = None
@@ -56,7 +59,9 @@ def parse_overrides(arguments: list[str], check: Callable[[Iterable[str]], None]
             raise UserError(f"--{key} needs a value")
         parsed = [_yaml_value(value) for value in values]
         overrides[key] = parsed if len(parsed) > 1 else parsed[0]
-    return overrides
+        if is_text and is_text(key) and isinstance(overrides[key], bool | int | float):
+            overrides[key] = values[0]
+    return dotted(overrides)
 
 
 def apply_overrides(content: dict[Any, Any], overrides: dict[str, Any], defaults: dict[str, Any]) -> dict[Any, Any]:
@@ -86,11 +91,17 @@ def dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return overrides with a section given as a mapping taken apart, so that its other settings stay: {"loss": {"alpha2_kv": 0}}.
 
     `evaluation.datasets` is a setting, not a section: a mapping replaces it.
+
+    Raises:
+        UserError: a mapping holds itself, by an anchor of YAML.
     """
     found: dict[str, Any] = {}
     for key, value in overrides.items():
         if isinstance(value, Mapping) and f"{key}." != FREE_NAMES and not key.startswith(FREE_NAMES):
-            found |= dotted({f"{key}.{name}": setting for name, setting in value.items()})
+            try:
+                found |= dotted({f"{key}.{name}": setting for name, setting in value.items()})
+            except RecursionError:
+                raise UserError(f"override '{key.partition('.')[0]}' holds itself; write its settings out") from None
         else:
             found[key] = value
     return found

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kava.config import Config, build_config
+from kava.config.overrides import dotted
 
 # A setting that the user gives on the command line keeps its value.
 _LIMITS: dict[str, Any] = {
@@ -25,7 +26,7 @@ _LIMITS: dict[str, Any] = {
 
 def quick_test(config: Config, overrides: dict[str, Any]) -> Config:
     """Return the configuration with small limits, except for settings in `overrides`."""
-    limits = {key: value for key, value in _LIMITS.items() if key not in overrides}
+    limits = {key: value for key, value in _LIMITS.items() if key not in dotted(overrides)}
     return build_config(config.to_dict(), "--quick_test", limits)
 
 

@@ -38,17 +38,17 @@ def fixed_point_distances(reasoner: Reasoner, questions: Sequence[str], batch_si
 
 
 def convergence(reasoner: Reasoner, examples: Sequence[Example], batch_size: int = 32, max_new_tokens: int = 64) -> Convergence:
-    """Measure distances for every iteration, and answers for T = 0, 1, 2, the trained T, twice that, and M.
+    """Measure distances for every iteration, and answers for T = 0, 1, 2, the configured T, twice that, and M.
 
     Args:
-        reasoner: a model with parallel latents; its T is the trained one.
+        reasoner: a model with parallel latents; its T is the configured one: as trained, unless it was overridden.
         examples: at least one; accuracies are null unless all have a gold answer.
         batch_size, max_new_tokens: generation settings.
     """
     questions = [example.question for example in examples]
     settled = fixed_point_distances(reasoner, questions, batch_size)
-    trained, exact = reasoner.num_iterations, reasoner.num_latents
-    chosen = sorted({t for t in (0, 1, 2, trained, 2 * trained, exact) if t <= exact})
+    configured, exact = reasoner.num_iterations, reasoner.num_latents
+    chosen = sorted({t for t in (0, 1, 2, configured, 2 * configured, exact) if t <= exact})
     predictions = {}
     for iterations in chosen:
         variant = reasoner.with_iterations(iterations)
@@ -56,7 +56,7 @@ def convergence(reasoner: Reasoner, examples: Sequence[Example], batch_size: int
         predictions[iterations] = [item.answer for item in answered]
     return Convergence(
         questions=len(questions),
-        trained_iterations=trained,
+        trained_iterations=configured,
         distance=settled.distance.tolist(),
         top_token_agreement=settled.top_token_agreement.tolist(),
         answers=[_iterations(t, predictions[t], predictions[exact], examples, reasoner.builder.answer_type) for t in chosen],

@@ -21,7 +21,7 @@ from kava.explain.caches import CacheView, compare_caches, mean_cosines
 from kava.explain.convergence import convergence
 from kava.explain.intermediate import intermediate_results
 from kava.explain.intervene import interventions
-from kava.explain.questions import checked_question, with_trace
+from kava.explain.questions import readable, with_trace
 from kava.explain.readout import read_latents
 from kava.explain.record import Attention, Explanation, Kept, QuestionView, Similarity
 from kava.generate import Reasoner
@@ -56,16 +56,16 @@ def explain(reasoner: Reasoner, config: Config, examples: Sequence[Example], opt
     """Run every analysis that the method and the examples allow; see `Explanation`.
 
     Raises:
-        UserError: the method has no latents, or a question is empty or too long.
+        UserError: the method has no latents, a user's own question is empty or too long, or all questions of a data set are.
     """
     started, method = time.perf_counter(), reasoner.model.method
     if not method.uses_latents:
         raise UserError(f"method {method.name} has no latents to explain; give a checkpoint of {WITH_LATENTS}")
-    for example in examples:
-        checked_question(reasoner, example.question, config)
     reasoner.model.eval()
     batch_size = config.evaluation.batch_size
-    notes = []
+    given, examples, notes = len(examples), readable(reasoner, examples, config), []
+    if len(examples) < given:
+        notes.append(f"{given - len(examples)} of {given} questions left out: longer than dataset.max_length {config.dataset.max_length}")
     options.say(f"looking at {min(len(examples), options.details)} questions one by one")
     shown = worth_showing(examples, config.dataset.drop_last_step)[: options.details]
     views = [_view(reasoner, config, example, options) for example in shown]
@@ -84,8 +84,15 @@ def explain(reasoner: Reasoner, config: Config, examples: Sequence[Example], opt
     else:
         options.say(f"interventions on {reasoner.num_latents} latents over {len(measured)} questions")
         effects = interventions(reasoner, measured, batch_size, options.max_new_tokens)
+    similarity = None
     if not method.teacher:
         notes.append(f"no teacher's cache to compare with: {method.name} has none")
+    else:
+        if without := sum(view.kept is None for view in views):
+            notes.append(f"no kept tokens for {without} of the {len(views)} questions shown: there is no trace with a step to compress")
+        similarity = mean_similarity(reasoner, config, examples)
+        if similarity is None:
+            notes.append("no mean similarity: no question of a data set has a trace with a step to compress, or a cosine is not finite")
     return Explanation(
         method=method.name,
         num_latents=reasoner.num_latents,
@@ -94,7 +101,7 @@ def explain(reasoner: Reasoner, config: Config, examples: Sequence[Example], opt
         data=options.data,
         notes=notes,
         questions=views,
-        mean_similarity=mean_similarity(reasoner, config, examples) if method.teacher else None,
+        mean_similarity=similarity,
         intermediate=intermediate_results(reasoner, measured, batch_size),
         convergence=settled,
         interventions=effects,
@@ -169,15 +176,20 @@ def _view(reasoner: Reasoner, config: Config, example: Example, options: Options
 
 
 def _caches(reasoner: Reasoner, config: Config, example: Example, options: Options) -> tuple[Kept | None, Similarity | None]:
-    """Return kept tokens and cosines for the example's own trace, or else for the one that the model writes."""
+    """Return kept tokens and cosines for the example's own trace, or else for the one that the model writes.
+
+    A model that was trained on traces without their last step writes such traces: nothing is left out of them.
+    """
     traced = example if example.steps and example.answer else with_trace(reasoner, example, options.max_new_tokens)
     if traced is None:
         return None, None
     encoded = reasoner.builder.encode(traced)
-    trace = encoded.cot(config.dataset.drop_last_step)
+    build = build_collator(config, reasoner.builder, reasoner.num_latents)
+    build.drop_last_step &= traced is example
+    trace = encoded.cot(build.drop_last_step)
     if not trace:
         return None, None
-    batch = build_collator(config, reasoner.builder, reasoner.num_latents).collate([encoded]).to(reasoner.model.backbone.special_ids.device)
+    batch = build.collate([encoded]).to(reasoner.model.backbone.special_ids.device)
     view = compare_caches(reasoner.model, batch)
     filled = int(view.slot_mask.sum())
     whole = encoded.cot(drop_last_step=False)

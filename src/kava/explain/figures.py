@@ -5,7 +5,9 @@ for name, figure in figures(explanation): figure.savefig(f"{name}.png")
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 # Based on Okabe & Ito's palette: distinguishable for colour-blind readers, on light and dark backgrounds.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8A8A00", "#7F7F7F")
 PANEL = (2.1, 2.1)
+# Fonts with Chinese, Japanese and Korean letters, as Linux, macOS and Windows bring them.
+_CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "PingFang SC",
+              "Hiragino Sans GB", "Microsoft YaHei", "SimHei", "Arial Unicode MS")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,22 @@ def _similarities(stem: str, title: str, found: Similarity | None) -> list[Drawi
     return [
         Drawing(stem.format(what), title.format(what), words, partial(similarity_figure, cosines, what)) for what, cosines in layers.items()
     ]
+
+
+@contextmanager
+def any_letter() -> Iterator[None]:
+    """Make and save figures inside with tokens in any script: the installed ones of `_CJK_FONTS` have what the usual font lacks.
+
+    Letters that no font has are drawn as boxes, without a warning for each.
+    """
+    import matplotlib as mpl
+    from matplotlib.font_manager import fontManager
+
+    present = set(fontManager.get_font_names())
+    families = [*mpl.rcParams["font.family"], *(name for name in _CJK_FONTS if name in present)]
+    with mpl.rc_context({"font.family": families}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+        yield
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -212,7 +233,7 @@ def convergence_figure(convergence: Convergence) -> Figure:
     for latent in zip(*convergence.distance, strict=True):
         left.plot(steps, latent, color=COLOURS[7], linewidth=0.6, alpha=0.6)
     left.plot(steps, [sum(row) / len(row) for row in convergence.distance], color=COLOURS[0], marker="o", label="mean over latents")
-    left.axvline(convergence.trained_iterations, color=COLOURS[4], linestyle="--", label=f"trained T = {convergence.trained_iterations}")
+    left.axvline(convergence.trained_iterations, color=COLOURS[4], linestyle="--", label=f"configured T = {convergence.trained_iterations}")
     left.set(xlabel="iteration", ylabel="|h_t - h_M| / |h_M|", title="distance to the fixed point", ylim=(0, None))
     answers = convergence.answers
     over = [item.iterations for item in answers]

@@ -1,6 +1,6 @@
 """Questions to explain: checks of a user's own questions, gold answers if known, and traces written by the model if there are none."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from kava.config import Config
@@ -26,6 +26,26 @@ def checked_question(reasoner: Reasoner, question: str, config: Config) -> str:
     if tokens > limit:
         raise UserError(f"the question has {tokens} tokens, but the model was trained on at most {limit} (dataset.max_length); shorten it")
     return question
+
+
+def readable(reasoner: Reasoner, examples: Sequence[Example], config: Config) -> list[Example]:
+    """Return the examples that the model can read; of a data set, questions longer than it was trained for are left out.
+
+    Raises:
+        UserError: a user's own question, which has no gold answer, cannot be read, or no question can.
+    """
+    found, problem = [], None
+    for example in examples:
+        try:
+            checked_question(reasoner, example.question, config)
+            found.append(example)
+        except UserError as error:
+            if not example.answer:
+                raise
+            problem = problem or error
+    if problem and not found:
+        raise UserError(f"none of the {len(examples)} questions can be read; of the first: {problem}")
+    return found
 
 
 @dataclass(frozen=True)

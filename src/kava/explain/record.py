@@ -24,7 +24,8 @@ Grid = list[list[float]]
 class Kept(Record):
     """Which tokens of the written trace the eviction kept.
 
-    `tokens` are those of the teacher's trace before compression; `left_out` are those of the last step, which `drop_last_step` removes.
+    `tokens` are those of the teacher's trace before compression; `left_out` are those of the last step, which `drop_last_step` removes from
+    a trace of the data set.
     `positions[l][h]` are the kept ones of layer l and KV head h, in time order; `share[i]` is the fraction of all layers and
     heads that kept token i.
     """
@@ -83,7 +84,7 @@ class Convergence(Record):
     """Convergence of the latents, over `questions` questions.
 
     `distance[t][i]` is the mean of |h_t - h_M| / |h_M| of latent i, `top_token_agreement[t]` the share of latents whose top token is
-    already that of the fixed point T = M.
+    already that of the fixed point T = M. `trained_iterations` is the configured T: as trained, unless it was overridden.
     """
 
     questions: int

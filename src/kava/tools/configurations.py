@@ -10,7 +10,7 @@ from rich.console import Console
 
 from kava.config import CONFIG_DIR, Config, config_path, load_config
 from kava.config.differences import differences, flatten
-from kava.config.files import EXTENDS
+from kava.config.files import EXTENDS, read_sections
 from kava.config.strict_yaml import load_yaml
 from kava.errors import UserError
 from kava.experiment.suite import SUITE_DIR
@@ -18,6 +18,7 @@ from kava.report.reference import load_reference
 from kava.report.table import Cell, Table, settings_table, show
 from kava.results import write_text
 from kava.runtime.shipped import find, listed, shipped
+from kava.runtime.text import read_text
 
 
 def path_of(name: str) -> Path:
@@ -89,22 +90,45 @@ def copy(paths: Sequence[Path]) -> None:
     """Copy files, and those that they extend, to configs/ or suites/ in the working directory; existing files are kept.
 
     Raises:
-        UserError: no file was given.
+        UserError: no file was given, one cannot be read, or a copy would not find the file that it extends. Nothing is copied then.
     """
     if not paths:
         raise UserError("say which configurations to copy: kava configs --copy llama1b_aug")
-    left = [path.resolve() for path in paths]
+    left, copies = [path.resolve() for path in paths], []
     while left:
         path = left.pop(0)
-        folder = SUITE_DIR if path.is_relative_to(shipped(SUITE_DIR)) else CONFIG_DIR
-        target = Path(folder) / (path.relative_to(shipped(folder)) if path.is_relative_to(shipped(folder)) else path.name)
-        if isinstance(base := (load_yaml(path.read_text(encoding="utf-8")) or {}).get(EXTENDS), str):
-            left.append((path.parent / base).resolve())
+        target, text = _target(path), text_of(path)
+        copies.append((target, text))
+        if target.parts[0] == SUITE_DIR:
+            continue
+        read_sections(path)
+        base = (load_yaml(text) or {}).get(EXTENDS)
+        if base is None or Path(base).is_absolute():
+            continue
+        left.append((path.parent / base).resolve())
+        if (target.parent / base).resolve() != _target(left[-1]).resolve():
+            raise UserError(f"{path} extends '{base}', which its copy {target} would not find; copy both by hand")
+    for target, text in copies:
         if target.exists():
             print(f"kept: {target}")
             continue
-        write_text(target, path.read_text(encoding="utf-8"))
+        write_text(target, text)
         print(f"copied: {target}")
+
+
+def text_of(path: Path) -> str:
+    """Return the text of a suite or configuration.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    return read_text(path, "configuration file", "name another one: kava configs lists them")
+
+
+def _target(path: Path) -> Path:
+    """Return where a file is copied to: a shipped one keeps its place in the folder."""
+    folder = SUITE_DIR if path.is_relative_to(shipped(SUITE_DIR)) else CONFIG_DIR
+    return Path(folder) / (path.relative_to(shipped(folder)) if path.is_relative_to(shipped(folder)) else path.name)
 
 
 def _shipped_configs() -> dict[str, Config]:

@@ -184,6 +184,7 @@ def answer_file(
     questions: Iterable[str],
     output: str | None,
     *,
+    batch_size: int,
     max_new_tokens: int,
     temperature: float,
     use_latent: bool,
@@ -197,7 +198,9 @@ def answer_file(
     asked = [question for question in questions if question.strip()]
     if not asked:
         raise UserError("there is no question: give --questions 'How many ...?' or an --input_file with one question a line")
-    generations = iter(reasoner.generate(asked, max_new_tokens=max_new_tokens, temperature=temperature, use_latent=use_latent))
+    generations = iter(
+        reasoner.generate(asked, batch_size=batch_size, max_new_tokens=max_new_tokens, temperature=temperature, use_latent=use_latent)
+    )
     lines = []
     for question in questions:
         row: dict[str, Any] = {"question": question, "answer": None, "text": "", "forward_passes": 0, "generated_tokens": 0}

@@ -38,6 +38,10 @@ TINY = {
 }  # fmt: skip
 
 
+# The same in every plan of `mini`, so that its steps are traced once.
+GIVEN: dict[str, Any] = {"configs": ("mini",), "rows": 1000, "mean_lengths": (20, 16, 8), "longest_lengths": (40, 32, 8)}
+
+
 def tiny_config(**settings: Any) -> Config:
     return build_config({}, "a test", {"lora.r": 4, "latent.num_tokens": 6, "system.mixed_precision": "no", **settings})
 
@@ -153,6 +157,17 @@ def test_several_gpus(planner: Planner) -> None:
         assert getattr(split, part) == getattr(alone, part) / 4
     layer = 4 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 160 + 2 * 64)
     assert 2 * layer < split.gathered < alone.weights + alone.trained
+
+
+def test_a_sharded_step_is_traced_as_it_runs(planner: Planner) -> None:
+    """Without fused layers, so that a row keeps more than in a copy on each GPU; one planner makes both plans."""
+    settings = {"model.dtype": "bfloat16", "lora.dropout": 0.1}
+    config, plain = (build_config(planner.config.to_dict(), "a test", settings | {"system.fused_kernels": on}) for on in (True, False))
+    narrow = Planner("a test", planner.shape, config, DATA)
+    copied, split = (narrow.plan(Card(24, 2, sharded)).ways[0].gib for sharded in (False, True))
+    assert copied["activations"] < 0.8 * split["activations"]
+    expected = Profile(planner.shape, plain, LENGTHS).footprint(64, 2, sharded=True)
+    assert split == {part: size / footprint.GIB for part, size in vars(expected).items()}
 
 
 def test_only_what_a_run_would_accept_is_offered(planner: Planner) -> None:
@@ -292,6 +307,9 @@ def test_nothing_fits_is_one_sentence_with_the_cure(planner: Planner) -> None:
     assert plan.chosen is None
     text = advice(plan, planner.config)
     assert re.fullmatch(r"this does not fit 0.0002 GB: it takes at least .* take a card of .* or split it .*--gpus 2 --fsdp, .*", text)
+    # A split that would be refused is no cure: 128 rows over 256 GPUs, and a configuration that cannot be sharded.
+    assert "--fsdp" not in advice(planner.plan(Card(0.0002, 128)), planner.config)
+    assert "--fsdp" not in advice(plan, tiny_config(**{"model.quantization": "4bit"}))
 
 
 def test_what_cannot_be_divided_or_known_is_named(planner: Planner) -> None:
@@ -303,14 +321,18 @@ def test_what_cannot_be_divided_or_known_is_named(planner: Planner) -> None:
         Plan(configs=("mini",), fsdp=True).run()
     with pytest.raises(UserError, match="no configuration given"):
         Plan().run()
-    with pytest.raises(UserError, match="utilisation is 0; it must be more than 0"):
-        Plan(configs=("mini",), utilisation=0.0).run()
+    for name in ("utilisation", "tflops"):
+        with pytest.raises(UserError, match=f"{name} is 0; it must be more than 0"):
+            Plan(configs=("mini",), **{name: 0.0}).run()  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="rows is 0; it must be at least 1"):
+        Plan(configs=("mini",), rows=0).run()
+    with pytest.raises(UserError, match="--card H100 says how much memory it has: leave out --gpu_memory"):
+        Plan(configs=("mini",), card="H100", gpu_memory=(24.0,)).run()
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    lengths = {"rows": 1000, "mean_lengths": (20, 16, 8), "longest_lengths": (40, 32, 8)}
-    Plan(configs=("mini",), gpu_memory=(24.0,), json=True, output=str(tmp_path / "plan.json"), **lengths).run()  # type: ignore[arg-type]
+    Plan(**GIVEN, gpu_memory=(24.0,), json=True, output=str(tmp_path / "plan.json")).run()
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tmp_path / "plan.json").read_text())
     plan = printed["plans"][0]
@@ -318,8 +340,23 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeyp
     (chosen,) = [way for way in plan["ways"] if way["proposed"]]
     assert chosen["batch_size"] * chosen["gradient_accumulation_steps"] == plan["effective_batch"]
     with pytest.raises(UserError, match=r"mini does not fit 0.001 GB"):
-        Plan(configs=("mini",), gpu_memory=(0.001,), **lengths).run()  # type: ignore[arg-type]
+        Plan(**GIVEN, gpu_memory=(0.001,)).run()
     assert "does not fit" in capsys.readouterr().out
+
+
+def test_a_given_rate_takes_the_place_of_a_measured_one(capsys: pytest.CaptureFixture[str]) -> None:
+    Plan(**GIVEN, card="H100", utilisation=0.1, json=True).run()
+    (plan,) = json.loads(capsys.readouterr().out)["plans"]
+    assert (plan["gpu_memory"], plan["tflops"], plan["speed"]) == (80, 98.9, "computed")
+
+
+def test_a_configuration_that_shards_the_model_is_planned_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Plan, "overrides", {"system.fsdp": True})
+    Plan(**GIVEN, gpu_memory=(24.0,), gpus=2, json=True).run()
+    (plan,) = json.loads(capsys.readouterr().out)["plans"]
+    assert plan["fsdp"]
+    with pytest.raises(UserError, match="system.fsdp splits a model over several GPUs"):
+        Plan(configs=("mini",)).run()
 
 
 @pytest.mark.slow

@@ -3,7 +3,9 @@
 import random
 from concurrent.futures import ThreadPoolExecutor
 
-from kava.tools.playground.page import Turns
+from kava.checkpoint import open_checkpoint
+from kava.tools.playground.page import Turns, _about
+from kava.tools.playground.player import Player
 
 
 def test_an_older_question_is_stopped_in_whatever_order_they_arrive() -> None:
@@ -36,3 +38,10 @@ def test_pages_ask_at_the_same_time() -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda pair: turns.take(*pair), asked))
     assert len(turns) == 20
+
+
+def test_an_overridden_setting_is_not_called_the_trained_one() -> None:
+    """The shipped model was trained with T = 6."""
+    about = _about(Player(open_checkpoint("builtin:mini", {"latent.num_iterations": 2}, "cpu"), []))
+    assert about.endswith("Configured: M = 16 and T = 2.")
+    assert "trained" not in about

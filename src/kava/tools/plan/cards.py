@@ -16,7 +16,7 @@ from kava.train.footprint import GIB, RESERVED_FRACTION
 
 # GB and dense bf16 peak in TFLOP/s, from the data sheets.
 CARDS: dict[str, tuple[float, float]] = {
-    "A10": (24, 125.0), "A100-40GB": (40, 312.0), "A100-80GB": (80, 312.0), "H100": (80, 989.0), "H200": (141, 989.0),
+    "A10": (24.0, 125.0), "A100-40GB": (40.0, 312.0), "A100-80GB": (80.0, 312.0), "H100": (80.0, 989.0), "H200": (141.0, 989.0),
 }  # fmt: skip
 UTILISATION = 0.3
 # Seconds per layer that a step takes however little it computes, because its operations are launched one by one: 376 ms for 16 layers

@@ -84,7 +84,7 @@ class Planner:
 
     def __init__(self, name: str, shape: Any, config: Config, data: DataShape, measured: Sequence[Measured] = ()) -> None:
         self.name, self.shape, self.config, self.data, self.measured = name, shape, config, data, measured
-        self._profiles: dict[tuple[str, ...], tuple[Profile, int]] = {}
+        self._profiles: dict[tuple[bool, tuple[str, ...]], tuple[Profile, int]] = {}
         # Rows per optimizer step; a plan never changes it.
         self.effective_batch = config.training.batch_size * config.training.gradient_accumulation_steps
 
@@ -112,10 +112,10 @@ class Planner:
             raise UserError(
                 f"an effective batch of {self.effective_batch} cannot be divided over {card.gpus} GPUs; give --gpus a divisor of it"
             )
-        if refused := self._refused({}, card):
+        if refused := refusal(self.config, {}, card.sharded):
             raise refused
         speed = card.speed(self.measured)
-        ways = [self._way(changes, card, speed) for changes in self.changes() if not self._refused(changes, card)]
+        ways = [self._way(changes, card, speed) for changes in self.changes() if not refusal(self.config, changes, card.sharded)]
         if (chosen := proposed(ways)) is not None:
             chosen.proposed = True
         return Plan(
@@ -123,19 +123,11 @@ class Planner:
             effective_batch=self.effective_batch, tflops=speed.tflops, speed=speed.source, rows=self.data.rows, ways=ways,
         )  # fmt: skip
 
-    def _refused(self, changes: dict[str, Any], card: Card) -> UserError | None:
-        """Return why a run would refuse the changed configuration: settings exclude each other, such as fp16 and a sharded model."""
-        try:
-            build_config(self.config.to_dict(), "the plan", changes | ({"system.fsdp": True} if card.sharded else {}))
-        except UserError as error:
-            return error
-        return None
-
     def _way(self, changes: dict[str, Any], card: Card, speed: Speed) -> Way:
         # What a key is changed to is the same in every set.
-        key = tuple(changes)
+        key = card.sharded, tuple(changes)
         if key not in self._profiles:
-            config = build_config(self.config.to_dict(), "the plan", changes)
+            config = _changed(self.config, changes, card.sharded)
             self._profiles[key] = Profile(self.shape, config, self.data.longest), example_flops(self.shape, config, self.data)
         profile, flops = self._profiles[key]
         # One GPU keeps the configured batch size; with several, the share of each GPU becomes its batch size (see `advice`).
@@ -158,6 +150,19 @@ class Planner:
             for row in (self.data.longest, self.data.mean)
         )
         return MicroBatches(share, batch * longest).rows_of(mean)
+
+
+def refusal(config: Config, changes: dict[str, Any], sharded: bool) -> UserError | None:
+    """Return why a run would refuse the changed configuration: settings exclude each other, such as fp16 and a sharded model."""
+    try:
+        _changed(config, changes, sharded)
+    except UserError as error:
+        return error
+    return None
+
+
+def _changed(config: Config, changes: dict[str, Any], sharded: bool) -> Config:
+    return build_config(config.to_dict(), "the plan", changes | {"system.fsdp": sharded})
 
 
 def proposed(ways: Sequence[Way]) -> Way | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from kava.config import Config
 from kava.report.table import Cell, Table
-from kava.tools.plan.planner import Plan, Way
+from kava.tools.plan.planner import Plan, Way, refusal
 from kava.tools.plan.shapes import DataShape
 from kava.train.footprint import RESERVED_FRACTION
 from kava.train.step_trace import Lengths
@@ -62,7 +62,7 @@ def advice(plan: Plan, config: Config) -> str:
     """
     way = plan.chosen
     if way is None:
-        return _why_nothing_fits(plan)
+        return _why_nothing_fits(plan, config)
     share = plan.effective_batch // plan.gpus
     size = {} if plan.gpus == 1 else {"training.batch_size": share, "training.gradient_accumulation_steps": 1}
     changes = size | way.changes | ({"system.fsdp": True} if plan.fsdp else {})
@@ -70,10 +70,11 @@ def advice(plan: Plan, config: Config) -> str:
     return f"{f'proposed: {_options(changes)}' if changes else 'runs as configured'} ({at_once})"
 
 
-def _why_nothing_fits(plan: Plan) -> str:
+def _why_nothing_fits(plan: Plan, config: Config) -> str:
     least = min(plan.ways, key=lambda way: way.total_gib)
     enough = math.ceil(least.total_gib / (1 - RESERVED_FRACTION))
-    split = "" if plan.fsdp else f", or split it over several: --gpus {2 * plan.gpus} --fsdp"
+    can_split = not plan.fsdp and plan.effective_batch % (2 * plan.gpus) == 0 and refusal(config, {}, sharded=True) is None
+    split = f", or split it over several: --gpus {2 * plan.gpus} --fsdp" if can_split else ""
     return (
         f"{plan.config} does not fit {plan.gpu_memory:g} GB: it takes at least {least.total_gib:.1f} GiB per GPU, with one row at a time"
         f"{' and ' + _options(least.changes) if least.changes else ''}; take a card of {enough} GB or more{split}, "

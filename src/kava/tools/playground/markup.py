@@ -110,11 +110,11 @@ def map_html(player: Player) -> str:
     what, corner, axes = ("M and T", "T \\ M", "M across, T down") if player.parallel else ("M", "M", "by M")
     found = {(item.num_latents, item.num_iterations): item for item in player.measured()}
     rows = (
-        (str(t) if player.parallel else "", "".join(_setting(found.get((m, t)), (m, t), player.trained_setting) for m in several))
+        (str(t) if player.parallel else "", "".join(_setting(found.get((m, t)), (m, t), player.configured_setting) for m in several))
         for t in iterations
     )
     about = (
-        f"Percent of {len(player.examples)} sample questions answered correctly: {axes}. Thick border: as trained; dashed: the "
+        f"Percent of {len(player.examples)} sample questions answered correctly: {axes}. Thick border: as configured; dashed: the "
         f"sliders. Always giving the most common answer: {100 * player.chance:.0f} %."
     )
     return _table("map", f"Accuracy over {what}", about, corner, several, rows, f"a click or Enter sets the sliders to its {what}")
@@ -128,7 +128,7 @@ def _setting(found: Measured | None, setting: tuple[int, int], trained: tuple[in
     low, high = (100 * bound for bound in found.interval)
     tip = (
         f"M = {m}, T = {t}: {100 * found.accuracy:.1f} % right (95 % interval {low:.1f} to {high:.1f}), "
-        f"{found.forward_passes:.1f} forward passes; {100 * found.same_as_trained:.0f} % answered as with the trained M and T, "
+        f"{found.forward_passes:.1f} forward passes; {100 * found.same_as_configured:.0f} % answered as with the configured M and T, "
         f"{100 * found.same_as_written:.0f} % as in words"
     )
     return f'{opening} style="--share:{found.accuracy:.3f}" data-tip="{tip}">{100 * found.accuracy:.0f}</td>'

@@ -86,20 +86,20 @@ def build(player: Player) -> Any:
 
 
 def _about(player: Player) -> str:
-    method, (num_latents, num_iterations) = player.trained.model.method, player.trained_setting
+    method, (num_latents, num_iterations) = player.trained.model.method, player.configured_setting
     if player.parallel:
         return (
             f"`{method.name}` reads the question, thinks in **M** latent tokens in place of written words, revises all of them together "
-            f"**T** times, and answers. It was trained with M = {num_latents} and T = {num_iterations}."
+            f"**T** times, and answers. Configured: M = {num_latents} and T = {num_iterations}."
         )
     return (
         f"`{method.name}` reads the question, thinks in **M** latent tokens in place of written words, one after the other, and answers. "
-        f"It was trained with M = {num_latents}."
+        f"Configured: M = {num_latents}."
     )
 
 
 def _sliders(player: Player, gradio: Any) -> tuple[Any, Any]:
-    num_latents, num_iterations = player.trained_setting
+    num_latents, num_iterations = player.configured_setting
     latents = gradio.Slider(
         1, player.most[0], num_latents, step=1, label="M, latents", info="How many tokens it thinks in.", elem_id="latents"
     )

@@ -59,7 +59,7 @@ class Progress:
 class Measured:
     """Results of one setting of M and T on the sample: accuracy with its Wilson interval, and agreement with other answers.
 
-    `same_as_trained` is the fraction of questions with the same answer as at the trained M and T, `same_as_written` the fraction with
+    `same_as_configured` is the fraction of questions with the same answer as at the configured M and T, `same_as_written` the fraction with
     the same answer as after the chain of thought that the model writes; `forward_passes` is the mean per question.
     """
 
@@ -68,7 +68,7 @@ class Measured:
     questions: int
     accuracy: float
     interval: tuple[float, float]
-    same_as_trained: float
+    same_as_configured: float
     same_as_written: float
     forward_passes: float
 
@@ -101,8 +101,8 @@ class Player:
         self._answering: set[object] = set()
 
     @property
-    def trained_setting(self) -> tuple[int, int]:
-        """M and T as trained."""
+    def configured_setting(self) -> tuple[int, int]:
+        """M and T of the configuration: as trained, unless they were overridden."""
         return self.config.latent.num_tokens, self.config.latent.num_iterations
 
     @property
@@ -113,7 +113,7 @@ class Player:
     @property
     def most(self) -> tuple[int, int]:
         """The largest M and T that the playground accepts."""
-        num_latents, num_iterations = self.trained_setting
+        num_latents, num_iterations = self.configured_setting
         return 2 * num_latents, max(2 * num_latents, num_iterations)
 
     def reasoner(self, num_latents: int, num_iterations: int) -> Reasoner:
@@ -171,7 +171,7 @@ class Player:
         """Run one step in both modes, so that the time of the first answer does not include one-time costs."""
         for question in self.suggestions[:1]:
             for use_latent in (True, False):
-                next(self.ask(question, *self.trained_setting, use_latent=use_latent))
+                next(self.ask(question, *self.configured_setting, use_latent=use_latent))
 
     def solution(self, question: str) -> Solution | None:
         """Return the gold answer and its steps for a built-in problem or a question of the sample; None for any other question."""
@@ -179,7 +179,7 @@ class Player:
 
     def marks(self, readout: Readout, gold: Solution | None) -> list[list[list[int]]]:
         """Return as `marks[t][i]` the steps, from 1, whose result latent i decodes to after iteration t; only first tokens are compared."""
-        firsts = [first_token(self.reasoner(*self.trained_setting), result) for result in gold.results] if gold else []
+        firsts = [first_token(self.reasoner(*self.configured_setting), result) for result in gold.results] if gold else []
         return [[[step for step, first in enumerate(firsts, 1) if first == top[0]] for top in row] for row in readout.tokens]
 
     def trace(self, question: str, num_latents: int, num_iterations: int, top_k: int = 3) -> Readout:
@@ -204,8 +204,8 @@ class Player:
         return max(Counter(example.answer for example in self.examples).values()) / len(self.examples)
 
     def axes(self) -> tuple[list[int], list[int]]:
-        """Return the values of M and of T on the accuracy map: some around the trained ones, and all that were measured."""
-        (m, t), (most_m, most_t) = self.trained_setting, self.most
+        """Return the values of M and of T on the accuracy map: some around the configured ones, and all that were measured."""
+        (m, t), (most_m, most_t) = self.configured_setting, self.most
         measured = list(self._measured)
         several = {1, m // 4, m // 2, 3 * m // 4, m, 3 * m // 2, 2 * m, *(own for own, _ in measured)}
         iterations = {0, 1, 2, 3, t // 2, t, 2 * t, *(own for _, own in measured)} if self.parallel else {t}
@@ -216,8 +216,8 @@ class Player:
         return list(self._measured.values())
 
     def measure_all(self) -> Iterator[Measured]:
-        """Measure every setting of `axes`, those nearest to the trained one first; before each, wait until no answer is being written."""
-        m, t = self.trained_setting
+        """Measure every setting of `axes`, those nearest to the configured one first; before each, wait until no answer is written."""
+        m, t = self.configured_setting
         settings = ((own_m, own_t) for own_m in self.axes()[0] for own_t in self.axes()[1])
         for setting in sorted(settings, key=lambda setting: abs(setting[0] - m) / m + abs(setting[1] - t) / max(t, 1)):
             while self._answering:
@@ -234,7 +234,7 @@ class Player:
 
     def _measure(self, num_latents: int, num_iterations: int) -> Measured:
         passes, found = self._answers((num_latents, num_iterations))
-        trained, written = self._remembered(self.trained_setting), self._remembered(None)
+        configured, written = self._remembered(self.configured_setting), self._remembered(None)
         correct = sum(
             same_answer(answer, example.answer, example.answer_type) for answer, example in zip(found, self.examples, strict=True)
         )
@@ -245,7 +245,7 @@ class Player:
             total,
             correct / total,
             wilson_interval(correct, total),
-            sum(map(same, found, trained)) / total,
+            sum(map(same, found, configured)) / total,
             sum(map(same, found, written)) / total,
             passes,
         )
@@ -258,7 +258,7 @@ class Player:
     def _answers(self, setting: tuple[int, int] | None) -> tuple[float, list[str | None]]:
         """Return the mean forward passes and the answers on the sample; `setting` None writes the chain of thought."""
         evaluation = self.config.evaluation
-        reasoner, size = self.reasoner(*(setting or self.trained_setting)), evaluation.batch_size
+        reasoner, size = self.reasoner(*(setting or self.configured_setting)), evaluation.batch_size
         questions = [example.question for example in self.examples]
         generations: list[Generation] = []
         for first in range(0, len(questions), size):
