@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from kava.config.files import read_sections, refuse_unused_latents
 from kava.config.fingerprint import former_fingerprint, with_later_settings
 from kava.config.messages import explain
-from kava.config.overrides import apply_overrides
+from kava.config.overrides import apply_overrides, dotted
 from kava.config.schema import Config
 from kava.errors import UserError, nearest
 from kava.runtime import shipped
@@ -39,8 +39,9 @@ def load_config(path: str | Path | None = None, overrides: dict[str, Any] | None
     Raises:
         UserError: the configuration is not valid; the message names the file, the key and the fix.
     """
+    overrides = dotted(overrides or {})
     config = build_config({} if path is None else read_sections(path), "the defaults" if path is None else str(path), overrides)
-    refuse_unused_latents("the command line", config.method, (overrides or {}).get("latent.num_tokens"))
+    refuse_unused_latents("the overrides", config.method, overrides.get("latent.num_tokens"))
     return config
 
 

@@ -28,7 +28,7 @@ def is_safe_name(name: str) -> bool:
 def parse_overrides(arguments: list[str], check: Callable[[Iterable[str]], None] | None = None) -> dict[str, Any]:
     """Turn ``--training.batch_size 64 --lora.target_modules q_proj v_proj`` into dotted keys and YAML values.
 
-    Several words after a flag become a list. If a flag is given twice, the last one counts.
+    Several words after a flag become a list. If a flag is given twice, the last one counts. A section given as a mapping is taken apart.
 
     Args:
         arguments: the words of the command line.
@@ -56,7 +56,7 @@ def parse_overrides(arguments: list[str], check: Callable[[Iterable[str]], None]
             raise UserError(f"--{key} needs a value")
         parsed = [_yaml_value(value) for value in values]
         overrides[key] = parsed if len(parsed) > 1 else parsed[0]
-    return overrides
+    return dotted(overrides)
 
 
 def apply_overrides(content: dict[Any, Any], overrides: dict[str, Any], defaults: dict[str, Any]) -> dict[Any, Any]:

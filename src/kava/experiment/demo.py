@@ -13,7 +13,7 @@ from rich.text import Text
 from kava.checkpoint import open_checkpoint
 from kava.config import config_path, load_config
 from kava.experiment.reproduce import Reproduced, reproduce
-from kava.experiment.suite import suite_path
+from kava.experiment.suite import plans_of, read_suite, suite_path
 from kava.explain.readout import read_latents
 from kava.results import BEST_CHECKPOINT
 from kava.train.prepare import resolve_base
@@ -40,6 +40,7 @@ def demo(output_dir: Path, quick_test: bool, overrides: dict[str, Any]) -> int:
     console.print(
         "[bold]kava demo[/bold]: the mini experiment with three methods and one seed (kava reproduce mini-table1: eight, and three)\n"
     )
+    plans_of(read_suite(suite_path("demo")), output_dir, overrides)  # refuses what no run can have, before the base model is made
     if not quick_test:
         # Prepare the base model with all cores, before the methods share them.
         resolve_base(load_config(config_path("mini"), overrides))
