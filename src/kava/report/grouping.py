@@ -29,12 +29,18 @@ def by_scope(labelled: tables.Labelled, reference: Reference) -> list[tuple[str,
 
 
 def _told_apart(labelled: tables.Labelled) -> tables.Labelled:
-    """Make labels unique: of several runs with one label, the one with the most test sets keeps it, the others also show their folder."""
+    """Make labels unique: of several runs with one label, the one with the most test sets keeps it, the others also show their folder.
+
+    Runs of one folder show the fingerprints of their configurations too: they differ in settings of evaluation or speed alone.
+    """
     most = {label: max(labelled, key=lambda item: (item[1] == label, len(item[0].aggregate.datasets)))[0] for _, label in labelled}
     names = [label if group is most[label] else f"{label} ({_own_part(group.path, most[label].path)})" for group, label in labelled]
-    return [
-        (group, name if names.count(name) == 1 else f"{label} ({group.path})") for (group, label), name in zip(labelled, names, strict=True)
-    ]
+    unique = []
+    for (group, label), name in zip(labelled, names, strict=True):
+        paths = [other.path for other, same in labelled if same == label]
+        own = group.path if paths.count(group.path) == 1 else f"{group.path}, {group.aggregate.config_fingerprint}"
+        unique.append((group, name if names.count(name) == 1 else f"{label} ({own})"))
+    return unique
 
 
 def _own_part(path: str, other: str) -> str:
