@@ -11,6 +11,7 @@ from kava.config.differences import ABSENT, differences
 from kava.errors import UserError
 from kava.report.aggregate import SeedResults, combine, entry_name, read_run
 from kava.report.aggregate_file import find_aggregates, read_aggregates, write_aggregates
+from kava.report.group import Group, variants
 from kava.results import CheckpointInfo, checkpoint_hash, result_path, write_result
 from kava.runtime.atomic import seal
 
@@ -33,6 +34,15 @@ def test_mean_deviation_and_interval_by_hand():
     assert (summary.seconds_per_question_mean, summary.cache_bytes_per_question_mean) == pytest.approx((0.25, 1024))
     assert [(entry.seed, entry.accuracy) for entry in summary.per_seed] == [(42, 0.561), (123, 0.569), (456, 0.565)]
     assert "seed" not in aggregate.config["training"]
+
+
+def test_data_types_with_one_fingerprint_are_one_configuration():
+    results = [make_result(seed, overrides={"model.dtype": dtype}) for seed, dtype in ((42, "auto"), (123, "float32"))]
+    assert results[0].run.fingerprint == results[1].run.fingerprint
+    aggregate = combine(runs(*results))
+    assert (aggregate.seeds, aggregate.config["model"]["dtype"]) == ([42, 123], "auto")
+    groups = [Group(dtype, combine(runs(make_result(overrides={"model.dtype": dtype})))) for dtype in ("auto", "float32", "bfloat16")]
+    assert [changed for _, changed in variants(groups)] == [{}, {}, {"model.dtype": "bfloat16"}]
 
 
 def test_one_seed_has_null_deviations():

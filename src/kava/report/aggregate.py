@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kava.config.differences import differences
-from kava.config.fingerprint import MAY_CHANGE_ON_RESUME, with_later_settings
+from kava.config.fingerprint import MAY_CHANGE_ON_RESUME, with_later_settings, with_settled_dtype
 from kava.errors import UserError
 from kava.report.aggregate_file import Aggregate, DatasetSummary, SeedRun, SeedValues
 from kava.results import Result, result_path, verified_result
@@ -183,7 +183,7 @@ def _refuse_different_training_data(runs: Sequence[SeedResults]) -> None:
 
 
 def _identity(result: Result) -> dict[str, Any]:
-    run, config = result.run, _without_seed(result.run.config)
+    run, config = result.run, with_settled_dtype(_without_seed(result.run.config))
     for section, key in (setting.split(".") for setting in MAY_CHANGE_ON_RESUME):
         if isinstance(config.get(section), dict):
             config[section].pop(key, None)

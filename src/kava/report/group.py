@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kava.config.differences import differences
-from kava.config.fingerprint import MAY_CHANGE_ON_RESUME
+from kava.config.fingerprint import MAY_CHANGE_ON_RESUME, with_settled_dtype
 from kava.errors import UserError
 from kava.methods import METHODS
 from kava.report.aggregate import SeedResults, combine
@@ -102,5 +102,5 @@ def variants(groups: Sequence[Group]) -> list[tuple[Group, dict[str, Any]]]:
 
 
 def _departures(centre: Group, group: Group) -> dict[str, Any]:
-    found = differences([centre.aggregate.config, group.aggregate.config])
+    found = differences([with_settled_dtype(one.aggregate.config) for one in (centre, group)])
     return {key: values[1] for key, values in found.items() if not key.startswith(_BOOKKEEPING)}
