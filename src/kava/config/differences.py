@@ -6,6 +6,8 @@ differences([a.to_dict(), b.to_dict()])  ->  {"training.learning_rate": [0.0008,
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kava.config.fingerprint import MAY_CHANGE_ON_RESUME, with_later_settings, with_settled_dtype
+
 ABSENT = "(absent)"
 
 
@@ -26,3 +28,15 @@ def differences(contents: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     keys = dict.fromkeys(key for flat in flats for key in flat)
     found = {key: [flat.get(key, ABSENT) for flat in flats] for key in keys}
     return {key: values for key, values in found.items() if any(value != values[0] for value in values[1:])}
+
+
+def why_another(recorded: dict[str, Any], settings: dict[str, Any]) -> str:
+    """Return what makes a recorded configuration another one than `settings`, as ` (rkv.lambda 0.1, not 0.5)`; empty if nothing does.
+
+    At most three settings are named, and none that the fingerprint leaves out.
+    """
+    contents = [with_settled_dtype(with_later_settings(content)) for content in (recorded, settings)]
+    left_out = {*MAY_CHANGE_ON_RESUME, "training.seed"}
+    found = [f"{key} {old!r}, not {new!r}" for key, (old, new) in differences(contents).items() if key not in left_out]
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return f" ({'; '.join(found[:3])}{more})" if found else ""
