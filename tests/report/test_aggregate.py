@@ -10,7 +10,7 @@ from helpers.result_files import make_result, write_seed_dirs
 from kava.config.differences import ABSENT, differences
 from kava.errors import UserError
 from kava.report.aggregate import SeedResults, combine, entry_name, read_run
-from kava.report.aggregate_file import find_aggregates, read_aggregates, write_aggregates
+from kava.report.aggregate_file import distinct, find_aggregates, read_aggregates, write_aggregates
 from kava.report.group import Group, variants
 from kava.results import CheckpointInfo, checkpoint_hash, result_path, write_result
 from kava.runtime.atomic import seal
@@ -160,6 +160,40 @@ def test_aggregates_of_results_that_are_older_than_the_checkpoint_are_refused(tm
     seal(best)
     with pytest.raises(UserError, match=r"seed_42 was retrained since; evaluate it and aggregate the seeds again"):
         find_aggregates(tmp_path)
+
+
+def test_a_seed_is_looked_for_beside_the_aggregate(tmp_path, monkeypatch):
+    """A colleague's outputs: the recorded path is relative to the directory in which they were aggregated."""
+    for person, text in (("colleague", "theirs"), ("me", "mine")):
+        best = tmp_path / person / "outputs" / "kava" / "seed_42" / "best_checkpoint"
+        best.mkdir(parents=True)
+        (best / "weights").write_text(text)
+        seal(best)
+        measured = make_result(42).model_copy(update={"checkpoint": CheckpointInfo(path="x", manifest=checkpoint_hash(best))})
+        run = SeedResults("outputs/kava/seed_42", {"gsm8k": measured})
+        write_aggregates({"kava": combine([run])}, None, tmp_path / person / "outputs" / "kava" / "aggregated_results.yaml")
+    monkeypatch.chdir(tmp_path / "me")
+    assert [len(find_aggregates(place)[0]) for place in ("outputs", tmp_path)] == [1, 2]
+    (best / "weights").write_text("trained again")
+    seal(best)
+    monkeypatch.chdir(tmp_path)
+    found, (problem,) = find_aggregates(".")
+    assert [file.parts[0] for file, _, _ in found] == ["colleague"]
+    assert "me/outputs/kava/seed_42 was retrained since" in problem
+
+
+def test_a_broken_aggregate_does_not_hide_the_others(tmp_path):
+    for name in ("a", "b"):
+        write_aggregates({"llama1b_aug": combine(runs(make_result()))}, None, tmp_path / name / "aggregated_results.yaml")
+    (tmp_path / "a" / "aggregated_results.yaml").write_text("llama1b_aug: 3")
+    found, (problem,) = find_aggregates(tmp_path)
+    assert [file.parent.name for file, _, _ in found] == ["b"]
+    assert problem.startswith(f"aggregate {tmp_path}/a/aggregated_results.yaml, entry 'llama1b_aug' is broken")
+
+
+def test_entries_of_one_name_have_their_folders(tmp_path):
+    files = [tmp_path / folder / "aggregated_results.yaml" for folder in ("short/all/kava", "t1/all/kava", "t1/all/codi")]
+    assert distinct(["kava", "kava", "codi"], files, tmp_path) == ["short/all/kava", "t1/all/kava", "codi"]
 
 
 def test_quick_tests_and_cut_evaluations_are_left_out_and_said(tmp_path):

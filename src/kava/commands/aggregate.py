@@ -27,7 +27,7 @@ class Aggregate:
         from kava.report.group import Group
         from kava.report.reference import load_reference
         from kava.report.table import show
-        from kava.report.tables import result_tables
+        from kava.report.tables import label_of, result_tables
 
         if not self.seed_dirs or not self.datasets:
             raise UserError("give at least one directory with --seed_dirs and one data set with --datasets")
@@ -38,5 +38,5 @@ class Aggregate:
             return
         write_aggregates({name: aggregate}, self.output_json, self.output_yaml)
         reference = load_reference()
-        labelled = [(Group(aggregate.model_name, aggregate), reference.method_label(aggregate.method))]
-        show(result_tables(labelled, reference, title=name), Console(highlight=False))
+        group = Group(aggregate.model_name, aggregate)
+        show(result_tables([(group, label_of(group, {}, reference))], reference, title=name), Console(highlight=False))

@@ -45,12 +45,16 @@ class Group:
         return self.aggregate.model, self.aggregate.train_dataset, self.form, self.aggregate.method
 
     @property
-    def writes_trace(self) -> bool:
-        """Whether the answers begin with a written chain of thought: by the method, or by `evaluation.use_latent: false`."""
+    def replaces_latents(self) -> bool:
+        """Whether a method with latents wrote its chain of thought instead: `evaluation.use_latent: false`."""
         method = METHODS.get(self.aggregate.method)
-        if method is None:
-            return False
-        return method.writes_cot or (method.uses_latents and self.aggregate.config.get("evaluation", {}).get("use_latent") is False)
+        return method is not None and method.uses_latents and self.aggregate.config.get("evaluation", {}).get("use_latent") is False
+
+    @property
+    def writes_trace(self) -> bool:
+        """Whether the answers begin with a written chain of thought: by the method, or in place of its latents."""
+        method = METHODS.get(self.aggregate.method)
+        return self.replaces_latents or (method is not None and method.writes_cot)
 
     def marks(self, dataset: str) -> dict[int, dict[str, bool]]:
         """Return seed -> question id -> whether the answer was right."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from kava.errors import UserError
 from kava.explain.record import EXPLANATION, Explanation, read_explanation
-from kava.report.aggregate_file import INCLUDE_PARTIAL
+from kava.report.aggregate_file import INCLUDE_PARTIAL, below
 from kava.report.group import Group, group_of
 from kava.results import Verified, read_verified
 from kava.train.run_directory import LOGS
@@ -58,7 +58,7 @@ def find_runs(outputs: str | Path, include_partial: bool = False) -> Found:
     _read_results(root, found, include_partial)
     for path in sorted(root.rglob(EXPLANATION)):
         try:
-            found.explanations.append((_below(path.parent, root), read_explanation(path)))
+            found.explanations.append((below(path.parent, root), read_explanation(path)))
         except UserError as error:
             found.problems.append(str(error))
     for logs in sorted({path.parent for path in root.rglob(f"{LOGS}/events.out.tfevents.*")}):
@@ -126,14 +126,9 @@ def _each_seed_once(runs: Runs, root: Path, problems: list[str]) -> Iterator[tup
         seed, often = Counter(held.values()).most_common(1)[0]
         problems.append(f"{name}: the mean over its seeds, because {often} directories hold seed {seed}; each directory is shown by itself")
         for place, own in seeds.items():
-            yield _below(Path(place), root), {place: own}
-
-
-def _below(path: Path, root: Path) -> str:
-    relative = path.relative_to(root).as_posix()
-    return root.resolve().name if relative == "." else relative
+            yield below(Path(place), root), {place: own}
 
 
 def _without_seed(path: Path, root: Path) -> str:
     """Return the place of a run below `root` without the directory of its seed; the name of `root` where nothing else is left."""
-    return _SEED.sub("", _below(path, root)) or root.resolve().name
+    return _SEED.sub("", below(path, root)) or root.resolve().name

@@ -6,7 +6,7 @@
 All commands use these functions, so that a table has the same columns everywhere.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +26,30 @@ INTERVAL = "95 % interval (over seeds; over questions where there is one seed)"
 
 def label_of(group: Group, departures: Mapping[str, Any], reference: Reference) -> str:
     """Return a label such as `KaVa`, or `KaVa, num_iterations = 6` for an ablation."""
-    return ", ".join(filter(None, [reference.method_label(group.aggregate.method), changes(departures)]))
+    # Said of a baseline too: it does not answer as its method does.
+    written = {"evaluation.use_latent": False} if group.replaces_latents else {}
+    return ", ".join(filter(None, [reference.method_label(group.aggregate.method), changes({**written, **departures})]))
+
+
+def told_apart(labelled: Labelled) -> Labelled:
+    """Make labels unique within a model, training data and form of the traces.
+
+    Of several runs with one label, the one with the most test sets keeps it. The others also show the part of their folder that is their
+    own, or else all of it, or else the fingerprint too: such runs differ in settings of evaluation or speed alone.
+    """
+    unique = []
+    for group, label in labelled:
+        same = [other for other, own in labelled if own == label and other.family[:3] == group.family[:3]]
+        first = max(same, key=lambda other: len(other.aggregate.datasets))
+        others = [other for other in same if other is not first]
+        ways: list[Callable[[Group], str]] = [
+            lambda one, path=first.path: "/".join(part for part in one.path.split("/") if part not in path.split("/")) or one.path,
+            lambda one: one.path,
+            lambda one: f"{one.path}, {one.aggregate.config_fingerprint}",
+        ]
+        way = next((way for way in ways if len(set(map(way, others))) == len(others)), ways[-1])
+        unique.append((group, label if group is first else f"{label} ({way(group)})"))
+    return unique
 
 
 def changes(departures: Mapping[str, Any]) -> str:
