@@ -9,6 +9,8 @@ from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING
 
+from kava.explain.figures import STYLE
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -22,7 +24,7 @@ _STYLE = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), _INK),
     "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "legend.frameon": False,
     "svg.fonttype": "none", "svg.hashsalt": "kava", "font.family": "sans-serif", "font.size": 9, "axes.titlesize": 10,
-    "axes.spines.top": False, "axes.spines.right": False,
+    "axes.spines.top": False, "axes.spines.right": False, **STYLE,
 }  # fmt: skip
 
 
