@@ -7,9 +7,10 @@ import pytest
 import yaml
 
 from helpers.result_files import make_result, write_seed_dirs
+from kava.config import load_config
 from kava.config.differences import ABSENT, differences
 from kava.errors import UserError
-from kava.report.aggregate import SeedResults, combine, entry_name, read_run
+from kava.report.aggregate import SeedResults, combine, entry_name, read_run, recorded_datasets
 from kava.report.aggregate_file import distinct, find_aggregates, read_aggregates, write_aggregates
 from kava.report.group import Group, variants
 from kava.results import CheckpointInfo, checkpoint_hash, result_path, write_result
@@ -128,6 +129,15 @@ def test_a_directory_with_results_of_two_checkpoints_is_refused(tmp_path):
         write_result(result_path(tmp_path, name), result)
     with pytest.raises(UserError, match=r"mixes results of two checkpoints \(run/a and run/b\)"):
         read_run(tmp_path, ["gsm8k", "svamp"])
+
+
+def test_the_data_sets_of_a_run_are_those_that_it_recorded(tmp_path):
+    """Whatever YAML makes of their names: quoted, folded, or like a truth value."""
+    assert recorded_datasets(tmp_path) == ["gsm8k", "gsm8k-hard", "svamp"]
+    sets = {"2024": "a.jsonl", "on": "b.jsonl", "gsm8k": "/a folder/" + "with a long name/" * 12 + "test.jsonl"}
+    content = load_config(None, {"evaluation.datasets": sets}).to_dict()
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    assert recorded_datasets(tmp_path) == list(sets)
 
 
 def test_a_directory_holds_one_run(tmp_path):
