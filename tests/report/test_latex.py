@@ -8,11 +8,12 @@ import pytest
 
 from helpers.result_files import make_result
 from kava.report.aggregate import SeedResults, combine
+from kava.report.aggregate_file import Aggregate
 from kava.report.group import Group
 from kava.report.latex import escape, render_latex
 from kava.report.reference import load_reference
 from kava.report.table import as_csv, number
-from kava.report.tables import numbers_table
+from kava.report.tables import interval_of, numbers_table
 
 
 def latex(*aggregates, **options):
@@ -161,9 +162,10 @@ def test_parts_of_a_test_set_are_marked_in_latex_and_csv():
 
 
 def test_an_interval_in_csv_stays_within_0_and_1():
-    aggregate = guide_aggregate(datasets=("gsm8k",))
-    wide = aggregate.datasets["gsm8k"].model_copy(update={"accuracy_ci95": [-0.1, 1.2]})
-    old = aggregate.model_copy(update={"datasets": {"gsm8k": wide}})
+    content = guide_aggregate(datasets=("gsm8k",)).model_dump()
+    content["datasets"]["gsm8k"]["accuracy_ci95"] = [-0.1, 1.2]
+    old = Aggregate.model_validate(content)
+    assert interval_of(old.datasets["gsm8k"]) == (0, 100)
     (row,) = csv.DictReader(io.StringIO(as_csv(numbers_table([("f", "c", old)])).removeprefix("\ufeff")))
     assert (float(row["accuracy_ci95_low"]), float(row["accuracy_ci95_high"])) == (0, 1)
 

@@ -148,7 +148,7 @@ def _summary(dataset: str, runs: Sequence[SeedResults]) -> DatasetSummary:
         means
         | deviations
         | {
-            "accuracy_ci95": None if interval is None else [_tidy(min(max(bound, 0.0), 1.0)) for bound in interval],
+            "accuracy_ci95": None if interval is None else [_tidy(bound) for bound in interval],
             "cache_bytes_per_question_mean": summarise(cache).mean if len(cache) == len(metrics) else None,
             "n": len(runs),
             "questions": first.metrics.total,

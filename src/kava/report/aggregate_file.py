@@ -10,13 +10,23 @@ Everything else that is needed to trace the numbers (per-seed values, data, conf
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from kava.errors import UserError
-from kava.results import BEST_CHECKPOINT, DataInfo, Record, checkpoint_hash, parse_record, partial_reason, read_mapping, write_text
+from kava.results import (
+    BEST_CHECKPOINT,
+    DataInfo,
+    Record,
+    Sections,
+    checkpoint_hash,
+    parse_record,
+    partial_reason,
+    read_mapping,
+    write_text,
+)
 
 AGGREGATE_FORMAT: Literal["kava.aggregate/1"] = "kava.aggregate/1"
 AGGREGATE_YAML = "aggregated_results.yaml"
@@ -25,12 +35,20 @@ INCLUDE_PARTIAL = "--include_partial includes it, marked"
 _CURE = "aggregate the seeds again"
 
 
+def _cut(bounds: list[float]) -> list[float]:
+    """Return the bounds of an accuracy within 0 and 1, beyond which Student's t and rounding can reach."""
+    return [min(max(bound, 0.0), 1.0) for bound in bounds]
+
+
+Bounds = Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_cut)]
+
+
 class SeedValues(Record):
     """Metrics of one seed on one data set; the accuracy and its Wilson interval are fractions."""
 
     seed: int
     accuracy: float
-    accuracy_ci95: list[float] = Field(min_length=2, max_length=2)
+    accuracy_ci95: Bounds
     forward_passes: float
     generated_tokens: float
     seconds_per_question: float
@@ -45,7 +63,7 @@ class DatasetSummary(Record):
     forward_passes_mean: float = Field(ge=0)
     forward_passes_std: float | None = Field(ge=0)
     n: int = Field(ge=1)
-    accuracy_ci95: list[float] | None = Field(min_length=2, max_length=2)
+    accuracy_ci95: Bounds | None
     generated_tokens_mean: float = Field(ge=0)
     generated_tokens_std: float | None = Field(ge=0)
     seconds_per_question_mean: float = Field(ge=0)
@@ -77,7 +95,7 @@ class Aggregate(Record):
     trained_on: str | None = None
     seeds: list[int] = Field(min_length=1)
     config_fingerprint: str
-    config: dict[str, Any]
+    config: Sections
     runs: list[SeedRun]
     format: Literal["kava.aggregate/1"] = AGGREGATE_FORMAT
 

@@ -174,8 +174,8 @@ def numbers_table(found: Iterable[tuple[str, str, Aggregate]]) -> Table:
                 "seeds": " ".join(map(str, aggregate.seeds)),
                 "dataset": dataset,
                 "partial": aggregate.partial(dataset),
-                "accuracy_ci95_low": None if low is None else max(low, 0.0),
-                "accuracy_ci95_high": None if high is None else min(high, 1.0),
+                "accuracy_ci95_low": low,
+                "accuracy_ci95_high": high,
                 "file": file,
             }
             rows.append([_unrounded(values[column]) for column in NUMBERS])
@@ -185,7 +185,7 @@ def numbers_table(found: Iterable[tuple[str, str, Aggregate]]) -> Table:
 def interval_of(summary: DatasetSummary) -> tuple[float, float]:
     """Return the 95 % interval of the accuracy in percent: Student's t over seeds, Wilson's over questions for one seed."""
     low, high = summary.accuracy_ci95 or summary.per_seed[0].accuracy_ci95
-    return 100 * max(low, 0.0), 100 * min(high, 1.0)
+    return 100 * low, 100 * high
 
 
 def interval_text(bounds: Sequence[float]) -> str:
