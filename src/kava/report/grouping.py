@@ -21,7 +21,7 @@ def by_scope(labelled: tables.Labelled, reference: Reference) -> list[tuple[str,
     for group, label in tables.told_apart(labelled):
         scopes.setdefault(group.family[:3], []).append((group, label))
     varying = [len(set(values)) > 1 for values in zip(*scopes, strict=True)]
-    named = []
+    named: list[tuple[str, tables.Labelled]] = []
     for (model, data, form), own in scopes.items():
         parts = (reference.model_label(model), reference.dataset_label(data), form)
         named.append((", ".join(part for part, varies in zip(parts, varying, strict=True) if varies), own))

@@ -6,7 +6,7 @@
 All commands use these functions, so that a table has the same columns everywhere.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -41,15 +41,15 @@ def told_apart(labelled: Labelled) -> Labelled:
     for group, label in labelled:
         same = [other for other, own in labelled if own == label and other.family[:3] == group.family[:3]]
         first = max(same, key=lambda other: len(other.aggregate.datasets))
-        others = [other for other in same if other is not first]
-        ways: list[Callable[[Group], str]] = [
-            lambda one, path=first.path: "/".join(part for part in one.path.split("/") if part not in path.split("/")) or one.path,
-            lambda one: one.path,
-            lambda one: f"{one.path}, {one.aggregate.config_fingerprint}",
-        ]
-        way = next((way for way in ways if len(set(map(way, others))) == len(others)), ways[-1])
-        unique.append((group, label if group is first else f"{label} ({way(group)})"))
+        places = zip(*(_places(other, first) for other in same if other is not first), strict=True)
+        way = next((number for number, found in enumerate(places) if len(set(found)) == len(found)), -1)
+        unique.append((group, label if group is first else f"{label} ({_places(group, first)[way]})"))
     return unique
+
+
+def _places(group: Group, other: Group) -> tuple[str, str, str]:
+    own = "/".join(part for part in group.path.split("/") if part not in other.path.split("/"))
+    return own or group.path, group.path, f"{group.path}, {group.aggregate.config_fingerprint}"
 
 
 def changes(departures: Mapping[str, Any]) -> str:
