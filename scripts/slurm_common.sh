@@ -21,7 +21,12 @@ kava_site() {  # the user's settings, and the defaults of those the scripts read
     [[ ! -r configs/site.env ]] || source configs/site.env || kava_fail "configs/site.env fails when bash sources it; see the message above"
     KAVA_SEEDS=${KAVA_SEEDS:-42 123 456}
     KAVA_MAX_REQUEUES=${KAVA_MAX_REQUEUES:-20}
-    [[ $KAVA_SEEDS =~ ^[0-9]+(\ [0-9]+)*$ ]] || kava_fail "KAVA_SEEDS in configs/site.env is '$KAVA_SEEDS'; write whole numbers with one space between, such as \"42 123 456\""
+    local seed seen=" " wrong="KAVA_SEEDS in configs/site.env is '$KAVA_SEEDS'; write whole numbers with one space between, such as \"42 123 456\", each once and no 0 in front"
+    [[ $KAVA_SEEDS =~ ^(0|[1-9][0-9]*)(\ (0|[1-9][0-9]*))*$ ]] || kava_fail "$wrong"
+    for seed in $KAVA_SEEDS; do
+        [[ $seen != *" $seed "* ]] || kava_fail "$wrong"
+        seen+="$seed "
+    done
     [[ $KAVA_MAX_REQUEUES =~ ^[0-9]+$ ]] || kava_fail "KAVA_MAX_REQUEUES in configs/site.env is '$KAVA_MAX_REQUEUES'; write a whole number"
 }
 

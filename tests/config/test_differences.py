@@ -1,7 +1,7 @@
 """Which settings differ, by dotted key."""
 
 from kava.config import build_config
-from kava.config.differences import ABSENT, differences, flatten, named_differences
+from kava.config.differences import ABSENT, differences, flatten, named_differences, why_another
 
 
 def test_sections_become_dotted_keys_and_lists_stay_values() -> None:
@@ -26,3 +26,12 @@ def test_a_sentence_names_three_of_them() -> None:
     assert named_differences(old, new) == "a 1, not 2; b.c 'x', not 'y'; b.d 3, not 4 and 1 more"
     assert named_differences(old, new, ["a", "b.c", "f"]) == "b.d 3, not 4"
     assert named_differences(old, old) == ""
+
+
+def test_why_a_configuration_is_another_names_what_its_fingerprint_has() -> None:
+    changes = {"training.learning_rate": 0.0002, "rkv.lambda": 0.5, "loss.alpha2_kv": 2, "latent.num_tokens": 6, "lora.r": 8}
+    same = {"training.seed": 7, "training.num_workers": 3, "model.dtype": "float32"}
+    recorded, plain, other = (build_config({}, "a test", overrides).to_dict() for overrides in (same, {}, changes))
+    del recorded["system"]["fsdp"]  # a setting that is younger than the run
+    assert why_another(recorded, plain) == ""
+    assert why_another(plain, other) == " (lora.r 128, not 8; latent.num_tokens 24, not 6; loss.alpha2_kv 1.0, not 2.0 and 2 more)"

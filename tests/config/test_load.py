@@ -30,8 +30,10 @@ def test_latents_beside_a_method_without_any_are_refused_where_one_hand_wrote_bo
         load_config(own)
     base.write_text("latent: {num_tokens: 6}\n")
     derived.write_text(f"extends: base.yaml\nmethod: {method}\n")
-    with pytest.raises(UserError, match="the command line: latent.num_tokens is 4"):
+    with pytest.raises(UserError, match="the overrides: latent.num_tokens is 4"):
         load_config(base, {"method": method, "latent.num_tokens": 4})
+    with pytest.raises(UserError, match="the overrides: latent.num_tokens is 4"):
+        load_config(base, {"method": method, "latent": {"num_tokens": 4}})
     configs = [load_config(derived), load_config(base, {"method": method}), load_config(None, {"method": method})]
     assert [config.latent.num_tokens for config in configs] == [0, 0, 0]
     # The same run, whatever it was made from; and what is written is read again.

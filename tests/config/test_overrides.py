@@ -33,6 +33,7 @@ from kava.errors import UserError
         (["--evaluation.datasets.gsm8k-hard", "/data/hard"], {"evaluation.datasets.gsm8k-hard": "/data/hard"}),
         (["--training.eval_steps", "null"], {"training.eval_steps": None}),
         (["--training.seed", "1", "--training.seed", "2"], {"training.seed": 2}),
+        (["--training.seed", "1", "--training", "{seed: 2, epochs: 3}"], {"training.seed": 2, "training.epochs": 3}),
         (["--evaluation.datasets", '{"a": "x", "b": "y"}'], {"evaluation.datasets": {"a": "x", "b": "y"}}),
         (["--evaluation.datasets", '{"a": "x", "a": "y"}'], {"evaluation.datasets": '{"a": "x", "a": "y"}'}),  # no mapping, so refused
     ],

@@ -1,6 +1,5 @@
 """The demo's sentence says what the numbers say."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,18 +7,27 @@ import pytest
 from kava.checkpoint.shipped import SHIPPED
 from kava.data.mini.problems import EXAMPLE
 from kava.experiment.demo import Measured, alone_ms, verdict
+from kava.report.aggregate_file import SeedValues
 
-NO_COT = Measured(0.21, (0.18, 0.24), 2.0, 4.0, 0.8)
-FULL_COT = Measured(0.996, (0.99, 1.0), 23.5, 61.0, 2.1)
-KAVA = Measured(0.992, (0.98, 0.996), 9.0, 38.0, 2.6)
+
+def measured(accuracy: float, interval: tuple[float, float], passes: float, alone_ms: float) -> Measured:
+    values = SeedValues(
+        seed=42, accuracy=accuracy, accuracy_ci95=list(interval), forward_passes=passes, generated_tokens=3.0, seconds_per_question=0.002
+    )
+    return Measured(values, alone_ms)
+
+
+NO_COT = measured(0.21, (0.18, 0.24), 2.0, 4.0)
+FULL_COT = measured(0.996, (0.99, 1.0), 23.5, 61.0)
+KAVA = measured(0.992, (0.98, 0.996), 9.0, 38.0)
 
 
 @pytest.mark.parametrize(
     ("kava", "beginning"),
     [
         (KAVA, "KaVa reasons without writing, as well as in words: 99 % with 9 forward passes and 38 ms a question, against 100 %, 24"),
-        (replace(KAVA, accuracy=0.95, interval=(0.94, 0.96)), "KaVa reasons without writing, not quite as well as in words: 95 %"),
-        (replace(KAVA, accuracy=0.23, interval=(0.2, 0.26)), "KaVa has not learned to reason here: 23 %"),
+        (measured(0.95, (0.94, 0.96), 9.0, 38.0), "KaVa reasons without writing, not quite as well as in words: 95 %"),
+        (measured(0.23, (0.2, 0.26), 9.0, 38.0), "KaVa has not learned to reason here: 23 %"),
     ],
 )
 def test_the_sentence_follows_the_numbers(kava: Measured, beginning: str) -> None:
@@ -30,7 +38,7 @@ def test_the_sentence_follows_the_numbers(kava: Measured, beginning: str) -> Non
 
 
 def test_a_chance_level_above_no_cot_counts() -> None:
-    assert "has not learned" in verdict(replace(NO_COT, interval=(0.1, 0.2)), FULL_COT, replace(KAVA, interval=(0.4, 0.5)), 0.5)
+    assert "has not learned" in verdict(measured(0.15, (0.1, 0.2), 2.0, 4.0), FULL_COT, measured(0.45, (0.4, 0.5), 9.0, 38.0), 0.5)
 
 
 def test_a_question_alone_takes_time(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Suites: what a file may say, and which runs it stands for."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,11 @@ import pytest
 
 from helpers.result_files import make_result
 from kava.commands.run_multi_seed import RunMultiSeed
+from kava.config import load_config
+from kava.config.overrides import parse_overrides
 from kava.errors import UserError
 from kava.experiment.collect import write_aggregate
+from kava.experiment.demo import demo
 from kava.experiment.multi_seed import choose_datasets
 from kava.experiment.reproduce import chosen, reproduce
 from kava.experiment.suite import plans_of, read_suite, suite_path
@@ -108,11 +112,39 @@ def test_data_sets_are_names_of_the_configuration_benchmarks_or_paths(tmp_path: 
         choose_datasets(["gsm8k", "gsm8k"], known)
 
 
-def test_an_override_that_no_configuration_has_stops_before_anything_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "variants: {all: {loss: {alpha1_codi: 0, alpha2_kv: 7}}}\nruns: {a: {loss: {alpha2_kv: 3}}}",
+        "variants: {all: {loss.alpha1_codi: 0}}\nruns: {a: {loss: {alpha2_kv: 3}}}",
+        "variants: {all: {loss: {alpha1_codi: 0}}}\nruns: {a: {loss.alpha2_kv: 4}}\nexceptions: {all: {a: {loss: {alpha2_kv: 3}}}}",
+    ],
+)
+def test_a_section_given_as_a_mapping_is_merged_setting_by_setting(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "nested.yaml"
+    path.write_text(f"title: x\nseeds: [1]\n{text}\n")
+    for overrides, kv in (({}, 3), ({"loss.alpha2_kv": 5}, 5), ({"loss": {"alpha2_kv": 5}}, 5)):
+        (plan,) = plans_of(read_suite(path), Path("out"), overrides).values()
+        config = load_config(plan.config, parse_overrides(plan.train_flags))
+        assert (config.loss.alpha1_codi, config.loss.alpha2_kv) == (0, kv)
+        assert config.fingerprint() == plan.fingerprint
+
+
+def test_an_override_that_no_configuration_has_names_its_suite_and_run_before_anything_runs(tmp_path: Path) -> None:
     path = tmp_path / "typo.yaml"
-    path.write_text("title: x\nseeds: [1]\nruns: {a: {loss.alpha3: 1}}\n")
-    with pytest.raises(UserError, match="alpha3"):
-        plans_of(read_suite(path), Path("out"), {})
+    path.write_text("title: x\nseeds: [1]\nvariants: {long: {}}\nruns: {a: {}, b: {loss.alpha3: 1}}\n")
+    with pytest.raises(UserError, match=r"^suite .*typo\.yaml, run long/b: .*mini\.yaml: unknown key 'loss\.alpha3'"):
+        reproduce(path, Path("out"), {})
+
+
+@pytest.mark.parametrize(("overrides", "option"), [({"method": "codi"}, "--runs"), ({"training.seed": 7}, "--seeds")])
+def test_what_each_run_sets_itself_is_no_override(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: dict[str, Any], option: str
+) -> None:
+    monkeypatch.setattr("kava.experiment.demo.resolve_base", lambda _: pytest.fail("the base model was made first"))
+    for run in (partial(reproduce, suite_path("demo"), tmp_path, overrides, tables_only=True), partial(demo, tmp_path, False, overrides)):
+        with pytest.raises(UserError, match=f"^--{next(iter(overrides))}: .* kava reproduce SUITE {option}$"):
+            run()
 
 
 def test_a_selection_leaves_the_whole_aggregate(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ import pytest
 import yaml
 
 from helpers.result_files import make_result, write_seed_dirs
+from kava.config import load_config
 from kava.config.differences import ABSENT, differences
 from kava.errors import UserError
-from kava.report.aggregate import SeedResults, combine, entry_name, read_run
-from kava.report.aggregate_file import find_aggregates, read_aggregates, write_aggregates
+from kava.report.aggregate import SeedResults, combine, entry_name, read_run, recorded_datasets
+from kava.report.aggregate_file import distinct, find_aggregates, read_aggregates, write_aggregates
+from kava.report.group import Group, variants
 from kava.results import CheckpointInfo, checkpoint_hash, result_path, write_result
 from kava.runtime.atomic import seal
 
@@ -33,6 +35,15 @@ def test_mean_deviation_and_interval_by_hand():
     assert (summary.seconds_per_question_mean, summary.cache_bytes_per_question_mean) == pytest.approx((0.25, 1024))
     assert [(entry.seed, entry.accuracy) for entry in summary.per_seed] == [(42, 0.561), (123, 0.569), (456, 0.565)]
     assert "seed" not in aggregate.config["training"]
+
+
+def test_data_types_with_one_fingerprint_are_one_configuration():
+    results = [make_result(seed, overrides={"model.dtype": dtype}) for seed, dtype in ((42, "auto"), (123, "float32"))]
+    assert results[0].run.fingerprint == results[1].run.fingerprint
+    aggregate = combine(runs(*results))
+    assert (aggregate.seeds, aggregate.config["model"]["dtype"]) == ([42, 123], "auto")
+    groups = [Group(dtype, combine(runs(make_result(overrides={"model.dtype": dtype})))) for dtype in ("auto", "float32", "bfloat16")]
+    assert [changed for _, changed in variants(groups)] == [{}, {}, {"model.dtype": "bfloat16"}]
 
 
 def test_one_seed_has_null_deviations():
@@ -120,6 +131,15 @@ def test_a_directory_with_results_of_two_checkpoints_is_refused(tmp_path):
         read_run(tmp_path, ["gsm8k", "svamp"])
 
 
+def test_the_data_sets_of_a_run_are_those_that_it_recorded(tmp_path):
+    """Whatever YAML makes of their names: quoted, folded, or like a truth value."""
+    assert recorded_datasets(tmp_path) == ["gsm8k", "gsm8k-hard", "svamp"]
+    sets = {"2024": "a.jsonl", "on": "b.jsonl", "gsm8k": "/a folder/" + "with a long name/" * 12 + "test.jsonl"}
+    content = load_config(None, {"evaluation.datasets": sets}).to_dict()
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    assert recorded_datasets(tmp_path) == list(sets)
+
+
 def test_a_directory_holds_one_run(tmp_path):
     write_result(result_path(tmp_path, "gsm8k"), make_result(42))
     write_result(result_path(tmp_path, "svamp"), make_result(43, "svamp"))
@@ -150,6 +170,40 @@ def test_aggregates_of_results_that_are_older_than_the_checkpoint_are_refused(tm
     seal(best)
     with pytest.raises(UserError, match=r"seed_42 was retrained since; evaluate it and aggregate the seeds again"):
         find_aggregates(tmp_path)
+
+
+def test_a_seed_is_looked_for_beside_the_aggregate(tmp_path, monkeypatch):
+    """A colleague's outputs: the recorded path is relative to the directory in which they were aggregated."""
+    for person, text in (("colleague", "theirs"), ("me", "mine")):
+        best = tmp_path / person / "outputs" / "kava" / "seed_42" / "best_checkpoint"
+        best.mkdir(parents=True)
+        (best / "weights").write_text(text)
+        seal(best)
+        measured = make_result(42).model_copy(update={"checkpoint": CheckpointInfo(path="x", manifest=checkpoint_hash(best))})
+        run = SeedResults("outputs/kava/seed_42", {"gsm8k": measured})
+        write_aggregates({"kava": combine([run])}, None, tmp_path / person / "outputs" / "kava" / "aggregated_results.yaml")
+    monkeypatch.chdir(tmp_path / "me")
+    assert [len(find_aggregates(place)[0]) for place in ("outputs", tmp_path)] == [1, 2]
+    (best / "weights").write_text("trained again")
+    seal(best)
+    monkeypatch.chdir(tmp_path)
+    found, (problem,) = find_aggregates(".")
+    assert [file.parts[0] for file, _, _ in found] == ["colleague"]
+    assert "me/outputs/kava/seed_42 was retrained since" in problem
+
+
+def test_a_broken_aggregate_does_not_hide_the_others(tmp_path):
+    for name in ("a", "b"):
+        write_aggregates({"llama1b_aug": combine(runs(make_result()))}, None, tmp_path / name / "aggregated_results.yaml")
+    (tmp_path / "a" / "aggregated_results.yaml").write_text("llama1b_aug: 3")
+    found, (problem,) = find_aggregates(tmp_path)
+    assert [file.parent.name for file, _, _ in found] == ["b"]
+    assert problem.startswith(f"aggregate {tmp_path}/a/aggregated_results.yaml, entry 'llama1b_aug' is broken")
+
+
+def test_entries_of_one_name_have_their_folders(tmp_path):
+    files = [tmp_path / folder / "aggregated_results.yaml" for folder in ("short/all/kava", "t1/all/kava", "t1/all/codi")]
+    assert distinct(["kava", "kava", "codi"], files, tmp_path) == ["short/all/kava", "t1/all/kava", "codi"]
 
 
 def test_quick_tests_and_cut_evaluations_are_left_out_and_said(tmp_path):

@@ -94,6 +94,13 @@ def test_last_part():
     assert last_part("builtin:mini") == "builtin:mini"
 
 
+@pytest.mark.parametrize("method", ["kava", "codi"])
+@pytest.mark.parametrize("setting", [{"evaluation.use_latent": False}, {"dataset.cot_type": "natural_language"}])
+def test_another_way_of_answering_is_not_judged_by_the_published_one(setting, method):
+    assert load_reference().matching(aggregate(overrides={"method": method}), "paper")
+    assert not load_reference().matching(aggregate(overrides={"method": method, **setting}), "paper")
+
+
 @pytest.mark.parametrize("setting", [{"latent.num_tokens": 6}, {"rkv.eviction": "crop"}, {"loss.alpha2_kv": 5}, {"lora.enabled": False}])
 def test_an_ablation_is_not_judged_by_the_published_method(setting):
     assert load_reference().matching(aggregate(), "paper")

@@ -2,16 +2,18 @@
 
 import csv
 import io
+import re
 
 import pytest
 
 from helpers.result_files import make_result
 from kava.report.aggregate import SeedResults, combine
+from kava.report.aggregate_file import Aggregate
 from kava.report.group import Group
 from kava.report.latex import escape, render_latex
 from kava.report.reference import load_reference
 from kava.report.table import as_csv, number
-from kava.report.tables import numbers_table
+from kava.report.tables import interval_of, numbers_table
 
 
 def latex(*aggregates, **options):
@@ -54,14 +56,17 @@ def test_reference_rows_stand_beside_ours_with_their_source():
     ours = next(number for number, line in enumerate(lines) if line.endswith(r"[1] \\"))
     (legend,) = (line for line in lines if "[1] ours" in line and "[5]" in line)
     legend, _, note = legend.removesuffix("}").partition(r" \textsuperscript{\textdagger} ")
-    assert note == "no second source gives this figure."
+    assert note == (
+        r"no second source gives this figure. \textsuperscript{a} KaVa (use\_projection = false)."
+        r" \textsuperscript{b} KaVa (alpha1\_codi = 0)."
+    )
     sources = dict(part.split("] ") for part in legend.partition("[")[2].split("; ["))
     group = lines[ours + 1 : lines.index(r"\midrule", ours)]
     assert r"LLaMA-3.2-1B & GSM8k-AUG & 53.4 & -- & -- & PCCoT & [2] \\" in group
     assert r"LLaMA-3.2-1B & GSM8k-AUG & 56.5 (0.4) & -- & -- & KaVa & [2] \\" in group
     dagger = r"\textsuperscript{\textdagger}"
     assert rf"LLaMA-3.2-1B & GSM8k-AUG & 56.5 (0.4) & 34.2 (0.6){dagger} & 48.3 (0.5){dagger} & KaVa & [5] \\" in group
-    assert r"LLaMA-3.2-1B & GSM8k-AUG & 52.2 & -- & -- & KaVa & [3] \\" in group
+    assert r"LLaMA-3.2-1B & GSM8k-AUG & 52.2 & -- & -- & KaVa\textsuperscript{a} & [3] \\" in group
     assert sources == {
         "1": r"ours: llama1b\_aug, 3 seeds",
         "2": "arXiv 2510.02312, Table 1",
@@ -71,6 +76,20 @@ def test_reference_rows_stand_beside_ours_with_their_source():
     }
     assert all("GSM8k-AUG-NL" not in line for line in group)
     assert any("GSM8k-AUG-NL & 55.7" in line for line in lines)
+
+
+def test_runs_of_one_method_are_told_apart_below_the_table():
+    overrides = ({}, {"latent.num_tokens": 6}, {"evaluation.batch_size": 8}, {"evaluation.use_latent": False})
+    aggregates = [combine([SeedResults("run", {"gsm8k": make_result(correct=500, total=1000, overrides=own)})]) for own in overrides]
+    groups = [Group(path, aggregate) for path, aggregate in zip(("main", "six", "old/main", "written"), aggregates, strict=True)]
+    text = render_latex(groups, load_reference())
+    rows = re.findall(r"LLaMA-3.2-1B & GSM8k-AUG & 50.0 & -- & -- & KaVa(.*) & \[\d\]", text)
+    marks = [f"\\textsuperscript{{{letter}}}" for letter in "abc"]
+    assert rows == ["", *marks]
+    for mark, label in zip(marks, ("KaVa, num\\_tokens = 6", "KaVa (old)", "KaVa, use\\_latent = false"), strict=True):
+        assert f"{mark} {label}." in text
+    # One written evaluation alone is not KaVa either.
+    assert r"\textsuperscript{a} KaVa, use\_latent = false." in render_latex(groups[-1:], load_reference())
 
 
 def test_table_2_holds_passes_tokens_and_seconds():
@@ -143,9 +162,10 @@ def test_parts_of_a_test_set_are_marked_in_latex_and_csv():
 
 
 def test_an_interval_in_csv_stays_within_0_and_1():
-    aggregate = guide_aggregate(datasets=("gsm8k",))
-    wide = aggregate.datasets["gsm8k"].model_copy(update={"accuracy_ci95": [-0.1, 1.2]})
-    old = aggregate.model_copy(update={"datasets": {"gsm8k": wide}})
+    content = guide_aggregate(datasets=("gsm8k",)).model_dump()
+    content["datasets"]["gsm8k"]["accuracy_ci95"] = [-0.1, 1.2]
+    old = Aggregate.model_validate(content)
+    assert interval_of(old.datasets["gsm8k"]) == (0, 100)
     (row,) = csv.DictReader(io.StringIO(as_csv(numbers_table([("f", "c", old)])).removeprefix("\ufeff")))
     assert (float(row["accuracy_ci95_low"]), float(row["accuracy_ci95_high"])) == (0, 1)
 

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from helpers.result_files import write_seed_dirs
+from kava.explain.figures import figures
 from kava.explain.record import Attention, Effect, Explanation, Interventions, Kept, QuestionView, StepResults
 from kava.report.page import render_page
 from kava.report.runs import Curve, Found, find_runs
@@ -44,6 +45,23 @@ def test_solid_and_empty_figures_give_way_to_a_sentence() -> None:
     assert "No latent decodes to a step&#39;s result more often than by chance." in page
     assert "No disturbed latent changed an answer." in page
     assert "<mark" in page
+
+
+def test_dollar_signs_are_no_mathematics(tmp_path: Path) -> None:
+    """In the name of a folder, in a setting and in a token."""
+    write_seed_dirs(tmp_path / "$", {"gsm8k": [700, 690]}, seeds=(1, 2))
+    write_seed_dirs(tmp_path / r"$\folder$", {"gsm8k": [600]}, seeds=(1,))
+    write_seed_dirs(tmp_path / "set", {"gsm8k": [500]}, seeds=(1,), overrides={"dataset.answer_prompt": r"It is $\setting$:"})
+    item = explanation([[[0]]], [1.0, 0.0], held=0.9, changed=0.2)
+    (view,) = item.questions
+    assert view.kept is not None
+    item.questions[0] = view.model_copy(update={"kept": view.kept.model_copy(update={"tokens": [r"$\token$", "$$"]})})
+    found = find_runs(tmp_path)
+    found.explanations.append(("kava", item))
+    drawn = "".join(re.findall("<text[^>]*>([^<]*)</text>", render_page(found, "t")))
+    assert all(rf"$\{word}$" in drawn for word in ("folder", "setting", "token"))
+    for stem, figure in figures(item):
+        figure.savefig(tmp_path / f"{stem}.png")
 
 
 def test_a_run_without_a_course_has_a_sentence_in_place_of_its_losses() -> None:

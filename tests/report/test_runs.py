@@ -3,12 +3,16 @@
 from pathlib import Path
 
 import pytest
+from torch.utils.tensorboard import SummaryWriter
 
 from helpers.result_files import make_result, make_row
 from kava.report.group import variants
+from kava.report.grouping import by_scope
 from kava.report.paired import paired
-from kava.report.runs import find_runs
+from kava.report.reference import load_reference
+from kava.report.runs import find_runs, read_scalars
 from kava.results import Result, Row, read_rows, rows_path, verified, write_result, write_rows
+from kava.train.run_directory import LOGS
 
 
 def write(path: Path, correct: int, seed: int = 42, **overrides: object) -> None:
@@ -16,6 +20,17 @@ def write(path: Path, correct: int, seed: int = 42, **overrides: object) -> None
     answers = write_rows(rows_path(path), [make_row(number, correct=number < correct) for number in range(4)])
     result: Result = make_result(seed, correct=correct, total=4, overrides=overrides)
     write_result(path, result.model_copy(update={"answers": answers}))
+
+
+def log(directory: Path, losses: dict[int, float], since: int = 0) -> None:
+    """TensorBoard's file of a training, as one start of it writes it."""
+    writer = SummaryWriter(str(directory / LOGS), filename_suffix=".written")
+    for step, loss in losses.items():
+        writer.add_scalar("train/loss", loss, step)
+    writer.close()
+    # TensorBoard reads files in the order of their names, which begin with the second of the start.
+    (written,) = (directory / LOGS).glob("*.written")
+    written.rename(written.with_name(f"events.out.tfevents.{since:010}.host.1.0"))
 
 
 def test_a_result_under_another_file_name_has_its_own_questions(tmp_path: Path) -> None:
@@ -33,6 +48,42 @@ def test_a_written_evaluation_of_a_latent_method_is_no_method_of_its_own(tmp_pat
     write(tmp_path / "results_gsm8k.yaml", 1)
     departures = {sum(group.marks("gsm8k")[42].values()): changed for group, changed in variants(find_runs(tmp_path).groups)}
     assert departures == {1: {}, 3: {"evaluation.use_latent": False}}
+
+
+def test_the_directory_of_one_configuration_is_one_group_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`kava report outputs/mini`, whose seeds lie directly in it."""
+    for seed in (42, 123):
+        write(tmp_path / "mini" / f"seed_{seed}" / "results_gsm8k.yaml", 1, seed)
+        log(tmp_path / "mini" / f"seed_{seed}", {1: 0.5})
+    monkeypatch.chdir(tmp_path / "mini")
+    for root in (tmp_path, tmp_path / "mini", "."):
+        found = find_runs(root)
+        assert [(group.path, group.aggregate.seeds) for group in found.groups] == [("mini", [42, 123])]
+        assert [(curve.path, curve.name) for curve in found.curves] == [("mini", "seed_123"), ("mini", "seed_42")]
+
+
+def test_directories_of_one_seed_are_shown_apart(tmp_path: Path) -> None:
+    """`submit_kava.sh` names the directory by its job: outputs/seed_12345."""
+    for job in (12345, 12346):
+        write(tmp_path / "outputs" / f"seed_{job}" / "results_gsm8k.yaml", job % 2 + 1)
+    found = find_runs(tmp_path / "outputs")
+    assert [(group.path, group.aggregate.seeds) for group in found.groups] == [("seed_12345", [42]), ("seed_12346", [42])]
+    assert found.problems == ["outputs: the mean over its seeds, because 2 directories hold seed 42; each directory is shown by itself"]
+
+
+def test_a_step_that_was_logged_twice_has_the_later_value(tmp_path: Path) -> None:
+    log(tmp_path, {step: float(step) for step in (1, 2, 3, 4)}, since=1)
+    log(tmp_path, {step: -float(step) for step in (3, 4, 5)}, since=2)
+    assert read_scalars(tmp_path / LOGS)["train/loss"] == [(1, 1), (2, 2), (3, -3), (4, -4), (5, -5)]
+
+
+def test_labels_of_runs_in_one_folder_are_unique(tmp_path: Path) -> None:
+    """Three results that differ in settings of evaluation alone: no line of a figure may be lost."""
+    for number, overrides in enumerate(({}, {"evaluation.batch_size": 8}, {"evaluation.batch_size": 9})):
+        write(tmp_path / "kava" / "seed_42" / f"results_{number}.yaml", number, **overrides)
+    reference = load_reference()
+    ((_, labelled),) = by_scope([(group, "KaVa") for group in find_runs(tmp_path).groups], reference)
+    assert len({label for _, label in labelled}) == 3
 
 
 def test_questions_of_another_content_are_not_paired(tmp_path: Path) -> None:

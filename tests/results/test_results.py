@@ -13,6 +13,8 @@ from helpers.result_files import GUIDE_CONFIG, make_result, make_row
 from kava.config import load_config
 from kava.config.quick_test import quick_test
 from kava.errors import UserError
+from kava.report.aggregate import SeedResults, combine
+from kava.report.aggregate_file import read_aggregates
 from kava.results import (
     CheckpointInfo,
     checkpoint_hash,
@@ -45,6 +47,22 @@ def test_round_trip_and_layout(tmp_path):
     assert content["format"] == "kava.results/1"
     assert content["metrics"]["accuracy"] == 745 / 1319
     assert content["run"]["config"]["rkv"]["lambda"] == 0.1
+
+
+@pytest.mark.parametrize("section", [None, 3, ["x"]])
+def test_a_section_that_is_none_is_broken_where_it_is_read(tmp_path, section):
+    """As a hand leaves it; the tables look into the sections."""
+    path, result = result_path(tmp_path, "gsm8k"), make_result()
+    content = result.model_dump(mode="json")
+    content["run"]["config"]["dataset"] = section
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=r"results_gsm8k.yaml is broken: run.config: .*'dataset' is no section; evaluate again"):
+        read_result(path)
+    aggregate = combine([SeedResults("run", {"gsm8k": result})]).model_dump(mode="json")
+    aggregate["config"]["dataset"] = section
+    path.write_text(yaml.safe_dump({"llama1b_aug": aggregate}))
+    with pytest.raises(UserError, match=r"is broken: config: .*'dataset' is no section; aggregate the seeds again"):
+        read_aggregates(path)
 
 
 def test_rows_keep_every_text(tmp_path):

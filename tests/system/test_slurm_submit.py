@@ -144,11 +144,12 @@ def test_without_sbatch_one_sentence_says_what_to_do(site: Site) -> None:
     )
 
 
-def test_broken_site_settings_are_named(tmp_path: Path) -> None:
-    site = Site(tmp_path, {"mini": ""}, login_environment(), 'KAVA_SEEDS="42,123"\n')
+@pytest.mark.parametrize("seeds", ["42,123", "042 123", "42 123 42"])
+def test_broken_site_settings_are_named(tmp_path: Path, seeds: str) -> None:
+    site = Site(tmp_path, {"mini": ""}, login_environment(), f'KAVA_SEEDS="{seeds}"\n')
     done = site.run("./hpc_run_all.sh", "--dry-run", "mini")
     assert done.returncode == 2
-    assert done.stderr.startswith("kava: KAVA_SEEDS in configs/site.env is '42,123'; write whole numbers with one space between")
+    assert done.stderr.startswith(f"kava: KAVA_SEEDS in configs/site.env is '{seeds}'; write whole numbers with one space between")
 
 
 def test_the_shipped_site_settings_change_nothing() -> None:

@@ -121,7 +121,8 @@ def test_another_configuration_in_the_same_place_is_refused_and_nothing_is_lost(
     marker = workplace / "outputs" / "tiny_multi_seed" / "seed_1" / "training_done.json"
     before = marker.read_text()
     text = run(workplace, "--seeds", "1", "--training.learning_rate", "0.5", code=1)
-    assert "holds a finished run of another configuration; choose another --output_dir" in text
+    why = f"training.learning_rate {CONFIG['training'].get('learning_rate', 0.0008)}, not 0.5"
+    assert f"holds a finished run of another configuration ({why}); choose another --output_dir" in text
     assert marker.read_text() == before
 
 

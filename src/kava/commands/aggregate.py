@@ -9,8 +9,8 @@ class Aggregate:
 
     seed_dirs: tuple[str, ...]
     """Directories of the seeds, each with its results_<dataset>.yaml files."""
-    datasets: tuple[str, ...] = ("gsm8k", "gsm8k-hard", "svamp")
-    """Data sets to aggregate; every seed must have a result for each of them."""
+    datasets: tuple[str, ...] = ()
+    """Data sets to aggregate; every seed must have a result for each of them (default: those in the first seed's config.yaml)."""
     model_name: str | None = None
     """Name to show in tables (default: the configuration's)."""
     output_json: str | None = None
@@ -22,21 +22,22 @@ class Aggregate:
         from rich.console import Console
 
         from kava.errors import UserError
-        from kava.report.aggregate import combine, entry_name, read_run
+        from kava.report.aggregate import combine, entry_name, read_run, recorded_datasets
         from kava.report.aggregate_file import to_yaml, write_aggregates
         from kava.report.group import Group
         from kava.report.reference import load_reference
         from kava.report.table import show
-        from kava.report.tables import result_tables
+        from kava.report.tables import label_of, result_tables
 
-        if not self.seed_dirs or not self.datasets:
-            raise UserError("give at least one directory with --seed_dirs and one data set with --datasets")
-        runs = [read_run(directory, self.datasets) for directory in self.seed_dirs]
+        if not self.seed_dirs:
+            raise UserError("give at least one directory with --seed_dirs")
+        datasets = self.datasets or recorded_datasets(self.seed_dirs[0])
+        runs = [read_run(directory, datasets) for directory in self.seed_dirs]
         name, aggregate = entry_name(runs, self.model_name), combine(runs, self.model_name)
         if self.output_json is None and self.output_yaml is None:
             print(to_yaml({name: aggregate}), end="")
             return
         write_aggregates({name: aggregate}, self.output_json, self.output_yaml)
         reference = load_reference()
-        labelled = [(Group(aggregate.model_name, aggregate), reference.method_label(aggregate.method))]
-        show(result_tables(labelled, reference, title=name), Console(highlight=False))
+        group = Group(aggregate.model_name, aggregate)
+        show(result_tables([(group, label_of(group, {}, reference))], reference, title=name), Console(highlight=False))

@@ -19,7 +19,7 @@ class Compare:
     def run(self) -> None:
         from rich.console import Console
 
-        from kava.report.aggregate_file import find_aggregates
+        from kava.report.aggregate_file import distinct, find_aggregates
         from kava.report.compare import compare, reference_table
         from kava.report.reference import load_reference
         from kava.report.table import show
@@ -27,10 +27,12 @@ class Compare:
         reference = load_reference()
         found, problems = find_aggregates(self.input_dir, self.include_partial)
         report_left_out(problems)
-        cells = compare([(name, aggregate) for _, name, aggregate in found], reference, self.reference)
+        files, names, aggregates = zip(*found, strict=True)
+        labels = distinct(names, files, self.input_dir)
+        cells = compare(zip(labels, aggregates, strict=True), reference, self.reference)
         console = Console(highlight=False)
         if cells:
             show([reference_table(cells, self.reference, reference.tolerance_points)], console)
         compared = {cell.config for cell in cells}
-        for name in dict.fromkeys(name for _, name, _ in found if name not in compared):
+        for name in (label for label in labels if label not in compared):
             console.print(f"{name}: the {self.reference} has no number for it", markup=False, soft_wrap=True)

@@ -63,9 +63,9 @@ class Explain(Overridable):
         for found in explanation.intermediate:
             print(f"kava: {found.in_words()}")
         if self.figures != "none":
-            from kava.explain.figures import any_letter, figures
+            from kava.explain.figures import any_text, figures
 
-            with any_letter():
+            with any_text():
                 for stem, figure in figures(explanation):
                     figure.savefig(target / f"{stem}.{self.figures}", dpi=150)
                     print(f"written: {target / stem}.{self.figures}")

@@ -21,7 +21,7 @@ class FormatResults:
 
     def run(self) -> None:
         from kava.errors import UserError
-        from kava.report.aggregate_file import find_aggregates
+        from kava.report.aggregate_file import distinct, find_aggregates
         from kava.report.group import Group
         from kava.report.latex import render_latex
         from kava.report.reference import load_reference
@@ -33,7 +33,9 @@ class FormatResults:
             raise UserError("nothing to write: give --output_latex FILE, --output_csv FILE or both")
         found, problems = find_aggregates(self.input_dir, self.include_partial)
         report_left_out(problems)
-        latex = render_latex([Group(aggregate.model_name, aggregate) for _, _, aggregate in found], load_reference(), self.standalone)
+        aggregates = [aggregate for _, _, aggregate in found]
+        names = distinct([aggregate.model_name for aggregate in aggregates], [file for file, _, _ in found], self.input_dir)
+        latex = render_latex([Group(*named) for named in zip(names, aggregates, strict=True)], load_reference(), self.standalone)
         table = as_csv(numbers_table((file.as_posix(), name, aggregate) for file, name, aggregate in found))
         for path, text in ((self.output_latex, latex), (self.output_csv, table)):
             if path is not None:

@@ -6,6 +6,8 @@ differences([a.to_dict(), b.to_dict()])  ->  {"training.learning_rate": [0.0008,
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from kava.config.fingerprint import MAY_CHANGE_ON_RESUME, with_later_settings, with_settled_dtype
+
 ABSENT = "(absent)"
 
 
@@ -33,3 +35,13 @@ def named_differences(old: Mapping[str, Any], new: Mapping[str, Any], may_change
     found = {key: values for key, values in differences([old, new]).items() if key not in may_change}
     named = "; ".join(f"{key} {before!r}, not {after!r}" for key, (before, after) in list(found.items())[:3])
     return named + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+
+
+def why_another(recorded: dict[str, Any], settings: dict[str, Any]) -> str:
+    """Return what makes a recorded configuration another one than `settings`, as ` (rkv.lambda 0.1, not 0.5)`; empty if nothing does.
+
+    No setting is named that the fingerprint leaves out.
+    """
+    old, new = (with_settled_dtype(with_later_settings(content)) for content in (recorded, settings))
+    found = named_differences(old, new, {*MAY_CHANGE_ON_RESUME, "training.seed"})
+    return f" ({found})" if found else ""

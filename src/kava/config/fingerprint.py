@@ -52,12 +52,22 @@ def former_fingerprint(content: dict[str, Any], left_out: int = 0) -> str:
         section, key = setting.split(".")
         content[section][key] = value
     del content["training"]["seed"]
-    # What `auto` selects depends on the device, which is not part of a configuration. On a CPU it is float32, the earlier default.
-    content["model"]["dtype"] = content["model"]["dtype"].replace("auto", "float32")
+    content = with_settled_dtype(content)
     for section, key, unused in LATER_SETTINGS:
         if content[section][key] == unused:
             del content[section][key]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def with_settled_dtype(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration with `model.dtype` as the hash has it.
+
+    What `auto` selects depends on the device, which is not part of a configuration. On a CPU it is float32, the earlier default.
+    """
+    model = content.get("model")
+    if isinstance(model, dict) and model.get("dtype") == "auto":
+        return {**content, "model": {**model, "dtype": "float32"}}
+    return content
 
 
 def with_later_settings(content: dict[str, Any]) -> dict[str, Any]:

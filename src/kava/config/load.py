@@ -39,8 +39,9 @@ def load_config(path: str | Path | None = None, overrides: dict[str, Any] | None
     Raises:
         UserError: the configuration is not valid; the message names the file, the key and the fix.
     """
+    overrides = dotted(overrides or {})
     config = build_config({} if path is None else read_sections(path), "the defaults" if path is None else str(path), overrides)
-    refuse_unused_latents("the command line", config.method, dotted(overrides or {}).get("latent.num_tokens"))
+    refuse_unused_latents("the overrides", config.method, overrides.get("latent.num_tokens"))
     return config
 
 

@@ -48,7 +48,8 @@ class Children:
     def __init__(self) -> None:
         self.stop_signal: int | None = None
         self._running: set[subprocess.Popen[bytes]] = set()
-        self._guard = threading.Lock()
+        # A second signal may arrive while the main thread passes on the first.
+        self._guard = threading.RLock()
 
     def run(
         self, command: Sequence[str], log: Path, environment: Mapping[str, str], inherit: tuple[int, ...] = (),

@@ -45,7 +45,7 @@ def collect(plan: Plan, path: str, model_name: str | None = None) -> tuple[Group
             unfinished.append(dataset)
             continue
         try:
-            found = {str(plan.seed_dir(seed)): read_plan_result(plan, seed, dataset, plan.fingerprint) for seed in plan.seeds}
+            found = {str(plan.seed_dir(seed)): read_plan_result(plan, seed, dataset) for seed in plan.seeds}
         except UserError as error:
             problems.append(str(error))
             continue

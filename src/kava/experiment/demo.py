@@ -13,8 +13,9 @@ from rich.text import Text
 from kava.checkpoint import open_checkpoint
 from kava.config import config_path, load_config
 from kava.experiment.reproduce import Reproduced, reproduce
-from kava.experiment.suite import suite_path
+from kava.experiment.suite import plans_of, read_suite, suite_path
 from kava.explain.readout import read_latents
+from kava.report.aggregate_file import SeedValues
 from kava.results import BEST_CHECKPOINT
 from kava.train.prepare import resolve_base
 
@@ -24,13 +25,10 @@ ASKED_ALONE = 20
 
 @dataclass(frozen=True)
 class Measured:
-    """One method on the test questions: accuracy (a fraction) with its 95 % interval, forward passes and milliseconds per question."""
+    """One method on the test questions: the values of its evaluation, and milliseconds for a question that is asked alone."""
 
-    accuracy: float
-    interval: tuple[float, float]
-    forward_passes: float
+    values: SeedValues
     alone_ms: float
-    together_ms: float
 
 
 def demo(output_dir: Path, quick_test: bool, overrides: dict[str, Any]) -> int:
@@ -40,6 +38,7 @@ def demo(output_dir: Path, quick_test: bool, overrides: dict[str, Any]) -> int:
     console.print(
         "[bold]kava demo[/bold]: the mini experiment with three methods and one seed (kava reproduce mini-table1: eight, and three)\n"
     )
+    plans_of(read_suite(suite_path("demo")), output_dir, overrides)  # refuses what no run can have, before the base model is made
     if not quick_test:
         # Prepare the base model with all cores, before the methods share them.
         resolve_base(load_config(config_path("mini"), overrides))
@@ -80,7 +79,9 @@ def _verdict(outcome: Reproduced, overrides: dict[str, Any], console: Console) -
         table.add_column(heading, justify="left" if heading == "method" else "right")
     measured = {run: _measure(outcome, run) for _, run in outcome.plans}
     for run, own in measured.items():
-        shown = (f"{100 * own.accuracy:.1f}", f"{own.forward_passes:.1f}", f"{own.alone_ms:.1f}", f"{own.together_ms:.2f}")
+        values = own.values
+        together_ms = 1000 * values.seconds_per_question
+        shown = (f"{100 * values.accuracy:.1f}", f"{values.forward_passes:.1f}", f"{own.alone_ms:.1f}", f"{together_ms:.2f}")
         table.add_row(run, *shown)
     chance = 1 / load_config(config_path("mini"), overrides).dataset.mini.modulus
     table.add_row("(guessing)", f"{100 * chance:.1f}", "-", "-", "-")
@@ -94,9 +95,7 @@ def _measure(outcome: Reproduced, run: str) -> Measured:
     dataset, seed = next(iter(plan.datasets)), plan.seeds[0]
     values = next(values for values in group.aggregate.datasets[dataset].per_seed if values.seed == seed)
     questions = [row.question for row in group.rows[dataset][seed]]
-    alone, together = alone_ms(plan.seed_dir(seed) / BEST_CHECKPOINT, questions), 1000 * values.seconds_per_question
-    low, high = values.accuracy_ci95
-    return Measured(values.accuracy, (low, high), values.forward_passes, alone, together)
+    return Measured(values, alone_ms(plan.seed_dir(seed) / BEST_CHECKPOINT, questions))
 
 
 def _paths(outcome: Reproduced, console: Console) -> None:
@@ -126,14 +125,15 @@ def alone_ms(checkpoint: Path, questions: list[str]) -> float:
 
 def verdict(no_cot: Measured, full_cot: Measured, kava: Measured, chance: float) -> str:
     """Return one sentence: whether KaVa reasons without writing, how close it comes to full CoT, and at what cost."""
+    latent, written, none = kava.values, full_cot.values, no_cot.values
     figures = (
-        f"{_percent(kava.accuracy)} with {kava.forward_passes:.0f} forward passes and {kava.alone_ms:.0f} ms a question, against "
-        f"{_percent(full_cot.accuracy)}, {full_cot.forward_passes:.0f} passes and {full_cot.alone_ms:.0f} ms with a written chain, "
-        f"{_percent(no_cot.accuracy)} with none, and {_percent(chance)} by guessing"
+        f"{_percent(latent.accuracy)} with {latent.forward_passes:.0f} forward passes and {kava.alone_ms:.0f} ms a question, against "
+        f"{_percent(written.accuracy)}, {written.forward_passes:.0f} passes and {full_cot.alone_ms:.0f} ms with a written chain, "
+        f"{_percent(none.accuracy)} with none, and {_percent(chance)} by guessing"
     )
-    if kava.interval[0] <= max(no_cot.interval[1], chance):
+    if latent.accuracy_ci95[0] <= max(none.accuracy_ci95[1], chance):
         return f"KaVa has not learned to reason here: {figures}."
-    near = kava.interval[1] >= full_cot.interval[0]
+    near = latent.accuracy_ci95[1] >= written.accuracy_ci95[0]
     return f"KaVa reasons without writing{', as well as in words' if near else ', not quite as well as in words'}: {figures}."
 
 

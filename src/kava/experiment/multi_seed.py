@@ -6,6 +6,7 @@ Every step is a separate process (`python -m kava train ...`), so that a crash, 
 the others.
 """
 
+import contextlib
 import json
 import os
 import queue
@@ -17,7 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kava.config import load_config
+from kava.config import Config, load_config
+from kava.config.differences import why_another
+from kava.config.files import read_sections
 from kava.config.overrides import as_flags
 from kava.config.quick_test import quick_test
 from kava.data.sources.benchmarks import BENCHMARKS
@@ -25,6 +28,7 @@ from kava.errors import UserError, nearest
 from kava.experiment.child_processes import Children, StoppedError, environments, visible_gpus
 from kava.results import (
     BEST_CHECKPOINT,
+    RUN_CONFIG,
     TRAINING_DONE,
     Verified,
     checked_name,
@@ -42,14 +46,14 @@ RUN_LOG = "run.log"
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run. `datasets`: name in file names -> data set passed to `evaluate`; `fingerprint` None accepts any finished training."""
+    """What to run. `datasets`: name in file names -> data set passed to `evaluate`; `settings`: the configuration that all flags give."""
 
     config: str
     name: str
     output_dir: Path
     seeds: Sequence[int]
     datasets: dict[str, str]
-    fingerprint: str | None
+    settings: Config
     train_flags: list[str] = field(default_factory=list)
     evaluate_flags: list[str] = field(default_factory=list)
     variant: str = ""
@@ -58,6 +62,10 @@ class Plan:
     def label(self) -> str:
         """Name of the run in progress lines."""
         return f"{self.variant} {self.name}".strip()
+
+    @property
+    def fingerprint(self) -> str:
+        return self.settings.fingerprint()
 
     def seed_dir(self, seed: int) -> Path:
         return self.output_dir / f"seed_{seed}"
@@ -114,7 +122,7 @@ def make_plan(
     place = ["--system.device", "cpu"] if config.system.device == "cpu" else []
     return Plan(
         config=str(path), name=name, output_dir=output_dir, seeds=seeds, datasets=choose_datasets(datasets, config.evaluation.datasets),
-        fingerprint=config.fingerprint(), train_flags=[*flags, *as_flags(overrides)], evaluate_flags=[*trust, *place],
+        settings=config, train_flags=[*flags, *as_flags(overrides)], evaluate_flags=[*trust, *place],
         variant=variant,
     )  # fmt: skip
 
@@ -131,11 +139,8 @@ def read_seeds(words: Sequence[str]) -> list[int]:
     return [int(word) for word in seeds]
 
 
-def read_plan_result(plan: Plan, seed: int, dataset: str, fingerprint: str | None) -> Verified:
+def read_plan_result(plan: Plan, seed: int, dataset: str) -> Verified:
     """Read a result of a plan and check that it belongs to the plan.
-
-    Args:
-        fingerprint: configuration fingerprint that the result must have; None accepts any.
 
     Raises:
         UserError: the result or its rows are missing or broken, or belong to another checkpoint, configuration, seed or data set.
@@ -148,15 +153,16 @@ def read_plan_result(plan: Plan, seed: int, dataset: str, fingerprint: str | Non
         raise UserError(f"result file {path} was measured on {result.data.asked or result.dataset}, not on {dataset}; evaluate again")
     if result.run.seed != seed:
         raise UserError(f"result file {path} is of seed {result.run.seed}, not {seed}; evaluate again")
-    if fingerprint not in (None, result.run.fingerprint):
+    if result.run.fingerprint != plan.fingerprint:
+        why = why_another(result.run.config, plan.settings.to_dict())
         cure = f"run it again in another directory, or give the settings that {plan.seed_dir(seed)} was run with"
-        raise UserError(f"result file {path} is of another configuration than {plan.name}'s; {cure}")
+        raise UserError(f"result file {path} is of another configuration than {plan.name}'s{why}; {cure}")
     return verified
 
 
 @dataclass
 class SeedOutcome:
-    """Outcome of one seed. `problem` is one line or None; `tail` is the end of the failed step's output, `returncode` its exit code."""
+    """Outcome of one seed: one line on a problem, the end of the failed step's output, the exit code of a step that a signal stopped."""
 
     seed: int
     directory: Path
@@ -225,7 +231,7 @@ class _Seed:
         return self.plan.seed_dir(self.seed)
 
     def _train(self, outcome: SeedOutcome) -> None:
-        if self._training_fingerprint() is not None and verify(self.directory / BEST_CHECKPOINT) is None:
+        if self._is_trained() and verify(self.directory / BEST_CHECKPOINT) is None:
             self._say("training is done")
             return
         # A training that has begun continues from its newest checkpoint.
@@ -233,7 +239,7 @@ class _Seed:
         self._say(f"training{' continues' if begun else ''} in {self.directory}")
         flags = ["--config", self.plan.config, "--output_dir", str(self.directory), "--seed", str(self.seed)]
         self._step(outcome, "train", [*flags, *(["--resume"] if begun else []), *self.plan.train_flags])
-        if self._training_fingerprint() is None:
+        if not self._is_trained():
             raise UserError(f"training ended without {self.directory / TRAINING_DONE}; see {self.directory / RUN_LOG}")
 
     def _evaluate(self, outcome: SeedOutcome) -> None:
@@ -253,17 +259,20 @@ class _Seed:
     def _say(self, line: str) -> None:
         """Print a line with the name of the run; a training prints the name of its configuration, which several runs may share."""
         own = re.sub(rf"^\S+ seed {self.seed}: ", "", line)
-        self.say(f"{self.plan.label} seed {self.seed}: {own}")
+        with contextlib.suppress(OSError):  # a full disk or a lost terminal does not end the children
+            self.say(f"{self.plan.label} seed {self.seed}: {own}")
 
     def _step(self, outcome: SeedOutcome, command: str, flags: list[str]) -> None:
         words = [sys.executable, "-m", "kava", command, *flags]
         finished = self.children.run(words, self.directory / RUN_LOG, self.environment, self.inherit, watch=self._say)
         if finished.returncode != 0:
-            outcome.problem, outcome.tail, outcome.returncode = f"{command}: {finished.reason}", finished.tail, finished.returncode
-            raise StoppedError if self.children.stop_signal is not None else _StepError
+            stopped = self.children.stop_signal is not None
+            outcome.problem, outcome.tail = f"{command}: {finished.reason}", finished.tail
+            outcome.returncode = finished.returncode if stopped else 0
+            raise StoppedError if stopped else _StepError
 
-    def _training_fingerprint(self) -> str | None:
-        """Return the configuration fingerprint of a finished training; None if it is not finished.
+    def _is_trained(self) -> bool:
+        """Return whether the training is finished.
 
         Raises:
             UserError: the training was run with another configuration than the plan's.
@@ -272,18 +281,20 @@ class _Seed:
         try:
             recorded: Any = json.loads(marker.read_text(encoding="utf-8"))["config_fingerprint"]
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
-            return None
+            return False
         if not (self.directory / BEST_CHECKPOINT).is_dir():
-            return None
-        fingerprint = trained_fingerprint(self.directory, str(recorded))
-        if self.plan.fingerprint not in (None, fingerprint):
-            raise UserError(f"{self.directory} holds a finished run of another configuration; choose another --output_dir, or move it away")
-        return fingerprint
+            return False
+        if trained_fingerprint(self.directory, str(recorded)) != self.plan.fingerprint:
+            why, cure = "", "choose another --output_dir, or move it away"
+            with contextlib.suppress(UserError):
+                why = why_another(read_sections(self.directory / RUN_CONFIG), self.plan.settings.to_dict())
+            raise UserError(f"{self.directory} holds a finished run of another configuration{why}; {cure}")
+        return True
 
     def _is_evaluated(self, dataset: str) -> bool:
         """Whether the result on a data set and its rows are complete and match this run's checkpoint and the plan's data."""
         try:
-            read_plan_result(self.plan, self.seed, dataset, self._training_fingerprint())
+            read_plan_result(self.plan, self.seed, dataset)
         except UserError:
             return False
         return True

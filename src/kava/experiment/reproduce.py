@@ -65,7 +65,7 @@ def reproduce(
     suite = chosen(read_suite(path), seeds, variants, runs, datasets)
     owner = f"{checked_name(suite.runs_of, 'suite')}{'_quick_test' if quick_test else ''}" if suite.runs_of else output_dir.name
     runs_dir = output_dir.parent / owner
-    plans = plans_of(suite, runs_dir, overrides, short=quick_test)
+    plans = plans_of(suite, runs_dir, overrides, short=quick_test, source=f"suite {path}")
     console = Console(highlight=False)
     exit_code = 0 if tables_only else run_all(plans, parallel, console)
     groups = collect_all(plans, output_dir.name, console)

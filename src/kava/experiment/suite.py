@@ -10,12 +10,14 @@ runs:
   kava: {}
 """
 
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kava.config import config_path
+from kava.config.overrides import dotted
 from kava.errors import UserError, nearest
 from kava.experiment.multi_seed import Plan, make_plan
 from kava.results import checked_name, read_mapping
@@ -114,15 +116,35 @@ def _shared_of(path: Path) -> dict[str, Any]:
     return {key: content[key] for key in SHARED if key in content}
 
 
-def plans_of(suite: Suite, output_dir: Path, overrides: dict[str, Any], *, short: bool = False) -> dict[tuple[str, str], Plan]:
-    """Return a plan per (variant, run), in the order of the file; every configuration is checked before anything runs."""
+def plans_of(
+    suite: Suite, output_dir: Path, overrides: dict[str, Any], *, short: bool = False, source: str = "the suite"
+) -> dict[tuple[str, str], Plan]:
+    """Return a plan per (variant, run), in the order of the file; every configuration is checked before anything runs.
+
+    Args:
+        suite: its runs.
+        output_dir: directory that holds a directory per variant.
+        overrides: settings, by dotted key, that replace those of every run.
+        short: as in `make_plan`.
+        source: name of the suite in error messages.
+
+    Raises:
+        UserError: a configuration is not valid, or an override is what each run sets itself; the message names the run.
+    """
+    for key, option in (("method", "--runs"), ("training.seed", "--seeds")):
+        if key in overrides:
+            raise UserError(f"--{key}: the runs of a suite have their own; choose among them with kava reproduce SUITE {option}")
     plans = {}
-    for variant, variant_overrides in suite.variants.items():
-        for run, run_overrides in suite.runs.items():
-            merged = {**variant_overrides, **run_overrides, **suite.exceptions.get(variant, {}).get(run, {}), **overrides}
+    for variant, run in product(suite.variants, suite.runs):
+        layers = (suite.variants[variant], suite.runs[run], suite.exceptions.get(variant, {}).get(run, {}), overrides)
+        # Key by key, so that a section given as a mapping leaves the other settings of that section as they are.
+        merged = {key: value for layer in layers for key, value in dotted(layer).items()}
+        try:
             path = config_path(str(merged.pop("config", suite.config)))
             plans[variant, run] = make_plan(
                 path, checked_name(run, "run"), output_dir / checked_name(variant, "variant") / run, suite.seeds, merged, short=short,
                 datasets=suite.datasets or (), variant="" if variant == "all" else variant,
             )  # fmt: skip
+        except UserError as error:
+            raise UserError(f"{source}, run {run if variant == 'all' else f'{variant}/{run}'}: {error}") from None
     return plans

@@ -46,11 +46,15 @@ class Drawing:
 
 def figures(explanation: Explanation) -> Iterator[tuple[str, Figure]]:
     """Yield every figure that the explanation has numbers for, as (file stem, figure)."""
-    for number, view in enumerate(explanation.questions, 1):
-        for drawing in question_drawings(view):
-            yield f"question{number}_{drawing.stem}", drawing.draw()
-    for drawing in drawings(explanation):
-        yield drawing.stem, drawing.draw()
+    named = [
+        (f"question{number}_{drawing.stem}", drawing)
+        for number, view in enumerate(explanation.questions, 1)
+        for drawing in question_drawings(view)
+    ]
+    for stem, drawing in [*named, *((drawing.stem, drawing) for drawing in drawings(explanation))]:
+        with any_text():
+            figure = drawing.draw()
+        yield stem, figure
 
 
 def question_drawings(view: QuestionView) -> list[Drawing]:
@@ -95,17 +99,17 @@ def _similarities(stem: str, title: str, found: Similarity | None) -> list[Drawi
 
 
 @contextmanager
-def any_letter() -> Iterator[None]:
-    """Make and save figures inside with tokens in any script: the installed ones of `_CJK_FONTS` have what the usual font lacks.
+def any_text() -> Iterator[None]:
+    """Make and save figures inside with names and tokens as they are, in any script, and dollar signs that are no mathematics.
 
-    Letters that no font has are drawn as boxes, without a warning for each.
+    The installed ones of `_CJK_FONTS` have what the usual font lacks; letters that no font has are boxes, without a warning for each.
     """
     import matplotlib as mpl
     from matplotlib.font_manager import fontManager
 
     present = set(fontManager.get_font_names())
     families = [*mpl.rcParams["font.family"], *(name for name in _CJK_FONTS if name in present)]
-    with mpl.rc_context({"font.family": families}), warnings.catch_warnings():
+    with mpl.rc_context({"font.family": families, "text.parse_math": False}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
         yield
 
@@ -159,7 +163,7 @@ def readout_figure(view: QuestionView) -> Figure:
     for t, row in enumerate(view.tokens):
         for i, latent in enumerate(row):
             colour = "white" if top[t][i] > 0.55 else "black"
-            axes.text(i, t, _plain(latent[0][:6]), ha="center", va="center", fontsize="small", color=colour)
+            axes.text(i, t, latent[0][:6], ha="center", va="center", fontsize="small", color=colour)
     # A single row shows the final latents: those of a sequential method, or of T = 0.
     axes.set_yticks(range(len(top)), ["prefill", *map(str, range(1, len(top)))] if len(top) > 1 else ["last"])
     axes.set(xlabel="latent", ylabel="iteration")
@@ -180,7 +184,7 @@ def attention_figure(view: QuestionView) -> Figure:
     figure.colorbar(image, ax=left)
     below = [0.0] * len(layers)
     for colour, (name, part) in zip(COLOURS, view.attention.parts.items(), strict=False):
-        right.barh(range(len(layers)), part, left=below, color=colour, label=_plain(name))
+        right.barh(range(len(layers)), part, left=below, color=colour, label=name)
         below = [a + b for a, b in zip(below, part, strict=True)]
     right.invert_yaxis()
     right.set(xlim=(0, 1), title="by part", xlabel="share")
@@ -197,7 +201,7 @@ def kept_figure(kept: Kept) -> Figure:
     figure = new_figure(max(4.0, 0.22 * len(kept.tokens) + 1.6), 0.16 * len(rows) + 1.5)
     axes = figure.subplots()
     axes.imshow(grid, cmap="Greens", vmin=0, vmax=1.4, aspect="auto", interpolation="nearest")
-    axes.set_xticks(range(len(kept.tokens)), [_plain(token.strip()) or repr(token) for token in kept.tokens], rotation=90, fontsize="small")
+    axes.set_xticks(range(len(kept.tokens)), [token.strip() or repr(token) for token in kept.tokens], rotation=90, fontsize="small")
     heads = len(kept.positions[0])
     axes.set_yticks([heads * layer - 0.5 for layer in range(len(kept.positions))], map(str, range(len(kept.positions))))
     axes.set(ylabel=f"layer ({heads} KV head{'s' if heads > 1 else ''} each)", title=f"kept by {kept.eviction}")
@@ -278,8 +282,3 @@ def _whole_numbers(axes: Axes, horizontal: bool = True, vertical: bool = True) -
     for axis, wanted in ((axes.xaxis, horizontal), (axes.yaxis, vertical)):
         if wanted:
             axis.set_major_locator(MaxNLocator(6, integer=True))
-
-
-def _plain(text: str) -> str:
-    """Escape dollar signs, which matplotlib would read as mathematics."""
-    return text.replace("$", r"\$")

@@ -12,7 +12,7 @@ from kava.report.group import Group
 from kava.report.paired import DIFFERENCE, difference_cells, paired
 from kava.report.reference import Reference
 from kava.report.table import NOTHING, Cell, Table, measured
-from kava.report.tables import accuracy_cell, changes, interval_of
+from kava.report.tables import accuracy_cell, changes, interval_of, label_of
 
 Variants = Sequence[tuple[Group, dict[str, Any]]]
 
@@ -33,7 +33,7 @@ class Family:
 
     def named(self, reference: Reference) -> list[tuple[Group, str]]:
         """Return each run with its label: the changed settings, or the name of the method for the baseline."""
-        return [(group, changes(changed) or reference.method_label(group.aggregate.method)) for group, changed in self.members]
+        return [(group, changes(changed) or label_of(group, {}, reference)) for group, changed in self.members]
 
     def title(self, reference: Reference) -> str:
         """Return a title such as `KaVa on GSM8k`."""

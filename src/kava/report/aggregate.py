@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kava.config import recorded_config
 from kava.config.differences import differences
-from kava.config.fingerprint import MAY_CHANGE_ON_RESUME, with_later_settings
+from kava.config.files import read_sections
+from kava.config.fingerprint import MAY_CHANGE_ON_RESUME, with_later_settings, with_settled_dtype
 from kava.errors import UserError
 from kava.report.aggregate_file import Aggregate, DatasetSummary, SeedRun, SeedValues
-from kava.results import Result, result_path, verified_result
+from kava.results import RUN_CONFIG, Result, dataset_label, result_path, verified_result
 from kava.results.statistics import summarise
 
 DEFAULT_DATASETS = ("gsm8k", "gsm8k-hard", "svamp")
@@ -37,6 +39,19 @@ class SeedResults:
     @property
     def seed(self) -> int:
         return self.first.run.seed
+
+
+def recorded_datasets(directory: str | Path) -> list[str]:
+    """Return the names in result files of the data sets in a run's `config.yaml`; the guide's three if there is no such file.
+
+    Raises:
+        UserError: the file is not valid.
+    """
+    path = Path(directory) / RUN_CONFIG
+    if not path.is_file():
+        return list(DEFAULT_DATASETS)
+    known = recorded_config(read_sections(path), str(path)).evaluation.datasets
+    return [dataset_label(name, known) for name in known]
 
 
 def read_run(directory: str | Path, datasets: Sequence[str]) -> SeedResults:
@@ -133,7 +148,7 @@ def _summary(dataset: str, runs: Sequence[SeedResults]) -> DatasetSummary:
         means
         | deviations
         | {
-            "accuracy_ci95": None if interval is None else [_tidy(min(max(bound, 0.0), 1.0)) for bound in interval],
+            "accuracy_ci95": None if interval is None else [_tidy(bound) for bound in interval],
             "cache_bytes_per_question_mean": summarise(cache).mean if len(cache) == len(metrics) else None,
             "n": len(runs),
             "questions": first.metrics.total,
@@ -183,7 +198,7 @@ def _refuse_different_training_data(runs: Sequence[SeedResults]) -> None:
 
 
 def _identity(result: Result) -> dict[str, Any]:
-    run, config = result.run, _without_seed(result.run.config)
+    run, config = result.run, with_settled_dtype(_without_seed(result.run.config))
     for section, key in (setting.split(".") for setting in MAY_CHANGE_ON_RESUME):
         if isinstance(config.get(section), dict):
             config[section].pop(key, None)

@@ -8,15 +8,25 @@ Everything else that is needed to trace the numbers (per-seed values, data, conf
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from kava.errors import UserError
-from kava.results import BEST_CHECKPOINT, DataInfo, Record, checkpoint_hash, parse_record, partial_reason, read_mapping, write_text
+from kava.results import (
+    BEST_CHECKPOINT,
+    DataInfo,
+    Record,
+    Sections,
+    checkpoint_hash,
+    parse_record,
+    partial_reason,
+    read_mapping,
+    write_text,
+)
 
 AGGREGATE_FORMAT: Literal["kava.aggregate/1"] = "kava.aggregate/1"
 AGGREGATE_YAML = "aggregated_results.yaml"
@@ -25,12 +35,20 @@ INCLUDE_PARTIAL = "--include_partial includes it, marked"
 _CURE = "aggregate the seeds again"
 
 
+def _cut(bounds: list[float]) -> list[float]:
+    """Return the bounds of an accuracy within 0 and 1, beyond which Student's t and rounding can reach."""
+    return [min(max(bound, 0.0), 1.0) for bound in bounds]
+
+
+Bounds = Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_cut)]
+
+
 class SeedValues(Record):
     """Metrics of one seed on one data set; the accuracy and its Wilson interval are fractions."""
 
     seed: int
     accuracy: float
-    accuracy_ci95: list[float] = Field(min_length=2, max_length=2)
+    accuracy_ci95: Bounds
     forward_passes: float
     generated_tokens: float
     seconds_per_question: float
@@ -45,7 +63,7 @@ class DatasetSummary(Record):
     forward_passes_mean: float = Field(ge=0)
     forward_passes_std: float | None = Field(ge=0)
     n: int = Field(ge=1)
-    accuracy_ci95: list[float] | None = Field(min_length=2, max_length=2)
+    accuracy_ci95: Bounds | None
     generated_tokens_mean: float = Field(ge=0)
     generated_tokens_std: float | None = Field(ge=0)
     seconds_per_question_mean: float = Field(ge=0)
@@ -77,7 +95,7 @@ class Aggregate(Record):
     trained_on: str | None = None
     seeds: list[int] = Field(min_length=1)
     config_fingerprint: str
-    config: dict[str, Any]
+    config: Sections
     runs: list[SeedRun]
     format: Literal["kava.aggregate/1"] = AGGREGATE_FORMAT
 
@@ -120,10 +138,11 @@ def read_aggregates(path: str | Path) -> dict[str, Aggregate]:
 def find_aggregates(input_dir: str | Path, include_partial: bool = False) -> tuple[list[tuple[Path, str, Aggregate]], list[str]]:
     """Return every entry of every `aggregated_results.yaml` at or below a directory, sorted by path: (file, configuration name, aggregate).
 
-    Quick tests and evaluations on a part of the test set are left out unless `include_partial` is set; the second list names them.
+    Broken files and those of which a seed was retrained later are left out, and so are quick tests and evaluations on a part of the test
+    set unless `include_partial` is set; the second list names them.
 
     Raises:
-        UserError: no such directory, no such file in it, a broken file, a seed that was retrained later, or no full evaluation.
+        UserError: no such directory, no such file in it, or none that is left.
     """
     if not Path(input_dir).is_dir():
         raise UserError(f"{input_dir} is not a directory; give the one that holds the runs, such as outputs/")
@@ -132,8 +151,13 @@ def find_aggregates(input_dir: str | Path, include_partial: bool = False) -> tup
         raise UserError(f"no {AGGREGATE_YAML} below {input_dir}; run run_multi_seed.py or aggregate_multi_seed.py first")
     found, problems = [], []
     for file in files:
-        for name, aggregate in read_aggregates(file).items():
-            _refuse_outdated(file, aggregate)
+        try:
+            entries = read_aggregates(file)
+            _refuse_outdated(file, entries.values())
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        for name, aggregate in entries.items():
             whole = {dataset: data for dataset, data in aggregate.datasets.items() if include_partial or not aggregate.partial(dataset)}
             problems += [
                 f"{file}, {name} on {dataset}: {aggregate.partial(dataset)}; {INCLUDE_PARTIAL}"
@@ -147,9 +171,24 @@ def find_aggregates(input_dir: str | Path, include_partial: bool = False) -> tup
     return found, problems
 
 
-def _refuse_outdated(file: Path, aggregate: Aggregate) -> None:
-    """Refuse an aggregate if one of its seeds was retrained later: its numbers belong to the old checkpoint."""
-    for run in aggregate.runs:
-        found = checkpoint_hash(Path(run.directory) / BEST_CHECKPOINT)
+def distinct(names: Sequence[str], files: Sequence[Path], input_dir: str | Path) -> list[str]:
+    """Return the name of each entry of `find_aggregates`; where several have one, the folder of the file in its place."""
+    root = Path(input_dir)
+    return [name if names.count(name) == 1 else below(file.parent, root) for name, file in zip(names, files, strict=True)]
+
+
+def below(path: Path, root: Path) -> str:
+    """Return a path relative to `root`, or the name of `root` for itself."""
+    relative = path.relative_to(root).as_posix()
+    return root.resolve().name if relative == "." else relative
+
+
+def _refuse_outdated(file: Path, aggregates: Iterable[Aggregate]) -> None:
+    """Refuse a file if one of its seeds was retrained later: its numbers belong to the old checkpoint."""
+    for run in (run for aggregate in aggregates for run in aggregate.runs):
+        # The seeds usually lie beside the file. Their recorded path may be relative to a directory that is not the reader's.
+        beside = file.parent / Path(run.directory).name
+        directory = beside if beside.is_dir() else Path(run.directory)
+        found = checkpoint_hash(directory / BEST_CHECKPOINT)
         if None not in (run.checkpoint, found) and found != run.checkpoint:
-            raise UserError(f"aggregate {file}: {run.directory} was retrained since; evaluate it and {_CURE}")
+            raise UserError(f"aggregate {file}: {directory} was retrained since; evaluate it and {_CURE}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kava.config.differences import differences
-from kava.config.fingerprint import MAY_CHANGE_ON_RESUME
+from kava.config.fingerprint import MAY_CHANGE_ON_RESUME, with_settled_dtype
 from kava.errors import UserError
 from kava.methods import METHODS
 from kava.report.aggregate import SeedResults, combine
@@ -45,12 +45,16 @@ class Group:
         return self.aggregate.model, self.aggregate.train_dataset, self.form, self.aggregate.method
 
     @property
-    def writes_trace(self) -> bool:
-        """Whether the answers begin with a written chain of thought: by the method, or by `evaluation.use_latent: false`."""
+    def replaces_latents(self) -> bool:
+        """Whether a method with latents wrote its chain of thought instead: `evaluation.use_latent: false`."""
         method = METHODS.get(self.aggregate.method)
-        if method is None:
-            return False
-        return method.writes_cot or (method.uses_latents and self.aggregate.config.get("evaluation", {}).get("use_latent") is False)
+        return method is not None and method.uses_latents and self.aggregate.config.get("evaluation", {}).get("use_latent") is False
+
+    @property
+    def writes_trace(self) -> bool:
+        """Whether the answers begin with a written chain of thought: by the method, or in place of its latents."""
+        method = METHODS.get(self.aggregate.method)
+        return self.replaces_latents or (method is not None and method.writes_cot)
 
     def marks(self, dataset: str) -> dict[int, dict[str, bool]]:
         """Return seed -> question id -> whether the answer was right."""
@@ -102,5 +106,5 @@ def variants(groups: Sequence[Group]) -> list[tuple[Group, dict[str, Any]]]:
 
 
 def _departures(centre: Group, group: Group) -> dict[str, Any]:
-    found = differences([centre.aggregate.config, group.aggregate.config])
+    found = differences([with_settled_dtype(one.aggregate.config) for one in (centre, group)])
     return {key: values[1] for key, values in found.items() if not key.startswith(_BOOKKEEPING)}

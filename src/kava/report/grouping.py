@@ -18,28 +18,14 @@ def by_scope(labelled: tables.Labelled, reference: Reference) -> list[tuple[str,
     The name of a scope holds only the parts that differ between scopes; it is empty if there is one scope.
     """
     scopes: dict[tuple[str, ...], list[tuple[Group, str]]] = {}
-    for group, label in labelled:
+    for group, label in tables.told_apart(labelled):
         scopes.setdefault(group.family[:3], []).append((group, label))
     varying = [len(set(values)) > 1 for values in zip(*scopes, strict=True)]
-    named = []
+    named: list[tuple[str, tables.Labelled]] = []
     for (model, data, form), own in scopes.items():
         parts = (reference.model_label(model), reference.dataset_label(data), form)
-        named.append((", ".join(part for part, varies in zip(parts, varying, strict=True) if varies), _told_apart(own)))
+        named.append((", ".join(part for part, varies in zip(parts, varying, strict=True) if varies), own))
     return named
-
-
-def _told_apart(labelled: tables.Labelled) -> tables.Labelled:
-    """Make labels unique: of several runs with one label, the one with the most test sets keeps it, the others also show their folder."""
-    most = {label: max(labelled, key=lambda item: (item[1] == label, len(item[0].aggregate.datasets)))[0] for _, label in labelled}
-    names = [label if group is most[label] else f"{label} ({_own_part(group.path, most[label].path)})" for group, label in labelled]
-    return [
-        (group, name if names.count(name) == 1 else f"{label} ({group.path})") for (group, label), name in zip(labelled, names, strict=True)
-    ]
-
-
-def _own_part(path: str, other: str) -> str:
-    """Return the folders of `path` that `other` does not contain, or all of `path` if there are none."""
-    return "/".join(part for part in path.split("/") if part not in other.split("/")) or path
 
 
 def chance(labelled: tables.Labelled, dataset: str) -> float | None:

@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from kava.report.group import Group
+from kava.report.group import Group, variants
 from kava.report.reference import Reference
 from kava.report.table import NOTHING, PARTIAL, SOURCE, UNCONFIRMED, Cell, Table, numbered_sources
-from kava.report.tables import DATA, INTERVAL, MODEL, accuracy_table, efficiency_table
+from kava.report.tables import DATA, INTERVAL, MODEL, accuracy_table, efficiency_table, label_of, told_apart
 
+# Superscript letters, which mark a label.
+_MARKS = dict(zip("ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ", "abcdefghijklmnoprstuvwxyz", strict=True))
 _ESCAPES = {
+    **{mark: rf"\textsuperscript{{{letter}}}" for mark, letter in _MARKS.items()},
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
@@ -53,14 +56,15 @@ def render_latex(groups: Sequence[Group], reference: Reference, standalone: bool
         comment_start_string="<#", comment_end_string="#>", trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False,
     )  # fmt: skip
-    labelled = [(group, reference.method_label(group.aggregate.method)) for group in groups]
+    labelled = told_apart([(group, label_of(group, departures, reference)) for group, departures in variants(groups)])
     tables = [table(labelled, reference, reference.rows) for table in (accuracy_table, efficiency_table)]
+    methods = list(reference.labels.methods.values())
     return environment.get_template("tables.tex.j2").render(
-        standalone=standalone, tables=[part for table in tables for part in _printed(table)]
+        standalone=standalone, tables=[part for table in tables for part in _printed(table, methods)]
     )
 
 
-def _printed(table: Table) -> list[_Printed]:
+def _printed(table: Table, methods: Sequence[str]) -> list[_Printed]:
     middle = [name for name in table.columns if name not in ("Method", MODEL, DATA, SOURCE)]
     texts, numbers = ([name for name in middle if table.numeric[table.columns.index(name)] is kind] for kind in (False, True))
     parts = []
@@ -69,12 +73,12 @@ def _printed(table: Table) -> list[_Printed]:
         part = table.only([MODEL, DATA, *texts, *own, "Method", SOURCE])
         places = [part.columns.index(name) for name in own]
         rows = [row for row in part.rows if any(row[place].text != NOTHING for place in places)]
-        parts.append(_part(replace(part, rows=rows), f"{table.name}-{start // _MEASURES + 1}" if start else table.name))
+        parts.append(_part(replace(part, rows=rows), f"{table.name}-{start // _MEASURES + 1}" if start else table.name, methods))
     return parts
 
 
-def _part(table: Table, label: str) -> _Printed:
-    table = numbered_sources(table)
+def _part(table: Table, label: str, methods: Sequence[str]) -> _Printed:
+    table = _marked(numbered_sources(table), methods)
     notes = [note for note in table.notes if not note.startswith("[")]
     sources = "; ".join(note for note in table.notes if note.startswith("["))
     return _Printed(
@@ -86,6 +90,19 @@ def _part(table: Table, label: str) -> _Printed:
         [[[escape(cell.text) for cell in row] for row in own] for _, own in groupby(table.rows, key=_whose)],
         [escape(note) for note in [sources, *notes]],
     )
+
+
+def _marked(table: Table, methods: Sequence[str]) -> Table:
+    """Mark labels that say more than the name of a method, and write them out in the notes: on a page they would not fit."""
+    place, letters = table.columns.index("Method"), list(_MARKS)
+    labels = [f"{cell.text} ({cell.remark})" if cell.remark else cell.text for cell in (row[place] for row in table.rows)]
+    names = {label: next((name for name in methods if label.startswith(name)), label) for label in labels}
+    longer = [label for label, name in names.items() if label != name]
+    marks = {label: letters[index % len(letters)] * (index // len(letters) + 1) for index, label in enumerate(longer)}
+    rows = [
+        [*row[:place], Cell(names[label] + marks.get(label, "")), *row[place + 1 :]] for row, label in zip(table.rows, labels, strict=True)
+    ]
+    return replace(table, rows=rows, notes=[*table.notes, *(f"{mark} {label}." for label, mark in marks.items())])
 
 
 def _whose(row: Sequence[Cell]) -> tuple[str, str]:

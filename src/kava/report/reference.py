@@ -21,6 +21,8 @@ from kava.runtime import shipped
 Source = Literal["paper", "guide"]
 # What an ablation changes.
 _METHOD = ("latent.", "rkv.", "loss.", "lora.", "dataset.drop_last_step")
+# What is asked of every method: the form of the traces, and answers as its own.
+_MODE = ("dataset.cot_type", "evaluation.use_latent")
 
 
 class Labels(Record):
@@ -83,18 +85,19 @@ class Reference(Record):
 
 
 def _as_published(row: ReferenceRow, config: Mapping[str, Any]) -> bool:
-    """Return whether a run of KaVa has the published settings, but for those that make the row an ablation."""
-    published = _published().get((last_part(row.model), last_part(row.train_dataset)), {}) if row.method == "kava" else {}
-    return all(config.get(key, value) == value for key, value in published.items() if key not in row.settings)
+    """Return whether a run answers in the published way, and one of KaVa has the published settings but for those of an ablation."""
+    published = _published().get((last_part(row.model), last_part(row.train_dataset)), {})
+    asked = (*_MODE, *(_METHOD if row.method == "kava" else ()))
+    return all(config.get(key, value) == value for key, value in published.items() if key.startswith(asked) and key not in row.settings)
 
 
 @lru_cache
 def _published() -> dict[tuple[str, str], dict[str, Any]]:
-    """Return the method's settings of every shipped configuration of a run, by model and training data."""
+    """Return the settings of `_METHOD` and `_MODE` of every shipped configuration of a run, by model and training data."""
     found = {}
     for path in sorted(shipped.shipped(CONFIG_DIR).glob("*.yaml")):
         config = load_config(path)
-        settings = {key: value for key, value in flatten(config.to_dict()).items() if key.startswith(_METHOD)}
+        settings = {key: value for key, value in flatten(config.to_dict()).items() if key.startswith((*_METHOD, *_MODE))}
         found[last_part(config.model.name), last_part(config.dataset.name)] = settings
     return found
 

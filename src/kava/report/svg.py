@@ -9,7 +9,7 @@ from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING
 
-from kava.explain.figures import any_letter
+from kava.explain.figures import any_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +38,7 @@ def inline_svg(draw: Callable[[], "Figure"], name: str, title: str, description:
     """
     import matplotlib as mpl
 
-    with mpl.rc_context(_STYLE), any_letter():
+    with mpl.rc_context(_STYLE), any_text():
         figure = draw()
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})

@@ -26,7 +26,30 @@ INTERVAL = "95 % interval (over seeds; over questions where there is one seed)"
 
 def label_of(group: Group, departures: Mapping[str, Any], reference: Reference) -> str:
     """Return a label such as `KaVa`, or `KaVa, num_iterations = 6` for an ablation."""
-    return ", ".join(filter(None, [reference.method_label(group.aggregate.method), changes(departures)]))
+    # Said of a baseline too: it does not answer as its method does.
+    written = {"evaluation.use_latent": False} if group.replaces_latents else {}
+    return ", ".join(filter(None, [reference.method_label(group.aggregate.method), changes({**written, **departures})]))
+
+
+def told_apart(labelled: Labelled) -> Labelled:
+    """Make labels unique within a model, training data and form of the traces.
+
+    Of several runs with one label, the one with the most test sets keeps it. The others also show the part of their folder that is their
+    own, or else all of it, or else the fingerprint too: such runs differ in settings of evaluation or speed alone.
+    """
+    unique = []
+    for group, label in labelled:
+        same = [other for other, own in labelled if own == label and other.family[:3] == group.family[:3]]
+        first = max(same, key=lambda other: len(other.aggregate.datasets))
+        places = zip(*(_places(other, first) for other in same if other is not first), strict=True)
+        way = next((number for number, found in enumerate(places) if len(set(found)) == len(found)), -1)
+        unique.append((group, label if group is first else f"{label} ({_places(group, first)[way]})"))
+    return unique
+
+
+def _places(group: Group, other: Group) -> tuple[str, str, str]:
+    own = "/".join(part for part in group.path.split("/") if part not in other.path.split("/"))
+    return own or group.path, group.path, f"{group.path}, {group.aggregate.config_fingerprint}"
 
 
 def changes(departures: Mapping[str, Any]) -> str:
@@ -151,8 +174,8 @@ def numbers_table(found: Iterable[tuple[str, str, Aggregate]]) -> Table:
                 "seeds": " ".join(map(str, aggregate.seeds)),
                 "dataset": dataset,
                 "partial": aggregate.partial(dataset),
-                "accuracy_ci95_low": None if low is None else max(low, 0.0),
-                "accuracy_ci95_high": None if high is None else min(high, 1.0),
+                "accuracy_ci95_low": low,
+                "accuracy_ci95_high": high,
                 "file": file,
             }
             rows.append([_unrounded(values[column]) for column in NUMBERS])
@@ -162,7 +185,7 @@ def numbers_table(found: Iterable[tuple[str, str, Aggregate]]) -> Table:
 def interval_of(summary: DatasetSummary) -> tuple[float, float]:
     """Return the 95 % interval of the accuracy in percent: Student's t over seeds, Wilson's over questions for one seed."""
     low, high = summary.accuracy_ci95 or summary.per_seed[0].accuracy_ci95
-    return 100 * max(low, 0.0), 100 * min(high, 1.0)
+    return 100 * low, 100 * high
 
 
 def interval_text(bounds: Sequence[float]) -> str:

@@ -9,6 +9,7 @@ each question.
 """
 
 from kava.results.files import Record as Record
+from kava.results.files import Sections as Sections
 from kava.results.files import checked_name as checked_name
 from kava.results.files import parse_record as parse_record
 from kava.results.files import read_mapping as read_mapping

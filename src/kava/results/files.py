@@ -5,9 +5,9 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from kava.config.overrides import is_safe_name
 from kava.config.strict_yaml import YAML_ERRORS, load_yaml
@@ -26,6 +26,15 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def _refuse_odd_sections(config: dict[str, Any]) -> dict[str, Any]:
+    for name, section in config.items():
+        if name != "method" and not isinstance(section, dict):
+            raise ValueError(f"'{name}' is no section")
+    return config
+
+
+# A recorded configuration: the method's name and sections, of any version.
+Sections = Annotated[dict[str, Any], AfterValidator(_refuse_odd_sections)]
 T = TypeVar("T", bound=Record)
 
 

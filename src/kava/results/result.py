@@ -14,7 +14,7 @@ from kava.config import renewed_fingerprint
 from kava.config.files import read_sections
 from kava.config.quick_test import is_quick_test
 from kava.errors import UserError
-from kava.results.files import Record, checked_name, parse_record, read_mapping, write_text
+from kava.results.files import Record, Sections, checked_name, parse_record, read_mapping, write_text
 from kava.runtime.text import read_text
 
 RESULT_FORMAT: Literal["kava.results/1"] = "kava.results/1"
@@ -55,7 +55,7 @@ class RunInfo(Record):
     name: str | None = None
     method: str
     seed: int = Field(ge=0)
-    config: dict[str, Any]
+    config: Sections
     config_fingerprint: str
     model: str
 

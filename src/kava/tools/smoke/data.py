@@ -28,7 +28,7 @@ def configurations(_: Lab) -> str:
             if path in paths:
                 load_config(path)
             else:
-                plans_of(read_suite(path), Path("outputs"), {})
+                plans_of(read_suite(path), Path("outputs"), {}, source=f"suite {path}")
         except UserError as error:
             problems.append(str(error))
     if problems:
