@@ -179,6 +179,16 @@ def test_another_base_model_or_method_is_refused_by_name(tmp_path: Path) -> None
         load_checkpoint(tmp_path / "saved")
 
 
+def test_a_project_may_be_moved_with_the_base_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The configuration names the base as the user did, and the checkpoint where it was."""
+    trained = make_trained(tmp_path / "here")
+    trained.config.model.name = "base"
+    save_checkpoint(tmp_path / "here" / "saved", trained)
+    (tmp_path / "here").rename(tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "there")
+    assert load_checkpoint("saved").base == str(tmp_path / "there" / "base")
+
+
 def test_the_base_may_be_moved_for_its_fingerprint_decides(tmp_path: Path) -> None:
     """What a run is called by stays as it was trained: the place of the base is no part of its configuration."""
     trained = make_trained(tmp_path)

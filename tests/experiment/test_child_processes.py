@@ -43,20 +43,20 @@ def test_children_log_their_command_their_end_and_keep_older_logs(tmp_path):
 
 @pytest.mark.timeout(10)
 def test_a_second_signal_while_the_first_is_passed_on():
-    """As a closed terminal and a service manager send them: HUP, then TERM."""
+    """As Slurm sends them: USR1, then TERM."""
     passed_on = []
 
     class Child:
         def send_signal(self, number):
             passed_on.append(number)
-            if number == signal.SIGHUP:
+            if number == signal.SIGUSR1:
                 signal.raise_signal(signal.SIGTERM)
 
     children = Children()
     children._running.add(Child())
     with children.passing_signals():
-        signal.raise_signal(signal.SIGHUP)
-    assert passed_on == [signal.SIGHUP, signal.SIGTERM]
+        signal.raise_signal(signal.SIGUSR1)
+    assert passed_on == [signal.SIGUSR1, signal.SIGTERM]
     assert children.stop_signal == signal.SIGTERM
 
 

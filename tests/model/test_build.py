@@ -55,6 +55,6 @@ def test_weights_that_the_files_lack_are_not_drawn_at_random(tmp_path: Path, cha
     shape = tmp_path / "config.json"
     shape.write_text(json.dumps(json.loads(shape.read_text()) | change))
     with pytest.raises(
-        UserError, match=rf"cannot be loaded \(its files have no model.{name}.weight of the shape .*: copy the directory again"
+        UserError, match=rf"model '.*' has no model.{name}.weight of the shape that its config.json says: copy its files again"
     ):
         load_base(str(tmp_path), Config())

@@ -101,6 +101,15 @@ def test_a_seed_twice_is_refused():
         combine(runs(make_result(42), make_result(42, correct=3)))
 
 
+def test_times_of_other_batch_sizes_are_not_averaged():
+    results = [make_result(42), make_result(123), make_result(456)]
+    for result, size in zip(results, (32, None, 8), strict=True):
+        result.provenance |= {} if size is None else {"batch_size": size}
+    combine(runs(*results[:2]))
+    with pytest.raises(UserError, match="'gsm8k' was answered in batches of 8 and of 32, whose times have no mean"):
+        combine(runs(*results))
+
+
 @pytest.mark.parametrize("change", [{"data_fingerprint": "ffff"}, {"total": 1000}])
 def test_other_questions_are_refused(change):
     with pytest.raises(UserError, match=r"'gsm8k' is not the same data in run0 \(1319 questions, d41d.*and run1"):

@@ -78,8 +78,8 @@ def test_a_step_that_was_logged_twice_has_the_later_value(tmp_path: Path) -> Non
 
 
 def test_labels_of_runs_in_one_folder_are_unique(tmp_path: Path) -> None:
-    """Three results that differ in settings of evaluation alone: no line of a figure may be lost."""
-    for number, overrides in enumerate(({}, {"evaluation.batch_size": 8}, {"evaluation.batch_size": 9})):
+    """Three results that differ in settings of logging alone: no line of a figure may be lost."""
+    for number, overrides in enumerate(({}, {"training.logging_steps": 8}, {"training.logging_steps": 9})):
         write(tmp_path / "kava" / "seed_42" / f"results_{number}.yaml", number, **overrides)
     reference = load_reference()
     ((_, labelled),) = by_scope([(group, "KaVa") for group in find_runs(tmp_path).groups], reference)

@@ -210,11 +210,13 @@ def test_the_options_of_a_request_are_read_as_the_harness_reads_them(model: Any)
 
 
 def test_examples_in_another_template_are_refused(place: Path, model: Any) -> None:
-    context = "Q: Tom has 7 .\nA: 7\n\nQ: Tom has 8 .\nA:"
-    with pytest.raises(UserError, match="task theirs puts examples before its questions.*give --num_fewshot 0"):
-        model.generate_until([SimpleNamespace(args=(context, {}), task_name="theirs", doc={"question": "Tom has 8 ."})])
-    own = "Tom has 7 .\n\nHow many ?"
-    assert model.generate_until([SimpleNamespace(args=(own, {}), task_name="ours", doc={"question": own})])
+    def ask(context: str) -> Any:
+        return model.generate_until([SimpleNamespace(args=(context, {}), task_name="theirs", doc={})])
+
+    with pytest.raises(UserError, match="task theirs puts examples before its questions, each behind 'Q:'.*give --num_fewshot 0"):
+        ask("Q: Tom has 7 .\nA: 7\n\nQ: Tom has 8 .\nA:")
+    for bare in ("Tom has 7 .\n\nHow many ?", "Say how many .\n\nQ: Tom has 8 .\nA:", "Problem:\nTom has 8 .\n\nSolution:"):
+        assert ask(bare)
 
 
 def test_our_tasks_take_no_examples(place: Path, ours: float, model: Any) -> None:

@@ -159,6 +159,22 @@ def test_a_signal_cuts_a_validation_off_and_the_resume_runs_it(trained: Trained,
     assert [entry["eval_accuracy"] for entry in State.from_file(start / STATE).log_history if "eval_accuracy" in entry] == [0.5]
 
 
+def test_a_validation_that_runs_out_of_memory_loses_no_step(trained: Trained, tmp_path: Path) -> None:
+    loop, _ = make_loop(trained, tmp_path / "run", "cpu", training={"eval_steps": 2, "save_steps": 2})
+
+    def answer() -> Evaluation:
+        raise MemoryError
+
+    loop.validate = answer
+    with pytest.raises(UserError, match="validation ran out of memory .* --resume goes on with it"):
+        loop.run()
+    assert [checkpoint.name for checkpoint in checkpoints(tmp_path / "run")] == ["checkpoint-2"]
+    again, _ = make_loop(trained, tmp_path / "run", "cpu", training={"eval_steps": 2, "save_steps": 2})
+    again.validate = lambda: graded(again.state.global_step)
+    again.run(tmp_path / "run" / "checkpoint-2")
+    assert [entry["step"] for entry in entries(again) if "eval_accuracy" in entry][:2] == [2, 4]
+
+
 def test_several_processes_are_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each waits for the answers of the others."""
     monkeypatch.setattr("kava.runtime.processes.world_size", lambda: 2)

@@ -263,7 +263,9 @@ def test_only_checkpoints_that_are_needed_are_read(run: Path, place: Path, capsy
     shutil.rmtree(run / "checkpoint-4")
     shutil.rmtree(run / "best_checkpoint")
     assert find_resume_checkpoint(run) == run / "checkpoint-2"
-    assert "checkpoint-3 is damaged" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "checkpoint-3 is damaged" in said
+    assert "checkpoint-1" not in said
     # Of a finished run nothing but the best checkpoint.
     shutil.rmtree(run / "checkpoint-2")
     assert train(settings(place), run, resume=True, quiet=True).steps == 4

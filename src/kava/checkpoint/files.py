@@ -212,6 +212,9 @@ def _base_of(directory: Path, content: dict[str, Any], config: Config, overrides
         return base
     if config.model.name == SMOLLM2_NAME:
         return str(smollm2_directory())
+    # The whole project may have been moved, with a base beside the run.
+    if Path(config.model.name).is_dir():
+        return absolute(config.model.name)
     made_here = config.model.name.startswith("builtin:")
     made = "" if not made_here else f"train with model.name {config.model.name} and seed {config.training.seed} again, or "
     raise UserError(f"the base model of checkpoint {directory} is no longer in {base}: {made}say where it is with --model.name DIRECTORY")

@@ -6,6 +6,7 @@ kava lm-eval --model_args pretrained=outputs/run/best_checkpoint --tasks kava_gs
 harness's own `gsm8k` works too: its "Question: ... Answer:" template is removed, and the answer is returned after "####".
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -24,7 +25,6 @@ from kava.errors import UserError, at_least, reason_of
 
 TASKS = Path(__file__).parent / "tasks"
 _FRAME = ("Question:", "Answer:")
-_BETWEEN_EXAMPLES = "\n\n"
 
 
 @register_model("kava")
@@ -36,6 +36,7 @@ class KavaLM(LM):
         batch_size: questions per batch; default: the checkpoint's evaluation.batch_size.
         device: device of the model, used only if there is a GPU (the harness always passes one).
         use_latent: False makes a latent method write its chain of thought.
+        trust_remote_code: run code from the base model's repository (the harness's --trust_remote_code).
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class KavaLM(LM):
         batch_size: int | str | None = None,
         device: str | None = None,
         use_latent: bool = True,
+        trust_remote_code: bool = False,
         max_batch_size: int | None = None,
         **others: Any,
     ) -> None:
@@ -54,7 +56,8 @@ class KavaLM(LM):
             )
         if not pretrained:
             raise UserError("the checkpoint is missing: give --model_args pretrained=RUN")
-        trained = open_checkpoint(str(pretrained), device=device if torch.cuda.is_available() else None)
+        trusted = {"model.trust_remote_code": True} if trust_remote_code else {}
+        trained = open_checkpoint(str(pretrained), trusted, device if torch.cuda.is_available() else None)
         evaluation = trained.config.evaluation
         self.reasoner = trained.reasoner()
         self.batch = _batch_size(batch_size) or evaluation.batch_size
@@ -176,12 +179,14 @@ def _question(request: Any) -> str:
     """`question_of` a request.
 
     Raises:
-        UserError: a blank line that no field of its row has shows that examples come before it, in another template.
+        UserError: examples come before it, in a template of another mark, such as "Q:".
     """
     asked = question_of(request.args[0])
-    if _BETWEEN_EXAMPLES in asked and not any(isinstance(field, str) and asked in field for field in request.doc.values()):
+    *before, last = asked.split("\n\n")
+    mark = re.match(r"[^\s:：]+[:：]", last)
+    if mark and any(block.startswith(mark[0]) for block in before):
         raise UserError(
-            f"task {request.task_name} puts examples before its questions, in a template that kava does not know; "
-            "questions are asked bare, as in training: give --num_fewshot 0"
+            f"task {request.task_name} puts examples before its questions, each behind '{mark[0]}', a template that kava does not know; "
+            "questions are asked bare, as in training: give --num_fewshot 0, or take another task"
         )
     return asked

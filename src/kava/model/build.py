@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 
@@ -99,10 +100,11 @@ def load_base(base: str, config: Config, device: str | torch.device = "cpu") -> 
         # transformers draws at random what the files lack, or have in another shape.
         random = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
         if name := next((name for name, _ in causal_lm.named_parameters() if name in random), None):
-            raise ValueError(f"its files have no {name} of the shape that its config.json says")
+            cure = "copy its files again, or name a model with all of them, a language-model head included"
+            raise UserError(f"model '{base}' has no {name} of the shape that its config.json says: {cure}")
         keep_gradients(causal_lm)
         return causal_lm
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError, StrictDataclassError) as error:
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"model '{base}' needs code from its repository; if you trust it, set model.trust_remote_code to true"

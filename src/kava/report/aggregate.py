@@ -133,6 +133,9 @@ def _summary(dataset: str, runs: Sequence[SeedResults]) -> DatasetSummary:
                 f"'{dataset}' is not the same data in {runs[0].directory} ({first.metrics.total} questions, {first.data.fingerprint}) "
                 f"and {run.directory} ({result.metrics.total} questions, {result.data.fingerprint}); evaluate both on the same questions"
             )
+    if len(sizes := {size for result in results if (size := result.provenance.get("batch_size")) is not None}) > 1:
+        asked = " and of ".join(map(str, sorted(sizes)))
+        raise UserError(f"'{dataset}' was answered in batches of {asked}, whose times have no mean; evaluate again with one --batch_size")
     metrics = [result.metrics for result in results]
     summaries = {
         "accuracy": summarise([m.accuracy for m in metrics], least=1 / first.metrics.total),

@@ -14,7 +14,7 @@ import torch
 from transformers import set_seed
 
 from kava.config import Config
-from kava.errors import ran_out_of_memory, report_out_of_memory
+from kava.errors import UserError, ran_out_of_memory, report_out_of_memory
 from kava.evaluate.accuracy import Evaluation
 from kava.model.fused_kernels import fuse_kernels
 from kava.model.kava import KavaModel
@@ -192,8 +192,14 @@ class Loop:
         if self.validate is None:
             return False
         cure = "give --evaluation.batch_size 8, or less; --resume goes on with it"
-        with report_out_of_memory("validation", cure):
-            evaluation = self.stop.cut_off(self.validate) if self.stop else self.validate()
+        try:
+            with report_out_of_memory("validation", cure):
+                evaluation = self.stop.cut_off(self.validate) if self.stop else self.validate()
+        except UserError:
+            # The resume runs this validation; other processes wait in it, and cannot save.
+            if processes.world_size() == 1:
+                self._save()
+            raise
         if evaluation is not None:
             self._keep(evaluation)
         return self._stopping()

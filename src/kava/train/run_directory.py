@@ -13,6 +13,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -203,7 +204,7 @@ def find_resume_checkpoint(directory: Path) -> Path | None:
     _agree(directory, f"{newest.name if newest else 'no checkpoint'}{' and no whole best checkpoint' if problem else ''}")
     if problem is None:
         return newest
-    source = next((path for path in (newest, *whole) if path and _is_source(path, int(step or 0))), None)
+    source = next((path for path in chain([newest] if newest else [], whole) if _is_source(path, int(step or 0))), None)
     if source is None:
         cure = "copy it back, or train again with --overwrite"
         also = f"; {newest} can be evaluated as it is" if newest else ""
