@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
@@ -33,7 +33,7 @@ from kava.data.mini.problems import vocabulary
 from kava.losses.total import LossTerms
 from kava.model.adapters import Adapters
 from kava.model.backbone import Backbone
-from kava.model.fused_kernels import fuse_kernels, use_liger
+from kava.model.fused_kernels import fuse_kernels
 from kava.model.kava import KavaModel
 from kava.tools.bench.flops import shape_of, step_flops
 from kava.tools.bench.naive import naive_losses, pccot_losses
@@ -112,7 +112,7 @@ def seconds_on_host(run: Callable[[], Any]) -> tuple[float, float]:
     return asked, time.perf_counter() - started
 
 
-def steps(workload: Workload, names: list[str], repeats: int = 8) -> None:
+def steps(workload: Workload, names: Sequence[str], repeats: int = 8) -> None:
     """The training step of one batch, optimizer included, with more and more of what makes it fast."""
     for name in names:
         try:
@@ -129,27 +129,23 @@ def forget() -> None:
 
 
 def one_variant(workload: Workload, name: str, repeats: int) -> None:
-    """Build a model, leave out what comes after `name` in the order of the variants, and measure."""
+    """Build a model, leave out what comes after `name` in `VARIANTS`, and measure."""
     place = VARIANTS.index(name)
     forget()
     trained = build_workload(workload)
     model, batch = trained.model.train(), random_batch(workload, trained)
-    if place < VARIANTS.index("adapters"):
+    if name == "before":
         plain_adapters(model)
-    if place < VARIANTS.index("losses"):
         plain_losses(model.backbone)
-    if place >= VARIANTS.index("layers"):
+    else:
         fuse_kernels(model.backbone)
-    elif name == "kernels":
-        use_liger(model.backbone)
     step, optimizer = step_of(model, captured=name == "graph")
     run = partial(whole_step, step, optimizer, batch)
     with ExitStack() as without:
-        if place < VARIANTS.index("attention"):
+        if name == "before":
             without.enter_context(patch("kava.cache.attention.is_grouped", lambda *_: False))
-        if place < VARIANTS.index("sums"):
+        if place < VARIANTS.index("passes"):
             without.enter_context(patch.object(Adapters, "sum_gradients", lambda _: nullcontext()))
-        if place < VARIANTS.index("branches"):
             without.enter_context(patch.object(Backbone, "takes_any_mask", False))
         run()
         _, second = seconds_on_host(run)
@@ -326,13 +322,14 @@ def write_rows(path: Path, count: int) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-VARIANTS = ("before", "adapters", "attention", "losses", "kernels", "layers", "sums", "branches", "graph")
+# As transformers and peft run it; layers, losses and attention fused; the fewest passes and gradients added in place; all in a graph.
+VARIANTS = ("before", "layers", "passes", "graph")
 PARTS: dict[str, Callable[[Path], None]] = {
     "product": lambda _: product(),
     "waits": lambda _: waits(),
     "exact": lambda _: exact(),
-    "llama": lambda _: steps(LLAMA, ["before", "layers", "branches", "graph"]),
-    "smollm2": lambda _: steps(SMOLLM2, ["before", "layers", "sums", "branches", "graph"]),
+    "llama": lambda _: steps(LLAMA, VARIANTS),
+    "smollm2": lambda _: steps(SMOLLM2, VARIANTS),
     "against": lambda _: against(),
     "graph128": lambda _: steps(LLAMA, ["graph"]),
     "profile": profile,

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What a GPU shows of this checkout, in under eight minutes: scripts/gpu_check.sh [OUTPUT_DIR] [PART...]
+# What a GPU shows of this checkout, in some eight minutes: scripts/gpu_check.sh [OUTPUT_DIR] [PART...]
 #
 # The tests that need a GPU, then speed and memory of training and decoding. Each part has its own time limit; every figure is a line
 # of JSON as soon as it is known, on the terminal and in OUTPUT_DIR/gpu_check.jsonl. One process at a time uses the card.

@@ -182,11 +182,6 @@ def test_wrong_words_are_one_sentence(model: kava.Model, monkeypatch: pytest.Mon
     for several in (QUESTIONS, []):
         with pytest.raises(kava.UserError, match=f"stream answers one question, and {len(several)} were given"):
             unwrap(kava.Model.stream)(model, several)  # without the tests' check of types
-    with pytest.raises(kava.UserError, match="max_new_tokens is 0; it must be at least 1"):
-        model.stream(QUESTIONS[0], max_new_tokens=0)
-    for top_k in (0, -1):
-        with pytest.raises(kava.UserError, match=f"top_k is {top_k}; it must be at least 1"):
-            model.think(QUESTIONS[0], top_k=top_k)
     with pytest.raises(kava.UserError, match="device is cuda, but torch sees no GPU here"):
         kava.load("anything", device="cuda")
     with pytest.raises(kava.UserError, match="evaluate has no option 'max_sample'; did you mean 'max_samples'"):

@@ -1,10 +1,13 @@
 """One seed of a plan: which finished training is its own, and what its steps leave behind."""
 
+import contextlib
 import json
+import os
 import signal
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from helpers.result_files import GUIDE_CONFIG
 from kava.config import load_config
@@ -43,13 +46,17 @@ def test_a_step_that_failed_before_a_signal_gives_no_exit_code(tmp_path: Path) -
     assert exit_code([outcome], signal.SIGUSR1) == 128 + signal.SIGUSR1
 
 
-def test_a_line_that_cannot_be_printed_does_not_end_the_runner(tmp_path: Path) -> None:
-    def full_disk(_: str) -> None:
-        raise OSError(28, "No space left on device")
-
-    plan = plan_of(tmp_path)
+@pytest.mark.parametrize("place", ["full disk", "closed pipe"])
+def test_a_line_that_cannot_be_printed_does_not_end_the_runner(place: str, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    plan, file = plan_of(tmp_path), os.fdopen(os.open("/dev/full", os.O_WRONLY) if place == "full disk" else writer, "w")
     plan.seed_dir(42).mkdir()
-    with locked(plan.seed_dir(42)):
-        (outcome,), stopped = run_plans([plan], 1, full_disk)
+    try:
+        with locked(plan.seed_dir(42)):
+            (outcome,), stopped = run_plans([plan], 1, Console(file=file).print)
+    finally:
+        with contextlib.suppress(OSError):  # what could not be written
+            file.close()
     assert stopped is None
     assert "is in use by another run" in str(outcome.problem)

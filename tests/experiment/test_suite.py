@@ -145,6 +145,9 @@ def test_what_each_run_sets_itself_is_no_override(
     for run in (partial(reproduce, suite_path("demo"), tmp_path, overrides, tables_only=True), partial(demo, tmp_path, False, overrides)):
         with pytest.raises(UserError, match=f"^--{next(iter(overrides))}: .* kava reproduce SUITE {option}$"):
             run()
+    # Where no run has a method of its own, all may have another.
+    plans = plans_of(chosen(read_suite("suites/mini-ablations.yaml"), [], [], ["alpha2_5"]), tmp_path, {"method": "codi"})
+    assert {plan.settings.method for plan in plans.values()} == {"codi"}
 
 
 def test_a_selection_leaves_the_whole_aggregate(tmp_path: Path) -> None:

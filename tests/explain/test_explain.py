@@ -89,9 +89,7 @@ def test_long_rows_of_a_data_set_are_left_out_and_counted() -> None:
     short = config(**{"dataset.max_length": max(lengths) - 1})
     kept = sum(length < max(lengths) for length in lengths)
     found = explain(make(), short, EXAMPLES, options)
-    assert (
-        found.notes[0] == f"{len(lengths) - kept} of {len(lengths)} questions left out: longer than dataset.max_length {max(lengths) - 1}"
-    )
+    assert found.notes[0] == f"{len(lengths) - kept} of {len(lengths)} questions left out: empty, or longer than {max(lengths) - 1} tokens"
     assert found.interventions is not None
     assert found.interventions.questions == kept
     with pytest.raises(UserError, match="none of the 6 questions can be read; of the first: the question has"):

@@ -7,6 +7,7 @@ import pytest
 from kava.commands.configs import Configs
 from kava.config import config_path, load_config
 from kava.errors import UserError
+from kava.experiment.suite import read_suite
 from kava.runtime.shipped import shipped
 from kava.tools.configurations import compare, copy, export, list_all, list_configs, path_of
 
@@ -66,6 +67,9 @@ def test_a_copy_brings_what_it_extends_and_keeps_what_is_there(tmp_path: Path, c
     copy([original])
     assert capsys.readouterr().out.splitlines() == ["kept: configs/ablations/latents_6.yaml", f"kept: configs/{base.name}"]
     assert base.read_text() == "mine: true\n"
+    copy([shipped("suites") / "mini-table2.yaml"])
+    assert read_suite("suites/mini-table2.yaml").runs_of == "mini-table1"
+    assert (tmp_path / "suites" / "mini-table1.yaml").exists()
     with pytest.raises(UserError, match="say which configurations"):
         copy([])
 

@@ -65,10 +65,9 @@ def _rows(ids: Tensor, mask: Tensor | None, reasoner: Reasoner) -> list[list[int
     if ids.ndim != 2 or (mask is not None and mask.shape != ids.shape):
         given = f"{tuple(ids.shape)}" if mask is None else f"{tuple(ids.shape)} with attention_mask {tuple(mask.shape)}"
         raise UserError(f"generate: the shape of the token ids is {given}; give [B, S] for both, such as ids[None] for one question")
-    vocabulary = len(reasoner.builder.tokenizer)
-    if not ((ids >= 0) & (ids < vocabulary)).all():
+    real, vocabulary = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool(), len(reasoner.builder.tokenizer)
+    if not ((ids[real] >= 0) & (ids[real] < vocabulary)).all():
         raise UserError(f"generate: a token id is not one of the tokenizer's; give ids from 0 to {vocabulary - 1}")
-    real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
     return [row[kept].tolist() for row, kept in zip(ids, real, strict=True)]
 
 

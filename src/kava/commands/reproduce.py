@@ -10,7 +10,7 @@ class Reproduce(Overridable):
     """Run a suite (methods x data sets x seeds) and make its tables. Finished steps are skipped, unfinished ones continue.
 
     The suite's last run, usually the method in question, starts first: where time may run out, write it last.
-    Any configuration field can be overridden for all runs: --training.max_steps 100.
+    Any configuration field that the runs do not set themselves, as they do method and seed, can be overridden: --training.max_steps 100.
     """
 
     suite: Positional[str]

@@ -259,7 +259,7 @@ class _Seed:
     def _say(self, line: str) -> None:
         """Print a line with the name of the run; a training prints the name of its configuration, which several runs may share."""
         own = re.sub(rf"^\S+ seed {self.seed}: ", "", line)
-        with contextlib.suppress(OSError):  # a full disk or a lost terminal does not end the children
+        with contextlib.suppress(OSError, SystemExit):  # a full disk or a closed pipe, for which rich exits, does not end the children
             self.say(f"{self.plan.label} seed {self.seed}: {own}")
 
     def _step(self, outcome: SeedOutcome, command: str, flags: list[str]) -> None:

@@ -131,14 +131,15 @@ def plans_of(
     Raises:
         UserError: a configuration is not valid, or an override is what each run sets itself; the message names the run.
     """
-    for key, option in (("method", "--runs"), ("training.seed", "--seeds")):
-        if key in overrides:
-            raise UserError(f"--{key}: the runs of a suite have their own; choose among them with kava reproduce SUITE {option}")
-    plans = {}
+    plans, overrides = {}, dotted(overrides)
     for variant, run in product(suite.variants, suite.runs):
-        layers = (suite.variants[variant], suite.runs[run], suite.exceptions.get(variant, {}).get(run, {}), overrides)
+        layers = (suite.variants[variant], suite.runs[run], suite.exceptions.get(variant, {}).get(run, {}))
         # Key by key, so that a section given as a mapping leaves the other settings of that section as they are.
         merged = {key: value for layer in layers for key, value in dotted(layer).items()}
+        for key, option, own in (("method", "--runs", "method" in merged), ("training.seed", "--seeds", True)):
+            if own and key in overrides:
+                raise UserError(f"--{key}: the runs of a suite have their own; choose among them with kava reproduce SUITE {option}")
+        merged |= overrides
         try:
             path = config_path(str(merged.pop("config", suite.config)))
             plans[variant, run] = make_plan(

@@ -65,7 +65,7 @@ def explain(reasoner: Reasoner, config: Config, examples: Sequence[Example], opt
     batch_size = config.evaluation.batch_size
     given, examples, notes = len(examples), readable(reasoner, examples, config), []
     if len(examples) < given:
-        notes.append(f"{given - len(examples)} of {given} questions left out: longer than dataset.max_length {config.dataset.max_length}")
+        notes.append(f"{given - len(examples)} of {given} questions left out: empty, or longer than {config.dataset.max_length} tokens")
     options.say(f"looking at {min(len(examples), options.details)} questions one by one")
     shown = worth_showing(examples, config.dataset.drop_last_step)[: options.details]
     views = [_view(reasoner, config, example, options) for example in shown]

@@ -13,10 +13,7 @@ from kava.report.reference import Reference
 from kava.report.table import NOTHING, PARTIAL, SOURCE, UNCONFIRMED, Cell, Table, numbered_sources
 from kava.report.tables import DATA, INTERVAL, MODEL, accuracy_table, efficiency_table, label_of, told_apart
 
-# Superscript letters, which mark a label.
-_MARKS = dict(zip("ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ", "abcdefghijklmnoprstuvwxyz", strict=True))
 _ESCAPES = {
-    **{mark: rf"\textsuperscript{{{letter}}}" for mark, letter in _MARKS.items()},
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
@@ -78,7 +75,7 @@ def _printed(table: Table, methods: Sequence[str]) -> list[_Printed]:
 
 
 def _part(table: Table, label: str, methods: Sequence[str]) -> _Printed:
-    table = _marked(numbered_sources(table), methods)
+    table = numbered_sources(_named_by_method(table, methods))
     notes = [note for note in table.notes if not note.startswith("[")]
     sources = "; ".join(note for note in table.notes if note.startswith("["))
     return _Printed(
@@ -92,17 +89,17 @@ def _part(table: Table, label: str, methods: Sequence[str]) -> _Printed:
     )
 
 
-def _marked(table: Table, methods: Sequence[str]) -> Table:
-    """Mark labels that say more than the name of a method, and write them out in the notes: on a page they would not fit."""
-    place, letters = table.columns.index("Method"), list(_MARKS)
-    labels = [f"{cell.text} ({cell.remark})" if cell.remark else cell.text for cell in (row[place] for row in table.rows)]
-    names = {label: next((name for name in methods if label.startswith(name)), label) for label in labels}
-    longer = [label for label, name in names.items() if label != name]
-    marks = {label: letters[index % len(letters)] * (index // len(letters) + 1) for index, label in enumerate(longer)}
-    rows = [
-        [*row[:place], Cell(names[label] + marks.get(label, "")), *row[place + 1 :]] for row, label in zip(table.rows, labels, strict=True)
-    ]
-    return replace(table, rows=rows, notes=[*table.notes, *(f"{mark} {label}." for label, mark in marks.items())])
+def _named_by_method(table: Table, methods: Sequence[str]) -> Table:
+    """Leave the name of the method alone in its column; its source says what a label has beyond: on a page it would not fit."""
+    place, source, rows = table.columns.index("Method"), table.columns.index(SOURCE), []
+    for row in table.rows:
+        label, changed = row[place].text, list(row)
+        name = max((name for name in methods if label.startswith(name)), key=len, default=label)
+        changed[place] = Cell(name)
+        if rest := label.removeprefix(name).strip(" ,()"):
+            changed[source] = Cell(f"{row[source].text} ({rest})")
+        rows.append(changed)
+    return replace(table, rows=rows)
 
 
 def _whose(row: Sequence[Cell]) -> tuple[str, str]:

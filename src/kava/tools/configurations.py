@@ -87,7 +87,7 @@ def export(directory: Path, kind: str) -> None:
 
 
 def copy(paths: Sequence[Path]) -> None:
-    """Copy files, and those that they extend, to configs/ or suites/ in the working directory; existing files are kept.
+    """Copy files, and those that they extend or take the runs of, to configs/ or suites/ in the working directory; existing files are kept.
 
     Raises:
         UserError: no file was given, one cannot be read, or a copy would not find the file that it extends. Nothing is copied then.
@@ -100,6 +100,8 @@ def copy(paths: Sequence[Path]) -> None:
         target, text = _target(path), text_of(path)
         copies.append((target, text))
         if target.parts[0] == SUITE_DIR:
+            if owner := (load_yaml(text) or {}).get("runs_of"):
+                left.append(path.with_name(f"{owner}{path.suffix}"))
             continue
         read_sections(path)
         base = (load_yaml(text) or {}).get(EXTENDS)

@@ -46,6 +46,13 @@ class Server(uvicorn.Server):
         self.batcher = batcher
         self.shutdown_seconds = shutdown_seconds
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called by uvicorn at a signal."""
+        super().handle_exit(sig, frame)
+        if self.force_exit:
+            # From Python 3.12 on, uvicorn waits for open connections all the same.
+            self.batcher.stop()
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Called by uvicorn after the signal."""
         self.batcher.close()
