@@ -159,6 +159,7 @@ def test_a_directory_that_is_the_base_is_no_name_on_the_hub(tmp_path: Path, monk
     # As earlier versions recorded it, seen from another directory.
     save_checkpoint(tmp_path / "saved", replace(model.trained, base="data/models/llama"))
     refresh_card(tmp_path / "saved")
+    shutil.rmtree(tmp_path / "base")
     with pytest.raises(UserError, match="is no longer in data/models/llama: say where it is with --model.name"):
         Model.from_pretrained(tmp_path / "saved")
 

@@ -7,7 +7,9 @@ have fewer. A batch that does not fit on the device is cut into micro-batches.
 import math
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
@@ -190,8 +192,15 @@ def _prepare_worker(_: int) -> None:
     SIGTERM is not ignored: the run's own process ends the workers with it.
     """
     processes.die_with_parent()
+    sys.excepthook = _report
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
     for name in ("SIGINT", "SIGHUP", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an exception in a worker's thread, but not that the run's own process broke a connection off: it was killed."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
