@@ -74,6 +74,16 @@ def test_a_copy_brings_what_it_extends_and_keeps_what_is_there(tmp_path: Path, c
         copy([])
 
 
+def test_suites_that_name_each_other_are_copied_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    for name, other in (("one", "two"), ("two", "one")):
+        (theirs / f"{name}.yaml").write_text(f"runs_of: {other}\n")
+    monkeypatch.setattr("kava.tools.configurations.shipped", lambda folder: theirs if folder == "suites" else tmp_path / folder)
+    copy([theirs / "one.yaml"])
+    assert sorted(path.name for path in (tmp_path / "suites").iterdir()) == ["one.yaml", "two.yaml"]
+
+
 @pytest.mark.parametrize(("content", "message"), [
     (b"a: [1", "is not valid YAML"), (b"- a\n", "must hold sections .* not a list"), (b"# caf\xe9\n", "is not UTF-8"),
     (b"extends: 1\n", "extends must be the path"), (b"extends: mine.yaml\n", "leads back to a file that extends it"),

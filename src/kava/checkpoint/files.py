@@ -144,9 +144,9 @@ def fitting(directory: str | Path | None) -> Iterator[None]:
     except UNREADABLE as error:
         if ran_out_of_memory(error):
             raise
-        reason = reason_of(error)
         raise UserError(
-            f"checkpoint {directory} does not fit ({type(error).__name__}: {reason}): it is of another configuration, base model or program"
+            f"checkpoint {directory} does not fit ({type(error).__name__}: {reason_of(error)}): it is of another configuration, base model "
+            "or program; use those that it was written with, or train again"
         ) from error
 
 

@@ -73,8 +73,9 @@ def build_config(content: dict[Any, Any], source: str, overrides: dict[str, Any]
         return Config.model_validate(content)
     except ValidationError as error:
         said: dict[str, dict[str, None]] = {}
+        given = dotted(overrides or {})
         for problem in error.errors():
             key = ".".join(map(str, problem["loc"]))
-            given = any(key == name or key.startswith(f"{name}.") for name in dotted(overrides or {}))
-            said.setdefault(f"overrides of {source}" if given else source, {})[explain(problem, Config)] = None
+            own = any(key == name or key.startswith(f"{name}.") for name in given)
+            said.setdefault(f"overrides of {source}" if own else source, {})[explain(problem, Config)] = None
         raise UserError("; ".join(f"{place}: {'; '.join(problems)}" for place, problems in said.items())) from None

@@ -26,7 +26,8 @@ _LIMITS: dict[str, Any] = {
 
 def quick_test(config: Config, overrides: dict[str, Any]) -> Config:
     """Return the configuration with small limits, except for settings in `overrides`."""
-    limits = {key: value for key, value in _LIMITS.items() if key not in dotted(overrides)}
+    given = dotted(overrides)
+    limits = {key: value for key, value in _LIMITS.items() if key not in given}
     return build_config(config.to_dict(), "--quick_test", limits)
 
 

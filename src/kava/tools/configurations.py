@@ -94,11 +94,12 @@ def copy(paths: Sequence[Path]) -> None:
     """
     if not paths:
         raise UserError("say which configurations to copy: kava configs --copy llama1b_aug")
-    left, copies = [path.resolve() for path in paths], []
+    left, copies = [path.resolve() for path in paths], dict[Path, tuple[Path, str]]()
     while left:
         path = left.pop(0)
-        target, text = _target(path), text_of(path)
-        copies.append((target, text))
+        if path in copies:
+            continue  # two files may extend it, and two suites name each other
+        target, text = copies[path] = _target(path), text_of(path)
         if target.parts[0] == SUITE_DIR:
             if owner := (load_yaml(text) or {}).get("runs_of"):
                 left.append(path.with_name(f"{owner}{path.suffix}"))
@@ -110,7 +111,7 @@ def copy(paths: Sequence[Path]) -> None:
         left.append((path.parent / base).resolve())
         if (target.parent / base).resolve() != _target(left[-1]).resolve():
             raise UserError(f"{path} extends '{base}', which its copy {target} would not find; copy both by hand")
-    for target, text in copies:
+    for target, text in copies.values():
         if target.exists():
             print(f"kept: {target}")
             continue
