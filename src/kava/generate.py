@@ -13,18 +13,19 @@ import torch
 from torch import Tensor
 
 from kava.cache.layers import cache_bytes
+from kava.cache.prefix import Extension, Prefix
 from kava.data.answer_types import read_answer
 from kava.data.collate import left_padded
 from kava.data.sequences import SequenceBuilder
 from kava.errors import at_least
-from kava.model.backbone import Extension, Prefix, evaluating
+from kava.model.backbone import evaluating
 from kava.model.decoding import Choose, ReplayedStart, choose_token, start_decoding
 from kava.model.kava import KavaModel
 from kava.model.latents import Thought
 from kava.runtime.stage import stage
 
 PADDED_QUESTION = 16
-"""Questions are padded to a multiple of this when passes are replayed, so that few shapes occur."""
+"""Questions are padded to a multiple of this when passes are replayed, so that few shapes occur, if the model can read as much."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,8 @@ class Reasoner:
                     chunk = order[start : start + batch_size]
                     prompted = not self.writes_trace(use_latent)
                     # Not kept in a variable: the prefix must be freed before the next questions are read.
-                    answered = self.write(
-                        *self.start([ids[index] for index in chunk], use_latent), max_new_tokens, temperature, generator, prompted=prompted
-                    )
+                    begun = partial(self.start, [ids[index] for index in chunk], use_latent, max_new_tokens)
+                    answered = self.write(*begun(), max_new_tokens, temperature, generator, prompted=prompted)
                     results.update(zip(chunk, answered, strict=True))
                     advance(len(chunk))
         return [results[index] for index in range(len(ids))]
@@ -122,8 +122,12 @@ class Reasoner:
         Raises:
             UserError: a question and its answer may grow longer.
         """
+        self.model.backbone.require(self._entries(questions, max_new_tokens, use_latent))
+
+    def _entries(self, questions: list[list[int]], max_new_tokens: int, use_latent: bool) -> int:
+        """Cache entries of the longest question with its thought and an answer of `max_new_tokens`."""
         thought = self.num_latents + 2 if self.model.method.uses_latents and use_latent else 0
-        self.model.backbone.require(max(map(len, questions), default=0) + thought + len(self.builder.prompt_ids) + max_new_tokens)
+        return max(map(len, questions), default=0) + thought + len(self.builder.prompt_ids) + max_new_tokens
 
     @property
     def _prompt(self) -> Tensor:
@@ -139,14 +143,20 @@ class Reasoner:
         """The model's device."""
         return self.model.backbone.special_ids.device
 
-    def start(self, questions: list[list[int]], use_latent: bool = True) -> tuple[Prefix, Tensor, int]:
+    def start(self, questions: list[list[int]], use_latent: bool = True, max_new_tokens: int = 0) -> tuple[Prefix, Tensor, int]:
         """Read questions up to the first free token: (prefix, logits of that token [B, V], forward passes so far).
 
-        When passes are replayed, the result is valid until the next batch of the same shape.
+        When passes are replayed, the result is valid until the next batch of the same shape. Padding leaves room for `max_new_tokens`.
         """
-        if self.model.backbone.graphs is None:
+        backbone, graphs = self.model.backbone, self.model.backbone.graphs
+        if graphs is None:
             return self._start(*self.pad(questions), use_latent)
-        return self._replayed_start(questions, use_latent)
+        more = min(-max(map(len, questions)) % PADDED_QUESTION, backbone.spare(self._entries(questions, max_new_tokens, use_latent)))
+        ids, mask = self.pad(questions, more)
+        backbone.adapters.refresh_if_changed()
+        key = ("start", *ids.shape, use_latent, self.num_latents, self.num_iterations, self.model.method.name)
+        start = graphs.get(key, lambda: ReplayedStart(lambda ids, mask: self._start(ids, mask, use_latent), ids, mask, graphs))
+        return start(ids, mask)
 
     def _start(self, ids: Tensor, mask: Tensor, use_latent: bool) -> tuple[Prefix, Tensor, int]:
         backbone, method = self.model.backbone, self.model.method
@@ -174,16 +184,6 @@ class Reasoner:
         """Whether the model writes a chain of thought and the answer prompt; otherwise it continues after the given fixed text."""
         method = self.model.method
         return method.writes_cot or (method.uses_latents and not use_latent)
-
-    def _replayed_start(self, questions: list[list[int]], use_latent: bool) -> tuple[Prefix, Tensor, int]:
-        """`_start` with one graph per shape."""
-        graphs = self.model.backbone.graphs
-        assert graphs is not None
-        ids, mask = self.pad(questions, -max(map(len, questions)) % PADDED_QUESTION)
-        self.model.backbone.adapters.refresh_if_changed()
-        key = ("start", *ids.shape, use_latent, self.num_latents, self.num_iterations, self.model.method.name)
-        start = graphs.get(key, lambda: ReplayedStart(lambda ids, mask: self._start(ids, mask, use_latent), ids, mask, graphs))
-        return start(ids, mask)
 
     @torch.no_grad()
     def write(
@@ -230,7 +230,7 @@ class Reasoner:
 
         Reading the question is part of the first token: what `start` returns is valid only until the next question is read.
         """
-        prefix, logits, passes = self.start([self.builder.question_ids(question)], use_latent)
+        prefix, logits, passes = self.start([self.builder.question_ids(question)], use_latent, max_new_tokens)
         written: list[int] = []
         for _, tokens, _ in self.tokens(prefix, logits, max_new_tokens):
             written.append(int(tokens))

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from helpers.explaining import EXAMPLES, LATENTS, QUESTIONS, make
 from kava.cache.layers import slice_layers
+from kava.cache.prefix import Prefix
 from kava.data.answers import extract_answer
 from kava.explain.intervene import _effect, interventions
 from kava.generate import Reasoner
-from kava.model.backbone import Prefix
 
 
 def naive_zeroed(reasoner: Reasoner, question: str, latent: int) -> str | None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from helpers.tiny import KINDS, mini_builder, mini_examples, mini_model, tiny_model
-from kava.generate import Reasoner
+from kava.errors import UserError
+from kava.generate import PADDED_QUESTION, Reasoner
 from kava.model.adapted_layer import fuse_adapted_layers
 from kava.model.graphs import reads_values
 
@@ -53,6 +54,22 @@ def test_answers_in_and_out_of_inference_mode_and_two_at_once_are_the_same() -> 
     assert list(zip(*(pieces(question) for question in questions), strict=False)) == list(zip(*expected, strict=False))
     assert [list(pieces(question)) for question in questions] == expected
     assert reasoner.generate(questions[:1], max_new_tokens=9) == answered
+
+
+def test_a_question_that_just_fits_is_answered_with_padding_too() -> None:
+    model = mini_model("gpt2")
+    reasoner = Reasoner(model, mini_builder(), 4, 3)
+    question = mini_examples(1)[0].question
+    ids = reasoner.builder.question_ids(question)
+    assert len(ids) % PADDED_QUESTION
+    fits = 256 - len(ids) - 4 - 2 - len(reasoner.builder.prompt_ids)
+    expected = reasoner.generate([question], max_new_tokens=fits)
+    assert expected[0].generated_tokens > fits - PADDED_QUESTION, "an answer that needs the room"
+    model.backbone.use_graphs()
+    assert reasoner.generate([question], max_new_tokens=fits) == expected
+    assert len([*reasoner.stream(question, fits)]) == expected[0].generated_tokens
+    with pytest.raises(UserError, match="256"):
+        reasoner.generate([question], max_new_tokens=fits + 1)
 
 
 def test_what_asks_the_device_for_a_number_is_not_recorded() -> None:

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from helpers.tiny import KINDS, assert_close, gradients, make_batch, make_examples, relative, tiny_model
+from kava.cache.prefix import Prefix
 from kava.data.collate import Batch
-from kava.model.backbone import Prefix
 from kava.model.kava import KavaModel
 from kava.model.latents import Thought, think_parallel, think_sequential
 from kava.tools.bench.naive import latent_inputs, naive_losses, read_student

@@ -21,24 +21,23 @@ def _draw(*shape: int, seed: int = 0) -> Tensor:
 
 def _parts(batch: int, tokens: int, query_heads: int, heads: int, width: int) -> dict[str, Tensor]:
     rows = batch * tokens
-    names = ("x", "addend", "to_normal", "residual", "to_dropped", "gate", "up", "to_active")
+    names = ("x", "addend", "to_normal", "residual", "to_dropped", "to_active")
     made = {name: _draw(rows, query_heads * width, seed=seed) for seed, name in enumerate(names)}
     angles = _draw(batch, tokens, width // 2, seed=20)
     turns = {"cos": torch.cat([angles.cos()] * 2, -1), "sin": torch.cat([angles.sin()] * 2, -1)}
-    key = _draw(rows, heads * width, seed=21)
-    return made | turns | {"gain": _draw(query_heads * width, seed=22), "key": key, "mask": made["x"] < 1}
+    wide = {"qkv": _draw(rows, (query_heads + 2 * heads) * width, seed=21), "both": _draw(rows, 2 * query_heads * width, seed=23)}
+    return made | turns | wide | {"gain": _draw(query_heads * width, seed=22), "mask": made["x"] < 1}
 
 
 def test_gradients_of_the_rotation_are_autograds() -> None:
     part = _parts(2, 5, 9, 3, 16)
-    query, key = part["x"].requires_grad_(), part["key"].requires_grad_()
-    outputs = kernels.rotate(query, key, part["cos"], part["sin"], (2, 5))
+    rows = part["qkv"].requires_grad_()
+    outputs = kernels.rotate(rows, part["cos"], part["sin"], (2, 5), (9, 3))
+    assert all(output.is_contiguous() for output in outputs)
+    assert torch.equal(outputs[2].transpose(1, 2).reshape(10, -1), rows[:, -48:])
     upstream = [_draw(*output.shape, seed=seed) for seed, output in enumerate(outputs)]
-    expected = torch.autograd.grad(outputs, (query, key), upstream)
-    to_value = _draw(2, 5, 3, 16, seed=9).transpose(1, 2)
-    found = kernels.rotate_back(*upstream, to_value, part["cos"], part["sin"])
-    for one, other in zip(found, (*expected, to_value.transpose(1, 2).reshape(10, -1)), strict=True):
-        assert_close(one, other, 1e-6)
+    (expected,) = torch.autograd.grad(outputs, rows, upstream)
+    assert_close(kernels.rotate_back(*upstream, part["cos"], part["sin"]), expected, 1e-6)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
@@ -82,10 +81,11 @@ def test_a_norm_of_a_sum_is_the_norm_of_what_is_stored() -> None:
 
 def test_gradients_of_the_gated_activation_are_autograds() -> None:
     part = _parts(2, 5, 9, 3, 16)
-    gate, up = part["gate"].requires_grad_(), part["up"].requires_grad_()
-    expected = torch.autograd.grad(kernels.gated(gate, up), (gate, up), part["to_active"])
-    for one, other in zip(kernels.gated_backward(part["to_active"], gate.detach(), up.detach()), expected, strict=True):
-        assert_close(one, other, 1e-6)
+    both = part["both"].requires_grad_()
+    active = kernels.gated(both)
+    assert_close(active, torch.nn.functional.silu(both[:, :144]) * both[:, 144:], 1e-6)
+    (expected,) = torch.autograd.grad(active, both, part["to_active"])
+    assert_close(kernels.gated_backward(part["to_active"], both.detach()), expected, 1e-6)
 
 
 @pytest.mark.parametrize("shape", [(3, 8), (5, 24)])
@@ -116,16 +116,16 @@ def test_a_triton_kernel_computes_what_plain_torch_does(shape: tuple[int, ...], 
     upstream = [_draw(batch, heads, tokens + 3, width).to(dtype)[:, :, 3:] for heads in (query_heads, shape[3], shape[3])]
     scale, bits = _draw(batch * tokens, 1).abs(), kernels.pack(part["mask"])
     calls: list[tuple[str, tuple[Any, ...]]] = [
-        ("rotate", (part["x"], part["key"], part["cos"], part["sin"], (batch, tokens))),
-        ("rotate", (part["x"], part["key"], part["cos"][:1], part["sin"][:1], (batch, tokens))),
+        ("rotate", (part["qkv"], part["cos"], part["sin"], (batch, tokens), shape[2:4])),
+        ("rotate", (part["qkv"], part["cos"][:1], part["sin"][:1], (batch, tokens), shape[2:4])),
         ("rotate_back", (*upstream, part["cos"], part["sin"])),
         ("add_norm", (part["x"], part["addend"], part["gain"], 1e-5)),
         ("norm_backward", (part["to_normal"], part["x"], scale, part["gain"], part["residual"], None, None, 1.0)),
         ("norm_backward", (part["to_normal"], part["x"], scale, part["gain"], part["residual"], part["to_dropped"], bits, 1.25)),
         ("to_heads", (part["to_normal"], None, None, 1.0, (batch, tokens, query_heads, width))),
         ("to_heads", (part["to_normal"], part["to_dropped"], bits, 1.25, (batch, tokens, query_heads, width))),
-        ("gated", (part["gate"], part["up"])),
-        ("gated_backward", (part["to_active"], part["gate"], part["up"])),
+        ("gated", (part["both"],)),
+        ("gated_backward", (part["to_active"], part["both"])),
         ("pack", (part["mask"],)),
     ]
     for name, arguments in calls:

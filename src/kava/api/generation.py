@@ -46,7 +46,7 @@ def generate(
     limit = int(asked["max_new_tokens"])
     at_least(1, max_new_tokens=limit)
     reasoner.require_room(questions, limit, use_latent)
-    prefix, logits, _ = reasoner.start(questions, use_latent)
+    prefix, logits, _ = reasoner.start(questions, use_latent, limit)
     written: list[list[int]] = [[] for _ in questions]
     if streamer is not None:
         streamer.put(torch.tensor(questions))

@@ -46,6 +46,20 @@ class ImportanceRecorder:
     reduction: str = "max"
     among: Bool[Tensor, "B C"] | None = None
     layers: dict[int, Float[Tensor, "B H C"]] = field(default_factory=dict)
+    _weight: Tensor | None = None
+    _bias: tuple[Any, int, Tensor] | None = None
+
+    def weight(self) -> Float[Tensor, "B A"]:
+        """The weight of each row in the mean over real rows, computed once for all layers."""
+        if self._weight is None:
+            self._weight = self.row_mask.float() / self.row_mask.sum(-1, keepdim=True).clamp(min=1)
+        return self._weight
+
+    def bias(self, mask: Tensor | None, queries: int, keys: int) -> Float[Tensor, "B #Nh A K"]:
+        """`_row_bias` of the rows, computed once for neighbouring layers with the same mask."""
+        if self._bias is None or self._bias[0] is not mask or self._bias[1:2] != (queries,) or self._bias[2].shape[-1] != keys:
+            self._bias = mask, queries, _row_bias(self.rows, mask, queries, keys)
+        return self._bias[2]
 
     def stacked(self) -> Float[Tensor, "L B H C"]:
         """All layers, in order."""
@@ -124,7 +138,7 @@ def _record(
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     # One mask for all heads, or one for each query head (Doge).
-    bias = _row_bias(recorder.rows, attention_mask, queries, keys)
+    bias = recorder.bias(attention_mask, queries, keys)
     scores = scores + bias.view(batch, *((1, 1) if bias.shape[1] == 1 else scores.shape[1:3]), *bias.shape[2:])
     if recorder.reduction == "logits":
         scores = scores.amax(2, keepdim=True)
@@ -138,8 +152,7 @@ def _record(
         # Attention sink: a learned logit per head takes part in the softmax and belongs to no token.
         column = sinks.float().view(heads, -1)[None, :, :, None, None].expand(*scores.shape[:-1], 1)
         probabilities = torch.cat([scores, column], dim=-1).softmax(-1)[..., recorder.start : recorder.stop]
-    weight = recorder.row_mask / recorder.row_mask.sum(-1, keepdim=True).clamp(min=1)
-    per_query_head = torch.einsum("bhgac,ba->bhgc", probabilities, weight.to(probabilities.dtype))
+    per_query_head = torch.einsum("bhgac,ba->bhgc", probabilities, recorder.weight())
     reduced = per_query_head.mean(2) if recorder.reduction == "mean" else per_query_head.amax(2)
     recorder.layers[module.layer_idx] = reduced
 

@@ -36,10 +36,12 @@ def attend_grouped(
     """softmax(scaling q k^T) v over the entries that `mask` shows."""
     batch, query_heads, queries, width = query.shape
     heads = key.shape[1]
-    rows = query.reshape(batch, heads, query_heads // heads * queries, width)
-    bias = _for_groups(mask, query.dtype, query_heads // heads)
+    group = query_heads // heads
+    rows = query.reshape(batch, heads, group * queries, width)
+    bias = _for_groups(mask, query.dtype, group)
     mixed = scaled_dot_product_attention(rows, key, value, attn_mask=bias, dropout_p=dropout, scale=scaling)
-    return mixed.reshape(batch, query_heads, queries, -1).transpose(1, 2)
+    # One copy: torch's kernels store what they return in different orders, none of them this one.
+    return mixed.view(batch, heads, group, queries, -1).permute(0, 3, 1, 2, 4).reshape(batch, queries, query_heads, -1)
 
 
 def _for_groups(mask: Tensor, dtype: torch.dtype, group: int) -> Tensor:

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from kava.cache.layers import slice_layers, stack_layers
+from kava.cache.prefix import Prefix
 from kava.cache.rope import rerotate
 from kava.data.answer_types import AnswerType, same_prediction
 from kava.data.example import Example
 from kava.explain.convergence import correctness_of
 from kava.explain.record import Effect, Interventions
 from kava.generate import Reasoner
-from kava.model.backbone import Prefix
 from kava.results.statistics import paired_difference, wilson_interval
 
 Kind = Literal["zero", "mean", "swap"]

@@ -4,7 +4,8 @@
     behind:  h = x + adapt(mixed),   y = h + (silu(n W_gate^T) * n W_up^T) W_down^T   with n = rms_norm(h)
 
 Additions to the residual stream are part of a kernel or a matrix multiplication, and so are those of gradients around a norm. Frozen
-weights have no gradients, so that little is kept for the backward pass. Attention, cache and modules are unchanged.
+weights have no gradients, so that little is kept for the backward pass; those that read the same rows are one matrix. Attention, cache
+and modules are unchanged.
 """
 
 import sys
@@ -24,7 +25,7 @@ from kava.model import layer_kernels as kernels
 from kava.model.adapters import AdapterGroup
 from kava.model.backbone import Backbone
 from kava.model.fused_layer import is_llama_style
-from kava.model.lora import Lora, frozen_gradient
+from kava.model.lora import Lora
 from kava.runtime.cpu_matmul import linear, matmul
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -47,9 +48,9 @@ def fuse_adapted_layers(backbone: Backbone, check: bool = True) -> "list[Adapted
     pairs = [(groups.get(layer.self_attn.q_proj), groups.get(layer.self_attn.o_proj)) for layer in layers]
     if not all(first and last and len(first.members) == 3 and len(last.members) == 1 for first, last in pairs):
         return []
-    fused = [AdaptedLayer(layer, *pair) for layer, pair in zip(layers, pairs, strict=True)]
-    if not all(one.is_frozen for one in fused):
+    if not all(_is_frozen(layer, pair) for layer, pair in zip(layers, pairs, strict=True)):
         return []
+    fused = [AdaptedLayer(layer, *pair) for layer, pair in zip(layers, pairs, strict=True)]
     for one in fused:
         one.layer.forward = one
     if check and not _agree(backbone, fused):
@@ -69,6 +70,20 @@ def _fits(layer: Any) -> bool:
     return width & (width - 1) == 0 and layer.self_attn.o_proj.in_features % 8 == layer.self_attn.q_proj.in_features % 8 == 0
 
 
+def _is_frozen(layer: Any, groups: Sequence[Any]) -> bool:
+    """Whether only the adapters of a layer are trained."""
+    adapted = {id(part) for group in groups for part in group.trained()}
+    return not any(parameter.requires_grad for parameter in layer.parameters() if id(parameter) not in adapted)
+
+
+def _as_one(parts: Sequence[Tensor]) -> Tensor:
+    """Frozen weights below each other in one matrix, of which each becomes a part, so that none is stored twice."""
+    whole = torch.cat([part.detach() for part in parts])
+    for part, place in zip(parts, whole.split([len(part) for part in parts]), strict=True):
+        part.data = place
+    return whole
+
+
 class AdaptedLayer:
     """A fused forward pass of a decoder layer; unsupported inputs go to the layer's own forward.
 
@@ -82,14 +97,12 @@ class AdaptedLayer:
         self.layer, self.plain = layer, layer.forward
         self.before: AdapterGroup = before
         self.behind: AdapterGroup = behind
+        maps, mlp = [member.frozen for member in self.before.members], layer.mlp
+        biases = [bias for _, bias in maps if bias is not None]
+        self.of_attention = _as_one([weight for weight, _ in maps]), _as_one(biases) if biases else None
+        self.of_mlp = _as_one([mlp.gate_proj.weight, mlp.up_proj.weight])
         # Set for the comparison with the layer's own pass: the largest relative difference seen.
         self.difference: float | None = None
-
-    @property
-    def is_frozen(self) -> bool:
-        """Whether only adapters are trained."""
-        adapted = [part for group in (self.before, self.behind) for member in group.members for part in member.trained]
-        return not any(parameter.requires_grad for parameter in self.layer.parameters() if all(parameter is not part for part in adapted))
 
     def __call__(self, hidden_states: Tensor, *arguments: Any, **options: Any) -> Any:
         """Same arguments and result as `layer.forward`."""
@@ -124,19 +137,19 @@ class AdaptedLayer:
         return float(torch.stack([(one - other).abs().max() / other.abs().max() for one, other in pairs]).max())
 
     def _compute(self, x: Tensor, cache: Any, positions: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        attention, mlp = self.layer.self_attn, self.layer.mlp
-        norm, behind = self.layer.input_layernorm, self.layer.post_attention_layernorm
+        attention, norm, behind = self.layer.self_attn, self.layer.input_layernorm, self.layer.post_attention_layernorm
         query, key, value, residual = _Before.apply(  # type: ignore[no-untyped-call]
-            x, norm.weight, norm.variance_epsilon, *positions, self.before.lora(x.device, x.dtype), *self.before.parts()
-        )
+            x, norm.weight, norm.variance_epsilon, *positions, *self.of_attention,
+            self.before.lora(x.device, x.dtype), *self.before.trained(),
+        )  # fmt: skip
         key, value = cache.update(key, value, attention.layer_idx)
         mixed, _ = ALL_ATTENTION_FUNCTIONS[attention.config._attn_implementation](
             attention, query, key, value, mask,
             dropout=attention.attention_dropout if attention.training else 0.0, scaling=attention.scaling,
         )  # fmt: skip
         output: Tensor = _Behind.apply(  # type: ignore[no-untyped-call]
-            residual, mixed, behind.weight, behind.variance_epsilon, mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight,
-            self.behind.lora(x.device, x.dtype), *self.behind.parts(),
+            residual, mixed, behind.weight, behind.variance_epsilon, self.behind.members[0].frozen[0], self.of_mlp,
+            self.layer.mlp.down_proj.weight, self.behind.lora(x.device, x.dtype), *self.behind.trained(),
         )  # fmt: skip
         return output
 
@@ -146,7 +159,7 @@ class AdaptedLayer:
         computed = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         return (
             not torch.compiler.is_compiling()
-            and x.dtype == computed == self.layer.mlp.down_proj.weight.dtype == self.layer.input_layernorm.weight.dtype
+            and x.dtype == computed == self.of_mlp.dtype == self.layer.input_layernorm.weight.dtype
             and self.layer.self_attn.config._attn_implementation == PREFIX + "sdpa"
             and all(member.is_plain for group in (self.before, self.behind) for member in group.members)
         )
@@ -183,31 +196,32 @@ class _Before(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, gain: Tensor, epsilon: float, cos: Tensor, sin: Tensor, lora: Lora, *parts: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        rows, shape = x.reshape(-1, x.shape[-1]), (x.shape[0], x.shape[1])
+        ctx: Any, x: Tensor, gain: Tensor, epsilon: float, cos: Tensor, sin: Tensor, weight: Tensor, bias: Tensor | None,
+        lora: Lora, *trained: Tensor,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        rows, width = x.reshape(-1, x.shape[-1]), cos.shape[-1]
         normal, scale = kernels.norm(rows, gain, epsilon)
-        weights = parts[0::4]
-        (query, key, value), kept = lora.outputs(normal, weights, parts[1::4])
-        ctx.save_for_backward(rows, scale, gain, cos, sin, *_packed(kept), *weights, *lora.tensors)
-        ctx.lora = lora.with_tensors(())
-        query, key = kernels.rotate(query, key, cos, sin, shape)
-        return query, key, value.view(*shape, -1, cos.shape[-1]).transpose(1, 2), x
+        made = linear(normal, weight, bias)
+        widths = [len(up) for up in lora.ups]
+        kept = lora.add(normal, made.split(widths, 1))
+        ctx.save_for_backward(rows, scale, gain, cos, sin, weight, *_packed(kept), *lora.tensors)
+        ctx.lora, ctx.widths = lora.with_tensors(()), widths
+        return *kernels.rotate(made, cos, sin, (x.shape[0], x.shape[1]), (widths[0] // width, widths[1] // width)), x
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, to_query: Tensor, to_key: Tensor, to_value: Tensor, residual: Tensor) -> tuple[Any, ...]:
-        x, scale, gain, cos, sin, dropped, bits, hidden, *rest = ctx.saved_tensors
-        weights, lora = rest[:3], ctx.lora.with_tensors(rest[3:])
+        x, scale, gain, cos, sin, weight, dropped, bits, hidden, *rest = ctx.saved_tensors
+        lora = ctx.lora.with_tensors(rest)
         rows = kernels.rotate_back(to_query, to_key, to_value, cos, sin)
-        to_hidden, trained = lora.gradients(rows, dropped, hidden)
+        to_hidden, trained = lora.gradients(rows.split(ctx.widths, 1), dropped, hidden)
         to_x = None
         if ctx.needs_input_grad[0]:
-            to_normal, to_dropped = lora.to_input(rows, weights, to_hidden, dropped=bits is not None)
+            to_normal, to_dropped = lora.to_input(matmul(rows, weight), to_hidden, dropped=bits is not None)
             to_x = kernels.norm_backward(to_normal, x, scale, gain, residual.reshape(x.shape), to_dropped, bits, lora.keep).view(
                 residual.shape
             )
-        return to_x, None, None, None, None, None, *trained
+        return to_x, None, None, None, None, None, None, None, *trained
 
 
 class _Behind(torch.autograd.Function):
@@ -215,15 +229,17 @@ class _Behind(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, mixed: Tensor, gain: Tensor, epsilon: float, gate: Tensor, up: Tensor, down: Tensor,
-        lora: Lora, *parts: Tensor | None,
+        ctx: Any, x: Tensor, mixed: Tensor, gain: Tensor, epsilon: float, out: Tensor, gate_and_up: Tensor, down: Tensor,
+        lora: Lora, *trained: Tensor,
     ) -> Tensor:  # fmt: skip
         rows = x.reshape(-1, x.shape[-1])
-        (attended,), kept = lora.outputs(mixed.reshape(len(rows), -1), parts[0::4], [None])
+        of_heads = mixed.reshape(len(rows), -1)
+        attended = linear(of_heads, out, None)
+        kept = lora.add(of_heads, [attended])
         middle, normal, scale = kernels.add_norm(rows, attended, gain, epsilon)
-        opening, raised = linear(normal, gate, None), linear(normal, up, None)
-        output = torch.addmm(middle, kernels.gated(opening, raised), down.T)
-        ctx.save_for_backward(middle, scale, gain, opening, raised, gate, up, down, *_packed(kept), parts[0], *lora.tensors)
+        both = linear(normal, gate_and_up, None)
+        output = torch.addmm(middle, kernels.gated(both), down.T)
+        ctx.save_for_backward(middle, scale, gain, both, out, gate_and_up, down, *_packed(kept), *lora.tensors)
         ctx.lora, ctx.shape = lora.with_tensors(()), mixed.shape
         # Not a view to autograd, so that callers may modify the output in place.
         return torch.ops.aten._unsafe_view(output, x.shape)
@@ -231,15 +247,15 @@ class _Behind(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        middle, scale, gain, opening, raised, gate, up, down, dropped, bits, hidden, out, *rest = ctx.saved_tensors
+        middle, scale, gain, both, out, gate_and_up, down, dropped, bits, hidden, *rest = ctx.saved_tensors
         lora = ctx.lora.with_tensors(rest)
         rows = gradient.reshape(-1, gradient.shape[-1])
-        to_both = kernels.gated_backward(matmul(rows, down), opening, raised)
-        to_middle = kernels.norm_backward(frozen_gradient(to_both, (gate, up)), middle, scale, gain, rows)
+        to_both = kernels.gated_backward(matmul(rows, down), both)
+        to_middle = kernels.norm_backward(matmul(to_both, gate_and_up), middle, scale, gain, rows)
         to_hidden, trained = lora.gradients([to_middle], dropped, hidden)
         to_mixed = None
         if ctx.needs_input_grad[1]:
-            through, to_dropped = lora.to_input([to_middle], [out], to_hidden, dropped=bits is not None)
+            through, to_dropped = lora.to_input(matmul(to_middle, out), to_hidden, dropped=bits is not None)
             to_mixed = kernels.to_heads(through, to_dropped, bits, lora.keep, ctx.shape)
         return to_middle.view(gradient.shape), to_mixed, None, None, None, None, None, None, *trained
 

@@ -24,6 +24,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from kava.model.layer_kernels import adds_weight_gradients
 from kava.model.linear_groups import group_by_input
 from kava.model.lora import GradientSums, Lora
+from kava.runtime.cpu_matmul import add_matmul_, linear, matmul
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,14 @@ class AdapterGroup:
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.members[0].frozen[0].dtype
         with torch.autocast(device, enabled=False):
-            outputs: tuple[Tensor, ...] = _Adapt.apply(x.to(dtype), self.lora(x.device, dtype), *self.parts())  # type: ignore[no-untyped-call]
+            outputs: tuple[Tensor, ...] = _Adapt.apply(  # type: ignore[no-untyped-call]
+                x.to(dtype), self.lora(x.device, dtype), [member.frozen for member in self.members], *self.trained()
+            )
         return outputs
 
-    def parts(self) -> list[Tensor | None]:
-        """W, b, A and B of each member, one member after the other."""
-        return [part for member in self.members for part in (*member.frozen, *member.trained)]
+    def trained(self) -> list[Tensor]:
+        """A and B of each member, one member after the other."""
+        return [part for member in self.members for part in member.trained]
 
     def lora(self, device: torch.device, dtype: torch.dtype) -> Lora:
         """What a call needs besides `parts`, with the trained weights cast to `dtype`."""
@@ -149,13 +152,13 @@ register_optimizer_step_post_hook(_count_step)
 
 
 class _Adapt(torch.autograd.Function):
-    """The outputs of a group from its input and `AdapterGroup.parts`."""
+    """The outputs of a group from its input, `AdaptedLinear.frozen` of each member, and `AdapterGroup.trained`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, lora: Lora, *parts: Tensor | None) -> tuple[Tensor, ...]:
-        weights = parts[0::4]
-        outputs, kept = lora.outputs(x.reshape(-1, x.shape[-1]), weights, parts[1::4])
-        ctx.save_for_backward(*kept, *weights, *lora.tensors)
+    def forward(ctx: Any, x: Tensor, lora: Lora, frozen: Sequence[tuple[Tensor, Tensor | None]], *_: Tensor) -> tuple[Tensor, ...]:
+        rows = x.reshape(-1, x.shape[-1])
+        outputs = [linear(rows, weight.to(x.dtype), None if bias is None else bias.to(x.dtype)) for weight, bias in frozen]
+        ctx.save_for_backward(*lora.add(rows, outputs), *(weight for weight, _ in frozen), *lora.tensors)
         ctx.lora = lora.with_tensors(())
         return tuple(output.view(*x.shape[:-1], -1) for output in outputs)
 
@@ -169,11 +172,14 @@ class _Adapt(torch.autograd.Function):
         to_hidden, trained = lora.gradients(rows, dropped, hidden)
         to_input = None
         if ctx.needs_input_grad[0]:
-            to_input, to_dropped = lora.to_input(rows, weights, to_hidden, dropped=mask is not None)
+            through = matmul(rows[0], weights[0].to(rows[0].dtype))
+            for row, weight in zip(rows[1:], weights[1:], strict=True):
+                add_matmul_(through, row, weight.to(row.dtype))
+            to_input, to_dropped = lora.to_input(through, to_hidden, dropped=mask is not None)
             if to_dropped is not None:
                 to_input += torch.ops.aten.native_dropout_backward(to_dropped, mask, lora.keep)
             to_input = to_input.view(*gradients[0].shape[:-1], -1)
-        return to_input, None, *trained
+        return to_input, None, None, *trained
 
 
 def _plain_adapter(module: Any) -> str | None:

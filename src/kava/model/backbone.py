@@ -4,9 +4,9 @@ Every pass gets an explicit attention mask and explicit position ids, latent pas
 defaults, and padding leaks into attention or positions (docs/evidence.md).
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,56 +15,13 @@ from peft.utils.other import TrainableTokensWrapper
 from torch import Tensor, nn
 
 from kava.cache.attention import PREFIX, is_recording
-from kava.cache.layers import KVLayers, from_dynamic_cache, slice_layers, to_dynamic_cache
+from kava.cache.layers import KVLayers, from_dynamic_cache, to_dynamic_cache
 from kava.cache.limits import check_length, entry_limit
 from kava.cache.masks import additive
+from kava.cache.prefix import Extension, Prefix
 from kava.model.adapters import Adapters, share_inputs
 from kava.model.graphs import InferenceGraphs, reads_values
 from kava.model.head import liger_losses, new_token_rows, next_token_logits, next_token_losses
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """The state of a batch of sequences after the tokens read so far.
-
-    Attributes:
-        layers: the KV cache, S entries per layer.
-        mask: which entries are real, [B, S].
-        next_position: position id of the token that comes next, per example, [B].
-        last_hidden: last-layer hidden state of the final entry, [B, 1, E].
-    """
-
-    layers: KVLayers
-    mask: Bool[Tensor, "B S"]
-    next_position: Int[Tensor, " B"]
-    last_hidden: Float[Tensor, "B 1 E"]
-
-    @property
-    def length(self) -> int:
-        """S, padding included."""
-        return self.mask.shape[1]
-
-    def shortened(self, removed: int, last_hidden: Float[Tensor, "B 1 E"]) -> "Prefix":
-        """The prefix without its last `removed` entries, all of which must be real."""
-        if removed == 0:
-            return self
-        keep = self.length - removed
-        return Prefix(slice_layers(self.layers, 0, keep), self.mask[:, :keep], self.next_position - removed, last_hidden)
-
-
-@dataclass(frozen=True)
-class Extension:
-    """The result of one forward pass over n tokens.
-
-    Attributes:
-        prefix: the old prefix and the n new entries.
-        hidden: last-layer hidden states of the new tokens, [B, n, E].
-        all_hidden: hidden states after each layer, L tensors [B, n, E]; None unless requested.
-    """
-
-    prefix: Prefix
-    hidden: Float[Tensor, "B n E"]
-    all_hidden: tuple[Tensor, ...] | None = None
 
 
 @contextmanager
@@ -139,6 +96,10 @@ class Backbone(nn.Module):
             UserError: it is longer than the sliding window or the range of positions (`kava.cache.limits`).
         """
         check_length(self._limit, entries)
+
+    def spare(self, entries: int) -> int:
+        """How many more entries than this many the model could read."""
+        return sys.maxsize if self._limit is None else self._limit[0] - entries
 
     def share_adapter_inputs(self) -> None:
         """Compute LoRA in groups of layers that read the same tensor (`kava.model.adapters`). Call once, after LoRA is in place."""

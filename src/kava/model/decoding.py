@@ -9,8 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kava.cache.preallocated import to_growing_cache
+from kava.cache.prefix import Prefix
 from kava.cache.static import static_cache
-from kava.model.backbone import Backbone, Prefix
+from kava.model.backbone import Backbone
 from kava.model.graphs import InferenceGraphs
 
 CAPACITY_STEP = 64

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from kava.cache.layers import stack_layers
+from kava.cache.prefix import Extension, Prefix
 from kava.cache.rope import unrotate
 from kava.data.collate import Batch
 from kava.eviction import Compressed, Trace, compress
@@ -26,7 +27,7 @@ from kava.losses.kv import Parts, kv_loss
 from kava.losses.steps import step_loss
 from kava.losses.total import LossTerms, combine
 from kava.methods import Method
-from kava.model.backbone import Backbone, Extension, Prefix
+from kava.model.backbone import Backbone
 from kava.model.latents import Thought, follow, iterate, parallel_tail, sequential_tail
 from kava.model.passes import Reading, read_branches, read_steps, read_suffix, read_trace, read_whole
 from kava.runtime.device import runs_as_on_gpu

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from kava.model.backbone import Backbone, Extension, Prefix
+from kava.cache.prefix import Extension, Prefix
+from kava.model.backbone import Backbone
 
 Project = Callable[[Tensor], Tensor]
 

@@ -38,21 +38,21 @@ def outputs_only() -> dict[str, Callable[..., Any]]:
     def norm_outputs(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
         return torch.empty_like(x), x.new_empty(len(x), 1, dtype=torch.float32)
 
-    def by_head(rows: Tensor, shape: tuple[int, ...], width: int) -> Tensor:
-        return rows.new_empty(shape[0], rows.shape[1] // width, shape[1], width)
+    def by_head(rows: Tensor, shape: tuple[int, ...], count: int, width: int) -> Tensor:
+        return rows.new_empty(shape[0], count, shape[1], width)
 
-    def by_row(heads: Tensor) -> Tensor:
-        return heads.new_empty(heads.shape[0] * heads.shape[2], heads.shape[1] * heads.shape[3])
+    def by_row(*heads: Tensor) -> Tensor:
+        return heads[0].new_empty(heads[0].shape[0] * heads[0].shape[2], sum(part.shape[1] * part.shape[3] for part in heads))
 
     return {
         "norm": norm_outputs,
         "add_norm": lambda x, *_: (torch.empty_like(x), *norm_outputs(x)),
-        "rotate": lambda query, key, cos, sin, shape: (by_head(query, shape, cos.shape[-1]), by_head(key, shape, cos.shape[-1])),
-        "rotate_back": lambda query, key, value, *_: (by_row(query), by_row(key), by_row(value)),
+        "rotate": lambda rows, cos, sin, shape, heads: tuple(by_head(rows, shape, count, cos.shape[-1]) for count in (*heads, heads[1])),
+        "rotate_back": lambda *heads: by_row(*heads[:3]),
         "norm_backward": lambda to_normal, *_: torch.empty_like(to_normal),
-        "to_heads": lambda through, to_dropped, bits, keep, shape: by_head(through, shape, shape[3]).transpose(1, 2),
-        "gated": lambda gate, up: torch.empty_like(gate),
-        "gated_backward": lambda to_active, gate, up: (torch.empty_like(gate), torch.empty_like(up)),
+        "to_heads": lambda through, to_dropped, bits, keep, shape: by_head(through, shape, shape[2], shape[3]).transpose(1, 2),
+        "gated": lambda both: both.new_empty(len(both), both.shape[1] // 2),
+        "gated_backward": lambda to_active, both: torch.empty_like(both),
         "pack": lambda mask: mask.new_empty(mask.numel() // 8, dtype=torch.uint8),
         "add_weight_gradient": lambda total, *_: total,
     }
@@ -78,32 +78,34 @@ def add_norm(
 
 
 def rotate(
-    query: Float[Tensor, "N E"],
-    key: Float[Tensor, "N F"],
+    rows: Float[Tensor, "N qkv"],
     cos: Float[Tensor, "#B n D"],
     sin: Float[Tensor, "#B n D"],
     shape: tuple[int, int],
-) -> tuple[Float[Tensor, "B Nh n D"], Float[Tensor, "B H n D"]]:
-    """Rotary position embedding: x cos + [-x_2, x_1] sin with x_1 and x_2 the halves of a head; `shape` is (B, n)."""
-    if query.is_cuda:
-        return triton_kernels.rotate(query, key, cos, sin, shape)
+    heads: tuple[int, int],
+) -> tuple[Float[Tensor, "B Nh n D"], Float[Tensor, "B H n D"], Float[Tensor, "B H n D"]]:
+    """Queries and keys with their rotary position embedding, and values, by head, from rows that hold them one behind the other.
+
+    x cos + [-x_2, x_1] sin with x_1 and x_2 the halves of a head; `shape` is (B, n), `heads` (Nh, H).
+    """
+    if rows.is_cuda:
+        return triton_kernels.rotate(rows, cos, sin, shape, heads)
     cos, sin = cos[:, None].float(), sin[:, None].float()
-    heads = [part.view(*shape, -1, cos.shape[-1]).transpose(1, 2).float() for part in (query, key)]
-    turned = [(part * cos + _turned(part) * sin).to(query.dtype).contiguous() for part in heads]
-    return turned[0], turned[1]
+    query, key, value = rows.view(*shape, -1, cos.shape[-1]).transpose(1, 2).split([*heads, heads[1]], 1)
+    turned = [(part.float() * cos + _turned(part.float()) * sin).to(rows.dtype).contiguous() for part in (query, key)]
+    return turned[0], turned[1], value.contiguous()
 
 
 def rotate_back(
     query: Float[Tensor, "B Nh n D"], key: Float[Tensor, "B H n D"], value: Float[Tensor, "B H n D"],
     cos: Float[Tensor, "#B n D"], sin: Float[Tensor, "#B n D"],
-) -> tuple[Float[Tensor, "N E"], Float[Tensor, "N F"], Float[Tensor, "N F"]]:  # fmt: skip
-    """Gradients of the rows of queries, keys and values from those of the rotated queries and keys, and of the values, by head."""
+) -> Float[Tensor, "N qkv"]:  # fmt: skip
+    """The gradient of the rows that `rotate` reads from those of what it returns."""
     if query.is_cuda:
         return triton_kernels.rotate_back(query, key, value, cos, sin)
     cos, sin = cos[:, None].float(), sin[:, None].float()
     turned = [(part.float() * cos - _turned(part.float() * sin)).to(part.dtype) for part in (query, key)]
-    rows = [part.transpose(1, 2).reshape(-1, part.shape[1] * part.shape[3]) for part in (*turned, value)]
-    return rows[0], rows[1], rows[2]
+    return torch.cat([*turned, value], 1).transpose(1, 2).reshape(query.shape[0] * query.shape[2], -1)
 
 
 def norm_backward(
@@ -138,22 +140,21 @@ def to_heads(
     return gradient.view(shape).transpose(1, 2).contiguous().transpose(1, 2)
 
 
-def gated(gate: Float[Tensor, "N F"], up: Float[Tensor, "N F"]) -> Float[Tensor, "N F"]:
-    """silu(gate) up."""
-    if gate.is_cuda:
-        return triton_kernels.gated(gate, up)
-    return (torch.nn.functional.silu(gate.float()) * up.float()).to(gate.dtype)
+def gated(both: Float[Tensor, "N both"]) -> Float[Tensor, "N F"]:
+    """silu(gate) up; a row of `both` is gate, then up."""
+    if both.is_cuda:
+        return triton_kernels.gated(both)
+    gate, up = both.float().chunk(2, -1)
+    return (torch.nn.functional.silu(gate) * up).to(both.dtype)
 
 
-def gated_backward(
-    to_active: Float[Tensor, "N F"], gate: Float[Tensor, "N F"], up: Float[Tensor, "N F"]
-) -> tuple[Float[Tensor, "N F"], Float[Tensor, "N F"]]:
-    """Gradients of gate and up."""
-    if gate.is_cuda:
-        return triton_kernels.gated_backward(to_active, gate, up)
-    gradient, opening, sigmoid = to_active.float(), gate.float(), gate.float().sigmoid()
-    to_gate = gradient * up.float() * sigmoid * (1 + opening * (1 - sigmoid))
-    return to_gate.to(gate.dtype), (gradient * opening * sigmoid).to(up.dtype)
+def gated_backward(to_active: Float[Tensor, "N F"], both: Float[Tensor, "N both"]) -> Float[Tensor, "N both"]:
+    """The gradient of `both`."""
+    if both.is_cuda:
+        return triton_kernels.gated_backward(to_active, both)
+    gate, up = both.float().chunk(2, -1)
+    gradient, sigmoid = to_active.float(), gate.sigmoid()
+    return torch.cat([gradient * up * sigmoid * (1 + gate * (1 - sigmoid)), gradient * gate * sigmoid], -1).to(both.dtype)
 
 
 def pack(mask: Bool[Tensor, "N E"]) -> UInt8[Tensor, " bytes"]:

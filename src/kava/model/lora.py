@@ -5,7 +5,6 @@ h = dropout(x) A^T,   y_i = x W_i^T + b_i + s_i h_i B_i^T        with A = [A_1; 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,27 +89,26 @@ class Lora:
     def _ranks(self) -> list[int]:
         return [up.shape[1] for up in self.ups]
 
-    def outputs(
-        self, rows: Tensor, weights: Sequence[Any], biases: Sequence[Any]
-    ) -> tuple[list[Tensor], tuple[Tensor, Tensor | None, Tensor]]:
-        """y of each layer, [N, out], and what the backward pass needs: the input after dropout, the dropout mask and h.
+    def add(self, rows: Tensor, outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Add s_i h_i B_i^T to each of `outputs`, [N, out], in place.
 
         Args:
             rows: x, [N, in].
-            weights: W of each.
-            biases: b of each, or None.
+            outputs: x W_i^T + b_i.
+
+        Returns:
+            What the backward pass needs: the input after dropout, the dropout mask and h.
         """
         dropped, mask = rows, None
         if self.dropout:
             dropped, mask = torch.native_dropout(rows, self.dropout, True)
-        hidden, outputs = linear(dropped, self.down, None), []
-        for weight, bias, up, scale, low in zip(weights, biases, self.ups, self.scales, hidden.split(self._ranks, 1), strict=True):
-            output = linear(rows, weight.to(rows.dtype), None if bias is None else bias.to(rows.dtype))
-            outputs.append(add_matmul_(output, low, up.T, scale))
-        return outputs, (dropped, mask, hidden)
+        hidden = linear(dropped, self.down, None)
+        for output, low, up, scale in zip(outputs, hidden.split(self._ranks, 1), self.ups, self.scales, strict=True):
+            add_matmul_(output, low, up.T, scale)
+        return dropped, mask, hidden
 
     def gradients(self, rows: Sequence[Tensor], dropped: Tensor, hidden: Tensor) -> tuple[Tensor, list[Tensor | None]]:
-        """The gradient of h, and those of W (none), b (none), A and B of each layer, from the gradients of the outputs, [N, out]."""
+        """The gradient of h, and those of A and B of each layer, from the gradients of the outputs, [N, out]."""
         to_hidden = torch.empty_like(hidden)
         places, lows = to_hidden.split(self._ranks, 1), hidden.split(self._ranks, 1)
         for row, up, scale, place in zip(rows, self.ups, self.scales, places, strict=True):
@@ -119,28 +117,20 @@ class Lora:
         if self.sums is not None:
             for total, product in zip(self.sums.totals, products, strict=True):
                 kernels.add_weight_gradient(total, *product)
-            return to_hidden, [None] * (4 * len(rows))
+            return to_hidden, [None] * (2 * len(rows))
         of_downs, *of_ups = (
             _weight_gradient(*product, self.trained_dtype, up) for product, up in zip(products, (None, *self.ups), strict=True)
         )
-        return to_hidden, [part for pair in zip(of_downs.split(self._ranks), of_ups, strict=True) for part in (None, None, *pair)]
+        return to_hidden, [part for pair in zip(of_downs.split(self._ranks), of_ups, strict=True) for part in pair]
 
-    def to_input(
-        self, rows: Sequence[Tensor], weights: Sequence[Tensor], to_hidden: Tensor, *, dropped: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """The gradient of x, and where the input was `dropped`, apart from it that of the input after dropout."""
-        through = frozen_gradient(rows, weights)
+    def to_input(self, through: Tensor, to_hidden: Tensor, *, dropped: bool) -> tuple[Tensor, Tensor | None]:
+        """The gradient of x, and where the input was `dropped`, apart from it that of the input after dropout.
+
+        `through` is the gradient of x through the frozen weights, the sum of the outputs' gradients times W_i; it is overwritten.
+        """
         if dropped:
             return through, matmul(to_hidden, self.down)
         return add_matmul_(through, to_hidden, self.down), None
-
-
-def frozen_gradient(rows: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    """The gradient of x through the frozen weights: the sum of `rows[i]` W_i."""
-    total = matmul(rows[0], weights[0].to(rows[0].dtype))
-    for row, weight in zip(rows[1:], weights[1:], strict=True):
-        add_matmul_(total, row, weight.to(row.dtype))
-    return total
 
 
 def _weight_gradient(rows: Tensor, inputs: Tensor, scale: float, dtype: torch.dtype, weight: Tensor | None) -> Tensor:

@@ -8,12 +8,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from kava.cache.attention import ImportanceRecorder, recording
-from kava.cache.layers import KVLayers, from_dynamic_cache, slice_layers, stack_layers
+from kava.cache.layers import KVLayers, from_dynamic_cache, stack_layers
+from kava.cache.prefix import Extension, Prefix
 from kava.data.collate import IGNORED, Suffix
 from kava.eviction.trace import Trace, candidates
 from kava.losses.token import mean_by_example
 from kava.methods import WINDOW
-from kava.model.backbone import Backbone, Extension, Prefix
+from kava.model.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def read_branches(
         run = backbone.read_masked(embeds, seen, position_ids, max(second, len(place) - tail.shape[1]), keep_hidden=keep_hidden)
     layers, hidden = from_dynamic_cache(run.past_key_values), run.last_hidden_state
     whole = Prefix(layers, real[:, 0], after + suffix.mask.sum(1), hidden[:, -1:])
-    of_tail = Prefix(slice_layers(layers, 0, second), before, after + tail.shape[1], hidden[:, second - 1 : second])
+    of_tail = Prefix(layers, before, after + tail.shape[1], hidden[:, second - 1 : second])
     read = Extension(whole, hidden, tuple(run.hidden_states[1:]) if keep_hidden else None)
     reading = _score(backbone, read, torch.cat([hidden[:, first - 1 : first], hidden[:, second:]], dim=1), suffix)
     return Extension(of_tail, hidden[:, :second]), reading, _trace(layers, suffix, recorder, seed)

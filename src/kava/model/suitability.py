@@ -12,9 +12,10 @@ from torch import Tensor
 from kava.cache.attention import ImportanceRecorder, recording
 from kava.cache.layers import stack_layers
 from kava.cache.limits import layers_without_cache
+from kava.cache.prefix import Prefix
 from kava.cache.rope import unrotate
 from kava.errors import UserError, reason_of
-from kava.model.backbone import Backbone, Prefix, evaluating
+from kava.model.backbone import Backbone, evaluating
 
 _PROBE_TOKENS = 4
 _SHIFT = 3

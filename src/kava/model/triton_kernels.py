@@ -38,26 +38,35 @@ def _turn(
         tl.store(there + half, second * cos_2 + first * sin_2, mask=real)
 
 
+@triton.jit
+def _move(source, source_head, target, target_head, heads: tl.constexpr, width: tl.constexpr, padded: tl.constexpr):
+    """Copy the heads of one token."""
+    head, place = tl.arange(0, padded)[:, None], tl.arange(0, width)[None, :]
+    moved = tl.load(source + head * source_head + place, mask=head < heads, other=0)
+    tl.store(target + head * target_head + place, moved, mask=head < heads)
+
+
 @triton.jit(do_not_specialize=["tokens"])
 def _rotate(
-    query, key, to_query, to_key, cos, sin, tokens, cos_batch,
+    rows, to_query, to_key, to_value, cos, sin, tokens, cos_batch,
     query_heads: tl.constexpr, key_heads: tl.constexpr, half: tl.constexpr, padded_query: tl.constexpr, padded_key: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     batch, token = row // tokens, row % tokens
     width = 2 * half
     angles = batch * cos_batch + token * width
-    query += row * query_heads * width
+    rows += row * (query_heads + 2 * key_heads) * width
     to_query += (batch * query_heads * tokens + token) * width
-    _turn(query, width, to_query, tokens * width, cos, sin, angles, query_heads, half, padded_query, False)
-    key += row * key_heads * width
-    to_key += (batch * key_heads * tokens + token) * width
-    _turn(key, width, to_key, tokens * width, cos, sin, angles, key_heads, half, padded_key, False)
+    _turn(rows, width, to_query, tokens * width, cos, sin, angles, query_heads, half, padded_query, False)
+    rows += query_heads * width
+    of_key = (batch * key_heads * tokens + token) * width
+    _turn(rows, width, to_key + of_key, tokens * width, cos, sin, angles, key_heads, half, padded_key, False)
+    _move(rows + key_heads * width, width, to_value + of_key, tokens * width, key_heads, 2 * half, padded_key)
 
 
 @triton.jit(do_not_specialize=["tokens"])
 def _rotate_back(
-    query, key, value, to_query, to_key, to_value, cos, sin, tokens, cos_batch,
+    query, key, value, rows, cos, sin, tokens, cos_batch,
     query_batch, query_head, query_token, key_batch, key_head, key_token, value_batch, value_head, value_token,
     query_heads: tl.constexpr, key_heads: tl.constexpr, half: tl.constexpr, padded_query: tl.constexpr, padded_key: tl.constexpr,
 ):  # fmt: skip
@@ -65,16 +74,13 @@ def _rotate_back(
     batch, token = row // tokens, row % tokens
     width = 2 * half
     angles = batch * cos_batch + token * width
+    rows += row * (query_heads + 2 * key_heads) * width
     query += batch * query_batch + token * query_token
-    to_query += row * query_heads * width
-    _turn(query, query_head, to_query, width, cos, sin, angles, query_heads, half, padded_query, True)
+    _turn(query, query_head, rows, width, cos, sin, angles, query_heads, half, padded_query, True)
+    rows += query_heads * width
     key += batch * key_batch + token * key_token
-    to_key += row * key_heads * width
-    _turn(key, key_head, to_key, width, cos, sin, angles, key_heads, half, padded_key, True)
-    head, place = tl.arange(0, padded_key)[:, None], tl.arange(0, 2 * half)[None, :]
-    value += batch * value_batch + token * value_token
-    moved = tl.load(value + head * value_head + place, mask=head < key_heads, other=0)
-    tl.store(to_value + row * key_heads * width + head * width + place, moved, mask=head < key_heads)
+    _turn(key, key_head, rows, width, cos, sin, angles, key_heads, half, padded_key, True)
+    _move(value + batch * value_batch + token * value_token, value_head, rows + key_heads * width, width, key_heads, 2 * half, padded_key)
 
 
 @triton.jit
@@ -136,24 +142,29 @@ def _to_heads(
 
 
 @triton.jit
-def _gated(gate, up, active, count, block: tl.constexpr):
-    at = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
-    real = at < count
-    opening = tl.load(gate + at, mask=real, other=0).to(tl.float32)
-    raised = tl.load(up + at, mask=real, other=0).to(tl.float32)
-    tl.store(active + at, opening * tl.sigmoid(opening) * raised, mask=real)
+def _gated(both, active, width, blocks: tl.constexpr, block: tl.constexpr):
+    row = (tl.program_id(0) // blocks).to(tl.int64)
+    place = tl.program_id(0) % blocks * block + tl.arange(0, block)
+    real = place < width
+    both += 2 * row * width
+    opening = tl.load(both + place, mask=real, other=0).to(tl.float32)
+    raised = tl.load(both + width + place, mask=real, other=0).to(tl.float32)
+    tl.store(active + row * width + place, opening * tl.sigmoid(opening) * raised, mask=real)
 
 
 @triton.jit
-def _gated_backward(to_active, gate, up, to_gate, to_up, count, block: tl.constexpr):
-    at = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
-    real = at < count
-    gradient = tl.load(to_active + at, mask=real, other=0).to(tl.float32)
-    opening = tl.load(gate + at, mask=real, other=0).to(tl.float32)
-    raised = tl.load(up + at, mask=real, other=0).to(tl.float32)
+def _gated_backward(to_active, both, to_both, width, blocks: tl.constexpr, block: tl.constexpr):
+    row = (tl.program_id(0) // blocks).to(tl.int64)
+    place = tl.program_id(0) % blocks * block + tl.arange(0, block)
+    real = place < width
+    both += 2 * row * width
+    to_both += 2 * row * width
+    gradient = tl.load(to_active + row * width + place, mask=real, other=0).to(tl.float32)
+    opening = tl.load(both + place, mask=real, other=0).to(tl.float32)
+    raised = tl.load(both + width + place, mask=real, other=0).to(tl.float32)
     sigmoid = tl.sigmoid(opening)
-    tl.store(to_up + at, gradient * opening * sigmoid, mask=real)
-    tl.store(to_gate + at, gradient * raised * sigmoid * (1 + opening * (1 - sigmoid)), mask=real)
+    tl.store(to_both + width + place, gradient * opening * sigmoid, mask=real)
+    tl.store(to_both + place, gradient * raised * sigmoid * (1 + opening * (1 - sigmoid)), mask=real)
 
 
 @triton.jit
@@ -180,32 +191,29 @@ def _contiguous(function: _Wrapper) -> _Wrapper:
 
 
 @_contiguous
-def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def rotate(rows: Tensor, cos: Tensor, sin: Tensor, shape: tuple[int, int], heads: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """`kava.model.layer_kernels.rotate`."""
-    batch, tokens = shape
-    width = cos.shape[-1]
-    query_heads, key_heads = query.shape[1] // width, key.shape[1] // width
-    to_query, to_key = query.new_empty(batch, query_heads, tokens, width), key.new_empty(batch, key_heads, tokens, width)
-    _rotate[(len(query),)](
-        query, key, to_query, to_key, cos, sin, tokens, _batch_distance(cos), query_heads, key_heads, width // 2,
-        triton.next_power_of_2(query_heads), triton.next_power_of_2(key_heads),
-    )  # fmt: skip
-    return to_query, to_key
+    (batch, tokens), width = shape, cos.shape[-1]
+    query, key, value = (rows.new_empty(batch, count, tokens, width) for count in (*heads, heads[1]))
+    _rotate[(len(rows),)](
+        rows, query, key, value, cos, sin, tokens, _batch_distance(cos), *heads, width // 2, *map(triton.next_power_of_2, heads)
+    )
+    return query, key, value
 
 
-def rotate_back(query: Tensor, key: Tensor, value: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def rotate_back(query: Tensor, key: Tensor, value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """`kava.model.layer_kernels.rotate_back`."""
     batch, query_heads, tokens, width = query.shape
-    key_heads = key.shape[1]
+    heads = query_heads, key.shape[1]
     query, key, value = (part if part.stride(3) == 1 else part.contiguous() for part in (query, key, value))
     cos, sin = cos.contiguous(), sin.contiguous()
-    rows = [part.new_empty(batch * tokens, part.shape[1] * width) for part in (query, key, value)]
+    rows = query.new_empty(batch * tokens, (heads[0] + 2 * heads[1]) * width)
     distances = [distance for part in (query, key, value) for distance in part.stride()[:3]]
     _rotate_back[(batch * tokens,)](
-        query, key, value, *rows, cos, sin, tokens, _batch_distance(cos), *distances, query_heads, key_heads, width // 2,
-        triton.next_power_of_2(query_heads), triton.next_power_of_2(key_heads),
+        query, key, value, rows, cos, sin, tokens, _batch_distance(cos), *distances, *heads, width // 2,
+        *map(triton.next_power_of_2, heads),
     )  # fmt: skip
-    return rows[0], rows[1], rows[2]
+    return rows
 
 
 @_contiguous
@@ -251,19 +259,21 @@ def to_heads(through: Tensor, to_dropped: Tensor | None, bits: Tensor | None, ke
 
 
 @_contiguous
-def gated(gate: Tensor, up: Tensor) -> Tensor:
+def gated(both: Tensor) -> Tensor:
     """`kava.model.layer_kernels.gated`."""
-    active = torch.empty_like(gate)
-    _gated[_blocks(gate)](gate, up, active, gate.numel(), _BLOCK)
+    rows, width = len(both), both.shape[1] // 2
+    active, blocks = both.new_empty(rows, width), triton.cdiv(width, _BLOCK)
+    _gated[(rows * blocks,)](both, active, width, blocks, _BLOCK)
     return active
 
 
 @_contiguous
-def gated_backward(to_active: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+def gated_backward(to_active: Tensor, both: Tensor) -> Tensor:
     """`kava.model.layer_kernels.gated_backward`."""
-    to_gate, to_up = torch.empty_like(gate), torch.empty_like(up)
-    _gated_backward[_blocks(gate)](to_active, gate, up, to_gate, to_up, gate.numel(), _BLOCK)
-    return to_gate, to_up
+    (rows, width), to_both = to_active.shape, torch.empty_like(both)
+    blocks = triton.cdiv(width, _BLOCK)
+    _gated_backward[(rows * blocks,)](to_active, both, to_both, width, blocks, _BLOCK)
+    return to_both
 
 
 @_contiguous
@@ -271,13 +281,8 @@ def pack(mask: Tensor) -> Tensor:
     """`kava.model.layer_kernels.pack`."""
     eights = mask.view(torch.uint8).view(torch.int64)
     bits = mask.new_empty(eights.numel(), dtype=torch.uint8)
-    _pack[_blocks(bits)](eights, bits, eights.numel(), _BLOCK)
+    _pack[(triton.cdiv(eights.numel(), _BLOCK),)](eights, bits, eights.numel(), _BLOCK)
     return bits
-
-
-def _blocks(tensor: Tensor) -> tuple[int]:
-    blocks: Any = triton.cdiv(tensor.numel(), _BLOCK)
-    return (blocks,)
 
 
 def _batch_distance(cos: Tensor) -> int:

@@ -127,12 +127,14 @@ class _Counting(TorchDispatchMode):
     def kernels_as_one(self) -> AbstractContextManager[None]:
         """Count each call of a kernel as one operation: its plain form, which runs on a CPU, takes many."""
         plain = {name: getattr(layer_kernels, name) for name in layer_kernels.outputs_only()}
-        return layer_kernels.replaced({name: partial(self._one, name, function) for name, function in plain.items()})
 
-    def _one(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        self.counted[name] += 1
-        with _disable_current_modes():
-            return function(*arguments)
+        def one(name: str, *arguments: Any) -> Any:
+            self.counted[name] += 1
+            # Plain forms may call each other.
+            with _disable_current_modes(), layer_kernels.replaced(plain):
+                return plain[name](*arguments)
+
+        return layer_kernels.replaced({name: partial(one, name) for name in plain})
 
 
 def count_calls(workload: Workload) -> Found:

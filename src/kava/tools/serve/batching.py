@@ -161,7 +161,7 @@ class Batcher:
             return not all(asked.left.is_set() for asked in list(self._open))
 
         with torch.inference_mode(), evaluating(reasoner.model):
-            begun = reasoner.start([asked.question for asked in batch], settings.use_latent)
+            begun = reasoner.start([asked.question for asked in batch], settings.use_latent, settings.max_new_tokens)
             return reasoner.write(
                 *begun, settings.max_new_tokens, settings.temperature, generator,
                 prompted=not reasoner.writes_trace(settings.use_latent), watch=watch,
