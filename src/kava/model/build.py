@@ -16,16 +16,15 @@ from kava.cache.recompute import recompute_layers
 from kava.config import Config
 from kava.data.sequences import SPECIAL_TOKENS
 from kava.errors import UserError
-from kava.losses.fused import check_fused_available
 from kava.methods import METHODS
 from kava.model.backbone import Backbone
 from kava.model.cpu_kernels import fuse_on_cpu
 from kava.model.kava import KavaModel, Settings
 from kava.model.projection import build_projection
 from kava.model.quantization import compile_passes, four_bit, keep_gradients
+from kava.model.requirements import check_packages
 from kava.model.suitability import check_architecture, check_behaviour
 from kava.runtime.hub import cache_first, first_line, in_cache, is_local, model_is_cached, refusal
-from kava.runtime.optional_packages import require
 from kava.runtime.stage import stage
 
 T = TypeVar("T")
@@ -62,14 +61,13 @@ def load_base(base: str, config: Config, device: str | torch.device = "cpu") -> 
         device: where the model will run, which decides the dtype of `model.dtype: auto`.
 
     Raises:
-        UserError: it cannot be found or loaded, cannot reason in latents, or its attention backend is not installed.
+        UserError: it cannot be found or loaded, cannot reason in latents, or a package that it needs is not installed.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     register_backends()
+    check_packages(config)
     backend = config.model.attn_implementation
-    if backend == "flash_attention_2":
-        require("flash-attn", "model.attn_implementation flash_attention_2", "set it to sdpa")
     quantized = {} if config.model.quantization == "none" else {"quantization_config": four_bit(config)}
     remote = config.model.trust_remote_code
     # The revision applies only to the configured name, not to another base (another project's checkpoint names its own).
@@ -146,8 +144,6 @@ def build_model(base: str, tokenizer: Any, config: Config, device: str | torch.d
     check_behaviour(base, Backbone(language_model, special_ids), unrotates=METHODS[config.method].kv and config.loss.kv_rope == "pre")
     kava = assemble(language_model, special_ids, projection, config)
     kava.backbone.fused = config.system.fused_cross_entropy
-    if kava.backbone.fused:
-        check_fused_available(device)
     if config.training.gradient_checkpointing:
         recompute_layers(kava.backbone.decoder)
     if config.system.compile:

@@ -9,19 +9,13 @@ import torch
 from kava.config import Config
 from kava.errors import UserError
 from kava.model.backbone import Backbone
-from kava.runtime.optional_packages import require
 
 COMPUTE_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What each `system.mixed_precision` computes in."""
 
 
 def four_bit(config: Config) -> Any:
-    """The transformers configuration for a base model in NF4 with double quantization (QLoRA, arXiv 2305.14314).
-
-    Raises:
-        UserError: bitsandbytes is not installed.
-    """
-    require("bitsandbytes", "model.quantization 4bit", "set it to none")
+    """The transformers configuration for a base model in NF4 with double quantization (QLoRA, arXiv 2305.14314)."""
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
@@ -39,13 +33,22 @@ def keep_gradients(causal_lm: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+def check_compiler() -> None:
+    """Check that there is a compiler for torch to call.
+
+    Raises:
+        UserError: there is none.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if not torch.cuda.is_available() and shutil.which(compiler) is None:
+        raise UserError(f"system.compile needs a C++ compiler on a CPU, and {compiler} is not on PATH: install g++, or set it to false")
+
+
 def compile_passes(backbone: Backbone) -> None:
     """Compile the latent passes and decoding (`system.compile`).
 
     Raises:
         UserError: the machine has no compiler for torch to call.
     """
-    compiler = os.environ.get("CXX", "g++")
-    if not torch.cuda.is_available() and shutil.which(compiler) is None:
-        raise UserError(f"system.compile needs a C++ compiler on a CPU, and {compiler} is not on PATH: install g++, or set it to false")
+    check_compiler()
     backbone.compile_passes()

@@ -27,7 +27,8 @@ class BatchStep:
     """Computes a micro-batch and adds its gradients to `.grad`. This class itself never waits for the device.
 
     With `graphs`, a GPU runs one CUDA graph per shape (`kava.train.captured_step`), except with several processes, in fp16 (the loss
-    scale changes), and where a part of the model waits for the device (`Backbone.syncs_with_device`).
+    scale changes), with compiled passes (a new shape may be compiled), and where a part of the model waits for the device
+    (`Backbone.syncs_with_device`).
 
     Args:
         model: a `KavaModel`, plain or wrapped in `DistributedDataParallel`.
@@ -47,7 +48,7 @@ class BatchStep:
         # None of several processes: the gradients that they average pass through autograd.
         self.adapters = backbone.adapters if backbone is not None else Adapters(())
         wanted = graphs and device.type == "cuda" and not scaler.is_enabled()
-        if wanted and backbone is not None and not backbone.syncs_with_device:
+        if wanted and backbone is not None and not backbone.syncs_with_device and not backbone.compiles:
             self.captured = CapturedStep(self._run, trained, device)
 
     def __call__(self, batch: Batch, examples: float, last: bool = True) -> dict[str, Float[Tensor, " B"]]:

@@ -24,6 +24,7 @@ from kava.errors import UserError, report_out_of_memory
 from kava.evaluate.accuracy import Evaluation, evaluate_accuracy
 from kava.generate import Reasoner
 from kava.model.build import build_model
+from kava.model.requirements import check_requirements
 from kava.results import TRAINING_DONE, write_text
 from kava.runtime import processes
 from kava.runtime.device import check_precision, choose_device, describe_device
@@ -117,6 +118,7 @@ def train(
     processes.drop_incomplete_launch()
     device = torch.device(choose_device(config.system.device, "system.device"))
     check_precision(str(device), config.system.mixed_precision)
+    check_requirements(config, device)
     processes.join(device.type == "cpu", split=config.system.fsdp)
     with lock_output_dir(output_dir):
         check_output_dir(output_dir, resume=resume, overwrite=overwrite, quick_test=quick_test)

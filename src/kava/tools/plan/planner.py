@@ -192,4 +192,4 @@ def hours(flops: int | float, examples: int | float, rows: int, layers: int, gpu
         speed: speed of each GPU.
     """
     seconds = max(rows * flops / (speed.tflops * 1e12), layers * speed.layer_seconds)
-    return examples / rows * seconds / gpus / 3600
+    return examples / rows * seconds / speed.share / gpus / 3600

@@ -52,7 +52,7 @@ def _batch(way: Way) -> str:
 
 
 def _hours(way: Way) -> str:
-    return f"{way.hours:.0f}" if way.hours >= 1 else f"{way.hours:.2g}"
+    return f"{way.hours:.0f}" if way.hours >= 10 else f"{way.hours:.2g}"
 
 
 def advice(plan: Plan, config: Config) -> str:
