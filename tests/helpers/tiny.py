@@ -126,6 +126,13 @@ def tiny_model(
     return KavaModel(backbone, project, METHODS[method], Settings(num_iterations, WEIGHTS, **settings)).eval()
 
 
+def set_dropout(model: KavaModel, probability: float) -> None:
+    """Give every adapter this dropout."""
+    for group in model.backbone.adapters.groups:
+        for member in group.members:
+            member.module.lora_dropout[member.adapter] = nn.Dropout(probability) if probability else nn.Identity()
+
+
 def make_examples(count: int = 5, *, steps: tuple[int, ...] = (1, 2, 3, 4), seed: int = 0) -> list[EncodedExample]:
     """Random ids: questions of 4 to 13 tokens, steps of 2 to 5, answers of 2 to 4 after the prompt; example i has steps[i % n] steps."""
     rng = random.Random(seed)

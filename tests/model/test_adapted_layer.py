@@ -5,20 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from helpers.kernels import runs_triton
-from helpers.tiny import assert_close, gradients, make_batch, make_examples, tiny_model
+from helpers.tiny import assert_close, gradients, make_batch, make_examples, set_dropout, tiny_model
 from kava.cache.recompute import recompute_layers
 from kava.model import layer_kernels as kernels
 from kava.model.adapted_layer import AdaptedLayer, fuse_adapted_layers
 from kava.model.kava import KavaModel
-
-
-def _with_dropout(model: KavaModel, probability: float) -> None:
-    for group in model.backbone.adapters.groups:
-        for member in group.members:
-            member.module.lora_dropout[member.adapter] = nn.Dropout(probability) if probability else nn.Identity()
 
 
 def _step(model: KavaModel, **batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -43,7 +37,7 @@ def test_losses_and_gradients_are_those_of_the_models_own_layers(kind: str, drop
     results = []
     for fused in (False, True):
         model = tiny_model(kind, method=method, lora=True)
-        _with_dropout(model, dropout)
+        set_dropout(model, dropout)
         if fused:
             assert len(fuse_adapted_layers(model.eval().backbone)) == 3
         results.append(_step(model))
@@ -117,7 +111,7 @@ def test_what_a_layer_keeps_is_less_than_before() -> None:
     kept: list[int] = []
     for fused in (False, True):
         model = tiny_model("llama", lora=True)
-        _with_dropout(model, 0.1)
+        set_dropout(model, 0.1)
         if fused:
             assert fuse_adapted_layers(model.eval().backbone)
         batch = make_batch(model.train(), make_examples())
@@ -169,7 +163,7 @@ def test_latents_that_are_views_of_hidden_states(method: str) -> None:
     results = []
     for fused in (False, True):
         model = tiny_model("llama", method=method, lora=True, projection=False)
-        _with_dropout(model, 0.25)
+        set_dropout(model, 0.25)
         if fused:
             assert fuse_adapted_layers(model.eval().backbone)
         results.append(_step(model, stage=2))
@@ -184,7 +178,7 @@ def test_layers_of_triton_kernels_in_its_interpreter() -> None:
     results = []
     for name in ("plain", "kernels"):
         model = tiny_model("llama", method="codi", lora=True, projection=False)
-        _with_dropout(model, 0.25)
+        set_dropout(model, 0.25)
         own = [one for one in kernels.outputs_only() if one not in ("norm", "add_weight_gradient")]  # those two are torch's
         functions = {one: getattr(triton_kernels, one) for one in own} if name == "kernels" else {}
         with kernels.replaced(functions):

@@ -2,7 +2,8 @@
 
 A step consists of thousands of operations. Launching one takes the host longer than most of them take the device; a graph needs one
 launch. Everything that changes between steps is in buffers with fixed addresses: the batch, the divisor, weights, gradients, and the
-state of the random generator, which a replay advances as far as the operations would have.
+state of the random generator, which a replay advances as far as the operations would have. On a CPU the same buffers are used, and the
+operations run again.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,10 +24,11 @@ Run = Callable[[Batch, Tensor], Values]
 
 
 @dataclass
-class _Graph:
-    graph: Any
+class _Captured:
+    """A shape's input buffers, and what computes its losses from them."""
+
     batch: Batch
-    values: Values
+    replay: Callable[[], Values]
 
 
 class CapturedStep:
@@ -35,18 +37,19 @@ class CapturedStep:
     Args:
         run: forward and backward pass. It must not wait for the device or derive a shape from tensor values.
         parameters: all trained parameters; their gradients are allocated once and added to in place.
-        device: CUDA device that the step runs on.
+        device: device that the step runs on.
     """
 
     def __init__(self, run: Run, parameters: Sequence[Tensor], device: torch.device) -> None:
         self.run = run
         self.parameters = parameters
         self.device = device
-        self.graphs: dict[tuple[Any, ...], _Graph] = {}
+        self.captures = device.type == "cuda"
+        self.graphs: dict[tuple[Any, ...], _Captured] = {}
         self._divisor = torch.ones((), device=device)
         self._warm = False
-        self._stream = torch.cuda.Stream(device)
-        self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(device) if self.captures else None
+        self._pool = torch.cuda.graph_pool_handle() if self.captures else None
 
     def __call__(self, batch: Batch, divisor: float) -> Values:
         """Add the gradients of the summed loss / `divisor`, and return the losses of the batch by name, [B] each."""
@@ -61,17 +64,19 @@ class CapturedStep:
             self.graphs[key] = self._capture(batch)
         held = self.graphs[key]
         held.batch.copy_(batch)
-        held.graph.replay()
         # The next replay writes to the same memory.
-        return {name: value.clone() for name, value in held.values.items()}
+        return {name: value.clone() for name, value in held.replay().items()}
 
     def release(self) -> None:
         """Discard all graphs and release their memory; shapes that occur again are captured again."""
         self.graphs.clear()
-        self._pool = torch.cuda.graph_pool_handle()
+        self._pool = torch.cuda.graph_pool_handle() if self.captures else None
 
     def _plain(self, batch: Batch) -> Values:
         """Run eagerly on the stream used for capture: autograd keeps accumulating a gradient on the stream of its first use."""
+        if self._stream is None:
+            self._warm = True
+            return self.run(batch, self._divisor)
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
         try:
             with torch.cuda.stream(self._stream):
@@ -86,10 +91,18 @@ class CapturedStep:
             torch.cuda.empty_cache()
         return values
 
-    def _capture(self, batch: Batch) -> _Graph:
+    def _capture(self, batch: Batch) -> _Captured:
         held = batch.mapped(torch.clone)
+        if self._stream is None:
+            return _Captured(held, lambda: self.run(held, self._divisor))
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize(self.device)
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             values = self.run(held, self._divisor)
-        return _Graph(graph, held, {name: value.detach() for name, value in values.items()})
+        fixed = {name: value.detach() for name, value in values.items()}
+
+        def replay() -> Values:
+            graph.replay()
+            return fixed
+
+        return _Captured(held, replay)
