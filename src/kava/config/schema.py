@@ -230,7 +230,7 @@ class SystemConfig(Section):
     mixed_precision: Literal["no", "bf16", "fp16"] = Field("bf16", description="arithmetic of the passes")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
     num_threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; default: torch's own choice")
-    compile: bool = Field(False, description="torch.compile for the latent passes and decoding")
+    compile: bool = Field(False, description="torch.compile for the latent passes and decoding; turns cuda_graphs off in training")
     fused_cross_entropy: bool = Field(False, description="cross-entropy without a matrix of logits (needs liger-kernel and a GPU)")
     fused_kernels: bool = Field(
         True, description="on a GPU, frozen layers with adapters as fused kernels; elsewhere, and for the loss, liger-kernel if installed"
