@@ -332,25 +332,25 @@ def write_rows(path: Path, count: int) -> None:
 
 # As transformers and peft run it; layers, losses and attention fused; the fewest passes and gradients added in place; all in a graph.
 VARIANTS = ("before", "layers", "passes", "graph")
-PARTS: dict[str, Callable[[Path], None]] = {
-    "product": lambda _: product(),
-    "waits": lambda _: waits(),
-    "exact": lambda _: exact(),
-    "llama": lambda _: steps(LLAMA, VARIANTS),
-    "smollm2": lambda _: steps(SMOLLM2, VARIANTS),
-    "against": lambda _: against(),
-    "graph128": lambda _: steps(LLAMA, ["graph"]),
-    "profile": profile,
-    "decoding": lambda _: decoding(),
-    "train-llama": lambda output: training(output, "llama-1b", 128, 120, 140),
-    "train-smollm2": lambda output: training(output, "smollm2-135m", 128, 150, 100),
+PARTS: dict[str, Callable[[Path, float], None]] = {
+    "product": lambda *_: product(),
+    "waits": lambda *_: waits(),
+    "exact": lambda *_: exact(),
+    "llama": lambda *_: steps(LLAMA, VARIANTS),
+    "smollm2": lambda *_: steps(SMOLLM2, VARIANTS),
+    "against": lambda *_: against(),
+    "graph128": lambda *_: steps(LLAMA, ["graph"]),
+    "profile": lambda output, _: profile(output),
+    "decoding": lambda *_: decoding(),
+    "train-llama": lambda output, limit: training(output, "llama-1b", 128, 120, limit),
+    "train-smollm2": lambda output, limit: training(output, "smollm2-135m", 128, 150, limit),
 }
 
 
 def main() -> None:
-    """Run one part."""
+    """Run one part: gpu_check.py PART [OUTPUT_DIR [SECONDS]]. What a training logged is read 20 seconds before its time is over."""
     name, output = sys.argv[1], Path(sys.argv[2] if len(sys.argv) > 2 else ".")
-    PARTS[name](output)
+    PARTS[name](output, float(sys.argv[3] if len(sys.argv) > 3 else 180) - 20)
 
 
 if __name__ == "__main__":

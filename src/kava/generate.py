@@ -151,8 +151,8 @@ class Reasoner:
         backbone, graphs = self.model.backbone, self.model.backbone.graphs
         if graphs is None:
             return self._start(*self.pad(questions), use_latent)
-        more = min(-max(map(len, questions)) % PADDED_QUESTION, backbone.spare(self._entries(questions, max_new_tokens, use_latent)))
-        ids, mask = self.pad(questions, more)
+        spare = backbone.spare(self._entries(questions, max_new_tokens, use_latent))
+        ids, mask = self.pad(questions, max(0, min(spare, -max(map(len, questions)) % PADDED_QUESTION)))
         backbone.adapters.refresh_if_changed()
         key = ("start", *ids.shape, use_latent, self.num_latents, self.num_iterations, self.model.method.name)
         start = graphs.get(key, lambda: ReplayedStart(lambda ids, mask: self._start(ids, mask, use_latent), ids, mask, graphs))

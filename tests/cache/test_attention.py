@@ -65,3 +65,26 @@ def test_flash_attention_agrees_in_half_precision(kind: str) -> None:
         model = tiny_model(kind, attn, eviction="crop").to("cuda", torch.bfloat16)
         losses.append(model(make_batch(model, make_examples()).to("cuda"))["loss"])
     assert_close(losses[1], losses[0], 0.02)
+
+
+def test_layers_with_other_masks_are_recorded_with_their_own() -> None:
+    """A mixture of full and sliding attention in one model: what layers share is computed once, and only for those that share it."""
+    register_backends()
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, heads, 6, 8, generator=generator) for heads in (4, 2, 2))
+    rows = torch.tensor([[4, 5], [4, 5]])
+    full = torch.ones(6, 6, dtype=torch.bool).tril().expand(2, 1, 6, 6)
+    narrow = full & torch.ones(6, 6, dtype=torch.bool).triu(-2)
+    layer = torch.nn.Module()
+    layer.num_key_value_groups, layer.is_causal = 2, True
+
+    def importance(masks: list[torch.Tensor]) -> torch.Tensor:
+        with recording(ImportanceRecorder(rows, torch.ones_like(rows, dtype=torch.bool), 0, 6)) as recorder:
+            for layer.layer_idx, mask in enumerate(masks):
+                ALL_ATTENTION_FUNCTIONS[f"{PREFIX}sdpa"](layer, query, key, value, mask, scaling=8**-0.5)
+        return recorder.stacked()
+
+    of_full, of_narrow = importance([full])[0], importance([narrow])[0]
+    assert not torch.equal(of_full, of_narrow)
+    for one, other in zip(importance([full, full, narrow, full]), (of_full, of_full, of_narrow, of_full), strict=True):
+        assert torch.equal(one, other)

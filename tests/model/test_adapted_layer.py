@@ -1,6 +1,7 @@
 """A layer with adapters in few operations gives what the model's own layer gives, or takes no part."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -131,6 +132,32 @@ def test_what_a_layer_keeps_is_less_than_before() -> None:
 def test_a_fused_layer_is_an_object_of_its_layer() -> None:
     layers = fuse_adapted_layers(tiny_model("llama", lora=True).backbone)
     assert all(isinstance(one, AdaptedLayer) and one.layer.forward is one for one in layers)
+
+
+def test_no_weight_is_stored_twice_and_none_is_used_that_was_replaced() -> None:
+    model = tiny_model("qwen2", lora=True)
+    layers = fuse_adapted_layers(model.backbone)
+    batch = make_batch(model, make_examples())
+    attention, mlp = layers[0].layer.self_attn, layers[0].layer.mlp
+    for maps in ([attention.q_proj.base_layer, attention.k_proj.base_layer, attention.v_proj.base_layer], [mlp.gate_proj, mlp.up_proj]):
+        for name in ("weight", "bias") if maps[0].bias is not None else ("weight",):
+            assert len({getattr(one, name).untyped_storage().data_ptr() for one in maps}) == 1
+    copied = deepcopy(model)
+
+    def changed(model: KavaModel) -> Tensor:
+        """Losses after weights were moved to another type and back, and one of several that are one matrix was replaced."""
+        model.backbone.causal_lm.to(torch.float64).to(torch.float32)
+        for layer in model.backbone.decoder.layers:
+            for one in (layer.self_attn.k_proj.base_layer.weight, layer.self_attn.v_proj.base_layer.bias, layer.mlp.up_proj.weight):
+                one.data = 1.5 * one.data
+        return model(batch)["loss"].detach()
+
+    before, plain = model(batch)["loss"].detach(), tiny_model("qwen2", lora=True)
+    expected = changed(plain)
+    assert not torch.allclose(before, expected, rtol=1e-2)
+    assert_close(changed(copied), expected, 1e-5)
+    assert_close(model(batch)["loss"].detach(), before, 0.0)
+    assert_close(changed(model), expected, 1e-5)
 
 
 @pytest.mark.gpu

@@ -65,9 +65,11 @@ def test_a_question_that_just_fits_is_answered_with_padding_too() -> None:
     fits = 256 - len(ids) - 4 - 2 - len(reasoner.builder.prompt_ids)
     expected = reasoner.generate([question], max_new_tokens=fits)
     assert expected[0].generated_tokens > fits - PADDED_QUESTION, "an answer that needs the room"
+    beyond = [*reasoner.stream(question, fits + 1)][-1]
     model.backbone.use_graphs()
     assert reasoner.generate([question], max_new_tokens=fits) == expected
     assert len([*reasoner.stream(question, fits)]) == expected[0].generated_tokens
+    assert [*reasoner.stream(question, fits + 1)][-1] == beyond, "the last token is written, and not read"
     with pytest.raises(UserError, match="256"):
         reasoner.generate([question], max_new_tokens=fits + 1)
 

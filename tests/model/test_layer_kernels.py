@@ -115,6 +115,8 @@ def test_a_triton_kernel_computes_what_plain_torch_does(shape: tuple[int, ...], 
     part = {name: value if name == "mask" else value.to(dtype) for name, value in _parts(*shape).items()}
     upstream = [_draw(batch, heads, tokens + 3, width).to(dtype)[:, :, 3:] for heads in (query_heads, shape[3], shape[3])]
     scale, bits = _draw(batch * tokens, 1).abs(), kernels.pack(part["mask"])
+    # Rows of more than one block of a kernel, the last of them whole or with one element.
+    wide = [_draw(3, 2 * count).to(dtype) for count in (1025, 2048)]
     calls: list[tuple[str, tuple[Any, ...]]] = [
         ("rotate", (part["qkv"], part["cos"], part["sin"], (batch, tokens), shape[2:4])),
         ("rotate", (part["qkv"], part["cos"][:1], part["sin"][:1], (batch, tokens), shape[2:4])),
@@ -124,8 +126,8 @@ def test_a_triton_kernel_computes_what_plain_torch_does(shape: tuple[int, ...], 
         ("norm_backward", (part["to_normal"], part["x"], scale, part["gain"], part["residual"], part["to_dropped"], bits, 1.25)),
         ("to_heads", (part["to_normal"], None, None, 1.0, (batch, tokens, query_heads, width))),
         ("to_heads", (part["to_normal"], part["to_dropped"], bits, 1.25, (batch, tokens, query_heads, width))),
-        ("gated", (part["both"],)),
-        ("gated_backward", (part["to_active"], part["both"])),
+        *(("gated", (both,)) for both in (part["both"], *wide)),
+        *(("gated_backward", (both[:, : both.shape[1] // 2], both)) for both in (part["both"], *wide)),
         ("pack", (part["mask"],)),
     ]
     for name, arguments in calls:

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from helpers.tiny import assert_close, gradients, lora_config, make_batch, make_examples, tiny_model
 from kava.methods import EVICTIONS, METHODS
 from kava.model.kava import KavaModel
-from kava.train.batch_step import BatchStep, autocast, leaves_some_unused
+from kava.train.batch_step import BatchStep, autocast, can_be_captured, leaves_some_unused
 
 aten = torch.ops.aten
 # Each of them copies a value to the host, or makes a shape out of values.
@@ -72,6 +72,16 @@ def test_the_scaler_multiplies_the_gradient_and_not_the_losses() -> None:
         if parameter.requires_grad:
             assert parameter.grad is not None
             assert_close(parameter.grad, 4 * expected[name], what=name)
+
+
+def test_what_waits_compiles_or_scales_its_loss_is_not_captured() -> None:
+    model, scaler = tiny_model(lora=True), GradScaler("cpu", enabled=False)
+    assert can_be_captured(model.backbone, scaler)
+    assert not can_be_captured(None, scaler)
+    assert not can_be_captured(model.backbone, GradScaler("cpu", init_scale=4.0))
+    assert not can_be_captured(tiny_model("dynamic", lora=True).backbone, scaler)
+    model.backbone.compile_passes()
+    assert not can_be_captured(model.backbone, scaler)
 
 
 def test_on_a_cpu_no_graph_is_captured() -> None:

@@ -14,7 +14,7 @@ from kava.train.captured_step import CapturedStep
 
 
 def _trained(device: torch.device, method: str, captured: bool, dropout: float = 0.0) -> tuple[CapturedStep | None, Tensor, Tensor]:
-    """Two rounds of three batches of two shapes: the step, losses and summed gradients."""
+    """Two rounds of three batches, two of them of one shape: the step, losses and summed gradients."""
     model = tiny_model("llama", method=method, lora=True).to(device).train()
     set_dropout(model, dropout)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -28,7 +28,9 @@ def _trained(device: torch.device, method: str, captured: bool, dropout: float =
         return {"loss": output["loss"].detach()}
 
     step = CapturedStep(run, trained, device) if captured else None
-    batches = [make_batch(model, make_examples(count, seed=seed)).to(device) for seed, count in enumerate((4, 3, 4))]
+    batches = [make_batch(model, make_examples(count)).to(device) for count in (4, 3)]
+    batches.append(batches[0].mapped(lambda tensor: tensor.flip(0).clone()))
+    assert len({batch.shape_key() for batch in batches}) == 2
     torch.manual_seed(0)
     divisors = (4.0, 8.0, 2.0, 1.0, 16.0, 4.0)
     losses = [(step or run)(batch, divisor)["loss"] for batch, divisor in zip(batches * 2, divisors, strict=True)]

@@ -52,7 +52,7 @@ class ImportanceRecorder:
     def weight(self) -> Float[Tensor, "B A"]:
         """The weight of each row in the mean over real rows, computed once for all layers."""
         if self._weight is None:
-            self._weight = self.row_mask.float() / self.row_mask.sum(-1, keepdim=True).clamp(min=1)
+            self._weight = self.row_mask / self.row_mask.sum(-1, keepdim=True).clamp(min=1)
         return self._weight
 
     def bias(self, mask: Tensor | None, queries: int, keys: int) -> Float[Tensor, "B #Nh A K"]:

@@ -76,12 +76,23 @@ def _is_frozen(layer: Any, groups: Sequence[Any]) -> bool:
     return not any(parameter.requires_grad for parameter in layer.parameters() if id(parameter) not in adapted)
 
 
-def _as_one(parts: Sequence[Tensor]) -> Tensor:
-    """Frozen weights below each other in one matrix, of which each becomes a part, so that none is stored twice."""
-    whole = torch.cat([part.detach() for part in parts])
-    for part, place in zip(parts, whole.split([len(part) for part in parts]), strict=True):
-        part.data = place
-    return whole
+class _Stacked:
+    """A frozen parameter of several maps, below each other in one tensor, of which each is a part, so that none is stored twice."""
+
+    def __init__(self, maps: Sequence[Any], name: str) -> None:
+        self.maps, self.name = maps, name
+        self._whole = torch.empty(0)
+        self.get()
+
+    def get(self) -> Tensor:
+        """The parameters as they are now: also after they were moved to another device or dtype, or replaced."""
+        parts: list[Tensor] = [getattr(one, self.name) for one in self.maps]
+        storage = self._whole.untyped_storage()._cdata
+        if any(part.untyped_storage()._cdata != storage for part in parts):
+            self._whole = torch.cat([part.detach() for part in parts])
+            for part, place in zip(parts, self._whole.split([len(part) for part in parts]), strict=True):
+                part.data = place
+        return self._whole
 
 
 class AdaptedLayer:
@@ -97,10 +108,10 @@ class AdaptedLayer:
         self.layer, self.plain = layer, layer.forward
         self.before: AdapterGroup = before
         self.behind: AdapterGroup = behind
-        maps, mlp = [member.frozen for member in self.before.members], layer.mlp
-        biases = [bias for _, bias in maps if bias is not None]
-        self.of_attention = _as_one([weight for weight, _ in maps]), _as_one(biases) if biases else None
-        self.of_mlp = _as_one([mlp.gate_proj.weight, mlp.up_proj.weight])
+        maps = [member.module.base_layer for member in self.before.members]
+        self.of_attention = _Stacked(maps, "weight")
+        self.of_biases = _Stacked(maps, "bias") if maps[0].bias is not None else None
+        self.of_mlp = _Stacked([layer.mlp.gate_proj, layer.mlp.up_proj], "weight")
         # Set for the comparison with the layer's own pass: the largest relative difference seen.
         self.difference: float | None = None
 
@@ -139,7 +150,7 @@ class AdaptedLayer:
     def _compute(self, x: Tensor, cache: Any, positions: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
         attention, norm, behind = self.layer.self_attn, self.layer.input_layernorm, self.layer.post_attention_layernorm
         query, key, value, residual = _Before.apply(  # type: ignore[no-untyped-call]
-            x, norm.weight, norm.variance_epsilon, *positions, *self.of_attention,
+            x, norm.weight, norm.variance_epsilon, *positions, self.of_attention.get(), self.of_biases and self.of_biases.get(),
             self.before.lora(x.device, x.dtype), *self.before.trained(),
         )  # fmt: skip
         key, value = cache.update(key, value, attention.layer_idx)
@@ -148,7 +159,7 @@ class AdaptedLayer:
             dropout=attention.attention_dropout if attention.training else 0.0, scaling=attention.scaling,
         )  # fmt: skip
         output: Tensor = _Behind.apply(  # type: ignore[no-untyped-call]
-            residual, mixed, behind.weight, behind.variance_epsilon, self.behind.members[0].frozen[0], self.of_mlp,
+            residual, mixed, behind.weight, behind.variance_epsilon, self.behind.members[0].frozen[0], self.of_mlp.get(),
             self.layer.mlp.down_proj.weight, self.behind.lora(x.device, x.dtype), *self.behind.trained(),
         )  # fmt: skip
         return output
@@ -159,7 +170,7 @@ class AdaptedLayer:
         computed = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         return (
             not torch.compiler.is_compiling()
-            and x.dtype == computed == self.of_mlp.dtype == self.layer.input_layernorm.weight.dtype
+            and x.dtype == computed == self.layer.mlp.down_proj.weight.dtype == self.layer.input_layernorm.weight.dtype
             and self.layer.self_attn.config._attn_implementation == PREFIX + "sdpa"
             and all(member.is_plain for group in (self.before, self.behind) for member in group.members)
         )
@@ -261,6 +272,6 @@ class _Behind(torch.autograd.Function):
 
 
 def _packed(kept: tuple[Tensor, Tensor | None, Tensor]) -> tuple[Tensor, Tensor | None, Tensor]:
-    """What `Lora.outputs` keeps, with the dropout mask in bits."""
+    """What `Lora.add` keeps, with the dropout mask in bits."""
     dropped, mask, hidden = kept
     return dropped, None if mask is None else kernels.pack(mask), hidden

@@ -110,7 +110,7 @@ class AdapterGroup:
         return [part for member in self.members for part in member.trained]
 
     def lora(self, device: torch.device, dtype: torch.dtype) -> Lora:
-        """What a call needs besides `parts`, with the trained weights cast to `dtype`."""
+        """What a call needs besides frozen weights, with the trained weights cast to `dtype`."""
         if (device, dtype) not in self.casts:
             # Casts on another device are no longer needed; casts to another dtype may be used by a CUDA graph.
             self.casts = {key: casts for key, casts in self.casts.items() if key[0] == device}

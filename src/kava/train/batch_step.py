@@ -12,6 +12,7 @@ from kava.config import Config
 from kava.data.collate import Batch
 from kava.methods import Method
 from kava.model.adapters import Adapters
+from kava.model.backbone import Backbone
 from kava.model.kava import KavaModel
 from kava.model.quantization import COMPUTE_DTYPES
 from kava.runtime import processes
@@ -47,8 +48,7 @@ class BatchStep:
         backbone = model.backbone if isinstance(model, KavaModel) and not model.is_sharded else None
         # None of several processes: the gradients that they average pass through autograd.
         self.adapters = backbone.adapters if backbone is not None else Adapters(())
-        wanted = graphs and device.type == "cuda" and not scaler.is_enabled()
-        if wanted and backbone is not None and not backbone.syncs_with_device and not backbone.compiles:
+        if graphs and device.type == "cuda" and can_be_captured(backbone, scaler):
             self.captured = CapturedStep(self._run, trained, device)
 
     def __call__(self, batch: Batch, examples: float, last: bool = True) -> dict[str, Float[Tensor, " B"]]:
@@ -78,6 +78,11 @@ class BatchStep:
                 output = self.model(batch)
             self.scaler.scale(output["loss"].sum() / examples).backward()
         return {name: value.detach() for name, value in {"loss": output["loss"], **output["terms"]}.items()}
+
+
+def can_be_captured(backbone: Backbone | None, scaler: GradScaler) -> bool:
+    """Return whether a CUDA graph can record a step: of one process, with a loss scale that stays, and no waiting or compiling in it."""
+    return backbone is not None and not (backbone.syncs_with_device or backbone.compiles or scaler.is_enabled())
 
 
 def distribute(model: KavaModel, config: Config, device: torch.device) -> nn.Module:

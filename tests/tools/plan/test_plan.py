@@ -20,11 +20,11 @@ from kava.model.build import random_model
 from kava.runtime import cpu_matmul
 from kava.tools.bench.flops import step_flops
 from kava.tools.bench.workload import Workload
-from kava.tools.plan.cards import RESERVED_FRACTION, Card, Measured, Speed, card_named, measurements
+from kava.tools.plan.cards import RESERVED_FRACTION, TRAINING_SHARE, Card, Speed, card_named, measurements
 from kava.tools.plan.measure import compare
 from kava.tools.plan.planner import PlanFile, Planner, hours, training_examples
 from kava.tools.plan.report import advice, markdown
-from kava.tools.plan.shapes import DataShape, data_shape, known, model_shape, sizes_of
+from kava.tools.plan.shapes import DataShape, data_shape, example_flops, known, model_shape, sizes_of
 from kava.train import footprint
 from kava.train.footprint import Profile
 from kava.train.step_trace import NF4_BYTES, Ledger, Lengths, Trace, longest_batch, trace_step
@@ -270,6 +270,8 @@ def test_a_rate_is_measured_where_there_is_a_measurement_and_else_computed(tmp_p
     assert measurements(tmp_path / "nowhere.json") == []
     for name, gigabytes in (("NVIDIA H100 80GB HBM3", 80.0), ("NVIDIA A100-SXM4-40GB", 40.0), ("nvidia a100 80gb pcie", 80.0)):
         assert card_named(name)[0] == gigabytes
+    with pytest.raises(UserError, match="is not known"):
+        card_named("NVIDIA A100-SXM4-40GB MIG 3g.20gb")
     with pytest.raises(UserError, match=r"--card 'H10' is not known; did you mean 'H100'"):
         card_named("H10")
 
@@ -409,15 +411,19 @@ def test_hours_are_those_of_the_steps_that_were_measured() -> None:
 
 @pytest.mark.skipif(not measurements(), reason="docs/results/gpu.json has no training step")
 def test_hours_are_those_of_the_training_that_was_measured() -> None:
-    """train.py on LLaMA-3.2-1B's shape and rows as different as GSM8k-AUG's, at the speed that its step had in the same run."""
+    """train.py on LLaMA-3.2-1B's shape and rows as different as GSM8k-AUG's, at the rate that its step had in the same run."""
     records = json.loads((ROOT / "docs/results/gpu.json").read_text())["records"]
     (trained,) = [row["examples_per_second_second_half"] for row in records if "examples_per_second_second_half" in row]
     (step,) = [row for row in records if row["run"] == 2 and row["part"] == "step"]
-    config = load_config(ROOT / "configs/llama1b_aug.yaml", {"training.max_steps": 1000})
+    config = load_config(ROOT / "configs/llama1b_aug.yaml")
     shape, _ = model_shape(config)
-    card = Card(80, name=step["card"])
-    way = Planner("llama1b_aug", shape, config, data_shape(config), [Measured.model_validate(step)]).plan(card).ways[0]
-    assert way.hours == pytest.approx(1000 * 128 / trained / 3600, rel=0.05)
+    flops = example_flops(shape, config, data_shape(config))
+    at_full_rate = step["tflops"] * 1e12 / flops
+    assert at_full_rate == pytest.approx(475, rel=0.01)
+    assert at_full_rate * TRAINING_SHARE == pytest.approx(trained, rel=0.01)
+    way = Planner("llama1b_aug", shape, config, data_shape(config), measurements()).plan(Card(80, name=step["card"])).ways[0]
+    fastest = max(row.tflops for row in measurements() if row.card == step["card"])
+    assert way.hours == pytest.approx(3_856_200 / (trained * fastest / step["tflops"]) / 3600, rel=0.02)
 
 
 @pytest.mark.slow

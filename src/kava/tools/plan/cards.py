@@ -22,8 +22,8 @@ UTILISATION = 0.3
 # Seconds per layer that a step takes however little it computes, because its operations are launched one by one: 376 ms for 16 layers
 # (H100, 2026-11-26, LLaMA-3.2-1B, without CUDA graphs).
 LAYER_SECONDS = 0.0235
-# What train.py reaches of the speed of a measured step, whose rows are equally long: 389 of 476 examples/s on rows as different as
-# GSM8k-AUG's (H100, run 2). Padding takes some of it, recording a graph for each shape the rest.
+# What train.py reaches of a measured step's FLOP/s, whose rows are equally long: 389 examples/s on rows as different as GSM8k-AUG's, where
+# the step of that run gives 475 for rows of mean length (H100, run 2). Padding takes some of it, recording a graph for each shape the rest.
 TRAINING_SHARE = 0.82
 
 
@@ -135,7 +135,8 @@ def card_named(name: str) -> tuple[float, float]:
     Raises:
         UserError: the card is not in `CARDS`.
     """
-    found = next((kind for known, kind in CARDS.items() if _words(known) <= _words(name)), None)
+    # Not a MIG slice, whose name begins with that of the whole card.
+    found = next((kind for known, kind in CARDS.items() if _words(known) <= _words(name) and "mig" not in _words(name)), None)
     if found is None:
         raise UserError(f"--card '{name}' is not known{nearest(name, CARDS)}; give --gpu_memory and --tflops instead")
     return found
