@@ -47,7 +47,7 @@ class ImportanceRecorder:
     among: Bool[Tensor, "B C"] | None = None
     layers: dict[int, Float[Tensor, "B H C"]] = field(default_factory=dict)
     _weight: Tensor | None = None
-    _bias: tuple[Any, int, Tensor] | None = None
+    _bias: tuple[Any, tuple[int, int], Tensor] | None = None
 
     def weight(self) -> Float[Tensor, "B A"]:
         """The weight of each row in the mean over real rows, computed once for all layers."""
@@ -57,8 +57,8 @@ class ImportanceRecorder:
 
     def bias(self, mask: Tensor | None, queries: int, keys: int) -> Float[Tensor, "B #Nh A K"]:
         """`_row_bias` of the rows, computed once for neighbouring layers with the same mask."""
-        if self._bias is None or self._bias[0] is not mask or self._bias[1:2] != (queries,) or self._bias[2].shape[-1] != keys:
-            self._bias = mask, queries, _row_bias(self.rows, mask, queries, keys)
+        if self._bias is None or self._bias[0] is not mask or self._bias[1] != (queries, keys):
+            self._bias = mask, (queries, keys), _row_bias(self.rows, mask, queries, keys)
         return self._bias[2]
 
     def stacked(self) -> Float[Tensor, "L B H C"]:

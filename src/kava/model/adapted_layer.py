@@ -89,9 +89,11 @@ class _Stacked:
         parts: list[Tensor] = [getattr(one, self.name) for one in self.maps]
         storage = self._whole.untyped_storage()._cdata
         if any(part.untyped_storage()._cdata != storage for part in parts):
-            self._whole = torch.cat([part.detach() for part in parts])
-            for part, place in zip(parts, self._whole.split([len(part) for part in parts]), strict=True):
-                part.data = place
+            # Tensors created in inference mode could not be saved for a backward pass.
+            with torch.inference_mode(False), torch.no_grad():
+                self._whole = torch.cat([part.detach() for part in parts])
+                for part, place in zip(parts, self._whole.split([len(part) for part in parts]), strict=True):
+                    part.data = place
         return self._whole
 
 
