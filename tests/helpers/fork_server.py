@@ -4,8 +4,9 @@ Reads one JSON request a line from standard input and answers each with one JSON
 
     {"words": ["train", ...], "output": "log.txt", "kill_after": 0.4, "signal": 9, "fault": ["disk", 17], "counts": "counts.json"}
 
-`kill_after`: seconds until `signal` is sent from outside. `fault`: the process sends itself SIGKILL (or the third entry) at the n-th
-event of a kind. `counts`: where the process writes how many events of each kind it had.
+`kill_after`: seconds until `signal` is sent from outside. `fault`: the process, not one of its workers, sends itself SIGKILL (or the
+third entry) at the n-th event of a kind. `kill_worker`: true sends SIGKILL to its first worker. `counts`: where the process writes how
+many events of each kind it had.
 """
 
 import importlib
@@ -36,6 +37,7 @@ class Fault:
 
     def __init__(self, kind: str | None, number: int, signal_number: int) -> None:
         self.counts: Counter[str] = Counter()
+        self.process = os.getpid()
         self.kind, self.number, self.signal = kind, number, signal_number
 
     def watch(self) -> None:
@@ -48,7 +50,7 @@ class Fault:
     def _counted(self, kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*arguments: Any, **named: Any) -> Any:
             self.counts[kind] += 1
-            if kind == self.kind and self.counts[kind] == self.number:
+            if kind == self.kind and self.counts[kind] == self.number and os.getpid() == self.process:
                 os.kill(os.getpid(), self.signal)
             return function(*arguments, **named)
 
@@ -93,6 +95,12 @@ def wait_for(process: int, request: dict[str, Any]) -> dict[str, Any]:
     handle = os.pidfd_open(process)
     if request.get("kill_after") is not None and not select.select([handle], [], [], request["kill_after"])[0]:
         os.kill(process, request.get("signal", signal.SIGKILL))
+    if request.get("kill_worker"):
+        children = Path(f"/proc/{process}/task/{process}/children")
+        # Other children, such as git's, come alone.
+        while len(workers := children.read_text().split()) < 2:
+            assert not select.select([handle], [], [], 0.01)[0], "it ended without a worker"
+        os.kill(int(workers[0]), signal.SIGKILL)
     _, status = os.waitpid(process, 0)
     os.close(handle)
     return {"code": os.waitstatus_to_exitcode(status), "seconds": time.monotonic() - started}

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,6 +94,19 @@ def test_kills_at_random_points_change_nothing(lab: Lab, name: str) -> None:
     assert names(run) == files
     assert killed == wanted
     assert sum(sum(kinds.values()) for _, kinds in KILLS.values()) >= 20
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="children are read from /proc")
+def test_a_worker_that_is_killed_ends_the_run_in_a_sentence(lab: Lab) -> None:
+    """As the kernel does when memory runs out."""
+    expected, *_ = lab.reference("kava", KAVA)
+    run = lab.directory / "dead_worker"
+    log = run.with_suffix(".log")
+    words = [*KAVA, "--training.num_workers", "2"]
+    lab.server.train(run, *words, code=2, kill_worker=True)
+    assert "a process that builds batches died (DataLoader worker" in log.read_text()
+    lab.server.train(run, "--resume", *words)
+    assert_same_ending(run, expected)
 
 
 def test_killed_after_the_last_checkpoint_it_takes_no_further_step(lab: Lab) -> None:

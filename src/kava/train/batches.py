@@ -8,7 +8,9 @@ import math
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import NamedTuple
 
@@ -20,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from kava.config.schema import TrainingConfig
 from kava.data.collate import Batch
 from kava.data.sequences import EncodedExample
-from kava.errors import report_out_of_memory
+from kava.errors import UserError, reason_of, report_out_of_memory
 from kava.runtime import processes
 from kava.train.micro_batches import MicroBatches
 from kava.train.sampler import LengthSortedSampler
@@ -29,6 +31,37 @@ GPU_WORKERS = 4
 """Worker processes that build batches for a GPU if `training.num_workers` is 0: a GPU runs a step faster than a batch is built."""
 
 _CURE = "end other programs on this machine, or give --training.num_workers 1"
+
+
+@contextmanager
+def _report_dead_workers() -> Iterator[None]:
+    """Turn the death of a worker process that builds batches into one sentence.
+
+    Raises:
+        UserError: a worker died: the kernel killed it when memory ran out, or it found no shared memory.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise UserError(
+            f"a process that builds batches died ({reason_of(error).rstrip('.')}), perhaps for want of memory, or in a container of shared "
+            "memory (docker run --shm-size 8g): ask for more, or give --training.num_workers 1; --resume goes on from the last checkpoint"
+        ) from None
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Undo that torch's first loader makes the death of a worker raise an error wherever the main thread is, in other libraries too.
+
+    Whoever waits for the worker's next batch notices it in any case.
+    """
+    sets_handler = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGCHLD) if sets_handler else None
+    yield
+    if sets_handler:
+        signal.signal(signal.SIGCHLD, handler)
 
 
 def steps_per_epoch(training: TrainingConfig, rows: int, num_processes: int) -> int:
@@ -101,7 +134,7 @@ class StepBatches:
         Steps must be requested in order, from the start or from the step given to `open`. The latest step may be requested again.
 
         Raises:
-            UserError: the machine's memory ran out while a batch was built; a smaller micro-batch is no cure for that.
+            UserError: the machine's memory ran out while a batch was built, for which a smaller micro-batch is no cure, or a worker died.
         """
         if step != self._step:
             if self._loaded is None or step % self.steps_per_epoch == 0:
@@ -112,7 +145,7 @@ class StepBatches:
         first, end = self._rounds_of(step)
         for number in range(first, end):
             if number - first == len(self._held):
-                with report_out_of_memory("building batches", _CURE):
+                with report_out_of_memory("building batches", _CURE), _report_dead_workers():
                     self._held.append(next(self._loaded))
             held = self._held[number - first]
             # Kept before it is copied: the device may run out of memory, and the step is then repeated.
@@ -135,16 +168,16 @@ class StepBatches:
     def open(self, step: int) -> None:
         """Start loading the batches of a step and of the rest of its epoch. Draws from torch's random generator once."""
         epoch = _Epoch(self, step // self.steps_per_epoch)
-        self._loaded = iter(
-            DataLoader(
-                epoch,
-                batch_size=None,
-                sampler=range(self._rounds_of(step)[0], self.rounds),
-                worker_init_fn=_prepare_worker,
-                num_workers=self.training.num_workers or (GPU_WORKERS if self.device.type == "cuda" else 0),
-                pin_memory=self.device.type == "cuda",
-            )
+        loader = DataLoader(
+            epoch,
+            batch_size=None,
+            sampler=range(self._rounds_of(step)[0], self.rounds),
+            worker_init_fn=_prepare_worker,
+            num_workers=self.training.num_workers or (GPU_WORKERS if self.device.type == "cuda" else 0),
+            pin_memory=self.device.type == "cuda",
         )
+        with _undisturbed():
+            self._loaded = iter(loader)
 
     def examples_in(self, step: int) -> int:
         """Number of examples in a step, over all processes."""
