@@ -57,11 +57,15 @@ def _undisturbed() -> Iterator[None]:
 
     Whoever waits for the worker's next batch notices it in any case.
     """
-    sets_handler = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGCHLD) if sets_handler else None
-    yield
-    if sets_handler:
-        signal.signal(signal.SIGCHLD, handler)
+    handler = None
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        handler = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        # None too where it is not Python's.
+        if handler is not None:
+            signal.signal(signal.SIGCHLD, handler)
 
 
 def steps_per_epoch(training: TrainingConfig, rows: int, num_processes: int) -> int:

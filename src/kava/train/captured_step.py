@@ -48,7 +48,7 @@ class CapturedStep:
         self._divisor = torch.ones((), device=device)
         self._warm = False
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._pool = torch.cuda.graph_pool_handle() if self._stream else None
+        self._pool = torch.cuda.graph_pool_handle() if self._stream is not None else None
 
     def __call__(self, batch: Batch, divisor: float) -> Values:
         """Add the gradients of the summed loss / `divisor`, and return the losses of the batch by name, [B] each."""
@@ -69,7 +69,7 @@ class CapturedStep:
     def release(self) -> None:
         """Discard all graphs and release their memory; shapes that occur again are captured again."""
         self.graphs.clear()
-        self._pool = torch.cuda.graph_pool_handle() if self._stream else None
+        self._pool = torch.cuda.graph_pool_handle() if self._stream is not None else None
 
     def _plain(self, batch: Batch) -> Values:
         """Run eagerly on the stream used for capture: autograd keeps accumulating a gradient on the stream of its first use."""
