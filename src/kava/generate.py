@@ -110,8 +110,8 @@ class Reasoner:
                     chunk = order[start : start + batch_size]
                     prompted = not self.writes_trace(use_latent)
                     # Not kept in a variable: the prefix must be freed before the next questions are read.
-                    begun = partial(self.start, [ids[index] for index in chunk], use_latent, max_new_tokens)
-                    answered = self.write(*begun(), max_new_tokens, temperature, generator, prompted=prompted)
+                    begin = partial(self.start, [ids[index] for index in chunk], use_latent, max_new_tokens)
+                    answered = self.write(*begin(), max_new_tokens, temperature, generator, prompted=prompted)
                     results.update(zip(chunk, answered, strict=True))
                     advance(len(chunk))
         return [results[index] for index in range(len(ids))]

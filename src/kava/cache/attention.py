@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -46,14 +47,12 @@ class ImportanceRecorder:
     reduction: str = "max"
     among: Bool[Tensor, "B C"] | None = None
     layers: dict[int, Float[Tensor, "B H C"]] = field(default_factory=dict)
-    _weight: Tensor | None = None
     _bias: tuple[Any, tuple[int, int], Tensor] | None = None
 
+    @cached_property
     def weight(self) -> Float[Tensor, "B A"]:
-        """The weight of each row in the mean over real rows, computed once for all layers."""
-        if self._weight is None:
-            self._weight = self.row_mask / self.row_mask.sum(-1, keepdim=True).clamp(min=1)
-        return self._weight
+        """The weight of each row in the mean over real rows."""
+        return self.row_mask / self.row_mask.sum(-1, keepdim=True).clamp(min=1)
 
     def bias(self, mask: Tensor | None, queries: int, keys: int) -> Float[Tensor, "B #Nh A K"]:
         """`_row_bias` of the rows, computed once for neighbouring layers with the same mask."""
@@ -152,7 +151,7 @@ def _record(
         # Attention sink: a learned logit per head takes part in the softmax and belongs to no token.
         column = sinks.float().view(heads, -1)[None, :, :, None, None].expand(*scores.shape[:-1], 1)
         probabilities = torch.cat([scores, column], dim=-1).softmax(-1)[..., recorder.start : recorder.stop]
-    per_query_head = torch.einsum("bhgac,ba->bhgc", probabilities, recorder.weight())
+    per_query_head = torch.einsum("bhgac,ba->bhgc", probabilities, recorder.weight)
     reduced = per_query_head.mean(2) if recorder.reduction == "mean" else per_query_head.amax(2)
     recorder.layers[module.layer_idx] = reduced
 

@@ -135,8 +135,9 @@ def card_named(name: str) -> tuple[float, float]:
     Raises:
         UserError: the card is not in `CARDS`.
     """
-    # Not a MIG slice, whose name begins with that of the whole card.
-    found = next((kind for known, kind in CARDS.items() if _words(known) <= _words(name) and "mig" not in _words(name)), None)
-    if found is None:
+    words = _words(name)
+    found = next((kind for known, kind in CARDS.items() if _words(known) <= words), None)
+    # A MIG slice's name begins with that of the whole card.
+    if found is None or "mig" in words:
         raise UserError(f"--card '{name}' is not known{nearest(name, CARDS)}; give --gpu_memory and --tflops instead")
     return found
